@@ -1,0 +1,185 @@
+"""Chunk plans: which consecutive steps share one importance ratio, and which chunks are trained.
+
+A plan partitions the N - 1 trainable steps into K chunks ch_1 .. ch_K (Eq. 12-13, GCPO v3). One
+step per chunk is step-level GRPO; one chunk in all is sequence level: the same code, another plan.
+
+Legend: G samples in a group, K chunks, N steps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from .dynamics import DynamicsCurve
+
+__all__ = [
+    "ChunkPlan",
+    "chunk_weights",
+    "draw_chunks",
+    "fixed_size_plan",
+    "manual_plan",
+    "parse_plan",
+    "per_step_plan",
+    "plan_steps",
+    "whole_plan",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPlan:
+    """Sizes of the chunks, from noise to data, and how they are drawn."""
+
+    sizes: tuple[int, ...]
+    """Steps in each of the K chunks; their sum is the number of trainable steps."""
+    weights: tuple[float, ...] | None = None
+    """Probability of drawing each chunk first; None draws uniformly."""
+
+    def __post_init__(self) -> None:
+        if not self.sizes or any(size < 1 for size in self.sizes):
+            raise ValueError(
+                f"chunk sizes are {list(self.sizes)}; give at least one, each 1 or more"
+            )
+        if self.weights is None:
+            return
+        if len(self.weights) != len(self.sizes):
+            raise ValueError(f"{len(self.sizes)} chunks need as many weights, got {self.weights}")
+        if any(not weight > 0 for weight in self.weights):
+            raise ValueError(f"chunk weights must be above 0, got {list(self.weights)}")
+
+    @property
+    def count(self) -> int:
+        """K, the number of chunks."""
+        return len(self.sizes)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps covered."""
+        return sum(self.sizes)
+
+    def bounds(self) -> list[tuple[int, int]]:
+        """First and past-the-last step of each chunk."""
+        ends = [sum(self.sizes[: k + 1]) for k in range(self.count)]
+        return [(end - size, end) for end, size in zip(ends, self.sizes, strict=True)]
+
+    def chunk_of(self, step: int) -> int:
+        """Index of the chunk that holds a 0-based step."""
+        return next(k for k, (start, end) in enumerate(self.bounds()) if start <= step < end)
+
+    def check_covers(self, trainable_steps: int) -> None:
+        """Make sure that the plan partitions exactly the steps that will be trained.
+
+        Raises:
+            ValueError: It does not; the message says by how much.
+        """
+        if self.steps != trainable_steps:
+            raise ValueError(
+                f"chunk sizes {list(self.sizes)} cover {self.steps} steps, but there are "
+                f"{trainable_steps} trainable ones (the number of sampling steps minus the last, "
+                "deterministic one)"
+            )
+
+    def to_json(self) -> dict[str, object]:
+        """Plain lists; :meth:`from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict) -> ChunkPlan:
+        """Read what :meth:`to_json` wrote."""
+        weights = data.get("weights")
+        return cls(tuple(data["sizes"]), None if weights is None else tuple(weights))
+
+
+def manual_plan(sizes: Sequence[int], trainable_steps: int) -> ChunkPlan:
+    """Use the given sizes, for example (2, 3, 4, 7) for 16 trainable steps (paper, v1)."""
+    plan = ChunkPlan(tuple(sizes))
+    plan.check_covers(trainable_steps)
+    return plan
+
+
+def fixed_size_plan(size: int, trainable_steps: int) -> ChunkPlan:
+    """Cut chunks of ``size`` steps; the last one may be shorter."""
+    if not 1 <= size <= trainable_steps:
+        raise ValueError(f"chunk size is {size}; it must be in 1..{trainable_steps}")
+    full, rest = divmod(trainable_steps, size)
+    return ChunkPlan((size,) * full + ((rest,) if rest else ()))
+
+
+def per_step_plan(trainable_steps: int) -> ChunkPlan:
+    """One chunk for each step: step-level GRPO (Flow-GRPO, DanceGRPO)."""
+    return ChunkPlan((1,) * trainable_steps)
+
+
+def whole_plan(trainable_steps: int) -> ChunkPlan:
+    """One chunk in all: sequence-level optimisation."""
+    return ChunkPlan((trainable_steps,))
+
+
+def _words(text: str) -> list[str]:
+    return re.split(r"[\s,;]+", text.strip().lower().strip("[]()"))
+
+
+def plan_steps(text: str) -> int | None:
+    """How many steps a plan written as sizes covers; None for the other forms."""
+    words = _words(text)
+    return sum(map(int, words)) if all(word.isdecimal() for word in words) else None
+
+
+def parse_plan(text: str, trainable_steps: int) -> ChunkPlan:
+    """Read a plan as a user writes it.
+
+    Args:
+        text: ``"step"``, ``"whole"``, ``"size 4"`` (fixed size), or sizes such as ``"2, 3, 4, 7"``.
+        trainable_steps: What the plan must cover.
+
+    Raises:
+        ValueError: The text is none of these, or the sizes do not cover the steps.
+    """
+    words = _words(text)
+    if words == ["step"]:
+        return per_step_plan(trainable_steps)
+    if words == ["whole"]:
+        return whole_plan(trainable_steps)
+    if len(words) == 2 and words[0] == "size" and words[1].isdecimal():
+        return fixed_size_plan(int(words[1]), trainable_steps)
+    if plan_steps(text) is not None:
+        return manual_plan([int(word) for word in words], trainable_steps)
+    raise ValueError(
+        f"chunk plan is {text!r}; write 'step', 'whole', 'size 4', or sizes such as '2, 3, 4, 7'"
+    )
+
+
+def chunk_weights(plan: ChunkPlan, curve: DynamicsCurve) -> ChunkPlan:
+    """Weigh each chunk by its mean relative L1, normalised to sum 1 (Eq. 17, GCPO v3).
+
+    Raises:
+        ValueError: The curve and the plan have different numbers of steps.
+    """
+    plan.check_covers(len(curve.mean) - 1)
+    means = [sum(curve.mean[a:b]) / (b - a) for a, b in plan.bounds()]
+    return ChunkPlan(plan.sizes, tuple(mean / sum(means) for mean in means))
+
+
+def draw_chunks(plan: ChunkPlan, fraction: float, group_size: int, seed: int) -> Tensor:
+    """Choose the chunks each sample trains on, without replacement.
+
+    Args:
+        plan: K chunks, with or without weights.
+        fraction: Part of the chunks to train, in (0, 1]; at least one is drawn.
+        group_size: G.
+        seed: Seed of the draw.
+
+    Returns:
+        Bool, shape (G, K), with max(1, round(fraction * K)) chunks true in every row.
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(f"the fraction of chunks to train is {fraction}; it must be in (0, 1]")
+    count = max(1, round(fraction * plan.count))
+    weights = torch.tensor(plan.weights or (1.0,) * plan.count).expand(group_size, -1)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.multinomial(weights, count, replacement=False, generator=generator)
+    return torch.zeros(group_size, plan.count, dtype=torch.bool).scatter_(1, chosen, True)

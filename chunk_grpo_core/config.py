@@ -1,0 +1,144 @@
+"""Everything a training run is determined by, in one frozen, JSON-ready object.
+
+Each part is defined beside the code that uses it; this file only composes them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields
+
+from .advantage import AdvantageConfig
+from .chunks import ChunkPlan
+from .lora import LoraConfig
+from .objective import ObjectiveConfig
+from .schedule import TimeGrid
+from .sde import SdeConfig
+
+__all__ = ["OptimizerConfig", "TrainConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW, and how often it steps."""
+
+    learning_rate: float = 3e-4
+    """Above 0."""
+    weight_decay: float = 1e-4
+    """0 or more. Paper, Table 8."""
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-10
+    """Small, because a log-density averaged over dimensions has tiny gradients."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this L2 norm, above 0."""
+    updates_per_rollout: int = 2
+    """Optimiser steps for each pass over the groups of one rollout; only the first is on-policy."""
+    epochs: int = 1
+    """Passes over the groups of one rollout."""
+    recompute_log_p: bool | None = None
+    """Compute the old log-densities again with the batch shapes of training, which costs one more
+    forward pass. None does so where it matters: on accelerators, whose kernels may depend on the
+    batch shape, when there is more than one update for each rollout."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("updates_per_rollout", "epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run."""
+
+    grid: TimeGrid
+    """Noise levels of the rollout."""
+    plan: ChunkPlan
+    """Chunks of the trainable steps."""
+    sde: SdeConfig = field(default_factory=SdeConfig)
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    iterations: int = 100
+    """Rollouts in all, 1 or more."""
+    prompts_per_iteration: int = 4
+    """P, groups in one rollout, 1 or more."""
+    group_size: int = 12
+    """G, samples of one prompt, 2 or more. Paper: 12."""
+    chunk_fraction: float = 0.5
+    """Part of the chunks each sample trains on, in (0, 1]. Paper: 0.5."""
+    share_initial_noise: bool = True
+    """Start all samples of a group from the same noise. Official code: on."""
+    batch_size: int | None = None
+    """Samples in one call of the model; None sends a whole group at once."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints, 1 or more."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.plan.check_covers(self.grid.trainable_steps)
+        if not self.sde.is_stochastic:
+            raise ValueError(
+                f"sde is {self.sde.rule} with eta {self.sde.eta}: training needs a stochastic rule "
+                "with eta above 0, or there is nothing to explore"
+            )
+        if self.group_size < 2:
+            raise ValueError(
+                f"group_size is {self.group_size}; advantages compare samples of one prompt, "
+                "so it must be 2 or more (12 in the paper)"
+            )
+        for name in ("iterations", "prompts_per_iteration", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not 0.0 < self.chunk_fraction <= 1.0:
+            raise ValueError(f"chunk_fraction is {self.chunk_fraction}; it must be in (0, 1]")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more, or None")
+        if self.optimizer.updates_per_rollout > self.prompts_per_iteration:
+            raise ValueError(
+                f"updates_per_rollout is {self.optimizer.updates_per_rollout}, but there are only "
+                f"{self.prompts_per_iteration} prompts per iteration; each update needs a group"
+            )
+
+    def to_json(self) -> dict[str, object]:
+        """Nested plain values; :meth:`from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict) -> TrainConfig:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: A key is unknown (the message names the nearest known one), or a value is
+                out of range.
+        """
+        parts = {
+            "grid": lambda d: TimeGrid.of(d["sigmas"]),
+            "plan": ChunkPlan.from_json,
+            "sde": lambda d: _build(SdeConfig, d, "sde."),
+            "advantage": lambda d: _build(AdvantageConfig, d, "advantage."),
+            "objective": lambda d: _build(ObjectiveConfig, d, "objective."),
+            "optimizer": lambda d: _build(OptimizerConfig, d, "optimizer."),
+            "lora": lambda d: _build(LoraConfig, d, "lora."),
+        }
+        values = {k: parts[k](v) if k in parts else v for k, v in data.items()}
+        return _build(cls, values, "")
+
+
+def _build(kind: type, data: dict, prefix: str):  # noqa: ANN202 - an instance of ``kind``
+    known = [f.name for f in fields(kind)]
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(known)}"
+            raise ValueError(f"unknown setting {prefix}{key}{hint}")
+    return kind(**data)

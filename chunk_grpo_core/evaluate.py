@@ -1,0 +1,137 @@
+"""Compare policies fairly: held-out prompts, fixed seeds, ODE sampling, paired differences.
+
+Legend: P prompts, S seeds for each prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .events import CheckCancel, never_cancel
+from .policy import Policy, Velocity
+from .rewards.base import Reward
+from .rollout import sample_ode
+from .schedule import TimeGrid
+
+__all__ = ["Evaluation", "Interval", "evaluate", "paired_gain"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Pictures of fixed seeds and their scores."""
+
+    prompts: tuple[str, ...]
+    rewards: Tensor
+    """CPU float32, shape (P, S); NaN where the reward was invalid."""
+    extras: dict[str, Tensor]
+    """Further numbers, each of shape (P, S)."""
+    images: Tensor
+    """The first seed's picture of each prompt, (P, H, W, 3)."""
+
+    @property
+    def mean(self) -> float:
+        """Mean of the valid rewards."""
+        return float(self.rewards.nanmean())
+
+    def extra_mean(self, name: str) -> float:
+        """Mean of one of the further numbers."""
+        return float(self.extras[name].nanmean())
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Policy,
+    reward: Reward,
+    prompts: Sequence[str],
+    grid: TimeGrid,
+    *,
+    seeds: int,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+    check_cancel: CheckCancel = never_cancel,
+) -> Evaluation:
+    """Sample every prompt with fixed noise and score the pictures.
+
+    The noise of prompt number i is what ComfyUI draws for a batch of S pictures with noise seed
+    ``seed + i``, so that standard nodes can reproduce each picture.
+
+    Args:
+        policy: Model; its adapter is used as it is (wrap in ``adapter.disabled()`` for the base).
+        reward: The judge.
+        prompts: P captions.
+        grid: Noise levels; sampling is deterministic (Euler steps of the ODE).
+        seeds: S, pictures of each prompt.
+        seed: Seed of the noise; the same seed gives the same noise to every policy.
+        batch_size: Samples in one call of the model; all S when None.
+        progress: Called with the fraction done.
+        check_cancel: Called after every call of the model.
+    """
+
+    def sample(velocity: Velocity) -> list[Tensor]:
+        latents = []
+        for index, prompt in enumerate(prompts):
+            generator = torch.Generator().manual_seed(seed + index)
+            x_1 = torch.randn(seeds, *policy.latent_shape, generator=generator)
+            latents.append(
+                sample_ode(
+                    velocity,
+                    prompt,
+                    grid,
+                    x_1,
+                    device=policy.device,
+                    batch_size=batch_size,
+                    check_cancel=check_cancel,
+                )
+            )
+            progress((index + 1) / len(prompts))
+        return latents
+
+    rewards, images, extras = [], [], {}
+    for prompt, x_0 in zip(prompts, policy.run(sample), strict=True):
+        pictures = policy.decode(x_0)
+        batch = reward.score(pictures, [prompt] * seeds)
+        rewards.append(torch.where(batch.valid, batch.values, torch.nan))
+        images.append(pictures[0])
+        for name, values in batch.extras.items():
+            extras.setdefault(name, []).append(torch.where(batch.valid, values, torch.nan))
+    return Evaluation(
+        tuple(prompts),
+        torch.stack(rewards),
+        {name: torch.stack(rows) for name, rows in extras.items()},
+        torch.stack(images),
+    )
+
+
+def paired_gain(before: Evaluation, after: Evaluation) -> Interval:
+    """Mean reward gain on the same prompts and noise, with its 95 % interval.
+
+    Prompts, not pictures, are the independent units: differences are averaged over seeds first,
+    then a normal interval is taken over the P prompts.
+
+    Raises:
+        ValueError: The prompts differ, or there are fewer than two.
+    """
+    if before.prompts != after.prompts:
+        raise ValueError("the two evaluations used different prompts and cannot be compared")
+    if len(before.prompts) < 2:
+        raise ValueError("an interval needs at least 2 prompts")
+    gains = (after.rewards - before.rewards).double().nanmean(1)
+    gains = gains[torch.isfinite(gains)]
+    mean = float(gains.mean())
+    half = 1.96 * float(gains.std()) / math.sqrt(len(gains))
+    return Interval(mean, mean - half, mean + half)

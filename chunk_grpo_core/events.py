@@ -1,0 +1,103 @@
+"""What a training run tells the world, and how the world stops it.
+
+The trainer calls one listener with these events; files, progress bars, plots and web sockets are
+listeners. Nothing here knows who listens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = [
+    "Cancelled",
+    "CheckCancel",
+    "EvaluationProgress",
+    "Event",
+    "IterationEnd",
+    "Listener",
+    "PhaseProgress",
+    "RolloutEnd",
+    "RunStart",
+    "broadcast",
+    "never_cancel",
+]
+
+
+class Cancelled(Exception):
+    """Raised by a cancel check; the run ends after the current micro-step and can be resumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """Training begins, or goes on after a resume."""
+
+    first_iteration: int
+    """0, or the number of iterations already done."""
+    iterations: int
+    """Iterations in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseProgress:
+    """A small piece of an iteration is done; for progress bars."""
+
+    iteration: int
+    phase: str
+    """rollout or update."""
+    fraction: float
+    """Part of the whole iteration done, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgress:
+    """A piece of the evaluation on held-out prompts is done."""
+
+    which: str
+    """before or after (training)."""
+    fraction: float
+    """Part of this evaluation done, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutEnd:
+    """One group is sampled and scored."""
+
+    iteration: int
+    prompt: str
+    images: Tensor
+    """(G, H, W, 3), CPU float32 in 0..1."""
+    rewards: Tensor
+    """(G,), CPU float32; NaN where the reward was invalid."""
+
+
+@dataclass(frozen=True, slots=True)
+class IterationEnd:
+    """One iteration is done and its metrics are final."""
+
+    iteration: int
+    """0-based."""
+    metrics: Mapping[str, object]
+    """One JSON-ready row (see ``history.py``)."""
+
+
+Event = RunStart | PhaseProgress | EvaluationProgress | RolloutEnd | IterationEnd
+Listener = Callable[[Event], None]
+CheckCancel = Callable[[], None]
+"""Called after every micro-step; raises (``Cancelled`` or the host's own exception) to stop."""
+
+
+def never_cancel() -> None:
+    """The cancel check of a run that nobody can cancel."""
+
+
+def broadcast(*listeners: Listener) -> Listener:
+    """Make one listener that passes every event to each of ``listeners`` in turn."""
+
+    def listen(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return listen

@@ -1,0 +1,159 @@
+"""A training run with a fair measurement around it; the command line and the nodes share it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checkpoint import RunFolder
+from .config import TrainConfig
+from .evaluate import Evaluation, Interval, evaluate, paired_gain
+from .events import CheckCancel, EvaluationProgress, Listener, broadcast, never_cancel
+from .history import MetricsWriter, read_metrics
+from .pictures import SampleWriter, image_grid
+from .plots import plot_training
+from .policy import Policy
+from .rewards.base import Reward
+from .trainer import Trainer
+from .version import __version__
+
+__all__ = ["Outcome", "run_experiment"]
+
+_EVALUATION_SEED = 20_000
+"""Noise seed of the first held-out prompt; far from seeds people type for training."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run and what it gained on held-out prompts."""
+
+    config: TrainConfig
+    model: str
+    reward: str
+    rows: list[dict[str, Any]]
+    """metrics.jsonl."""
+    before: Evaluation
+    """The base model on the held-out prompts."""
+    after: Evaluation
+    """The same prompts and noise with the adapter on."""
+
+    @property
+    def gain(self) -> Interval:
+        """Mean paired gain with its 95 % interval."""
+        return paired_gain(self.before, self.after)
+
+    @property
+    def ratio_error_first_update(self) -> float:
+        """Largest |ratio - 1| at the first update of any rollout of the run."""
+        return max(row["ratio_error_first_update"] for row in self.rows)
+
+    def plot(self, *, dark: bool = False) -> Tensor:
+        """Training curves with the two held-out points."""
+        held_out = {0: self.before.mean, len(self.rows): self.after.mean}
+        return plot_training(self.rows, held_out=held_out, dark=dark)
+
+    def before_after_grid(self, count: int = 12, columns: int = 6) -> Tensor:
+        """Pairs of rows, the base model above, the adapter below; same caption, same noise.
+
+        Prompts are taken evenly from the whole list, not chosen by their scores.
+        """
+        prompts = self.before.prompts
+        chosen = torch.linspace(0, len(prompts) - 1, min(count, len(prompts))).round().long()
+        images, labels = [], []
+        for row in chosen.split(columns):
+            for name, evaluation in (("before", self.before), ("after", self.after)):
+                for index in row.tolist():
+                    images.append(evaluation.images[index])
+                    score = f"{name} {float(evaluation.rewards[index, 0]):.2f}"
+                    labels.append(prompts[index] if name == "before" else score)
+        scale = max(1, 192 // images[0].shape[0])
+        return image_grid(
+            torch.stack(images), columns=len(chosen[:columns]), scale=scale, captions=labels
+        )
+
+    def lora_metadata(self) -> dict[str, str]:
+        """The whole recipe as text, for the header of the LoRA file."""
+        return {
+            "base_model": self.model,
+            "reward": self.reward,
+            "chunk_grpo_version": __version__,
+            "chunk_grpo_recipe": json.dumps(self.config.to_json()),
+            "held_out_reward": json.dumps({"before": self.before.mean, "after": self.after.mean}),
+        }
+
+
+def run_experiment(
+    policy: Policy,
+    reward: Reward,
+    prompts: Sequence[str],
+    held_out: Sequence[str],
+    config: TrainConfig,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    evaluation_seeds: int = 4,
+    listener: Listener = lambda event: None,
+    check_cancel: CheckCancel = never_cancel,
+) -> Outcome:
+    """Measure, train, measure again; everything is kept in the run folder.
+
+    Args:
+        policy: Model and adapter.
+        reward: What to maximise.
+        prompts: Captions to train on.
+        held_out: Captions to measure on, at least two, best none of ``prompts``.
+        config: All settings.
+        folder: Where the run is created, or resumed.
+        resume: Go on with the run that is in the folder.
+        evaluation_seeds: Pictures of each held-out prompt.
+        listener: Hears all events.
+        check_cancel: Raises to stop; called after every micro-step.
+
+    Raises:
+        FileExistsError: The folder holds a run and ``resume`` is False.
+        FileNotFoundError: The folder holds no run and ``resume`` is True.
+        ValueError: The run was started with other settings, or there are too few prompts.
+    """
+    if len(held_out) < 2:
+        raise ValueError(f"{len(held_out)} held-out prompts; a measurement needs at least 2")
+    trainer = Trainer(
+        policy,
+        reward,
+        prompts,
+        config,
+        run_folder=folder,
+        listener=broadcast(
+            MetricsWriter(folder.metrics_file), SampleWriter(folder.path / "samples"), listener
+        ),
+        check_cancel=check_cancel,
+    )
+    if resume:
+        folder.check_same(config)
+    else:
+        folder.create(config, {"model": policy.name, "reward": reward.name, "version": __version__})
+
+    def measure(which: str) -> Evaluation:
+        return evaluate(
+            policy,
+            reward,
+            held_out,
+            config.grid,
+            seeds=evaluation_seeds,
+            seed=_EVALUATION_SEED,
+            batch_size=config.batch_size,
+            progress=lambda fraction: listener(EvaluationProgress(which, fraction)),
+            check_cancel=check_cancel,
+        )
+
+    with policy.adapter.disabled():
+        before = measure("before")
+    if resume:
+        trainer.resume()
+    trainer.train()
+    rows = read_metrics(folder.metrics_file)
+    return Outcome(config, policy.name, reward.name, rows, before, measure("after"))

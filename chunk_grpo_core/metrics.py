@@ -1,0 +1,90 @@
+"""One iteration's row of numbers, computed from what the trainer saw.
+
+Legend: P groups (prompts), G samples in a group, K chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .advantage import Advantages
+from .objective import ChunkStatistics
+from .rewards.base import RewardBatch
+
+__all__ = ["UpdateReport", "metrics_row"]
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What the optimiser steps of one iteration did."""
+
+    statistics: ChunkStatistics
+    """Over all updates of the iteration."""
+    ratio_error_first_update: float
+    """Largest |r_j - 1| of the first, on-policy update; 0 on the CPU."""
+    grad_norms: Sequence[float]
+    """L2 norm of the gradient before clipping, one for each update."""
+    passes: int
+    """Sample-steps that went through backward."""
+
+
+def metrics_row(
+    iteration: int,
+    rewards: Sequence[RewardBatch],
+    advantages: Advantages,
+    update: UpdateReport,
+    seconds: Mapping[str, float],
+    peak_memory_gib: float | None,
+) -> dict[str, object]:
+    """Build the JSON-ready row that goes to metrics.jsonl.
+
+    Args:
+        iteration: 0-based.
+        rewards: P batches of G scores.
+        advantages: Of the same groups.
+        update: What the optimiser did.
+        seconds: Time of each phase.
+        peak_memory_gib: Peak accelerator memory, None on the CPU.
+    """
+    stats = update.statistics
+    count = stats.count.clamp(min=1)
+    trained = max(int(stats.count.sum()), 1)
+    return {
+        "iteration": iteration,
+        "reward_mean": _mean([batch.values[batch.valid] for batch in rewards]),
+        "reward_std": _mean([_std(batch.values[batch.valid]) for batch in rewards]),
+        "extras": {
+            name: _mean([batch.extras[name][batch.valid] for batch in rewards])
+            for name in rewards[0].extras
+        },
+        "advantage_std": float(advantages.values.std()),
+        "zero_variance_groups": advantages.zero_variance_groups,
+        "masked_scores": advantages.masked,
+        "ratio_error_first_update": update.ratio_error_first_update,
+        "ratio_mean": _per_chunk(stats.ratio / count, stats.count),
+        "ratio_max_deviation": _per_chunk(stats.deviation, stats.count),
+        "clip_fraction": _per_chunk(stats.clipped / count, stats.count),
+        "approx_kl": float(stats.kl.sum() / trained),
+        "grad_norm": sum(update.grad_norms) / len(update.grad_norms),
+        "trained_passes": update.passes,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "peak_memory_gib": peak_memory_gib,
+    }
+
+
+def _mean(parts: Sequence[Tensor]) -> float | None:
+    joined = torch.cat([part.flatten() for part in parts])
+    return float(joined.mean()) if len(joined) else None
+
+
+def _std(values: Tensor) -> Tensor:
+    return values.std() if len(values) > 1 else torch.zeros(1)
+
+
+def _per_chunk(values: Tensor, count: Tensor) -> list[float | None]:
+    """One number for each chunk, None where no sample drew it."""
+    return [float(v) if n else None for v, n in zip(values, count, strict=True)]

@@ -1,0 +1,1 @@
+"""Models as policies: one file for each family, and one for the embedded tiny FLUX."""

@@ -1,0 +1,42 @@
+"""The one door to packages that are not needed to import this library."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+__all__ = ["require"]
+
+#: Importable module -> the extra of this project that brings it.
+_EXTRAS = {
+    "diffusers": "train",
+    "peft": "train",
+    "transformers": "train",
+    "safetensors": "train",
+    "matplotlib": "plots",
+    "PIL": "plots",
+    "typer": "cli",
+    "rich": "cli",
+}
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Import an optional package or say how to install it.
+
+    Args:
+        module: Importable name, for example ``"diffusers"`` or ``"peft.tuners.lora"``.
+        purpose: What it is needed for, completing "... is needed".
+
+    Raises:
+        ImportError: The package is absent; the message holds the pip line.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        top = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != top:
+            raise
+        extra = _EXTRAS.get(top)
+        line = f'pip install "chunk-grpo-core[{extra}]"' if extra else f"pip install {top}"
+        message = f"{purpose}, the package {top!r} is needed, and it is not installed. Run: {line}"
+        raise ImportError(message, name=top) from error

@@ -1,0 +1,98 @@
+"""Pictures as arrays: grids of samples, and the listener that keeps them.
+
+Legend: B pictures, H W picture size. Arrays are uint8, shape (H, W, 3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .events import Event, RolloutEnd
+from .optional import require
+
+__all__ = ["SampleWriter", "image_grid", "save_png", "to_pil"]
+
+_GAP = 2
+_TEXT_HEIGHT = 13
+
+
+def to_pil(images: Tensor) -> list[Any]:
+    """Pictures (B, H, W, 3) in 0..1 -> B PIL images."""
+    image = require("PIL.Image", "To draw pictures")
+    levels = (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return [image.fromarray(level) for level in levels]
+
+
+def image_grid(
+    images: Tensor,
+    *,
+    columns: int | None = None,
+    scale: int = 1,
+    captions: Sequence[str] | None = None,
+) -> Tensor:
+    """Lay pictures out in rows.
+
+    Args:
+        images: (B, H, W, 3) in 0..1.
+        columns: Pictures in a row; about the square root of B when None.
+        scale: Whole-number enlargement (nearest neighbour).
+        captions: B short texts to write below the pictures; cut where they do not fit.
+
+    Returns:
+        One picture, float32 in 0..1, shape (height, width, 3).
+    """
+    image, draw = require("PIL.Image", "To draw pictures"), require("PIL.ImageDraw", "To draw text")
+    numpy = require("numpy", "To draw pictures")
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    rows = math.ceil(len(images) / columns)
+    width, height = images.shape[2] * scale + _GAP, images.shape[1] * scale + _GAP
+    height += _TEXT_HEIGHT if captions else 0
+    sheet = image.new("RGB", (columns * width + _GAP, rows * height + _GAP), (24, 24, 27))
+    pen = draw.Draw(sheet)
+    for index, picture in enumerate(to_pil(images)):
+        x, y = _GAP + index % columns * width, _GAP + index // columns * height
+        sheet.paste(picture.resize((width - _GAP, images.shape[1] * scale), image.NEAREST), (x, y))
+        if captions:
+            text = captions[index]
+            while text and pen.textlength(text) > width - _GAP:
+                text = text[:-1]
+            pen.text((x + 1, y + images.shape[1] * scale), text, fill=(228, 228, 231))
+    return torch.from_numpy(numpy.array(sheet)).float() / 255.0
+
+
+def save_png(picture: Tensor, path: str | Path) -> Path:
+    """Write one picture (H, W, 3) in 0..1 as PNG; its folder is made if needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_pil(picture[None])[0].save(path)
+    return path
+
+
+class SampleWriter:
+    """Keep one sampled group of every few iterations, best sample first, with its rewards."""
+
+    def __init__(self, folder: str | Path, every: int = 5) -> None:
+        """Write to ``folder`` after every ``every``-th iteration, the first one included."""
+        self.folder, self.every = Path(folder), every
+        self._written = -1
+
+    def __call__(self, event: Event) -> None:
+        """Listen to one event."""
+        if not isinstance(event, RolloutEnd) or event.iteration % self.every:
+            return
+        if event.iteration == self._written:
+            return
+        self._written = event.iteration
+        order = event.rewards.nan_to_num(-math.inf).argsort(descending=True)
+        grid = image_grid(
+            event.images[order],
+            scale=max(1, 128 // event.images.shape[1]),
+            captions=[f"{reward:.3f}" for reward in event.rewards[order].tolist()],
+        )
+        save_png(grid, self.folder / f"iteration_{event.iteration + 1:05d}.png")

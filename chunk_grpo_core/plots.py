@@ -1,0 +1,201 @@
+"""Plots for people who would rather look than read: curves, chunks, training progress.
+
+Every function returns one picture, float32 in 0..1, shape (H, W, 3). Colours are the Okabe-Ito
+palette, which colour-blind people can tell apart. matplotlib is used without its global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .chunks import ChunkPlan
+from .dynamics import DynamicsCurve
+from .optional import require
+
+__all__ = ["plot_dynamics", "plot_plan", "plot_training"]
+
+_BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+_CHUNKS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
+_THEMES = {
+    False: {"face": "#ffffff", "text": "#18181b", "grid": "#d4d4d8"},
+    True: {"face": "#18181b", "text": "#f4f4f5", "grid": "#3f3f46"},
+}
+
+
+def plot_dynamics(
+    curve: DynamicsCurve, plan: ChunkPlan | None = None, *, dark: bool = False
+) -> Tensor:
+    """Draw a relative-L1 curve with its spread, and the chunks of a plan behind it.
+
+    Args:
+        curve: What was measured.
+        plan: Chunks to shade, covering all steps but the last; None draws the curve alone.
+        dark: Light text on a dark background.
+    """
+    with _figure(dark, 7.2, 3.8) as (figure, theme):
+        axes = figure.add_subplot()
+        steps = list(range(1, len(curve.mean) + 1))
+        if plan:
+            plan.check_covers(len(curve.mean) - 1)
+            top = max(m + s for m, s in zip(curve.mean, curve.std, strict=True)) * 1.15
+            _shade(axes, plan, top, theme)
+        low = [m - s for m, s in zip(curve.mean, curve.std, strict=True)]
+        high = [m + s for m, s in zip(curve.mean, curve.std, strict=True)]
+        axes.fill_between(steps, low, high, color=_BLUE, alpha=0.25, lw=0)
+        axes.plot(steps, curve.mean, color=_BLUE, marker="o", ms=4)
+        axes.axvline(len(steps) - 0.5, color=theme["text"], ls=":", lw=1)
+        axes.set_xlabel("step, from noise to data (right of the dotted line: not trained)")
+        axes.set_ylabel("relative L1 change")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_title(
+            f"{curve.model or 'model'}, {curve.rule} eta {curve.eta:g}, {curve.prompts} prompts, "
+            f"{curve.samples} samples; band: std over prompts",
+            fontsize=9,
+        )
+        _style(axes, theme)
+        return _render(figure)
+
+
+def plot_plan(plan: ChunkPlan, *, dark: bool = False) -> Tensor:
+    """Draw a plan alone, when no curve was measured."""
+    with _figure(dark, 7.2, 1.6) as (figure, theme):
+        axes = figure.add_subplot()
+        _shade(axes, plan, 1.0, theme)
+        axes.set_xlim(0.5, plan.steps + 0.5)
+        axes.set_yticks([])
+        axes.set_xlabel("trainable step, from noise to data; numbers: steps in the chunk")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _style(axes, theme)
+        return _render(figure)
+
+
+def _shade(axes: Any, plan: ChunkPlan, top: float, theme: Mapping[str, str]) -> None:  # noqa: ANN401
+    """Shade the chunks of a plan up to height ``top`` and write their sizes and weights."""
+    for index, (start, end) in enumerate(plan.bounds()):
+        colour = _CHUNKS[index % len(_CHUNKS)]
+        axes.axvspan(start + 0.5, end + 0.5, color=colour, alpha=0.22, lw=0)
+        label = f"{end - start}"
+        if plan.weights:
+            label += f"\nw {plan.weights[index]:.2f}"
+        middle = (start + end + 1) / 2
+        axes.text(middle, top * 0.98, label, ha="center", va="top", color=theme["text"])
+    axes.set_ylim(0, top)
+
+
+def plot_training(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    held_out: Mapping[int, float] | None = None,
+    dark: bool = False,
+) -> Tensor:
+    """Draw reward, clipping, KL and gradient norm over the iterations.
+
+    Args:
+        rows: Rows of metrics.jsonl, at least one.
+        held_out: Iterations done -> mean reward on held-out prompts, drawn as points.
+        dark: Light text on a dark background.
+
+    Raises:
+        ValueError: There are no rows.
+    """
+    if not rows:
+        raise ValueError("there is nothing to plot: the run has no finished iteration")
+    with _figure(dark, 7.2, 5.6) as (figure, theme):
+        top, left, right = (
+            figure.add_subplot(2, 1, 1),
+            figure.add_subplot(2, 2, 3),
+            figure.add_subplot(2, 2, 4),
+        )
+        x = [row["iteration"] + 1 for row in rows]
+        mean = [_number(row["reward_mean"]) for row in rows]
+        std = [_number(row["reward_std"]) for row in rows]
+        low = [m - s for m, s in zip(mean, std, strict=True)]
+        high = [m + s for m, s in zip(mean, std, strict=True)]
+        top.fill_between(x, low, high, color=_BLUE, alpha=0.2, lw=0, label="std in the group")
+        top.plot(x, mean, color=_BLUE, lw=1, alpha=0.6, label="training prompts")
+        top.plot(x, _smooth(mean), color=_BLUE, lw=2.2, label="smoothed")
+        if held_out:
+            items = sorted(held_out.items())
+            top.plot(
+                [i for i, _ in items],
+                [r for _, r in items],
+                "D",
+                ls="--",
+                color=_RED,
+                ms=6,
+                label="held-out prompts (ODE)",
+            )
+        top.set_ylabel("reward")
+        top.legend(fontsize=8, framealpha=0.3, labelcolor=theme["text"], loc="lower right")
+        chunks = len(rows[0]["clip_fraction"])
+        for chunk in range(chunks):
+            values = [_number(row["clip_fraction"][chunk]) for row in rows]
+            colour = _CHUNKS[chunk % len(_CHUNKS)]
+            left.plot(x, _smooth(values), color=colour, lw=1.4, label=f"{chunk + 1}")
+        left.set_ylabel("clipped fraction")
+        if chunks <= 6:
+            left.legend(
+                title="chunk", fontsize=7, framealpha=0.3, labelcolor=theme["text"], ncols=2
+            )
+        right.plot(x, [_number(row["approx_kl"]) for row in rows], color=_GREEN, label="KL")
+        right.set_ylabel("KL to the rollout policy", color=_GREEN)
+        norm = right.twinx()
+        norm.plot(x, [_number(row["grad_norm"]) for row in rows], color=_ORANGE, lw=1.2)
+        norm.set_ylabel("gradient norm", color=_ORANGE)
+        for axes in (top, left, right, norm):
+            axes.set_xlabel("iteration")
+            _style(axes, theme)
+        for axes in (right, norm):
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+        norm.grid(False)
+        return _render(figure)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _smooth(values: Sequence[float], weight: float = 0.7) -> list[float]:
+    """Exponential moving average that skips NaN."""
+    out: list[float] = []
+    for value in values:
+        last = out[-1] if out else value
+        if last != last:
+            last = value
+        out.append(last if value != value else weight * last + (1 - weight) * value)
+    return out
+
+
+@contextmanager
+def _figure(dark: bool, width: float, height: float) -> Iterator[tuple[Any, dict[str, str]]]:
+    figure_module = require("matplotlib.figure", "To draw plots")
+    theme = _THEMES[dark]
+    figure = figure_module.Figure(
+        figsize=(width, height), dpi=120, facecolor=theme["face"], layout="constrained"
+    )
+    yield figure, theme
+
+
+def _style(axes: Any, theme: Mapping[str, str]) -> None:  # noqa: ANN401 - matplotlib Axes
+    axes.set_facecolor(theme["face"])
+    axes.grid(color=theme["grid"], lw=0.6, alpha=0.7)
+    axes.tick_params(colors=theme["text"], labelsize=8)
+    axes.title.set_color(theme["text"])
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        if label.get_color() == "black":
+            label.set_color(theme["text"])
+        label.set_fontsize(9)
+    for spine in axes.spines.values():
+        spine.set_color(theme["grid"])
+
+
+def _render(figure: Any) -> Tensor:  # noqa: ANN401 - matplotlib Figure
+    numpy = require("numpy", "To draw plots")
+    canvas = require("matplotlib.backends.backend_agg", "To draw plots").FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(numpy.array(canvas.buffer_rgba())[..., :3]).float() / 255.0

@@ -1,0 +1,98 @@
+"""What the trainer needs of a model: a velocity, an adapter, and a way to see pictures.
+
+Time runs ``t = 1`` (noise) to ``t = 0`` (data); :math:`x_t = (1 - t) x_0 + t \\epsilon` and the
+model predicts the velocity :math:`v_t = \\epsilon - x_0`.
+
+Legend: B samples in one call, H W picture size, ``*latent`` the model's own latent shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Adapter", "Policy", "Velocity"]
+
+T = TypeVar("T")
+
+
+class Velocity(Protocol):
+    """The model as a function, valid only inside the :meth:`Policy.run` call that gave it."""
+
+    def __call__(self, x_t: Tensor, t: float, prompt: str) -> Tensor:
+        """Predict v_t for one prompt.
+
+        Args:
+            x_t: Noisy latents, float32, shape (B, *latent), on the policy's device.
+            t: Time in (0, 1], the same for all B samples.
+            prompt: The caption all B samples belong to.
+
+        Returns:
+            Velocity, float32, shape (B, *latent). Carries gradients to the adapter's parameters
+            when autograd is enabled.
+        """
+        ...
+
+
+class Adapter(Protocol):
+    """The trainable part (a LoRA): its parameters, an off switch, its weights."""
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Trainable parameters, float32, always in the same order."""
+        ...
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Inside this context the model is the reference policy (adapter off)."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of the weights, CPU float32: ``<module>.lora_A.weight`` and ``.lora_B.weight``."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy weights into the existing parameters (optimisers keep working).
+
+        Raises:
+            ValueError: Names or shapes differ; the message lists them.
+        """
+        ...
+
+
+class Policy(Protocol):
+    """A flow model with an adapter. Implemented by ``models/`` and by the ComfyUI nodes."""
+
+    @property
+    def name(self) -> str:
+        """Name of the base model, for records."""
+        ...
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one latent without the batch axis, for example (16, 8, 8)."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where x_t must live for :class:`Velocity`."""
+        ...
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter under training."""
+        ...
+
+    def run(self, work: Callable[[Velocity], T]) -> T:
+        """Bring the denoiser to its device, call ``work(velocity)``, and let it go again.
+
+        One call is one phase (a rollout, an update); between phases the device is free for text
+        encoder, decoder and reward model.
+        """
+        ...
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Decode latents (B, *latent) to pictures (B, H, W, 3), CPU float32 in 0..1."""
+        ...

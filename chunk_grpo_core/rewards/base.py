@@ -1,0 +1,81 @@
+"""What a reward is: pictures and prompts in, one number per picture out.
+
+Legend: B pictures, H W picture size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Reward", "RewardBatch", "check_images"]
+
+
+@dataclass(frozen=True)
+class RewardBatch:
+    """Scores of B pictures.
+
+    A score that could not be computed has ``valid == False``; it takes no part in advantages and
+    is counted. It is never replaced by 0.0.
+    """
+
+    values: Tensor
+    """Scores, CPU float32, shape (B,). Meaningless where ``valid`` is False."""
+    valid: Tensor
+    """CPU bool, shape (B,)."""
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    """Further numbers per picture, each CPU float32 of shape (B,), for records and tables."""
+
+    def __post_init__(self) -> None:
+        shape = self.values.shape
+        if self.values.ndim != 1 or self.valid.shape != shape:
+            raise ValueError(
+                f"values and valid must both have shape (B,), got {tuple(shape)} "
+                f"and {tuple(self.valid.shape)}"
+            )
+
+    @classmethod
+    def of(cls, values: Tensor, **extras: Tensor) -> RewardBatch:
+        """Build a batch in which every finite value is valid."""
+        values = values.detach().to("cpu", torch.float32)
+        cpu = {name: extra.detach().to("cpu", torch.float32) for name, extra in extras.items()}
+        return cls(values, torch.isfinite(values), cpu)
+
+
+class Reward(Protocol):
+    """Judge pictures. ``name`` appears in records and plots."""
+
+    @property
+    def name(self) -> str:
+        """Short name, for example ``"tiny_world"``."""
+        ...
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> RewardBatch:
+        """Score B pictures.
+
+        Args:
+            images: (B, H, W, 3), CPU float32 in 0..1.
+            prompts: B captions, one for each picture.
+
+        Raises:
+            ValueError: Shapes or lengths do not match (see :func:`check_images`).
+        """
+        ...
+
+
+def check_images(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Check what every reward takes and return it as CPU float32.
+
+    Raises:
+        ValueError: ``images`` is not (B, H, W, 3) or there is not one prompt for each picture.
+    """
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images must have shape (B, H, W, 3), got {tuple(images.shape)}")
+    if isinstance(prompts, str) or len(prompts) != images.shape[0]:
+        got = 1 if isinstance(prompts, str) else len(prompts)
+        raise ValueError(f"{images.shape[0]} images need {images.shape[0]} prompts, got {got}")
+    return images.detach().to("cpu", torch.float32)

@@ -1,0 +1,205 @@
+"""Sample by step: roll one prompt's group out from noise to data and keep every state.
+
+Legend: G samples in a group, N steps, ``*latent`` the model's latent shape.
+
+Randomness: sample i of a group owns one generator, seeded from (seed, iteration, prompt, i), and
+draws on the CPU. So a picture does not depend on batch size, device or what else is sampled, and
+a resumed run continues with the same noise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .events import CheckCancel, never_cancel
+from .policy import Velocity
+from .schedule import TimeGrid
+from .sde import SdeConfig, gaussian_log_p, ode_step, sample_step
+
+__all__ = ["Noise", "Trajectory", "derive_seed", "replay_log_p", "rollout", "sample_ode"]
+
+
+def derive_seed(*parts: object) -> int:
+    """Hash any printable parts to a seed in 0..2^63 - 1, stable across machines and versions."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Sources of randomness of one group."""
+
+    shared_start: bool
+    """Whether all samples start from the same initial noise."""
+    seed: int
+    """Seed of the group, see :func:`derive_seed`."""
+    group_size: int
+
+    def generators(self) -> list[torch.Generator]:
+        """One fresh CPU generator for each sample, for the noise of its steps."""
+        return [
+            torch.Generator().manual_seed(derive_seed(self.seed, "steps", i))
+            for i in range(self.group_size)
+        ]
+
+    def initial(self, latent_shape: Sequence[int]) -> Tensor:
+        """Draw x_1, CPU float32, shape (G, *latent)."""
+        owners = [0] * self.group_size if self.shared_start else range(self.group_size)
+        return torch.stack(
+            [
+                torch.randn(
+                    *latent_shape,
+                    generator=torch.Generator().manual_seed(derive_seed(self.seed, "start", i)),
+                )
+                for i in owners
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One prompt's group, sampled. Everything on the CPU in float32."""
+
+    prompt: str
+    grid: TimeGrid
+    sde: SdeConfig
+    states: Tensor
+    """x at every level, shape (N + 1, G, *latent); states[0] is noise, states[N] is x_0."""
+    log_p: Tensor
+    """Log-density of each stochastic step under the policy that sampled it, shape (N - 1, G)."""
+
+    @property
+    def x_0(self) -> Tensor:
+        """The finished latents, shape (G, *latent)."""
+        return self.states[-1]
+
+    @property
+    def group_size(self) -> int:
+        """G."""
+        return self.states.shape[1]
+
+
+def _batches(count: int, size: int | None) -> list[slice]:
+    size = size or count
+    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
+
+
+@torch.no_grad()
+def rollout(
+    velocity: Velocity,
+    prompt: str,
+    grid: TimeGrid,
+    sde: SdeConfig,
+    noise: Noise,
+    latent_shape: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int | None = None,
+    check_cancel: CheckCancel = never_cancel,
+) -> Trajectory:
+    """Sample one group.
+
+    Args:
+        velocity: The model, see :class:`~chunk_grpo_core.policy.Velocity`.
+        prompt: The group's caption.
+        grid: N steps; the last one is deterministic whatever the rule.
+        sde: The rule of the other steps.
+        noise: Seeds of the group; also fixes G.
+        latent_shape: Shape of one latent.
+        device: Where the model wants its input.
+        batch_size: Samples in one call of the model; all G when None.
+        check_cancel: Called after every call of the model.
+
+    Returns:
+        The trajectory. With a deterministic ``sde`` its ``log_p`` is empty, shape (0, G).
+    """
+    generators = noise.generators()
+    x_t = noise.initial(latent_shape)
+    states, log_ps = [x_t], []
+    for t, s in grid.pairs():
+        x_s = torch.empty_like(x_t)
+        log_p = torch.empty(noise.group_size)
+        for part in _batches(noise.group_size, batch_size):
+            x_part = x_t[part].to(device)
+            transition = sde.transition(x_part, velocity(x_part, t, prompt), t, s)
+            x_next = transition.mean
+            if transition.std > 0:
+                z = [torch.randn(*latent_shape, generator=g) for g in generators[part]]
+                x_next = sample_step(transition, torch.stack(z).to(device))
+                log_p[part] = gaussian_log_p(x_next, transition).cpu()
+            x_s[part] = x_next.cpu()
+            check_cancel()
+        if s > 0.0 and sde.is_stochastic:
+            log_ps.append(log_p)
+        states.append(x_s)
+        x_t = x_s
+    empty = torch.empty(0, noise.group_size)
+    return Trajectory(
+        prompt, grid, sde, torch.stack(states), torch.stack(log_ps) if log_ps else empty
+    )
+
+
+@torch.no_grad()
+def sample_ode(
+    velocity: Velocity,
+    prompt: str,
+    grid: TimeGrid,
+    x_1: Tensor,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int | None = None,
+    check_cancel: CheckCancel = never_cancel,
+) -> Tensor:
+    """Sample without noise, as pictures are made after training.
+
+    Args:
+        velocity: The model.
+        prompt: Caption of all samples.
+        grid: Noise levels.
+        x_1: Initial noise, shape (B, *latent).
+        device: Where the model wants its input.
+        batch_size: Samples in one call of the model; all B when None.
+        check_cancel: Called after every call of the model.
+
+    Returns:
+        x_0, CPU float32, shape (B, *latent).
+    """
+    finished = []
+    for part in _batches(len(x_1), batch_size):
+        x_t = x_1[part].to(device)
+        for t, s in grid.pairs():
+            x_t = ode_step(x_t, velocity(x_t, t, prompt).float(), t, s).mean
+            check_cancel()
+        finished.append(x_t.cpu())
+    return torch.cat(finished)
+
+
+def replay_log_p(
+    velocity: Velocity,
+    trajectory: Trajectory,
+    step: int,
+    samples: Tensor | slice = slice(None),
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Log-density of one recorded step under the present policy, with gradients if enabled.
+
+    Args:
+        velocity: The model.
+        trajectory: What was sampled.
+        step: 0-based stochastic step, below N - 1.
+        samples: Which of the G samples, B of them.
+        device: Where the model wants its input.
+
+    Returns:
+        Float32, shape (B,), on ``device``.
+    """
+    t, s = trajectory.grid.pairs()[step]
+    x_t = trajectory.states[step][samples].to(device)
+    x_s = trajectory.states[step + 1][samples].to(device)
+    transition = trajectory.sde.transition(x_t, velocity(x_t, t, trajectory.prompt), t, s)
+    return gaussian_log_p(x_s, transition)

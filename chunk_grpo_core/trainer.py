@@ -1,0 +1,282 @@
+"""The loop: sample by step, score, compare inside the group, optimise by chunk.
+
+Where this loop departs from the official code (github.com/xingzhejun/GCPO, June 2026):
+
+1. A LoRA is trained, not the whole model.
+2. The model sees sigma itself, not int(1000 sigma) / 1000.
+3. Steps stream through gradient accumulation (``streaming.py``); the official loop sends a chunk
+   as one batch. The gradient is the same, peak memory is that of one step.
+4. Initial noise is shared inside a group (option), not across all prompts of an iteration.
+5. Scores that are not finite are masked and counted.
+6. Picture x_0 comes from the deterministic last step, and the reward sees the same picture.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from .advantage import group_advantages
+from .checkpoint import Checkpoint, RunFolder, optimizer_tensors, restore_optimizer
+from .chunks import draw_chunks
+from .config import TrainConfig
+from .events import (
+    CheckCancel,
+    IterationEnd,
+    Listener,
+    PhaseProgress,
+    RolloutEnd,
+    RunStart,
+    never_cancel,
+)
+from .metrics import UpdateReport, metrics_row
+from .policy import Policy, Velocity
+from .rewards.base import Reward, RewardBatch
+from .rollout import Noise, Trajectory, derive_seed, rollout
+from .streaming import GroupTask, accumulate_group, recompute_old_log_p
+
+__all__ = ["Trainer", "prompts_of_iteration"]
+
+log = logging.getLogger(__name__)
+
+
+def prompts_of_iteration(
+    prompts: Sequence[str], iteration: int, count: int, seed: int
+) -> list[str]:
+    """Walk through the prompts in shuffled order, every prompt once in each epoch."""
+    chosen = []
+    for position in range(iteration * count, (iteration + 1) * count):
+        epoch, index = divmod(position, len(prompts))
+        generator = torch.Generator().manual_seed(derive_seed(seed, "prompts", epoch))
+        order = torch.randperm(len(prompts), generator=generator)
+        chosen.append(prompts[int(order[index])])
+    return chosen
+
+
+class Trainer:
+    """Train a policy's adapter on a reward. The only stateful object of the library."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        reward: Reward,
+        prompts: Sequence[str],
+        config: TrainConfig,
+        *,
+        run_folder: RunFolder | None = None,
+        listener: Listener = lambda event: None,
+        check_cancel: CheckCancel = never_cancel,
+    ) -> None:
+        """Set up a run at iteration 0; call :meth:`resume` to go on with an earlier one.
+
+        Args:
+            policy: Model and adapter.
+            reward: What to maximise.
+            prompts: Captions to train on, at least one.
+            config: All settings.
+            run_folder: Where checkpoints go; None keeps nothing.
+            listener: Hears every event.
+            check_cancel: Raises to stop; called after every micro-step.
+        """
+        if not prompts:
+            raise ValueError("there are no prompts to train on; give at least one")
+        self.policy, self.reward, self.config = policy, reward, config
+        self.prompts = list(prompts)
+        self.iteration = 0
+        self._folder, self._listen, self._check_cancel = run_folder, listener, check_cancel
+        settings = config.optimizer
+        self._parameters = policy.adapter.parameters()
+        self._optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        )
+
+    def resume(self) -> int:
+        """Go on from the newest checkpoint of the run folder; returns iterations already done."""
+        checkpoint = self._folder.load() if self._folder else None
+        if checkpoint:
+            self.policy.adapter.load_state_dict(checkpoint.adapter)
+            restore_optimizer(self._optimizer, checkpoint.optimizer)
+            self.iteration = checkpoint.iteration
+        return self.iteration
+
+    def save(self) -> None:
+        """Write a checkpoint of the present state, if there is a run folder."""
+        if self._folder:
+            self._folder.save(
+                Checkpoint(
+                    self.iteration,
+                    self.policy.adapter.state_dict(),
+                    optimizer_tensors(self._optimizer),
+                )
+            )
+
+    def train(self) -> None:
+        """Run the iterations that are left.
+
+        Raises:
+            Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; it can be resumed
+                from its last checkpoint.
+            FloatingPointError: The gradient is not finite.
+        """
+        self._optimizer.zero_grad(set_to_none=True)  # a cancelled run left half an update behind
+        self._listen(RunStart(self.iteration, self.config.iterations))
+        while self.iteration < self.config.iterations:
+            self._iterate()
+            self.iteration += 1
+            done = self.iteration == self.config.iterations
+            if done or self.iteration % self.config.checkpoint_every == 0:
+                self.save()
+
+    def _iterate(self) -> None:
+        config, seconds = self.config, {}
+        prompts = prompts_of_iteration(
+            self.prompts, self.iteration, config.prompts_per_iteration, config.seed
+        )
+        with _timed(seconds, "rollout"):
+            groups = self.policy.run(lambda velocity: self._sample(velocity, prompts))
+        with _timed(seconds, "score"):
+            rewards = [self._score(group) for group in groups]
+        advantages = group_advantages(
+            torch.stack([batch.values for batch in rewards]),
+            torch.stack([batch.valid for batch in rewards]),
+            config.advantage,
+        )
+        tasks = [
+            GroupTask(group, values, self._draw(index))
+            for index, (group, values) in enumerate(zip(groups, advantages.values, strict=True))
+        ]
+        with _timed(seconds, "update"):
+            report = self.policy.run(lambda velocity: self._update(velocity, tasks))
+        seconds["total"] = sum(seconds.values())
+        row = metrics_row(
+            self.iteration, rewards, advantages, report, seconds, _peak_gib(self.policy.device)
+        )
+        self._listen(IterationEnd(self.iteration, row))
+
+    def _sample(self, velocity: Velocity, prompts: Sequence[str]) -> list[Trajectory]:
+        """Roll out one group for each prompt."""
+        config = self.config
+        groups = []
+        for index, prompt in enumerate(prompts):
+            seed = derive_seed(config.seed, "rollout", self.iteration, index)
+            groups.append(
+                rollout(
+                    velocity,
+                    prompt,
+                    config.grid,
+                    config.sde,
+                    Noise(config.share_initial_noise, seed, config.group_size),
+                    self.policy.latent_shape,
+                    device=self.policy.device,
+                    batch_size=config.batch_size,
+                    check_cancel=self._check_cancel,
+                )
+            )
+            self._progress("rollout", 0.5 * (index + 1) / len(prompts))
+        return groups
+
+    def _score(self, group: Trajectory) -> RewardBatch:
+        """Decode a group and score it; scores that are not finite become invalid."""
+        images = self.policy.decode(group.x_0)
+        batch = self.reward.score(images, [group.prompt] * group.group_size)
+        batch = replace(batch, valid=batch.valid & torch.isfinite(batch.values))
+        shown = torch.where(batch.valid, batch.values, torch.nan)
+        self._listen(RolloutEnd(self.iteration, group.prompt, images, shown))
+        return batch
+
+    def _draw(self, index: int) -> torch.Tensor:
+        """Draw the chunks that the samples of group ``index`` train on."""
+        config = self.config
+        seed = derive_seed(config.seed, "chunks", self.iteration, index)
+        return draw_chunks(config.plan, config.chunk_fraction, config.group_size, seed)
+
+    def _update(self, velocity: Velocity, tasks: list[GroupTask]) -> UpdateReport:
+        """Take the optimiser steps of one iteration; the first is on-policy."""
+        settings = self.config.optimizer
+        if self._must_recompute:
+            tasks = [recompute_old_log_p(velocity, task, **self._streaming) for task in tasks]
+        parts = [
+            tasks[i :: settings.updates_per_rollout] for i in range(settings.updates_per_rollout)
+        ]
+        updates = parts * settings.epochs
+        reports, norms, passes = [], [], 0
+        for number, part in enumerate(updates):
+            for task in part:
+                report, count = accumulate_group(
+                    velocity,
+                    task,
+                    config=self.config.objective,
+                    scale=1.0 / len(part),
+                    is_on_policy=number == 0,
+                    **self._streaming,
+                )
+                reports.append(report)
+                passes += count
+            norms.append(self._step())
+            first_error = max(float(r.deviation.max()) for r in reports[: len(parts[0])])
+            self._progress("update", 0.5 + 0.5 * (number + 1) / len(updates))
+        if first_error > self.config.objective.clip_low:
+            log.warning(
+                "the first update of iteration %d should see a ratio of 1 but is off by %.1e, more "
+                "than the clip range; set optimizer.recompute_log_p, or train in float32",
+                self.iteration,
+                first_error,
+            )
+        return UpdateReport(sum(reports[1:], reports[0]), first_error, norms, passes)
+
+    def _step(self) -> float:
+        """Clip the gradient, step, clear it; returns its norm before clipping."""
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.config.optimizer.max_grad_norm)
+        )
+        if not torch.isfinite(torch.tensor(norm)):
+            raise FloatingPointError(
+                f"the gradient of iteration {self.iteration} is {norm}; lower the learning rate, "
+                "or check the model for values that are not finite"
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    @property
+    def _streaming(self) -> dict:
+        """Arguments shared by everything that replays recorded steps."""
+        return {
+            "plan": self.config.plan,
+            "device": self.policy.device,
+            "batch_size": self.config.batch_size,
+            "check_cancel": self._check_cancel,
+        }
+
+    @property
+    def _must_recompute(self) -> bool:
+        settings = self.config.optimizer
+        if settings.recompute_log_p is not None:
+            return settings.recompute_log_p
+        is_reused = settings.updates_per_rollout * settings.epochs > 1
+        return is_reused and self.policy.device.type != "cpu"
+
+    def _progress(self, phase: str, fraction: float) -> None:
+        self._listen(PhaseProgress(self.iteration, phase, fraction))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+def _peak_gib(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) / 2**30

@@ -1,0 +1,8 @@
+"""The only place that touches comfy, folder_paths and the server.
+
+Reading order: :mod:`.autograd` (gradients through native blocks), :mod:`.adapter` (LoRA as forward
+hooks), :mod:`.session` (borrow a MODEL and give it back unchanged), :mod:`.conditioning` and
+:mod:`.policy` (all that as the core's ``Policy``), :mod:`.tiny` (the embedded model as MODEL, CLIP
+and VAE), :mod:`.host` (progress, interrupt, events, folders); on these stand :mod:`.sampler`,
+:mod:`.rollouts` and :mod:`.training`, which the nodes call.
+"""

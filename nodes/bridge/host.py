@@ -1,0 +1,144 @@
+"""What nodes ask of the running ComfyUI: progress, interrupt, events, folders."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from PIL import Image
+from torch import Tensor
+
+__all__ = [
+    "check_interrupt",
+    "free_lora_path",
+    "lora_name",
+    "lora_path",
+    "next_run_name",
+    "output_folder",
+    "progress_bar",
+    "run_folder",
+    "safe_name",
+    "send_event",
+    "show_progress",
+]
+
+_PREVIEW_SIZE = 512
+_LONGEST_NAME = 80
+# Windows refuses these whatever their ending.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def progress_bar(total: int, node_id: str | None = None) -> comfy.utils.ProgressBar:
+    """Begin a progress bar of ``total`` units on the node that is running, or on ``node_id``."""
+    return comfy.utils.ProgressBar(total, node_id=node_id)
+
+
+def show_progress(bar: comfy.utils.ProgressBar, value: int, picture: Tensor | None = None) -> None:
+    """Move the bar and show a live preview on the node.
+
+    Args:
+        bar: From :func:`progress_bar`.
+        value: Units done.
+        picture: (H, W, 3) in 0..1.
+
+    Raises:
+        InterruptProcessingException: The user pressed Cancel.
+    """
+    preview = None
+    if picture is not None:
+        pixels = picture.detach().cpu().clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
+        image = Image.fromarray(pixels.numpy())
+        # A limit would also enlarge small pictures, and blur them.
+        preview = ("JPEG", image, _PREVIEW_SIZE if max(image.size) > _PREVIEW_SIZE else None)
+    bar.update_absolute(value, preview=preview)
+
+
+def check_interrupt() -> None:
+    """Stop if the user pressed Cancel; for places where no layer of the MODEL runs.
+
+    Raises:
+        InterruptProcessingException: It must reach ComfyUI, so never catch it as an error.
+    """
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def send_event(name: str, data: Mapping[str, Any]) -> None:
+    """Send a JSON event to the page that queued the prompt; without a server nothing happens."""
+    from server import PromptServer  # starts nothing, but only a ComfyUI process has it
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.send_sync(name, dict(data), server.client_id)
+
+
+def safe_name(name: str) -> str:
+    """Accept a name that is one file or folder name on every system.
+
+    Raises:
+        ValueError: It is not; nothing is replaced, because two names could become the same folder.
+    """
+    name = name.strip()
+    is_plain = re.fullmatch(r"\w[\w .+-]*", name) is not None
+    if not is_plain or name.endswith(".") or _RESERVED.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise ValueError(
+            f"{name!r} cannot be a file name: use up to {_LONGEST_NAME} letters, digits, spaces "
+            "and _ - + . beginning with a letter or digit"
+        )
+    return name
+
+
+def output_folder() -> Path:
+    """The folder of all runs, ``output/chunk_grpo``; it need not exist."""
+    return Path(folder_paths.get_output_directory(), "chunk_grpo")
+
+
+def run_folder(name: str) -> Path:
+    """The folder of one run; it need not exist.
+
+    Raises:
+        ValueError: See :func:`safe_name`.
+    """
+    return output_folder() / safe_name(name)
+
+
+def next_run_name() -> str:
+    """A name that no run has yet: ``run_0001``, ``run_0002``, ..."""
+    found = (re.fullmatch(r"run_(\d+)", folder.name) for folder in output_folder().glob("run_*"))
+    return f"run_{max((int(match[1]) for match in found if match), default=0) + 1:04d}"
+
+
+def _loras_folder() -> Path:
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def lora_path(name: str) -> Path:
+    """The file of a LoRA called ``name`` in ComfyUI's first loras folder; it need not exist.
+
+    Args:
+        name: A name, or ``folder/name``; ``.safetensors`` is added where it is missing.
+
+    Raises:
+        ValueError: A part of it is no :func:`safe_name`.
+    """
+    parts = [safe_name(part) for part in re.split(r"[/\\]", name.removesuffix(".safetensors"))]
+    return Path(_loras_folder(), *parts[:-1], f"{parts[-1]}.safetensors")
+
+
+def free_lora_path(name: str) -> Path:
+    """:func:`lora_path`, with ``_2``, ``_3``, ... behind a name that is taken."""
+    path = lora_path(name)
+    names = itertools.chain([path.stem], (f"{path.stem}_{n}" for n in itertools.count(2)))
+    files = (path.with_name(f"{stem}.safetensors") for stem in names)
+    return next(file for file in files if not file.exists())
+
+
+def lora_name(path: Path) -> str:
+    """The name of a file in the loras folder as ComfyUI's loader nodes list it."""
+    return str(path.relative_to(_loras_folder()))

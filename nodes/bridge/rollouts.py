@@ -1,0 +1,72 @@
+"""Roll out groups with the base MODEL, outside ComfyUI's inference mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...chunk_grpo_core.lora import LoraConfig
+from ...chunk_grpo_core.policy import Velocity
+from ...chunk_grpo_core.rollout import Noise, Trajectory, derive_seed, rollout
+from ...chunk_grpo_core.schedule import TimeGrid
+from ...chunk_grpo_core.sde import SdeConfig
+from ..types import PromptSet, Rollouts
+from .host import check_interrupt, progress_bar, show_progress
+from .policy import NativePolicy, latent_shape_of
+
+__all__ = ["roll_out"]
+
+
+def roll_out(
+    model: Any,
+    prompts: PromptSet,
+    chosen: Sequence[str],
+    grid: TimeGrid,
+    sde: SdeConfig,
+    latent: dict[str, Any],
+    group_size: int,
+    seed: int,
+) -> tuple[Rollouts, Tensor]:
+    """Sample a group for each of the ``chosen`` prompts with the kernels of training.
+
+    Returns:
+        The trajectories, and all finished latents as a LATENT's samples, prompt by prompt.
+    """
+    with torch.inference_mode(False):
+        policy = NativePolicy(
+            model,
+            None,
+            {prompt: prompts.conditioning[prompt] for prompt in chosen},
+            latent_shape_of(model, latent),
+            LoraConfig(rank=1, targets="all-linear"),
+            seed=0,
+            batch=group_size,
+        )
+        bar = progress_bar(len(chosen))
+
+        def sample(velocity: Velocity) -> list[Trajectory]:
+            groups = []
+            for index, prompt in enumerate(chosen):
+                noise = Noise(False, derive_seed(seed, "rollout", index), group_size)
+                groups.append(
+                    rollout(
+                        velocity,
+                        prompt,
+                        grid,
+                        sde,
+                        noise,
+                        policy.latent_shape,
+                        device=policy.device,
+                        check_cancel=check_interrupt,
+                    )
+                )
+                show_progress(bar, index + 1)
+            return groups
+
+        with policy.adapter.disabled():
+            groups = policy.run(sample)
+        x_0 = torch.cat([group.x_0 for group in groups])
+        return Rollouts(groups, policy.name), model.model.process_latent_out(x_0)

@@ -1,0 +1,145 @@
+"""Borrow a MODEL for training and give it back as it was.
+
+Everything is done to a clone, which shares the weights but not the options, and the weights
+themselves are touched only between ``inject`` and ``eject`` of the adapter.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management as memory
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.model_patcher import ModelPatcher
+from comfy.model_sampling import CONST
+from comfy.patcher_extension import PatcherInjection, WrappersMP
+
+from .adapter import HookLora
+
+__all__ = ["check_flow_model", "training_session", "without_dynamic_vram"]
+
+logger = logging.getLogger(__name__)
+
+_KEY = "chunk_grpo"
+_COMPILE_KEY = "torch.compile"  # comfy_api.torch_helpers; compiled blocks would not see the hooks
+
+
+def check_flow_model(model: ModelPatcher) -> None:
+    """Accept MODELs whose time is x_t = (1 - t) x_0 + t noise with t = sigma in (0, 1].
+
+    Raises:
+        ValueError: The MODEL samples in another way; the message names the way.
+    """
+    sampling = model.get_model_object("model_sampling")
+    kind = type(sampling)
+    # Some kinds derive from CONST and replace its formulas, so the formulas are compared.
+    is_flow = (
+        isinstance(sampling, CONST)
+        and kind.calculate_denoised is CONST.calculate_denoised
+        and kind.noise_scaling is CONST.noise_scaling
+        and getattr(sampling, "noise_scale", 1.0) == 1.0
+    )
+    if not is_flow:
+        found = [base.__name__ for base in kind.__mro__ if base.__module__ == CONST.__module__]
+        raise ValueError(
+            f"this MODEL samples with {' and '.join(found)}; Chunk-GRPO needs a flow-matching "
+            "MODEL (model sampling CONST, as FLUX.1, FLUX.2, SD3, Qwen-Image and Z-Image have)"
+        )
+
+
+@contextmanager
+def _training_flag() -> Iterator[None]:
+    """Make ComfyUI use kernels that have a derivative, where it knows that switch.
+
+    It stays on for rollouts too: old and new log-probabilities must come from the same kernels.
+    """
+    if not hasattr(memory, "in_training"):
+        yield
+        return
+    before, memory.in_training = memory.in_training, True
+    try:
+        yield
+    finally:
+        memory.in_training = before
+
+
+def _sdpa(func: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Attention override: some fast kernels have no backward and cut the graph silently."""
+    return attention_pytorch(*args, **kwargs)
+
+
+def _load_in_inference_mode(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Sampling wrapper: whatever ComfyUI loads or merges, it does as in ordinary sampling.
+
+    Outside inference mode, merging a LoRA into fp8 weights fails and replaced weights are copied.
+    """
+    with torch.inference_mode():
+        return executor(*args, **kwargs)
+
+
+def without_dynamic_vram(model: ModelPatcher) -> ModelPatcher:
+    """Return ``model``, or a copy of it that ComfyUI does not stream through dynamic VRAM.
+
+    Dynamic VRAM lets weights come and go at any moment. ComfyUI can read the model's file again
+    for a patcher without it, LoRAs included; keep the copy as long as training lasts. A MODEL made
+    in Python has no file. Its layers fetch their weights again in backward instead (see
+    :func:`.autograd.refetching`).
+    """
+    if not getattr(model, "is_dynamic", lambda: False)():
+        return model
+    if getattr(model, "cached_patcher_init", None) is None:
+        logger.warning("this MODEL has no file to read again; training it with dynamic VRAM")
+        return model
+    return model.clone(disable_dynamic=True)
+
+
+def _prepare(model: ModelPatcher) -> ModelPatcher:
+    work = model.clone()
+    if hasattr(work, "remove_additional_models"):
+        work.remove_additional_models("multigpu")  # its worker threads run under no_grad
+    options = dict(work.model_options.get("transformer_options", {}))
+    options["optimized_attention_override"] = _sdpa
+    work.model_options["transformer_options"] = options
+    work.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, _COMPILE_KEY)
+    work.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _KEY, _load_in_inference_mode)
+    return work
+
+
+@contextmanager
+def training_session(
+    model: ModelPatcher, adapter: HookLora, batch_shape: tuple[int, ...]
+) -> Iterator[ModelPatcher]:
+    """Load ``model`` with ``adapter`` attached; inside, autograd works and inference mode is off.
+
+    Args:
+        model: A flow-matching MODEL, with or without LoRAs stacked on it; better not a dynamic one
+            (see :func:`without_dynamic_vram`).
+        adapter: Its LoRA.
+        batch_shape: Shape of the largest batch of latents, for the memory estimate.
+
+    Yields:
+        The working clone. Sample with this one.
+
+    Raises:
+        ValueError: The MODEL is not a flow model.
+    """
+    check_flow_model(model)
+    work = _prepare(model)
+    work.set_injections(_KEY, [PatcherInjection(inject=adapter.inject, eject=adapter.eject)])
+    try:
+        with _training_flag():
+            with torch.inference_mode():
+                needed = work.memory_required([2 * batch_shape[0], *batch_shape[1:]])
+                memory.load_models_gpu([work], memory_required=needed)
+            if not adapter.attached:
+                raise RuntimeError("ComfyUI loaded the MODEL without attaching the LoRA to it")
+            with torch.inference_mode(False), torch.enable_grad():
+                yield work
+    finally:
+        work.eject_model()
+        adapter.eject(work)  # an inject that failed halfway is unknown to the patcher
+        work.remove_injections(_KEY)

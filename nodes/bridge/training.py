@@ -1,0 +1,127 @@
+"""Run a training on a native MODEL: policy, run folder, progress, clean-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...chunk_grpo_core.checkpoint import RunFolder
+from ...chunk_grpo_core.config import TrainConfig
+from ...chunk_grpo_core.events import EvaluationProgress, Event, PhaseProgress, RolloutEnd
+from ...chunk_grpo_core.experiment import run_experiment
+from ...chunk_grpo_core.pictures import image_grid
+from ...chunk_grpo_core.rewards.base import Reward
+from ..types import PromptSet, TrainingLog
+from .host import check_interrupt, next_run_name, progress_bar, run_folder, show_progress
+from .policy import NativePolicy, latent_shape_of
+
+__all__ = ["RunRequest", "open_run", "train_lora"]
+
+_EVALUATION = 100
+_TRAINING = 800
+"""Units of the progress bar for one evaluation and for the training."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """Where a run is kept, and whether it goes on."""
+
+    name: str
+    """Folder under output/chunk_grpo; empty takes the next free number."""
+    resume: bool
+
+
+def open_run(request: RunRequest) -> RunFolder:
+    """Find the run folder.
+
+    Raises:
+        ValueError: The name cannot be a folder; it is taken by another run; or there is nothing
+            to resume.
+    """
+    if request.resume and not request.name:
+        raise ValueError("resume is on, but run_name is empty; write the name of the run")
+    folder = RunFolder(run_folder(request.name or next_run_name()))
+    exists = folder.config_file.exists()
+    if request.resume and not exists:
+        raise ValueError(f"there is no run called {request.name!r} to resume; turn resume off")
+    if exists and not request.resume:
+        raise ValueError(
+            f"a run called {request.name!r} exists already; turn resume on to go on with it, or "
+            "choose another run_name"
+        )
+    return folder
+
+
+class _Progress:
+    """Turn the trainer's events into ComfyUI's progress bar and live preview."""
+
+    def __init__(self, iterations: int) -> None:
+        self._iterations = iterations
+        self._bar = progress_bar(2 * _EVALUATION + _TRAINING)
+        self._value = 0
+        self._shown = -1
+
+    def __call__(self, event: Event) -> None:
+        picture = None
+        if isinstance(event, EvaluationProgress):
+            start = 0 if event.which == "before" else _EVALUATION + _TRAINING
+            self._value = start + int(_EVALUATION * event.fraction)
+        elif isinstance(event, PhaseProgress):
+            done = (event.iteration + event.fraction) / self._iterations
+            self._value = _EVALUATION + int(_TRAINING * done)
+        elif isinstance(event, RolloutEnd) and event.iteration != self._shown:
+            self._shown = event.iteration
+            order = event.rewards.nan_to_num(-float("inf")).argsort(descending=True)
+            picture = image_grid(event.images[order], scale=max(1, 128 // event.images.shape[2]))
+        else:
+            return
+        show_progress(self._bar, self._value, picture)
+
+
+def train_lora(
+    *,
+    model: Any,
+    vae: Any,
+    prompts: PromptSet,
+    reward: Reward,
+    latent: dict[str, Any],
+    config: TrainConfig,
+    request: RunRequest,
+    evaluation_seeds: int,
+) -> tuple[dict[str, Tensor], TrainingLog]:
+    """Measure, train, measure again.
+
+    Returns:
+        The LORA_MODEL and the log.
+
+    Raises:
+        ValueError: Something does not fit; nothing has been trained.
+        InterruptProcessingException: The user pressed Cancel; the run can be resumed.
+    """
+    with torch.inference_mode(False):
+        policy = NativePolicy(
+            model,
+            vae,
+            prompts.conditioning,
+            latent_shape_of(model, latent),
+            config.lora,
+            config.seed,
+            batch=config.batch_size or config.group_size,
+        )
+        folder = open_run(request)
+        outcome = run_experiment(
+            policy,
+            reward,
+            prompts.train,
+            prompts.held_out,
+            config,
+            folder,
+            resume=request.resume,
+            evaluation_seeds=evaluation_seeds,
+            listener=_Progress(config.iterations),
+            check_cancel=check_interrupt,
+        )
+        return policy.lora_model(), TrainingLog(outcome, str(folder.path))

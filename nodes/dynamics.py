@@ -1,0 +1,202 @@
+"""Nodes that look at how a picture forms: rollouts, relative-L1 curves, chunk plans."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..chunk_grpo_core.chunks import chunk_weights, parse_plan, plan_steps
+from ..chunk_grpo_core.dynamics import DynamicsCurve, dynamics_curve
+from ..chunk_grpo_core.plots import plot_dynamics, plot_plan
+from ..chunk_grpo_core.schedule import TimeGrid
+from .bridge.rollouts import roll_out
+from .bridge.sampler import sde_of
+from .types import (
+    CATEGORY,
+    CurveSocket,
+    PlanSocket,
+    PromptSet,
+    PromptsSocket,
+    Rollouts,
+    RolloutsSocket,
+)
+
+__all__ = ["AnalyzeTemporalDynamics", "PlanChunks", "RollOutTrajectories"]
+
+
+class RollOutTrajectories(io.ComfyNode):
+    """MODEL, prompts, sampler, sigmas -> every state of every sample."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_RollOutTrajectories",
+            display_name="Roll Out Trajectories",
+            category=f"{CATEGORY}/dynamics",
+            description="Sample groups of pictures and keep every intermediate state.",
+            inputs=[
+                io.Model.Input("model", tooltip="Any flow-matching MODEL. It is not changed."),
+                PromptsSocket.Input("prompts", tooltip="From Prompt Set; the first ones are used."),
+                io.Sampler.Input("sampler", tooltip="From Flow SDE Sampler."),
+                io.Sigmas.Input("sigmas", tooltip="Noise levels, for example from Shifted Sigmas."),
+                io.Latent.Input("latent", tooltip="An empty latent: it gives the picture size."),
+                io.Int.Input(
+                    "prompt_count",
+                    default=4,
+                    min=1,
+                    max=256,
+                    tooltip="How many prompts to roll out. The curve hardly depends on the prompt; "
+                    "4 to 8 show its spread.",
+                ),
+                io.Int.Input(
+                    "group_size",
+                    default=4,
+                    min=1,
+                    max=64,
+                    tooltip="Pictures of each prompt.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise.",
+                ),
+            ],
+            outputs=[
+                RolloutsSocket.Output("trajectories", tooltip="For Analyze Temporal Dynamics."),
+                io.Latent.Output(tooltip="The finished latents, for VAE Decode."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        prompts: PromptSet,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        latent: dict[str, Any],
+        prompt_count: int,
+        group_size: int,
+        seed: int,
+    ) -> io.NodeOutput:
+        """Sample."""
+        rollouts, finished = roll_out(
+            model,
+            prompts,
+            prompts.train[:prompt_count],
+            TimeGrid.of(sigmas),
+            sde_of(sampler),
+            latent,
+            group_size,
+            seed,
+        )
+        return io.NodeOutput(rollouts, {"samples": finished})
+
+
+class AnalyzeTemporalDynamics(io.ComfyNode):
+    """Trajectories -> relative-L1 curve and its plot."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_AnalyzeTemporalDynamics",
+            display_name="Analyze Temporal Dynamics",
+            category=f"{CATEGORY}/dynamics",
+            description="How much the latent changes at each step: mean |x_s - x_t| / mean |x_t|. "
+            "Steps that change alike belong into one chunk.",
+            inputs=[
+                RolloutsSocket.Input("trajectories", tooltip="From Roll Out Trajectories."),
+                io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
+            ],
+            outputs=[
+                CurveSocket.Output("curve", tooltip="For Plan Chunks."),
+                io.Image.Output("plot", tooltip="The curve with its spread over prompts."),
+                io.String.Output("numbers", tooltip="The curve as JSON."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, trajectories: Rollouts, dark: bool) -> io.NodeOutput:
+        """Measure and draw."""
+        curve = dynamics_curve(trajectories.trajectories, trajectories.model)
+        plot = plot_dynamics(curve, dark=dark)
+        return io.NodeOutput(curve, plot[None], json.dumps(curve.to_json()))
+
+
+class PlanChunks(io.ComfyNode):
+    """Sizes (and a curve) -> chunk plan and its plot."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_PlanChunks",
+            display_name="Plan Chunks",
+            category=f"{CATEGORY}/dynamics",
+            description="Cut the trainable steps into chunks that share one importance ratio.",
+            inputs=[
+                io.String.Input(
+                    "chunk_sizes",
+                    default="2, 3, 4, 7",
+                    tooltip="Sizes from noise to data; they must add up to steps - 1. Or: step "
+                    "(one chunk per step, step-level GRPO), whole (one chunk), size 4 (chunks of "
+                    "4). 2, 3, 4, 7 is the paper's plan for 17 steps.",
+                ),
+                io.Boolean.Input(
+                    "weighted",
+                    default=False,
+                    tooltip="Draw chunks in proportion to their mean relative L1 instead of "
+                    "uniformly. Favours high noise; the paper saw it break pictures when overdone.",
+                ),
+                io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
+                CurveSocket.Input(
+                    "curve",
+                    optional=True,
+                    tooltip="From Analyze Temporal Dynamics, measured with the sampler and sigmas "
+                    "that will train. Without it, write all sizes as numbers.",
+                ),
+            ],
+            outputs=[
+                PlanSocket.Output("plan", tooltip="For Train LoRA (Chunk-GRPO)."),
+                io.Image.Output("plot", tooltip="The curve with the chunks shaded."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, chunk_sizes: str) -> bool | str:
+        """Refuse text that can be no plan before anything runs."""
+        try:
+            parse_plan(chunk_sizes, plan_steps(chunk_sizes) or _MANY)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, chunk_sizes: str, weighted: bool, dark: bool, curve: DynamicsCurve | None = None
+    ) -> io.NodeOutput:
+        """Plan and draw."""
+        steps = len(curve.mean) - 1 if curve else plan_steps(chunk_sizes)
+        if steps is None:
+            raise ValueError(
+                f"chunk_sizes is {chunk_sizes!r} and no curve is connected, so the number of steps "
+                "is not known; connect a curve, or write all sizes as numbers"
+            )
+        if weighted and curve is None:
+            raise ValueError("weighted is on, but no curve is connected to take weights from")
+        plan = parse_plan(chunk_sizes, steps)
+        plan = chunk_weights(plan, curve) if weighted and curve else plan
+        plot = plot_dynamics(curve, plan, dark=dark) if curve else plot_plan(plan, dark=dark)
+        return io.NodeOutput(plan, plot[None])
+
+
+_MANY = 10_000
+"""More steps than anyone samples; stands for a number that is not known yet."""

@@ -1,0 +1,36 @@
+"""The list of nodes, in the order of the data flow."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
+from .loras import SaveLoRA
+from .prompts import LoadTinyFlux, PromptSetNode
+from .rewards import LoadReward, ScoreImages
+from .sampling import FlowSDESampler, ShiftedSigmas
+from .training import GRPOSettings, PlotTraining, TrainLoRA
+
+__all__ = ["ChunkGRPOExtension"]
+
+
+class ChunkGRPOExtension(ComfyExtension):
+    """What ComfyUI loads."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes of this pack."""
+        return [
+            LoadTinyFlux,
+            PromptSetNode,
+            FlowSDESampler,
+            ShiftedSigmas,
+            RollOutTrajectories,
+            AnalyzeTemporalDynamics,
+            PlanChunks,
+            LoadReward,
+            ScoreImages,
+            GRPOSettings,
+            TrainLoRA,
+            PlotTraining,
+            SaveLoRA,
+        ]

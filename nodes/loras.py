@@ -1,0 +1,72 @@
+"""The node that writes LoRA files."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..chunk_grpo_core.export import adapter_of_native, native_to_diffusers, save_lora
+from .bridge.host import free_lora_path, lora_name
+from .types import CATEGORY, LogSocket, TrainingLog
+
+__all__ = ["SaveLoRA"]
+
+
+class SaveLoRA(io.ComfyNode):
+    """LORA_MODEL -> file in models/loras."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_SaveLoRA",
+            display_name="Save LoRA (Chunk-GRPO)",
+            category=CATEGORY,
+            description="Write a LoRA where ComfyUI's LoRA loaders find it, with the whole recipe "
+            "in the file's metadata.",
+            inputs=[
+                io.LoraModel.Input("lora", tooltip="From Train LoRA (Chunk-GRPO)."),
+                io.String.Input(
+                    "name",
+                    default="chunk_grpo/lora",
+                    tooltip="File in models/loras, folders allowed. A number is added when the "
+                    "name is taken; no file is overwritten.",
+                ),
+                io.Boolean.Input(
+                    "for_diffusers",
+                    default=False,
+                    tooltip="FLUX.1 only: write a second file that diffusers' load_lora_weights "
+                    "reads too.",
+                ),
+                LogSocket.Input(
+                    "log", optional=True, tooltip="Puts recipe and measured gain into the file."
+                ),
+            ],
+            outputs=[
+                io.String.Output("lora_name", tooltip="The name as Load LoRA lists it."),
+                io.String.Output("path", tooltip="The whole path of the file."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        lora: dict[str, torch.Tensor],
+        name: str,
+        for_diffusers: bool,
+        log: TrainingLog | None = None,
+    ) -> io.NodeOutput:
+        """Write."""
+        metadata = log.outcome.lora_metadata() if log else {}
+        path = free_lora_path(name)
+        second = None
+        if for_diffusers:  # converted first, so that nothing is written if it is not FLUX.1
+            second = native_to_diffusers(*adapter_of_native(lora))
+        save_lora(lora, path, metadata)
+        written = [str(path)]
+        if second is not None:
+            other = path.with_name(f"{path.stem}_diffusers.safetensors")
+            written.append(str(save_lora(second, other, metadata)))
+        listed = lora_name(path)
+        return io.NodeOutput(listed, str(path), ui=ui.PreviewText("\n".join(written)))

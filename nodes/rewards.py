@@ -1,0 +1,123 @@
+"""Nodes that judge pictures."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..chunk_grpo_core.pictures import image_grid
+from ..chunk_grpo_core.rewards import REWARDS, load_reward
+from ..chunk_grpo_core.rewards.base import Reward
+from .types import CATEGORY, RewardSocket
+
+__all__ = ["LoadReward", "ScoreImages", "prompts_for"]
+
+
+class LoadReward(io.ComfyNode):
+    """Name -> reward."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_LoadReward",
+            display_name="Load Reward",
+            category=f"{CATEGORY}/rewards",
+            description="What the training maximises.",
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=list(REWARDS),
+                    default="tiny_world",
+                    tooltip="tiny_world: reads colour, shape, size, count and background from "
+                    "pictures of the tiny FLUX and compares them with the caption. target_colour: "
+                    "how close all pixels are to one colour; for a first try with any model.",
+                ),
+                io.String.Input(
+                    "colour",
+                    default="#2060c0",
+                    tooltip="For target_colour: six hexadecimal digits, red green blue.",
+                ),
+            ],
+            outputs=[RewardSocket.Output("reward", tooltip="For Train LoRA and Score Images.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: str, colour: str) -> bool | str:
+        """Refuse an unknown name or colour before anything runs."""
+        try:
+            _load(name, colour)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, name: str, colour: str) -> io.NodeOutput:
+        """Load it."""
+        return io.NodeOutput(_load(name, colour))
+
+
+def _load(name: str, colour: str) -> Reward:
+    return load_reward(name, **({"colour": colour} if name == "target_colour" else {}))
+
+
+def prompts_for(text: str, count: int) -> list[str]:
+    """One prompt for each of ``count`` pictures: the same for all, or one line for each.
+
+    Raises:
+        ValueError: There are several lines, but not one for each picture.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    if len(lines) == 1:
+        return lines * count
+    if len(lines) != count:
+        raise ValueError(
+            f"{len(lines)} prompts for {count} pictures; write one prompt, or one line per picture"
+        )
+    return lines
+
+
+class ScoreImages(io.ComfyNode):
+    """IMAGE and prompts -> scores, table, sorted grid."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_ScoreImages",
+            display_name="Score Images",
+            category=f"{CATEGORY}/rewards",
+            description="Score pictures with a reward and show them best first.",
+            inputs=[
+                RewardSocket.Input("reward", tooltip="From Load Reward."),
+                io.Image.Input("images", tooltip="One or more pictures."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    tooltip="The prompt of all pictures, or one line for each.",
+                ),
+            ],
+            outputs=[
+                io.Float.Output("mean", tooltip="Mean of the valid scores."),
+                io.String.Output("table", tooltip="One line per picture: number, score, prompt."),
+                io.Image.Output("grid", tooltip="All pictures with their scores, best first."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, reward: Reward, images: torch.Tensor, prompt: str) -> io.NodeOutput:
+        """Score, sort, draw."""
+        prompts = prompts_for(prompt, len(images))
+        pictures = images[..., :3].cpu().float()
+        batch = reward.score(pictures, prompts)
+        shown = torch.where(batch.valid, batch.values, torch.nan)
+        order = shown.nan_to_num(-float("inf")).argsort(descending=True).tolist()
+        table = "\n".join(
+            f"{index}\t{float(shown[index]):.4f}\t{prompts[index]}" for index in range(len(prompts))
+        )
+        scale = max(1, 128 // pictures.shape[2])
+        captions = [f"#{index}  {float(shown[index]):.3f}" for index in order]
+        grid = image_grid(pictures[order], scale=scale, captions=captions)
+        mean = float(shown.nanmean())
+        return io.NodeOutput(mean, table, grid[None], ui=ui.PreviewText(table))

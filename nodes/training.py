@@ -1,0 +1,388 @@
+"""Nodes that train, and the one that plots a training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..chunk_grpo_core.advantage import AdvantageConfig
+from ..chunk_grpo_core.chunks import ChunkPlan
+from ..chunk_grpo_core.config import OptimizerConfig, TrainConfig
+from ..chunk_grpo_core.lora import TARGET_PRESETS, LoraConfig, target_pattern
+from ..chunk_grpo_core.objective import ObjectiveConfig
+from ..chunk_grpo_core.rewards.base import Reward
+from ..chunk_grpo_core.schedule import TimeGrid
+from .bridge.sampler import sde_of
+from .bridge.training import RunRequest, train_lora
+from .types import (
+    CATEGORY,
+    LogSocket,
+    PlanSocket,
+    PromptSet,
+    PromptsSocket,
+    RewardSocket,
+    Settings,
+    SettingsSocket,
+    TrainingLog,
+)
+
+__all__ = ["GRPOSettings", "PlotTraining", "TrainLoRA"]
+
+
+class GRPOSettings(io.ComfyNode):
+    """The rarely touched knobs -> settings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        default = Settings()
+        optimizer, objective = default.optimizer, default.objective
+        return io.Schema(
+            node_id="ChunkGRPO_GRPOSettings",
+            display_name="GRPO Settings",
+            category=CATEGORY,
+            description="Knobs most trainings leave as they are.",
+            inputs=[
+                io.Float.Input(
+                    "clip",
+                    default=objective.clip_low,
+                    min=1e-7,
+                    max=0.5,
+                    step=1e-6,
+                    round=1e-7,
+                    tooltip="How far the probability ratio of a chunk may move from 1 before its "
+                    "gradient is cut. Ratios are means over all latent dimensions, so this is "
+                    "tiny: 0.00005 in the paper.",
+                ),
+                io.Float.Input(
+                    "advantage_clamp",
+                    default=default.advantage.clamp,
+                    min=0.1,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Largest advantage of one sample.",
+                ),
+                io.Float.Input(
+                    "chunk_fraction",
+                    default=default.chunk_fraction,
+                    min=0.01,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Part of the chunks each sample trains on. 0.5 in the paper; 1 costs "
+                    "twice the time per update.",
+                ),
+                io.Int.Input(
+                    "updates_per_rollout",
+                    default=optimizer.updates_per_rollout,
+                    min=1,
+                    max=64,
+                    tooltip="Optimiser steps per iteration; the prompts are shared out among them. "
+                    "Not more than prompts_per_iteration.",
+                ),
+                io.Int.Input(
+                    "epochs",
+                    default=optimizer.epochs,
+                    min=1,
+                    max=16,
+                    tooltip="How often each rollout is trained on. More reuses pictures, but moves "
+                    "away from the policy that made them.",
+                ),
+                io.Float.Input(
+                    "weight_decay",
+                    default=optimizer.weight_decay,
+                    min=0.0,
+                    max=1.0,
+                    step=1e-5,
+                    round=1e-7,
+                    tooltip="AdamW weight decay.",
+                ),
+                io.Float.Input(
+                    "max_grad_norm",
+                    default=optimizer.max_grad_norm,
+                    min=1e-6,
+                    max=100.0,
+                    step=0.01,
+                    round=1e-6,
+                    tooltip="Longer gradients are scaled down to this length.",
+                ),
+                io.String.Input(
+                    "lora_targets",
+                    default=default.lora_targets,
+                    tooltip=f"Layers that get a LoRA: {', '.join(TARGET_PRESETS)}, or a regular "
+                    "expression that matches whole module names.",
+                ),
+                io.Boolean.Input(
+                    "share_initial_noise",
+                    default=default.share_initial_noise,
+                    tooltip="Start all pictures of a group from the same noise, so that they "
+                    "differ only by what the sampler added.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=0,
+                    min=0,
+                    max=256,
+                    tooltip="Pictures in one call of the model. 0 sends a whole group at once; "
+                    "lower it when memory runs out. The result is the same.",
+                ),
+                io.Int.Input(
+                    "checkpoint_every",
+                    default=default.checkpoint_every,
+                    min=1,
+                    max=1000,
+                    tooltip="Iterations between checkpoints; a stopped run goes on from the last.",
+                ),
+            ],
+            outputs=[SettingsSocket.Output("settings", tooltip="For Train LoRA (Chunk-GRPO).")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora_targets: str) -> bool | str:
+        """Refuse a broken expression before anything runs."""
+        try:
+            target_pattern(lora_targets)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        clip: float,
+        advantage_clamp: float,
+        chunk_fraction: float,
+        updates_per_rollout: int,
+        epochs: int,
+        weight_decay: float,
+        max_grad_norm: float,
+        lora_targets: str,
+        share_initial_noise: bool,
+        batch_size: int,
+        checkpoint_every: int,
+    ) -> io.NodeOutput:
+        """Collect them."""
+        return io.NodeOutput(
+            Settings(
+                advantage=AdvantageConfig(clamp=advantage_clamp),
+                objective=ObjectiveConfig(clip_low=clip, clip_high=clip),
+                optimizer=OptimizerConfig(
+                    updates_per_rollout=updates_per_rollout,
+                    epochs=epochs,
+                    weight_decay=weight_decay,
+                    max_grad_norm=max_grad_norm,
+                ),
+                lora_targets=lora_targets,
+                chunk_fraction=chunk_fraction,
+                share_initial_noise=share_initial_noise,
+                batch_size=batch_size or None,
+                checkpoint_every=checkpoint_every,
+            )
+        )
+
+
+class TrainLoRA(io.ComfyNode):
+    """MODEL, VAE, prompts, reward, plan -> LORA_MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        lora = LoraConfig()
+        return io.Schema(
+            node_id="ChunkGRPO_TrainLoRA",
+            display_name="Train LoRA (Chunk-GRPO)",
+            category=CATEGORY,
+            description="Reinforcement learning: sample groups of pictures, score them, and move a "
+            "LoRA towards the better ones. The MODEL is left exactly as it was.",
+            inputs=[
+                io.Model.Input("model", tooltip="Any flow-matching MODEL (FLUX, SD3, ...)."),
+                io.Vae.Input("vae", tooltip="Decodes the pictures that the reward sees."),
+                PromptsSocket.Input("prompts", tooltip="From Prompt Set."),
+                RewardSocket.Input("reward", tooltip="From Load Reward."),
+                PlanSocket.Input("plan", tooltip="From Plan Chunks."),
+                io.Sampler.Input("sampler", tooltip="From Flow SDE Sampler."),
+                io.Sigmas.Input("sigmas", tooltip="Noise levels of the rollouts."),
+                io.Latent.Input("latent", tooltip="An empty latent: it gives the picture size."),
+                io.Int.Input(
+                    "iterations",
+                    default=100,
+                    min=1,
+                    max=100_000,
+                    tooltip="Rounds of sampling, scoring and updating.",
+                ),
+                io.Int.Input(
+                    "prompts_per_iteration",
+                    default=4,
+                    min=1,
+                    max=256,
+                    tooltip="Groups in one iteration.",
+                ),
+                io.Int.Input(
+                    "group_size",
+                    default=12,
+                    min=2,
+                    max=256,
+                    tooltip="Pictures of each prompt that are compared with each other. Below 8 "
+                    "the comparison gets noisy and the reward may fall.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=OptimizerConfig().learning_rate,
+                    min=1e-7,
+                    max=0.1,
+                    step=1e-6,
+                    round=1e-8,
+                    tooltip="For a LoRA 0.0001 to 0.001. Too high shows as grids and burnt "
+                    "colours while the reward still rises.",
+                ),
+                io.Int.Input("rank", default=lora.rank, min=1, max=512, tooltip="LoRA rank."),
+                io.Float.Input(
+                    "alpha",
+                    default=lora.alpha,
+                    min=0.1,
+                    max=1024.0,
+                    step=0.5,
+                    tooltip="LoRA scale is alpha / rank.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=False,
+                    tooltip="Seed of everything: the same seed gives the same LoRA.",
+                ),
+                io.Int.Input(
+                    "pictures_per_held_out",
+                    default=2,
+                    min=1,
+                    max=64,
+                    tooltip="Pictures of each held-out prompt, made before and after training.",
+                ),
+                io.String.Input(
+                    "run_name",
+                    default="",
+                    tooltip="Folder under output/chunk_grpo. Empty: run_0001, run_0002, ...",
+                ),
+                io.Boolean.Input(
+                    "resume",
+                    default=False,
+                    tooltip="Go on with the run of this name after a cancel or a crash. All other "
+                    "settings must be the same; only iterations may grow.",
+                ),
+                SettingsSocket.Input(
+                    "settings", optional=True, tooltip="From GRPO Settings, for the fine points."
+                ),
+            ],
+            outputs=[
+                io.LoraModel.Output(
+                    "lora", tooltip="For Load LoRA Model, Save LoRA, or our Save LoRA."
+                ),
+                io.LossMap.Output(
+                    "loss_map", tooltip="1 - mean reward of each iteration, for Plot Loss Graph."
+                ),
+                LogSocket.Output("log", tooltip="For Plot Training and our Save LoRA."),
+                io.Image.Output(
+                    "before_after", tooltip="Held-out prompts, same noise: before and after."
+                ),
+                io.String.Output("summary", tooltip="What the training gained, in words."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        prompts: PromptSet,
+        reward: Reward,
+        plan: ChunkPlan,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        latent: dict[str, Any],
+        iterations: int,
+        prompts_per_iteration: int,
+        group_size: int,
+        learning_rate: float,
+        rank: int,
+        alpha: float,
+        seed: int,
+        pictures_per_held_out: int,
+        run_name: str,
+        resume: bool,
+        settings: Settings | None = None,
+    ) -> io.NodeOutput:
+        """Train."""
+        settings = settings or Settings()
+        config = TrainConfig(
+            grid=TimeGrid.of(sigmas),
+            plan=plan,
+            sde=sde_of(sampler),
+            advantage=settings.advantage,
+            objective=settings.objective,
+            optimizer=replace(settings.optimizer, learning_rate=learning_rate),
+            lora=LoraConfig(rank=rank, alpha=alpha, targets=settings.lora_targets),
+            iterations=iterations,
+            prompts_per_iteration=prompts_per_iteration,
+            group_size=group_size,
+            chunk_fraction=settings.chunk_fraction,
+            share_initial_noise=settings.share_initial_noise,
+            batch_size=settings.batch_size,
+            checkpoint_every=settings.checkpoint_every,
+            seed=seed,
+        )
+        lora, log = train_lora(
+            model=model,
+            vae=vae,
+            prompts=prompts,
+            reward=reward,
+            latent=latent,
+            config=config,
+            request=RunRequest(run_name.strip(), resume),
+            evaluation_seeds=pictures_per_held_out,
+        )
+        summary = describe(log)
+        losses = [1.0 - row["reward_mean"] for row in log.outcome.rows if row["reward_mean"]]
+        grid = log.outcome.before_after_grid()[None]
+        text = ui.PreviewText(summary)
+        return io.NodeOutput(lora, {"loss": losses}, log, grid, summary, ui=text)
+
+
+def describe(log: TrainingLog) -> str:
+    """Say in words what a training gained."""
+    outcome = log.outcome
+    gain = outcome.gain
+    return (
+        f"{len(outcome.rows)} iterations. Held-out reward {outcome.before.mean:.4f} -> "
+        f"{outcome.after.mean:.4f}, gain {gain.mean:+.4f} (95 % interval {gain.low:+.4f} to "
+        f"{gain.high:+.4f}) on {len(outcome.before.prompts)} prompts.\n"
+        f"Ratio error at the first update: {outcome.ratio_error_first_update:.1e}.\n"
+        f"Run folder: {log.run_folder}"
+    )
+
+
+class PlotTraining(io.ComfyNode):
+    """Training log -> IMAGE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_PlotTraining",
+            display_name="Plot Training",
+            category=CATEGORY,
+            description="Reward, clipping, KL and gradient norm over the iterations.",
+            inputs=[
+                LogSocket.Input("log", tooltip="From Train LoRA (Chunk-GRPO)."),
+                io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
+            ],
+            outputs=[io.Image.Output("plot", tooltip="For Preview Image or Save Image.")],
+        )
+
+    @classmethod
+    def execute(cls, log: TrainingLog, dark: bool) -> io.NodeOutput:
+        """Draw."""
+        return io.NodeOutput(log.outcome.plot(dark=dark)[None])

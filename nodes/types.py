@@ -1,0 +1,84 @@
+"""Sockets of this pack, and what travels through them. Native types are used wherever one exists.
+
+Payloads are plain frozen dataclasses; nothing here is pickled or compared by class across packs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..chunk_grpo_core.advantage import AdvantageConfig
+from ..chunk_grpo_core.config import OptimizerConfig
+from ..chunk_grpo_core.experiment import Outcome
+from ..chunk_grpo_core.lora import LoraConfig
+from ..chunk_grpo_core.objective import ObjectiveConfig
+from ..chunk_grpo_core.rollout import Trajectory
+
+__all__ = [
+    "CATEGORY",
+    "CurveSocket",
+    "LogSocket",
+    "PlanSocket",
+    "PromptsSocket",
+    "PromptSet",
+    "RewardSocket",
+    "Rollouts",
+    "RolloutsSocket",
+    "Settings",
+    "SettingsSocket",
+    "TrainingLog",
+]
+
+CATEGORY = "training/chunk-grpo"
+
+PromptsSocket = io.Custom("CHUNK_GRPO_PROMPTS")
+RolloutsSocket = io.Custom("CHUNK_GRPO_TRAJECTORIES")
+CurveSocket = io.Custom("CHUNK_GRPO_CURVE")
+PlanSocket = io.Custom("CHUNK_GRPO_PLAN")
+RewardSocket = io.Custom("CHUNK_GRPO_REWARD")
+SettingsSocket = io.Custom("CHUNK_GRPO_SETTINGS")
+LogSocket = io.Custom("CHUNK_GRPO_LOG")
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts and their conditioning."""
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+    conditioning: Mapping[str, Any]
+    """Prompt -> positive CONDITIONING, for all prompts of both kinds."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Sampled groups and the name of the model that sampled them."""
+
+    trajectories: Sequence[Trajectory]
+    model: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The rarely touched knobs of a training."""
+
+    advantage: AdvantageConfig = AdvantageConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    lora_targets: str = LoraConfig().targets
+    chunk_fraction: float = 0.5
+    share_initial_noise: bool = True
+    batch_size: int | None = None
+    checkpoint_every: int = 10
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """A finished training."""
+
+    outcome: Outcome
+    run_folder: str

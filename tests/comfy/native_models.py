@@ -1,0 +1,173 @@
+"""What the in-process checks share: random MODELs, conditioning, and snapshots of a MODEL."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+LATENT = (16, 8, 8)
+
+
+def fill(model, std: float = 0.1, seed: int = 0) -> None:
+    """Draw every weight of a module from N(0, std), scales of norms from N(1, std)."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        values = std * torch.randn(tensor.shape, generator=generator)
+        is_scale = name.endswith(("norm.scale", "norm.weight"))
+        state[name] = (values + is_scale).to(tensor.dtype)
+    model.load_state_dict(state)
+
+
+def random_model(lab, dtype=torch.float32, cast=None):
+    """A MODEL of the tiny architecture with random weights; bit-equal in every ComfyUI version
+    except for the order of keys."""
+    patcher = lab.module("nodes.bridge.tiny").empty_model(dtype, cast)
+    fill(patcher.model.diffusion_model)
+    return patcher
+
+
+def quantised_model(lab):
+    """A MODEL whose block layers hold fp8 QuantizedTensors; they are no ``nn.Linear``."""
+    import comfy.ops
+
+    tiny = lab.module("nodes.bridge.tiny")
+    plain = random_model(lab).model.diffusion_model
+    linears = lab.module("nodes.bridge.adapter")._linears(plain)
+    marked = "disabled" in comfy.ops.mixed_precision_ops.__code__.co_varnames  # newer file format
+
+    class Config(tiny._Config):
+        if marked:
+            quant_config = {"mixed_ops": True}
+        else:
+            layer_quant_config = {n: {"format": "float8_e4m3fn", "params": {}} for n in linears}
+
+    original, tiny._Config = tiny._Config, Config
+    try:
+        patcher = tiny.empty_model(torch.float32, torch.float32)
+    finally:
+        tiny._Config = original
+    state = {}
+    for name, tensor in plain.state_dict().items():
+        layer, _, leaf = name.rpartition(".")
+        state[name] = tensor.clone()
+        if layer in linears and leaf == "weight":
+            scale = tensor.abs().max() / 448
+            state[name] = (tensor / scale).to(torch.float8_e4m3fn)
+            state[f"{layer}.weight_scale"] = scale.float()
+            if marked:
+                note = json.dumps({"format": "float8_e4m3fn"}).encode()
+                state[f"{layer}.comfy_quant"] = torch.tensor(list(note), dtype=torch.uint8)
+    patcher.model.diffusion_model.load_state_dict(state, strict=False)
+    layer = patcher.model.diffusion_model.double_blocks[0].img_attn.qkv
+    assert not isinstance(layer, torch.nn.Linear)
+    assert type(layer.weight.data).__name__ == "QuantizedTensor"
+    return patcher
+
+
+def double(patcher):
+    """Turn a MODEL into float64 throughout, for finite differences."""
+    patcher.model.diffusion_model.double()
+    patcher.model.diffusion_model.dtype = torch.float64
+    patcher.model.manual_cast_dtype = torch.float64
+    return patcher
+
+
+def random_conditioning(seed: int = 1, tokens: int = 8) -> list[list[Any]]:
+    """One CONDITIONING with random contents."""
+    generator = torch.Generator().manual_seed(seed)
+    cross_attn = torch.randn(1, tokens, 96, generator=generator)
+    return [[cross_attn, {"pooled_output": torch.randn(1, 64, generator=generator)}]]
+
+
+def make_policy(lab, model, prompts: int = 1, targets: str = "all-linear", **options):
+    """A NativePolicy on random conditioning; prompt i is called ``"pi"`` and has 8 - i tokens."""
+    conditioning = {f"p{i}": random_conditioning(i + 1, 8 - i) for i in range(prompts)}
+    lora = lab.module("chunk_grpo_core.lora").LoraConfig(rank=4, alpha=8.0, targets=targets)
+    policy = lab.module("nodes.bridge.policy").NativePolicy
+    return policy(model, options.pop("vae", None), conditioning, LATENT, lora, 0, **options)
+
+
+def noise(batch: int, seed: int = 5, dtype=torch.float32):
+    """Noise of the tiny latents."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, *LATENT, generator=generator).to(dtype)
+
+
+def sample(model, conditioning, steps: int = 3):
+    """Ordinary sampling with ComfyUI's own Euler sampler."""
+    import comfy.sample
+
+    empty = torch.zeros(2, *LATENT)
+    return comfy.sample.sample(
+        model, noise(2), steps, 1.0, "euler", "simple", conditioning, conditioning, empty,
+        disable_pbar=True, seed=0,
+    )  # fmt: skip
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return b"".join(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def snapshot(model) -> dict[str, Any]:
+    """All that must be the same after training: bytes, identities, flags, hooks, forwards."""
+    module = model.model
+    digest = hashlib.sha256()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return {
+        "sha256": digest.hexdigest(),
+        "parameters": {n: (id(p), p.requires_grad) for n, p in module.named_parameters()},
+        "modules": [(n, id(m), type(m), m.training) for n, m in module.named_modules()],
+        "dicts": [sorted(child.__dict__) for child in module.modules()],
+        "hooks": [len(child._forward_hooks) for child in module.modules()],
+        "options": repr(model.model_options),
+        "injections": (list(model.injections), model.is_injected),
+        "patches": (sorted(model.patches), model.patches_uuid),
+    }
+
+
+def velocity_at(prompt: str = "p0", t: float = 0.6, batch: int = 2):
+    """Work for ``policy.run``: the velocity of fixed latents."""
+
+    def work(velocity):
+        with torch.no_grad():
+            return velocity(noise(batch), t, prompt)
+
+    return work
+
+
+def train(policy, steps: int = 2, learning_rate: float = 2e-3) -> list[float]:
+    """Move the velocity of ``"p0"`` by a few real updates; returns the losses."""
+    optimizer = torch.optim.AdamW(policy.adapter.parameters(), lr=learning_rate)
+
+    def work(velocity):
+        losses = []
+        for _ in range(steps):
+            with torch.no_grad():
+                x_t = velocity(noise(2), 1.0, "p0") * 0.1 + noise(2, 9)
+            with policy.adapter.disabled(), torch.no_grad():
+                reference = velocity(x_t, 0.7, "p0")
+            loss = (velocity(x_t, 0.7, "p0") - reference - 1.0).pow(2).mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+        return losses
+
+    return policy.run(work)
+
+
+def every_kind_of_weights(lab):
+    """MODELs with all kinds of weights that work on a CPU."""
+    yield random_model(lab)
+    yield random_model(lab, torch.bfloat16)
+    yield random_model(lab, torch.bfloat16, torch.float32)
+    yield random_model(lab, torch.float8_e4m3fn, torch.bfloat16)
+    yield quantised_model(lab)

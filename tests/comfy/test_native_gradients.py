@@ -1,0 +1,167 @@
+"""LoRA gradients through ComfyUI's FLUX blocks equal finite differences, and the test can fail."""
+
+from __future__ import annotations
+
+import torch
+
+from .inprocess import subprocess_tests
+from .native_models import double, make_policy, noise, random_model
+
+test_native = subprocess_tests(__file__)
+
+KINDS = (
+    "double_blocks.0.img_attn.qkv",
+    "double_blocks.0.img_attn.proj",
+    "double_blocks.1.txt_attn.qkv",
+    "double_blocks.0.txt_attn.proj",
+    "double_blocks.0.img_mlp.0",
+    "double_blocks.1.img_mlp.2",
+    "double_blocks.0.txt_mlp.0",
+    "double_blocks.0.txt_mlp.2",
+    "double_blocks.0.img_mod.lin",
+    "single_blocks.0.linear1",
+    "single_blocks.2.linear2",
+    "single_blocks.1.modulation.lin",
+)
+
+
+def _float64_policy(lab, **options):
+    """A float64 policy whose B factors are not zero, so that A has gradients too."""
+    with torch.inference_mode():  # as in an execute(): the weights are inference tensors
+        policy = make_policy(lab, double(random_model(lab)), **options)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in policy.adapter.parameters():
+        values = 0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data = values
+    return policy
+
+
+def _loss(velocity):
+    x_t, target = noise(2, 7, torch.float64), noise(2, 8, torch.float64)
+    return ((velocity(x_t, 0.6, "p0") - target) ** 2).mean() * 10
+
+
+def _worst_error(policy, step: float = 1e-2) -> tuple[float, str]:
+    """Compare with 4-point central differences along the gradient plus a random direction."""
+    tensors = policy.adapter._tensors()
+    chosen = [name for name in tensors if name.rpartition(".lora_")[0] in KINDS]
+    assert len(chosen) == 2 * len(KINDS)
+    generator = torch.Generator().manual_seed(11)
+    errors = {}
+
+    def work(velocity):
+        _loss(velocity).backward()
+        with torch.no_grad():
+            for name in chosen:
+                tensor = tensors[name]
+                random = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+                direction = tensor.grad / tensor.grad.norm() + random / random.norm()
+                direction /= direction.norm()
+                values = {}
+                for k in (1, -1, 2, -2):
+                    tensor.add_(direction, alpha=k * step)
+                    values[k] = float(_loss(velocity))
+                    tensor.sub_(direction, alpha=k * step)
+                numeric = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * step)
+                exact = float((tensor.grad * direction).sum())
+                errors[name] = abs(numeric - exact) / abs(exact)
+
+    policy.run(work)
+    worst = max(errors, key=errors.get)
+    return errors[worst], worst
+
+
+def check_gradients_equal_finite_differences(lab):
+    error, name = _worst_error(_float64_policy(lab))
+    print("worst relative error", error, name)
+    assert error <= 1e-3, (error, name)
+
+
+def check_the_check_fails_without_out_of_place_residuals(lab):
+    """Negative control. Checkpointing hides the in-place residuals: wrong numbers, no exception."""
+    adapter = lab.module("nodes.bridge.adapter")
+    original = adapter.checkpointed
+
+    def hidden(forward):
+        def run(args, kwargs):
+            args = [a.clone() if torch.is_tensor(a) else a for a in args]
+            kwargs = {k: v.clone() if k in ("img", "txt") else v for k, v in kwargs.items()}
+            return forward(*args, **kwargs)
+
+        def wrapped(*args, **kwargs):
+            if not torch.is_grad_enabled():
+                return forward(*args, **kwargs)
+            return torch.utils.checkpoint.checkpoint(run, args, kwargs, use_reentrant=False)
+
+        return wrapped
+
+    adapter.checkpointed = hidden
+    try:
+        error, name = _worst_error(_float64_policy(lab))
+    finally:
+        adapter.checkpointed = original
+    print("negative control", error, name)
+    assert error > 1e-2, (error, name)
+
+
+def check_without_the_mode_plain_backward_raises(lab):
+    adapter = lab.module("nodes.bridge.adapter")
+    original, adapter.checkpointed = adapter.checkpointed, lambda forward: forward
+    try:
+        _float64_policy(lab).run(lambda velocity: _loss(velocity).backward())
+    except RuntimeError as error:
+        assert "inplace" in str(error)
+    else:
+        raise AssertionError("in-place residuals went unnoticed: is the mode still needed?")
+    finally:
+        adapter.checkpointed = original
+
+
+def check_float32_and_offloaded_weights_give_the_same_gradients(lab):
+    """float32 agrees with float64; layers that fetch their weights again agree bit for bit."""
+    adapter = lab.module("nodes.bridge.adapter")
+
+    def gradients(policy, dtype):
+        def work(velocity):
+            x_t, target = noise(2, 7, dtype), noise(2, 8, dtype)
+            ((velocity(x_t, 0.6, "p0") - target) ** 2).mean().backward()
+
+        policy.run(work)
+        return [parameter.grad for parameter in policy.adapter.parameters()]
+
+    exact = _float64_policy(lab)
+    start = {name: tensor.float() for name, tensor in exact.adapter.state_dict().items()}
+    reference = gradients(exact, torch.float64)
+    results = []
+    for fetched in (False, True):
+        with torch.inference_mode():
+            policy = make_policy(lab, random_model(lab))
+        policy.adapter.load_state_dict(start)
+        original = adapter._is_fetched
+        if fetched:
+            adapter._is_fetched = lambda module, device: hasattr(module, "comfy_cast_weights")
+        try:
+            results.append(gradients(policy, torch.float32))
+        finally:
+            adapter._is_fetched = original
+    for a, b, c in zip(*results, reference, strict=True):
+        assert torch.equal(a, b)
+        assert float((a.double() - c).norm() / c.norm()) < 1e-3
+
+
+def check_explicit_in_place_calls_keep_their_meaning(lab):
+    mode = lab.module("nodes.bridge.autograd").OutOfPlaceAug
+    a, b = torch.zeros(3), torch.ones(3)
+    before = a
+    with mode():
+        a += b
+        assert a is not before and torch.equal(before, torch.zeros(3))
+        c = a
+        c.add_(b)
+        c.mul_(b * 2)
+        assert c is a and torch.equal(a, torch.full((3,), 4.0))
+        d = a
+        d *= b
+        d -= b
+        d /= b * 3
+        assert torch.equal(d, b) and torch.equal(a, torch.full((3,), 4.0))

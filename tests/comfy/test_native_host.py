@@ -1,0 +1,130 @@
+"""Progress, interrupt, events and folders of the running ComfyUI."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+import torch
+
+from .inprocess import subprocess_tests
+
+test_native = subprocess_tests(__file__)
+
+
+def check_progress_carries_the_picture(lab):
+    import comfy.utils
+
+    host = lab.module("nodes.bridge.host")
+    calls = []
+    comfy.utils.set_progress_bar_global_hook(lambda *args, **kwargs: calls.append((args, kwargs)))
+    try:
+        bar = host.progress_bar(10, node_id="7")
+        host.show_progress(bar, 3, torch.ones(4, 6, 3))
+        host.show_progress(bar, 10)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    (value, total, preview), keywords = calls[0]
+    assert (value, total, keywords["node_id"]) == (3, 10, "7")
+    assert preview[0] == "JPEG" and preview[1].size == (6, 4)
+    assert preview[1].getpixel((0, 0)) == (255, 255, 255)
+    assert calls[1][0] == (10, 10, None)
+
+
+def check_interrupt_passes_through(lab):
+    import comfy.model_management as memory
+
+    host = lab.module("nodes.bridge.host")
+    host.check_interrupt()
+    memory.interrupt_current_processing()
+    try:
+        host.check_interrupt()
+    except memory.InterruptProcessingException:
+        host.check_interrupt()  # one Cancel stops one run
+    else:
+        raise AssertionError("Cancel was ignored")
+
+
+def check_events_go_to_the_page_that_queued(lab):
+    server = sys.modules.setdefault("server", types.ModuleType("server"))
+    server.PromptServer = type("PromptServer", (), {})
+    host = lab.module("nodes.bridge.host")
+    sent = []
+
+    class Fake:
+        client_id = "me"
+
+        def send_sync(self, *message):
+            sent.append(message)
+
+    host.send_event("chunk_grpo.metrics", {})  # no server, nobody to tell
+    server.PromptServer.instance = Fake()
+    host.send_event("chunk_grpo.metrics", {"reward": 1.0})
+    assert sent == [("chunk_grpo.metrics", {"reward": 1.0}, "me")]
+
+
+def check_names_are_safe_and_folders_are_comfyuis(lab):
+    import folder_paths
+
+    host = lab.module("nodes.bridge.host")
+    for name in ("run", "红色 2", "a.b-c+d_e 1", " padded "):
+        assert host.safe_name(name) == name.strip()
+    odd = (
+        "",
+        "..",
+        "a/b",
+        "a\\b",
+        ".hidden",
+        "-x",
+        "a.",
+        "a:b",
+        "CON",
+        "nul.txt",
+        "x" * 81,
+        "a\nb",
+    )
+    for name in odd:
+        try:
+            host.safe_name(name)
+        except ValueError:
+            continue
+        raise AssertionError(f"accepted {name!r}")
+    with tempfile.TemporaryDirectory() as folder:
+        before, loras = folder_paths.get_output_directory(), folder_paths.get_folder_paths("loras")
+        folder_paths.set_output_directory(folder)
+        try:
+            assert host.next_run_name() == "run_0001"
+            (host.run_folder("run_0041") / "plots").mkdir(parents=True)
+            (host.output_folder() / "run_x").mkdir()
+            assert host.next_run_name() == "run_0042"
+            assert host.run_folder("mine") == Path(folder, "chunk_grpo", "mine")
+        finally:
+            folder_paths.set_output_directory(before)
+    assert host.lora_path("style/red.safetensors") == Path(loras[0], "style", "red.safetensors")
+    try:
+        host.lora_path("../escape")
+    except ValueError:
+        return
+    raise AssertionError(f"left the folder {os.fspath(loras[0])}")
+
+
+def check_no_lora_file_is_overwritten(lab):
+    import folder_paths
+
+    host = lab.module("nodes.bridge.host")
+    before = folder_paths.folder_names_and_paths["loras"]
+    with tempfile.TemporaryDirectory() as folder:
+        folder_paths.folder_names_and_paths["loras"] = ([folder], before[1])
+        try:
+            Path(folder, "style").mkdir()
+            names = []
+            for _ in range(3):
+                path = host.free_lora_path("style/red")
+                path.touch()
+                names.append(host.lora_name(path))
+            assert names == [os.path.join("style", f"red{n}.safetensors") for n in ("", "_2", "_3")]
+        finally:
+            folder_paths.folder_names_and_paths["loras"] = before

@@ -1,0 +1,166 @@
+"""The policy's velocity is ComfyUI's own; its LoRA is the exported one."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from .inprocess import subprocess_tests
+from .native_models import (
+    every_kind_of_weights,
+    make_policy,
+    noise,
+    random_conditioning,
+    random_model,
+    sample,
+    train,
+    velocity_at,
+)
+
+test_native = subprocess_tests(__file__)
+
+
+def _refused(build, *words):
+    try:
+        build()
+    except ValueError as error:
+        assert all(word in str(error) for word in words), error
+    else:
+        raise AssertionError(f"accepted: {words}")
+
+
+def check_adapter_off_is_the_base_bit_for_bit(lab):
+    with torch.inference_mode():
+        model = random_model(lab)
+        base = make_policy(lab, model).run(velocity_at())  # B = 0
+        policy = make_policy(lab, model)
+        train(policy)
+        on = policy.run(velocity_at())
+
+        def off(velocity):
+            with policy.adapter.disabled():
+                return velocity_at()(velocity)
+
+        assert torch.equal(policy.run(off), base) and not torch.equal(on, base)
+
+
+def check_rollout_and_training_forward_agree_bit_for_bit(lab):
+    """The ratio of the first update is exactly 1."""
+
+    def work(velocity):
+        rolled_out = velocity_at()(velocity)
+        trained = velocity(noise(2), 0.6, "p0")
+        assert trained.requires_grad and torch.equal(trained, rolled_out)
+
+    with torch.inference_mode():
+        for model in every_kind_of_weights(lab):
+            policy = make_policy(lab, model)
+            train(policy)
+            policy.run(work)
+
+
+def check_each_prompt_sees_only_its_own_conditioning(lab):
+    with torch.inference_mode():
+        model = random_model(lab)
+        together = make_policy(lab, model, prompts=2)
+        first, second = together.run(velocity_at("p0")), together.run(velocity_at("p1"))
+        assert torch.equal(first, make_policy(lab, model).run(velocity_at("p0")))
+        assert float((first - second).abs().max()) > 1e-2
+        _refused(lambda: together.run(velocity_at("p9")), "p9")
+
+
+def check_guidance_mixes_the_two_velocities(lab):
+    with torch.inference_mode():
+        model, negative = random_model(lab), random_conditioning(2, 7)
+        guided = make_policy(lab, model, negative=negative, cfg=3.0).run(velocity_at())
+        plain = make_policy(lab, model, prompts=2)  # p1 is conditioned like the negative
+        yes, no = plain.run(velocity_at("p0")), plain.run(velocity_at("p1"))
+        torch.testing.assert_close(guided, no + 3 * (yes - no), rtol=0, atol=1e-4)
+
+
+def check_an_euler_rollout_is_comfyuis_own_sampling(lab):
+    import comfy.samplers
+
+    with torch.inference_mode():
+        model = random_model(lab)
+        want = sample(model, random_conditioning(), steps=4)
+        sampling = model.get_model_object("model_sampling")
+        sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", 4).tolist()
+        assert sigmas[0] == 1.0 and sigmas[-1] == 0.0
+
+        def work(velocity):
+            x_t = noise(2)
+            with torch.no_grad():
+                for t, s in zip(sigmas[:-1], sigmas[1:], strict=True):
+                    x_t = x_t + (s - t) * velocity(x_t, t, "p0")
+            return x_t
+
+        got = model.model.process_latent_out(make_policy(lab, model).run(work))
+        torch.testing.assert_close(got, want, rtol=0, atol=2e-4)
+
+
+def _warnings_of(action):
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logging.getLogger().addHandler(handler)
+    try:
+        return action(), records
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def check_the_exported_lora_is_the_trained_function(lab):
+    import comfy.sd
+
+    with torch.inference_mode():
+        model = random_model(lab)
+        policy = make_policy(lab, model)
+        train(policy, 4)
+        trained, lora = policy.run(velocity_at()), policy.lora_model()
+        for tensor in lora.values():
+            assert tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+            assert tensor.is_contiguous() and not tensor.is_inference()
+        (loaded, _), warnings = _warnings_of(
+            lambda: comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
+        )
+        assert not warnings, warnings
+        assert len(loaded.patches) == len(lora) // 3
+        merged = make_policy(lab, loaded).run(velocity_at())  # a fresh adapter is the identity
+        base = make_policy(lab, model).run(velocity_at())
+        error, effect = float((merged - trained).abs().max()), float((trained - base).abs().max())
+        print("exported LoRA: error", error, "of effect", effect)
+        assert error <= 1e-4 < 0.1 < effect
+
+
+def check_wrong_models_and_settings_are_refused(lab):
+    import comfy.model_sampling
+
+    class Other(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+        pass
+
+    with torch.inference_mode():
+        model = random_model(lab)
+        other = model.clone()
+        other.add_object_patch("model_sampling", Other())
+        _refused(lambda: make_policy(lab, other), "EPS", "flow-matching")
+        _refused(lambda: make_policy(lab, model, targets="no.*"), "double_blocks.0.img_attn.qkv")
+        _refused(lambda: make_policy(lab, model, prompts=0), "no prompts")
+        _refused(lambda: make_policy(lab, model, cfg=2.0), "negative")
+        controlled = random_conditioning()
+        controlled[0][1]["control"] = object()
+        _refused(lambda: make_policy(lab, model, negative=controlled, cfg=2.0), "control")
+
+
+def check_adapter_state_survives_a_round_trip(lab):
+    with torch.inference_mode():
+        model = random_model(lab)
+        policy, other = make_policy(lab, model), make_policy(lab, model)
+        train(policy)
+        parameters = other.adapter.parameters()
+        other.adapter.load_state_dict(policy.adapter.state_dict())
+        assert all(a is b for a, b in zip(parameters, other.adapter.parameters(), strict=True))
+        for a, b in zip(parameters, policy.adapter.parameters(), strict=True):
+            assert torch.equal(a, b) and a.requires_grad and not a.is_inference()
+        assert "double_blocks.0.img_attn.qkv.lora_A.weight" in policy.adapter.state_dict()

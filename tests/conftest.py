@@ -1,0 +1,44 @@
+"""Settings of every test run: one thread, no model hub, markers by place and fixture."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS_COMFY = ROOT / "tests" / "comfy"
+
+if importlib.util.find_spec("chunk_grpo_core") is None:  # not installed: test the source beside us
+    sys.path.append(str(ROOT))  # last, so that our nodes/ hides nobody's
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if TESTS_COMFY in item.path.parents:
+            item.add_marker("comfy")
+        if "comfy_page" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def pack():
+    """Give the root of the node pack, imported as ComfyUI does it: under its path as a name."""
+    name = str(ROOT).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,226 @@
+"""Time grids, chunk plans, the draw of chunks, and the relative-L1 curve."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chunk_grpo_core.chunks import (
+    ChunkPlan,
+    chunk_weights,
+    draw_chunks,
+    fixed_size_plan,
+    parse_plan,
+    per_step_plan,
+    plan_steps,
+    whole_plan,
+)
+from chunk_grpo_core.dynamics import DynamicsCurve, dynamics_curve, relative_l1
+from chunk_grpo_core.rollout import Trajectory
+from chunk_grpo_core.schedule import TimeGrid, shifted_grid
+from chunk_grpo_core.sde import SdeConfig
+
+SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=8).map(tuple)
+
+
+@given(st.integers(2, 60), st.floats(0.05, 20.0))
+def test_shifted_grid_falls_from_one_to_zero(steps, shift):
+    grid = shifted_grid(steps, shift)
+    assert grid.sigmas[0] == 1.0 and grid.sigmas[-1] == 0.0
+    assert all(s < t for t, s in grid.pairs())
+    assert (grid.steps, grid.trainable_steps, len(grid.pairs())) == (steps, steps - 1, steps)
+
+
+def test_shift_one_is_even_and_shift_three_leans_to_noise():
+    assert shifted_grid(4, 1.0).sigmas == (1.0, 0.75, 0.5, 0.25, 0.0)
+    assert shifted_grid(2, 3.0).sigmas == pytest.approx((1.0, 0.75, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ((1.0, 0.0), "at least 2 steps.*2 sigmas"),
+        ((1.1, 0.5, 0.0), r"first sigma is 1.1; it must be in \(0, 1\]"),
+        ((0.0, -0.5, 0.0), "first sigma is 0.0"),
+        ((math.nan, 0.5, 0.0), "first sigma is nan"),
+        ((1.0, 0.5, 0.1), "last sigma is 0.1; it must be 0"),
+        ((1.0, 0.5, 0.5, 0.0), "fall strictly"),
+        ((1.0, 0.2, 0.5, 0.0), "fall strictly"),
+        ((1.0, math.nan, 0.0), "fall strictly"),
+    ],
+)
+def test_bad_sigmas_are_refused_with_the_value(sigmas, message):
+    with pytest.raises(ValueError, match=message):
+        TimeGrid.of(sigmas)
+
+
+@pytest.mark.parametrize(
+    ("steps", "shift", "message"),
+    [(1, 3.0, "steps is 1; it must be 2"), (4, 0.0, "shift is 0.0"), (4, math.nan, "shift is nan")],
+)
+def test_bad_grid_settings_are_refused(steps, shift, message):
+    with pytest.raises(ValueError, match=message):
+        shifted_grid(steps, shift)
+
+
+@given(SIZES)
+def test_plan_partitions_the_steps_exactly(sizes):
+    plan = ChunkPlan(sizes)
+    covered = [step for start, end in plan.bounds() for step in range(start, end)]
+    assert covered == list(range(sum(sizes))) and plan.steps == sum(sizes)
+    assert [end - start for start, end in plan.bounds()] == list(sizes)
+    for chunk, (start, end) in enumerate(plan.bounds()):
+        assert {plan.chunk_of(step) for step in range(start, end)} == {chunk}
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_fixed_size_plan_shortens_only_the_last_chunk(steps, size):
+    if size > steps:
+        with pytest.raises(ValueError, match=f"chunk size is {size}; it must be in 1..{steps}"):
+            fixed_size_plan(size, steps)
+        return
+    plan = fixed_size_plan(size, steps)
+    assert plan.steps == steps
+    assert set(plan.sizes[:-1]) <= {size} and 1 <= plan.sizes[-1] <= size
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("step", (1,) * 8),
+        (" Whole ", (8,)),
+        ("size 3", (3, 3, 2)),
+        ("SIZE 8", (8,)),
+        ("1, 2, 2, 3", (1, 2, 2, 3)),
+        ("[1,2,2,3]", (1, 2, 2, 3)),
+        ("(1; 2; 2; 3)", (1, 2, 2, 3)),
+        ("1 2 2 3", (1, 2, 2, 3)),
+    ],
+)
+def test_plans_are_read_as_people_write_them(text, sizes):
+    assert parse_plan(text, 8).sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "chunk plan is ''; write 'step', 'whole'"),
+        ("steps", "chunk plan is 'steps'"),
+        ("1, -2, 9", "chunk plan is '1, -2, 9'"),
+        ("2.5, 5.5", "chunk plan is '2.5, 5.5'"),
+        ("size four", "chunk plan is 'size four'"),
+        ("size 0", r"chunk size is 0; it must be in 1..8"),
+        ("size 9", r"chunk size is 9; it must be in 1..8"),
+        ("0, 8", r"chunk sizes are \[0, 8\].*each 1 or more"),
+        ("2, 3, 4", r"\[2, 3, 4\] cover 9 steps, but there are 8"),
+    ],
+)
+def test_other_plans_are_refused_with_what_was_written(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_plan(text, 8)
+
+
+@pytest.mark.parametrize(("text", "steps"), [("2, 3, 4, 7", 16), ("step", None), ("size 4", None)])
+def test_only_sizes_tell_how_many_steps_they_cover(text, steps):
+    assert plan_steps(text) == steps
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (2, -1)])
+def test_empty_chunks_are_refused(sizes):
+    with pytest.raises(ValueError, match="at least one, each 1 or more"):
+        ChunkPlan(sizes)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, math.nan)])
+def test_bad_chunk_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="weights"):
+        ChunkPlan((1, 2), weights)
+
+
+@pytest.mark.parametrize("weights", [None, (0.25, 0.75)])
+def test_plan_survives_json(weights):
+    plan = ChunkPlan((1, 2), weights)
+    assert ChunkPlan.from_json(plan.to_json()) == plan
+
+
+@given(SIZES, st.floats(0.01, 1.0), st.integers(0, 2**40))
+def test_draw_takes_the_right_number_of_different_chunks(sizes, fraction, seed):
+    drawn = draw_chunks(ChunkPlan(sizes), fraction, 5, seed)
+    assert drawn.shape == (5, len(sizes)) and drawn.dtype == torch.bool
+    assert drawn.sum(1).tolist() == [max(1, round(fraction * len(sizes)))] * 5
+
+
+def test_draw_depends_on_the_seed_alone():
+    plan = per_step_plan(8)
+    torch.manual_seed(0)
+    first = draw_chunks(plan, 0.5, 64, 3)
+    torch.manual_seed(1)
+    assert torch.equal(draw_chunks(plan, 0.5, 64, 3), first)
+    assert not torch.equal(draw_chunks(plan, 0.5, 64, 4), first)
+    assert len({tuple(row) for row in first.tolist()}) > 20  # each sample draws its own
+
+
+@pytest.mark.parametrize("weights", [None, (0.7, 0.1, 0.2)])
+def test_draw_follows_the_weights(weights):
+    drawn = draw_chunks(ChunkPlan((1, 1, 1), weights), 1 / 3, 20_000, 0)
+    expected = torch.tensor(weights or (1 / 3,) * 3)
+    assert torch.allclose(drawn.float().mean(0), expected, atol=0.015)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01, math.nan])
+def test_bad_fraction_of_chunks_is_refused(fraction):
+    with pytest.raises(ValueError, match=r"fraction of chunks.*must be in \(0, 1\]"):
+        draw_chunks(whole_plan(4), fraction, 2, 0)
+
+
+def trajectory_of(states, grid=None):
+    """A trajectory of given states (N + 1, G, 2), without log-densities."""
+    grid = grid or shifted_grid(len(states) - 1)
+    return Trajectory("p", grid, SdeConfig(), states, torch.zeros(len(states) - 2, states.shape[1]))
+
+
+def test_relative_l1_of_a_known_trajectory():
+    states = torch.tensor([[[4.0, -4.0]], [[2.0, -4.0]], [[2.0, -1.0]], [[-1.0, 2.0]]])
+    assert relative_l1(trajectory_of(states)).flatten().tolist() == pytest.approx([0.25, 0.5, 2.0])
+
+
+@given(st.floats(0.1, 10.0), st.floats(-0.9, 0.9))
+def test_relative_l1_of_a_shrinking_latent_is_its_shrinkage(scale, factor):
+    states = torch.stack([torch.full((3, 2), scale * factor**i) for i in range(3)])
+    if abs(factor) > 0.1:
+        expected = torch.full((2, 3), 1.0 - factor)
+        assert torch.allclose(relative_l1(trajectory_of(states)), expected, rtol=1e-5)
+
+
+def test_curve_averages_groups_first_and_prompts_second():
+    first = torch.tensor([[[1.0], [1.0]], [[2.0], [4.0]], [[2.0], [4.0]]])  # 1 and 3, then 0
+    second = torch.tensor([[[1.0], [1.0]], [[1.0], [1.0]], [[2.0], [2.0]]])  # 0, then 1
+    curve = dynamics_curve([trajectory_of(first), trajectory_of(second)], "toy")
+    assert curve.mean == (1.0, 0.5)
+    assert curve.std == pytest.approx((2**0.5, 0.5**0.5))
+    assert (curve.prompts, curve.samples, curve.model) == (2, 4, "toy")
+    assert DynamicsCurve.from_json(curve.to_json()) == curve
+    assert dynamics_curve([trajectory_of(first)]).std == (0.0, 0.0)
+
+
+def test_curve_of_nothing_or_of_different_settings_is_refused():
+    states = torch.ones(3, 1, 2)
+    with pytest.raises(ValueError, match="no trajectory"):
+        dynamics_curve([])
+    with pytest.raises(ValueError, match="different grids"):
+        dynamics_curve([trajectory_of(states), trajectory_of(states, shifted_grid(2, 1.0))])
+
+
+def test_chunk_weights_are_the_mean_change_of_each_chunk():
+    states = torch.ones(5, 1, 2)
+    curve = dynamics_curve([trajectory_of(states)])
+    values = {"mean": (0.6, 0.2, 0.4, 9.0), "std": (0.0,) * 4}  # the last step is never trained
+    curve = DynamicsCurve.from_json({**curve.to_json(), **values})
+    weighted = chunk_weights(ChunkPlan((1, 2)), curve)
+    assert weighted.sizes == (1, 2) and weighted.weights == pytest.approx((2 / 3, 1 / 3))
+    with pytest.raises(ValueError, match="cover 4 steps, but there are 3"):
+        chunk_weights(ChunkPlan((2, 2)), curve)

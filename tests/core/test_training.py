@@ -1,0 +1,284 @@
+"""Whole runs of a toy policy: golden curve, kill and resume, broken rewards, run folders.
+
+Run as a script, from the repository root, to write the golden curve anew.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import PROMPTS, Brightness, Broken, CancelAfter, ToyPolicy, toy_config
+
+from chunk_grpo_core.checkpoint import RunFolder
+from chunk_grpo_core.config import OptimizerConfig
+from chunk_grpo_core.events import Cancelled, IterationEnd, RolloutEnd, broadcast, never_cancel
+from chunk_grpo_core.history import MetricsWriter, read_metrics
+from chunk_grpo_core.sde import SdeConfig
+from chunk_grpo_core.trainer import Trainer
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "toy_run.json"
+SHORT = toy_config(iterations=7)
+
+
+def trainer_of(folder, config, *, policy=None, reward=None, check=never_cancel, listener=None):
+    """A trainer that keeps its metrics in ``folder``."""
+    listeners = [MetricsWriter(folder.metrics_file)] + ([listener] if listener else [])
+    return Trainer(
+        policy or ToyPolicy(),
+        reward or Brightness(),
+        PROMPTS,
+        config,
+        run_folder=folder,
+        listener=broadcast(*listeners),
+        check_cancel=check,
+    )
+
+
+def rows_of(folder):
+    """Rows of metrics.jsonl without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder)]
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    """Metrics of 20 uninterrupted iterations."""
+    folder = RunFolder(tmp_path_factory.mktemp("long"))
+    trainer_of(folder, toy_config()).train()
+    return rows_of(folder.metrics_file)
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    """Metrics, adapter and optimiser of 7 uninterrupted iterations."""
+    folder = RunFolder(tmp_path_factory.mktemp("short"))
+    trainer_of(folder, SHORT).train()
+    return rows_of(folder.metrics_file), folder.load()
+
+
+def test_toy_run_reproduces_the_golden_curve_and_rises(long_run):
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    curve = [row["reward_mean"] for row in long_run]
+    assert curve == pytest.approx(golden["reward_mean"], rel=1e-5)
+    norms = [row["grad_norm"] for row in long_run]
+    assert norms == pytest.approx(golden["grad_norm"], rel=1e-3)
+    assert sum(curve[-5:]) / 5 > sum(curve[:5]) / 5 + 0.015
+
+
+def test_first_update_of_every_rollout_sees_a_ratio_of_exactly_one(long_run):
+    assert [row["ratio_error_first_update"] for row in long_run] == [0.0] * 20
+    assert all(max(row["ratio_max_deviation"]) > 0.0 for row in long_run)  # the second one moves
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_batch_size_changes_nothing(short_run, batch_size, tmp_path):
+    folder = RunFolder(tmp_path)
+    trainer_of(folder, toy_config(iterations=3, batch_size=batch_size)).train()
+    found, expected = rows_of(folder.metrics_file), short_run[0][:3]
+    for key in ("reward_mean", "grad_norm", "trained_passes"):
+        assert [r[key] for r in found] == pytest.approx([r[key] for r in expected], rel=1e-5)
+    assert all(row["ratio_error_first_update"] == 0.0 for row in found)
+
+
+def assert_same_run(folder, short_run):
+    rows, checkpoint = short_run
+    assert rows_of(folder.metrics_file) == rows
+    found = folder.load()
+    for kind in ("adapter", "optimizer"):
+        left, right = getattr(found, kind), getattr(checkpoint, kind)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in right)
+
+
+@pytest.mark.parametrize("calls", [1, 60, 107, 133, 151, 170, 185])
+def test_killed_run_resumes_to_the_same_numbers(calls, tmp_path, short_run):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(Cancelled):
+        trainer_of(folder, SHORT, check=CancelAfter(calls)).train()
+    again = trainer_of(folder, SHORT)
+    assert again.resume() in (0, 3, 6)
+    again.train()
+    assert_same_run(folder, short_run)
+
+
+@pytest.mark.parametrize("calls", [125, 151])
+def test_run_cancelled_in_an_update_resumes_on_the_same_policy(calls, tmp_path, short_run):
+    folder, policy, seen = RunFolder(tmp_path), ToyPolicy(), []
+    with pytest.raises(Cancelled):
+        trainer_of(
+            folder, SHORT, policy=policy, check=CancelAfter(calls), listener=seen.append
+        ).train()
+    assert any(factor.grad is not None for factor in policy.adapter.parameters())
+    again = trainer_of(folder, SHORT, policy=policy)
+    assert again.resume() == 3
+    again.train()
+    assert_same_run(folder, short_run)
+
+
+def test_every_micro_step_can_be_cancelled():
+    policy, checks = ToyPolicy(), []
+    Trainer(
+        policy,
+        Brightness(),
+        PROMPTS,
+        toy_config(iterations=1),
+        check_cancel=lambda: checks.append(len(policy.calls)),
+    ).train()
+    assert checks == list(range(1, len(policy.calls) + 1))
+
+
+def test_nan_rewards_are_masked_and_counted_and_training_goes_on(tmp_path):
+    shown = []
+    folder = RunFolder(tmp_path)
+    listener = lambda event: shown.append(event) if isinstance(event, RolloutEnd) else None  # noqa: E731
+    policy = ToyPolicy()
+    config = toy_config(iterations=2)
+    trainer_of(folder, config, policy=policy, reward=Broken([1, 4]), listener=listener).train()
+    rows = read_metrics(folder.metrics_file)
+    assert [row["masked_scores"] for row in rows] == [4, 4]  # 2 in each of 2 groups
+    assert all(0.0 < row["reward_mean"] < 1.0 and row["grad_norm"] > 0 for row in rows)
+    for event in shown:
+        assert event.rewards.isnan().nonzero().flatten().tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_run_without_any_valid_reward_trains_nothing_and_survives(value, tmp_path):
+    folder, policy = RunFolder(tmp_path), ToyPolicy()
+    before = policy.adapter.state_dict()
+    config = toy_config(iterations=2, checkpoint_every=1)
+    trainer_of(folder, config, policy=policy, reward=Broken(range(8), value)).train()
+    rows = read_metrics(folder.metrics_file)
+    assert [row["masked_scores"] for row in rows] == [16, 16]
+    assert [row["reward_mean"] for row in rows] == [None, None]
+    assert [row["zero_variance_groups"] for row in rows] == [2, 2]
+    assert all(torch.equal(policy.adapter.state_dict()[name], before[name]) for name in before)
+    assert trainer_of(folder, config).resume() == 2
+
+
+def test_gradient_that_is_not_finite_stops_the_run_and_changes_nothing(tmp_path):
+    class Overflowing(ToyPolicy):
+        def velocity(self, x_t, t, prompt):
+            v_t = super().velocity(x_t, t, prompt)
+            if v_t.requires_grad:
+                v_t.register_hook(lambda gradient: gradient * math.nan)
+            return v_t
+
+    policy = Overflowing()
+    before = policy.adapter.state_dict()
+    with pytest.raises(FloatingPointError, match="gradient of iteration 0 is nan; lower the"):
+        trainer_of(RunFolder(tmp_path), SHORT, policy=policy).train()
+    assert all(torch.equal(policy.adapter.state_dict()[name], before[name]) for name in before)
+
+
+def test_training_needs_prompts():
+    with pytest.raises(ValueError, match="no prompts to train on"):
+        Trainer(ToyPolicy(), Brightness(), [], SHORT)
+
+
+def test_run_folder_is_never_overwritten(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(SHORT, {"model": "toy"})
+    with pytest.raises(FileExistsError, match="already holds a run; resume it"):
+        folder.create(SHORT, {})
+    assert folder.read_config() == SHORT and folder.read_record()["model"] == "toy"
+    with pytest.raises(FileNotFoundError, match="holds no run: config.json is missing"):
+        RunFolder(tmp_path / "empty").read_record()
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"seed": 8}, "seed = 7, not 8"),
+        ({"group_size": 6}, "group_size = 8, not 6"),
+        ({"sde": SdeConfig(eta=0.5)}, "sde = .*0.7.*, not .*0.5"),
+        ({"optimizer": OptimizerConfig(learning_rate=1.0)}, "optimizer = "),
+    ],
+)
+def test_resuming_with_other_settings_is_refused_by_name(changes, name, tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.create(toy_config(), {})
+    with pytest.raises(ValueError, match=name):
+        folder.check_same(toy_config(**changes))
+
+
+def test_settings_that_change_no_numbers_may_differ_on_resume(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.create(toy_config(), {})
+    folder.check_same(toy_config(iterations=99, checkpoint_every=1, batch_size=2))
+
+
+def test_unfinished_checkpoints_are_ignored_and_old_ones_deleted(tmp_path):
+    folder = RunFolder(tmp_path)
+    trainer_of(folder, toy_config(iterations=4, checkpoint_every=1)).train()
+    assert [path.name for path in folder.checkpoints()] == ["step_000003", "step_000004"]
+    partial = tmp_path / "checkpoints" / "step_000009.partial"
+    partial.mkdir()
+    (partial / "adapter.safetensors").write_bytes(b"half")
+    assert folder.load().iteration == 4
+    # A run that dies here again finds its own leftovers and replaces them.
+    (tmp_path / "checkpoints" / "step_000005.partial").mkdir()
+    again = trainer_of(folder, toy_config(iterations=5, checkpoint_every=1))
+    again.resume()
+    again.train()
+    assert folder.load().iteration == 5
+
+
+def test_checkpoint_gives_back_adapter_and_optimiser(tmp_path):
+    folder = RunFolder(tmp_path)
+    first = trainer_of(folder, toy_config(iterations=3))
+    first.train()
+    second = trainer_of(folder, toy_config(iterations=3))
+    assert second.resume() == 3
+    second.save()
+    one, two = (first.policy.adapter.state_dict(), second.policy.adapter.state_dict())
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert {path.suffix for path in folder.checkpoints()[-1].iterdir()} == {".safetensors", ".json"}
+
+
+def test_metrics_cut_short_by_a_kill_are_readable(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"iteration": 0}\n{"iteration": 1}\n{"itera', encoding="utf-8")
+    assert read_metrics(path) == [{"iteration": 0}, {"iteration": 1}]
+    assert read_metrics(tmp_path / "none.jsonl") == []
+    path.write_text('{"iteration": 0}\n{"itera\n{"iteration": 2}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="metrics.jsonl, line 2: not JSON"):
+        read_metrics(path)
+
+
+def test_resumed_metrics_drop_the_rows_that_are_redone(tmp_path, short_run):
+    folder = RunFolder(tmp_path)
+    trainer_of(folder, toy_config(iterations=5)).train()
+    with open(folder.metrics_file, "a", encoding="utf-8") as file:
+        file.write('{"iteration": 5, "rew')
+    (tmp_path / "checkpoints" / "step_000005").rename(tmp_path / "checkpoints" / "gone.partial")
+    again = trainer_of(folder, SHORT)
+    assert again.resume() == 3
+    again.train()
+    assert_same_run(folder, short_run)
+
+
+def test_metrics_hold_no_nan(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    MetricsWriter(path)(IterationEnd(0, {"a": math.nan, "b": [math.inf, 1.0], "c": {"d": -0.5}}))
+    assert json.loads(path.read_text()) == {"a": None, "b": [None, 1.0], "c": {"d": -0.5}}
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_recomputing_log_p_changes_nothing_on_the_cpu(recompute, short_run, tmp_path):
+    settings = OptimizerConfig(learning_rate=5e-2, recompute_log_p=recompute)
+    folder = RunFolder(tmp_path)
+    trainer_of(folder, toy_config(iterations=2, optimizer=settings)).train()
+    assert rows_of(folder.metrics_file) == short_run[0][:2]
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    folder = RunFolder(tempfile.mkdtemp())
+    trainer_of(folder, toy_config()).train()
+    golden = rows_of(folder.metrics_file)
+    body = {key: [row[key] for row in golden] for key in ("reward_mean", "grad_norm")}
+    GOLDEN.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")

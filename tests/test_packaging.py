@@ -1,0 +1,59 @@
+"""What the package says about itself is true and agrees with itself."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def lines_of(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def package(requirement):
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+def test_the_pack_root_needs_no_comfyui(pack):
+    assert pack.WEB_DIRECTORY == "./web"
+    imported = {"annotations", "logging", "TYPE_CHECKING"}
+    public = {name for name in vars(pack) if not name.startswith("_")} - imported
+    assert public == {"WEB_DIRECTORY", "comfy_entrypoint"}
+
+
+def test_every_direct_requirement_is_pinned_by_the_constraints():
+    pinned = {package(line) for line in lines_of("constraints.txt")}
+    extras = PROJECT["optional-dependencies"].values()
+    wanted = {package(item) for group in [PROJECT["dependencies"], *extras] for item in group}
+    assert wanted - pinned - {PROJECT["name"]} == set()
+
+
+def test_the_constraints_name_exact_public_versions():
+    for line in lines_of("constraints.txt"):
+        assert re.fullmatch(r'[\w.-]+==[\w.]+(; python_version >= "3\.11")?', line), line
+
+
+@pytest.mark.parametrize("line", lines_of("requirements.txt"))
+def test_the_pack_asks_comfyui_only_for_lower_bounds_of_what_it_lacks(line):
+    assert re.fullmatch(r"[\w.-]+>=[\d.]+", line)
+    assert package(line) not in {"torch", "torchvision", "numpy", "transformers", "safetensors"}
+
+
+def test_one_version_everywhere():
+    import chunk_grpo_core
+
+    assert chunk_grpo_core.__version__ == PROJECT["version"]
+
+
+def test_the_changelog_has_a_place_for_the_next_change():
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
