@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -110,7 +111,7 @@ class _Bar:
             TextColumn("{task.fields[note]}"),
             console=_screen,
         )
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._iterations = 1
 
     def __enter__(self) -> "_Bar":
@@ -123,8 +124,10 @@ class _Bar:
     def _update(self, name: str, fraction: float, note: str | None = None) -> None:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=1.0, note="")
-        fields = {} if note is None else {"note": note}
-        self._progress.update(self._tasks[name], completed=fraction, **fields)
+        task = self._tasks[name]
+        self._progress.update(task, completed=fraction)
+        if note is not None:
+            self._progress.update(task, note=note)
 
     def listen(self, event: Event) -> None:
         """Show one event."""

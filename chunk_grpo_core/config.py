@@ -122,8 +122,8 @@ class TrainConfig:
                 out of range.
         """
         parts = {
-            "grid": lambda d: TimeGrid.of(d["sigmas"]),
-            "plan": ChunkPlan.from_json,
+            "grid": lambda d: TimeGrid.of(_known(TimeGrid, d, "grid.")["sigmas"]),
+            "plan": lambda d: ChunkPlan.from_json(_known(ChunkPlan, d, "plan.")),
             "sde": lambda d: _build(SdeConfig, d, "sde."),
             "advantage": lambda d: _build(AdvantageConfig, d, "advantage."),
             "objective": lambda d: _build(ObjectiveConfig, d, "objective."),
@@ -135,10 +135,15 @@ class TrainConfig:
 
 
 def _build(kind: type, data: dict, prefix: str):  # noqa: ANN202 - an instance of ``kind``
+    return kind(**_known(kind, data, prefix))
+
+
+def _known(kind: type, data: dict, prefix: str) -> dict:
+    """Refuse keys that are no field of ``kind``."""
     known = [f.name for f in fields(kind)]
     for key in data:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(known)}"
             raise ValueError(f"unknown setting {prefix}{key}{hint}")
-    return kind(**data)
+    return data

@@ -98,16 +98,21 @@ def adapter_of_native(lora: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], fl
         for name, tensor in lora.items()
         if name.startswith(prefix) and name.endswith((".lora_A.weight", ".lora_B.weight"))
     }
-    scales = {
-        float(lora[f"{prefix}{name.removesuffix('.lora_A.weight')}.alpha"]) / tensor.shape[0]
-        for name, tensor in adapter.items()
+    alphas = {
+        name: lora.get(f"{prefix}{name.removesuffix('.lora_A.weight')}.alpha")
+        for name in adapter
         if name.endswith(".lora_A.weight")
     }
-    if len(scales) != 1:
+    scales = {
+        None if alpha is None else float(alpha) / adapter[name].shape[0]
+        for name, alpha in alphas.items()
+    }
+    scale = scales.pop() if len(scales) == 1 else None
+    if scale is None:
         raise ValueError(
             "this LORA_MODEL was not made by Train LoRA (Chunk-GRPO), or mixes several scales"
         )
-    return adapter, scales.pop()
+    return adapter, scale
 
 
 def diffusers_lora(adapter: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:

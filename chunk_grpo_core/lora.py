@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,11 +142,12 @@ class PeftAdapter:
         peft.inject_adapter_in_model(
             peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=names), module
         )
-        self._layers = {name: module.get_submodule(name) for name in names}
+        self._layers: dict[str, Any] = {name: module.get_submodule(name) for name in names}
         with torch.no_grad():
             for name, layer in self._layers.items():
                 down, up = layer.lora_A["default"], layer.lora_B["default"]
-                down.float(), up.float()
+                down.float()  # peft gives the factors the dtype of the base weight
+                up.float()
                 a, b = initial_factors(name, down.in_features, up.out_features, config.rank, seed)
                 down.weight.copy_(a)
                 up.weight.copy_(b)
@@ -176,9 +178,9 @@ class PeftAdapter:
     def disabled(self) -> Iterator[None]:
         """Switch every layer's LoRA off inside the context."""
         for layer in self._layers.values():
-            layer._disable_adapters = True
+            layer.enable_adapters(False)
         try:
             yield
         finally:
             for layer in self._layers.values():
-                layer._disable_adapters = False
+                layer.enable_adapters(True)

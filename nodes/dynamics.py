@@ -91,7 +91,7 @@ class RollOutTrajectories(io.ComfyNode):
             model,
             prompts,
             prompts.train[:prompt_count],
-            TimeGrid.of(sigmas),
+            TimeGrid.of(sigmas.tolist()),
             sde_of(sampler),
             latent,
             group_size,

@@ -318,7 +318,7 @@ class TrainLoRA(io.ComfyNode):
         """Train."""
         settings = settings or Settings()
         config = TrainConfig(
-            grid=TimeGrid.of(sigmas),
+            grid=TimeGrid.of(sigmas.tolist()),
             plan=plan,
             sde=sde_of(sampler),
             advantage=settings.advantage,

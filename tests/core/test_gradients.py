@@ -99,9 +99,7 @@ def test_one_step_per_chunk_is_step_level_grpo_to_the_last_bit():
     ours, log_ratio = whole_gradient(policy, task, plan, TIGHT)
     assert_off_policy_and_clipping(log_ratio, task, TIGHT)
     log_p = whole_log_p(policy, task)
-    step_level_grpo(
-        log_p, task.trajectory.log_p.T, task.advantages, task.drawn, TIGHT
-    ).backward()
+    step_level_grpo(log_p, task.trajectory.log_p.T, task.advantages, task.drawn, TIGHT).backward()
     assert torch.equal(ours, gradient(policy)) and ours.abs().max() > 0
 
 
@@ -234,9 +232,7 @@ def test_recomputed_log_p_makes_the_present_policy_the_old_one():
     policy, task = moved_policy(plan)
     fresh = recompute_old_log_p(policy.velocity, task, plan)
     assert not torch.equal(fresh.trajectory.log_p, task.trajectory.log_p)
-    stats, _ = accumulate_group(
-        policy.velocity, fresh, plan, TIGHT, scale=1.0, is_on_policy=False
-    )
+    stats, _ = accumulate_group(policy.velocity, fresh, plan, TIGHT, scale=1.0, is_on_policy=False)
     assert stats.deviation.max() == 0.0
 
 

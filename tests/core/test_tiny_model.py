@@ -140,7 +140,7 @@ def test_mislabel_changes_attributes_but_never_leaves_the_training_split() -> No
 def test_pretrain_script_writes_a_loadable_asset(tmp_path: Path) -> None:
     codec = CodecSettings(steps=2, batch=4)
     small = TransformerSettings(steps=2, batch=4, pictures=64, report_every=5)
-    facts = pretrain(tmp_path, 0, codec, small)
+    facts = pretrain(tmp_path, 0, codec, small, seeds=(1,))
     load_tiny_flux(tmp_path / "tiny_flux.safetensors")
     assert (tmp_path / "pretrain_report.json").is_file() and (tmp_path / "samples.png").is_file()
     assert set(facts["history"]) == {2} and 0 <= facts["evaluation"]["reward"] <= 1

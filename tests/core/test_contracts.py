@@ -1,0 +1,329 @@
+"""What users and listeners see: command line, optional packages, events, pictures, evaluation."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from fakes import PROMPTS, Brightness, Broken, ToyPolicy, toy_config
+from PIL import Image
+
+from chunk_grpo_core.checkpoint import RunFolder
+from chunk_grpo_core.chunks import ChunkPlan
+from chunk_grpo_core.dynamics import dynamics_curve
+from chunk_grpo_core.evaluate import Evaluation, evaluate, paired_gain
+from chunk_grpo_core.events import (
+    IterationEnd,
+    PhaseProgress,
+    RolloutEnd,
+    RunStart,
+    broadcast,
+)
+from chunk_grpo_core.experiment import run_experiment
+from chunk_grpo_core.optional import require
+from chunk_grpo_core.pictures import SampleWriter, image_grid, save_png
+from chunk_grpo_core.plots import plot_dynamics, plot_plan, plot_training
+from chunk_grpo_core.rewards import REWARDS, load_reward
+from chunk_grpo_core.rewards.base import RewardBatch, check_images
+from chunk_grpo_core.rollout import Noise, rollout, sample_ode
+from chunk_grpo_core.schedule import shifted_grid
+from chunk_grpo_core.sde import SdeConfig
+from chunk_grpo_core.trainer import Trainer
+from chunk_grpo_core.version import __version__
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_module_runs_as_a_command():
+    command = [sys.executable, "-m", "chunk_grpo_core", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout and "Chunk-GRPO" in done.stdout and "Traceback" not in done.stderr
+
+
+def invoke(*words):
+    from typer.testing import CliRunner
+
+    from chunk_grpo_core.cli import app
+
+    return CliRunner().invoke(app, list(words), terminal_width=200)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--version"], 0, __version__),
+        (["demo", "--help"], 0, "iterations"),
+        (["demo", "--algorithm", "sequence"], 2, "algorithm"),
+        (["demo", "--iterations", "0"], 2, "iterations"),
+        (["demo", "--iterations", "many"], 2, "integer"),
+        (["demo", "--threads", "0"], 2, "threads"),
+        (["train"], 2, "No such command"),
+    ],
+)
+def test_command_line_answers_with_the_right_exit_code(words, code, text):
+    result = invoke(*words)
+    assert result.exit_code == code, result.output
+    assert text in result.output
+
+
+def test_missing_package_is_named_with_its_pip_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)  # what Python itself does for a blocked import
+    with pytest.raises(ImportError) as caught:
+        require("peft", "To train a LoRA on a diffusers model")
+    message = str(caught.value)
+    assert message.startswith("To train a LoRA on a diffusers model, the package 'peft' is needed")
+    assert 'pip install "chunk-grpo-core[train]"' in message
+
+
+def test_unknown_package_gets_a_plain_pip_line():
+    with pytest.raises(ImportError, match="Run: pip install no_such_package_here"):
+        require("no_such_package_here.part", "To fly")
+
+
+def test_broken_package_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "half_installed.py").write_text("import not_there_either")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="not_there_either") as caught:
+        require("half_installed", "To fly")
+    assert "pip install" not in str(caught.value)
+
+
+def test_broadcast_tells_every_listener_in_order():
+    heard = []
+    listen = broadcast(*(lambda event, who=who: heard.append((who, event)) for who in "ab"))
+    first, second = RunStart(0, 2), PhaseProgress(0, "rollout", 0.5)
+    listen(first), listen(second)
+    assert heard == [("a", first), ("b", first), ("a", second), ("b", second)]
+
+
+def test_trainer_tells_its_story_in_order():
+    events = []
+    config = toy_config(iterations=2)
+    Trainer(ToyPolicy(), Brightness(), PROMPTS, config, listener=events.append).train()
+    one = ["PhaseProgress"] * 2 + ["RolloutEnd"] * 2 + ["PhaseProgress"] * 2 + ["IterationEnd"]
+    assert [type(event).__name__ for event in events] == ["RunStart", *one, *one]
+    for iteration in (0, 1):
+        own = [e for e in events[1:] if e.iteration == iteration]
+        fractions = [e.fraction for e in own if isinstance(e, PhaseProgress)]
+        assert fractions == [0.25, 0.5, 0.75, 1.0]
+        groups = [e for e in own if isinstance(e, RolloutEnd)]
+        assert all(e.images.shape == (8, 4, 4, 3) and e.rewards.shape == (8,) for e in groups)
+
+
+def is_picture(picture, width=None, height=None):
+    assert picture.dtype == torch.float32 and picture.ndim == 3 and picture.shape[2] == 3
+    assert 0.0 <= float(picture.min()) and float(picture.max()) <= 1.0
+    assert width is None or picture.shape[:2] == (height, width)
+    return True
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Metrics of a run with a broken reward at the end, so that some numbers are missing."""
+    found = []
+    for reward in (Brightness(), Broken(range(8))):
+        config = toy_config(iterations=2)
+        listener = lambda e: found.append(e.metrics) if isinstance(e, IterationEnd) else None  # noqa: E731
+        Trainer(ToyPolicy(), reward, PROMPTS, config, listener=listener).train()
+    return [{**row, "iteration": number} for number, row in enumerate(found)]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_plots_are_pictures_in_light_and_dark(dark, rows):
+    policy, noise = ToyPolicy(), Noise(True, 0, 4)
+    grid, sde = shifted_grid(6), SdeConfig()
+    group = rollout(policy.velocity, "a", grid, sde, noise, policy.latent_shape)
+    plan = ChunkPlan((2, 3), (0.7, 0.3))
+    plots = [
+        plot_dynamics(dynamics_curve([group], "toy"), plan, dark=dark),
+        plot_plan(plan, dark=dark),
+        plot_training(rows, held_out={0: 0.4, 4: 0.6}, dark=dark),
+    ]
+    for plot in plots:
+        assert is_picture(plot) and float(plot.std()) > 0.01
+        assert (float(plot.median()) < 0.5) == dark
+    assert plots[0].shape == (456, 864, 3)
+
+
+def test_plots_of_nothing_or_of_another_plan_are_refused():
+    with pytest.raises(ValueError, match="nothing to plot"):
+        plot_training([])
+    states = rollout(
+        ToyPolicy().velocity, "a", shifted_grid(6), SdeConfig(), Noise(True, 0, 2), (4, 4, 4)
+    )
+    with pytest.raises(ValueError, match="cover 4 steps, but there are 5"):
+        plot_dynamics(dynamics_curve([states]), ChunkPlan((4,)))
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "width", "height"),
+    [
+        (1, {}, 10 + 4, 6 + 4),
+        (5, {}, 3 * 12 + 2, 2 * 8 + 2),
+        (5, {"columns": 2}, 2 * 12 + 2, 3 * 8 + 2),
+        (3, {"columns": 9, "scale": 4}, 3 * 42 + 2, 26 + 2),
+        (4, {"captions": list("abcd")}, 2 * 12 + 2, 2 * (8 + 13) + 2),
+    ],
+)
+def test_image_grid_has_room_for_every_picture(count, settings, width, height):
+    assert is_picture(image_grid(torch.rand(count, 6, 10, 3), **settings), width, height)
+
+
+def test_image_grid_shows_the_pictures_in_order():
+    levels = torch.tensor([0.0, 0.2, 0.4, 0.6]).view(4, 1, 1, 1).expand(4, 6, 10, 3)
+    grid = image_grid(levels, columns=2)
+    corners = [grid[2, 2], grid[2, 14], grid[10, 2], grid[10, 14]]
+    assert torch.allclose(torch.stack(corners)[:, 0], levels[:, 0, 0, 0])
+
+
+def test_saved_picture_is_read_back_with_8_bits(tmp_path):
+    picture = torch.rand(4, 6, 3)
+    path = save_png(picture, tmp_path / "new" / "a.png")
+    with Image.open(path) as found:
+        pixels = torch.from_numpy(numpy.array(found)).long()
+    assert torch.equal(pixels, (picture * 255).round().long())
+
+
+def test_sample_writer_keeps_one_group_of_every_few_iterations(tmp_path):
+    writer = SampleWriter(tmp_path, every=2)
+    for iteration in range(4):
+        for prompt in "ab":
+            rewards = torch.tensor([0.1, math.nan, 0.9])
+            writer(RolloutEnd(iteration, prompt, torch.rand(3, 8, 8, 3), rewards))
+        writer(IterationEnd(iteration, {}))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["iteration_00001.png", "iteration_00003.png"]
+
+
+def test_sample_writer_puts_the_best_first_and_invalid_ones_last(tmp_path):
+    levels = torch.tensor([0.2, 0.6, 1.0]).view(3, 1, 1, 1).expand(3, 128, 128, 3)
+    event = RolloutEnd(0, "a", levels, torch.tensor([0.5, math.nan, 0.9]))
+    SampleWriter(tmp_path)(event)
+    with Image.open(tmp_path / "iteration_00001.png") as sheet:
+        shown = [sheet.getpixel(at)[0] for at in ((60, 60), (190, 60), (60, 200))]
+    assert shown == [255, 51, 153]
+
+
+def test_evaluation_noise_is_that_of_comfyui():
+    policy, grid = ToyPolicy(), shifted_grid(4)
+    found = evaluate(policy, Brightness(), PROMPTS[:3], grid, seeds=4, seed=50)
+    assert found.rewards.shape == (3, 4) and found.images.shape == (3, 4, 4, 3)
+    for index, prompt in enumerate(PROMPTS[:3]):
+        noise = torch.randn(4, 4, 4, 4, generator=torch.manual_seed(50 + index))
+        pictures = policy.decode(sample_ode(policy.velocity, prompt, grid, noise))
+        assert torch.equal(found.rewards[index], pictures.mean((1, 2, 3)))
+        assert torch.equal(found.images[index], pictures[0])
+    parts = evaluate(policy, Brightness(), PROMPTS[:3], grid, seeds=4, seed=50, batch_size=3)
+    assert torch.equal(parts.rewards, found.rewards)
+    assert found.extra_mean("spread") == pytest.approx(float(found.extras["spread"].mean()))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_evaluation_leaves_out_scores_that_are_not_finite(value):
+    policy, grid = ToyPolicy(), shifted_grid(4)
+    whole = evaluate(policy, Brightness(), PROMPTS[:2], grid, seeds=3)
+    found = evaluate(policy, Broken([1], value), PROMPTS[:2], grid, seeds=3)
+    assert found.rewards.isnan().tolist() == [[False, True, False]] * 2
+    assert found.mean == pytest.approx(float(whole.rewards[:, [0, 2]].mean()))
+
+
+def evaluation_of(rewards, prompts="abc"):
+    rewards = torch.tensor(rewards)
+    return Evaluation(tuple(prompts), rewards, {}, torch.zeros(len(rewards), 2, 2, 3))
+
+
+def test_paired_gain_is_the_interval_computed_by_hand():
+    before = evaluation_of([[0.0, 1.0], [0.5, 0.5], [0.2, math.nan]])
+    after = evaluation_of([[1.0, 1.0], [0.5, 0.7], [0.5, 9.0]])
+    # Gains of the prompts: 0.5, 0.1, 0.3; mean 0.3, std 0.2, half width 1.96 * 0.2 / sqrt(3).
+    gain = paired_gain(before, after)
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.3, 0.0736787, 0.5263213), abs=1e-6)
+
+
+def test_evaluations_that_cannot_be_paired_are_refused():
+    one = evaluation_of([[0.0]], "a")
+    with pytest.raises(ValueError, match="different prompts"):
+        paired_gain(one, evaluation_of([[0.0]], "b"))
+    with pytest.raises(ValueError, match="at least 2 prompts"):
+        paired_gain(one, one)
+
+
+def test_experiment_measures_around_training_and_resumes(tmp_path):
+    config = toy_config(iterations=3)
+
+    def run(resume, folder=tmp_path, held_out=("new", "newer")):
+        return run_experiment(
+            ToyPolicy(),
+            Brightness(),
+            PROMPTS,
+            held_out,
+            config,
+            RunFolder(folder),
+            resume=resume,
+        )
+
+    first = run(False)
+    assert first.ratio_error_first_update == 0.0 and len(first.rows) == 3
+    assert is_picture(first.before_after_grid())
+    assert first.gain.mean == pytest.approx(first.after.mean - first.before.mean, abs=1e-6)
+    plain = evaluate(ToyPolicy(), Brightness(), ["new", "newer"], config.grid, seeds=4, seed=20_000)
+    assert torch.equal(first.before.rewards, plain.rewards)
+    again = run(True)
+    assert torch.equal(again.before.rewards, first.before.rewards)
+    assert torch.equal(again.after.rewards, first.after.rewards)
+    with pytest.raises(FileExistsError):
+        run(False)
+    with pytest.raises(FileNotFoundError):
+        run(True, tmp_path / "other")
+    with pytest.raises(ValueError, match="1 held-out prompts"):
+        run(False, tmp_path / "other", ["one"])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json", "metrics.jsonl", "samples", "checkpoints"
+    }  # fmt: skip
+
+
+def test_rewards_are_loaded_by_name():
+    assert set(REWARDS) >= {"tiny_world", "target_colour"}
+    with pytest.raises(ValueError, match="reward is 'beauty'; it must be one of tiny_world"):
+        load_reward("beauty")
+    with pytest.raises(ValueError, match="colour is 'red'; write six hexadecimal digits"):
+        load_reward("target_colour", colour="red")
+
+
+@pytest.mark.parametrize(
+    ("colour", "score"), [("#ff0000", 1.0), ("00ffff", 0.0), ("#ffff00", 2 / 3)]
+)
+def test_target_colour_is_the_mean_distance_to_one_colour(colour, score):
+    red = torch.tensor([1.0, 0.0, 0.0]).expand(2, 4, 4, 3)
+    batch = load_reward("target_colour", colour=colour).score(red, ["a", "b"])
+    assert batch.values.tolist() == pytest.approx([score] * 2) and batch.valid.all()
+
+
+def test_scores_that_are_not_finite_are_invalid():
+    assert RewardBatch.of(torch.tensor([1.0, math.nan, math.inf])).valid.tolist() == [
+        True,
+        False,
+        False,
+    ]
+    with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
+        RewardBatch(torch.zeros(3), torch.ones(2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("shape", "prompts", "message"),
+    [
+        ((2, 3, 4, 4), ["a", "b"], r"\(B, H, W, 3\), got \(2, 3, 4, 4\)"),
+        ((4, 4, 3), ["a"], r"got \(4, 4, 3\)"),
+        ((2, 4, 4, 3), ["a"], "2 images need 2 prompts, got 1"),
+        ((2, 4, 4, 3), "ab", "2 images need 2 prompts, got 1"),
+    ],
+)
+def test_pictures_without_their_prompts_are_refused(shape, prompts, message):
+    with pytest.raises(ValueError, match=message):
+        check_images(torch.zeros(shape), prompts)
