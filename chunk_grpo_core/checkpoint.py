@@ -2,6 +2,7 @@
 
     <run>/config.json                       settings of the run, written once
     <run>/metrics.jsonl                     one row for each iteration (``history.py``)
+    <run>/evaluation.json                   held-out scores before and after (``experiment.py``)
     <run>/checkpoints/step_000123/          after iteration 123 (1-based)
         adapter.safetensors  optimizer.safetensors  state.json
 
@@ -77,8 +78,11 @@ class RunFolder:
                 f"{self.path} already holds a run; resume it, or choose another folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        body = json.dumps({"config": config.to_json(), **record}, indent=2)
-        _write_file(self.config_file, body.encode())
+        self.write_json(self.config_file.name, {"config": config.to_json(), **record})
+
+    def write_json(self, name: str, data: Mapping[str, object]) -> None:
+        """Write a further JSON file, never half written."""
+        _write_file(self.path / name, json.dumps(data, indent=1).encode())
 
     def read_record(self) -> dict[str, Any]:
         """Read config.json.

@@ -74,6 +74,9 @@ def demo(
         bool,
         typer.Option("--resume", help="Go on with the run in --out (default: the newest demo)."),
     ] = False,
+    pictures: Annotated[
+        int, typer.Option(min=1, help="Pictures of each held-out caption to measure on.")
+    ] = 4,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
@@ -91,7 +94,9 @@ def demo(
         config = tiny_config(algorithm.value, iterations, seed)
         run_dir = out or (_newest_demo() if resume else _free_demo())
         with _Bar() as bar:
-            result = run_demo(config, run_dir, resume=resume, listener=bar.listen)
+            result = run_demo(
+                config, run_dir, resume=resume, evaluation_seeds=pictures, listener=bar.listen
+            )
     if as_json:
         typer.echo(json.dumps(result.to_json()))
     else:

@@ -32,7 +32,6 @@ __all__ = ["DemoResult", "run_demo", "tiny_config"]
 
 STEPS = 9
 SHIFT = 3.0
-EVALUATION_SEEDS = 4
 #: The demo's two algorithms differ in nothing but the plan.
 PLANS = {"chunk": "1, 2, 2, 3", "step": "step"}
 
@@ -56,7 +55,7 @@ def tiny_config(algorithm: str = "chunk", iterations: int = 30, seed: int = 0) -
         iterations=iterations,
         prompts_per_iteration=4,
         group_size=12,
-        checkpoint_every=5,
+        checkpoint_every=2,
         seed=seed,
     )
 
@@ -94,6 +93,7 @@ def run_demo(
     run_dir: Path,
     *,
     resume: bool = False,
+    evaluation_seeds: int = 4,
     listener: Listener = lambda event: None,
 ) -> DemoResult:
     """Train on the tiny FLUX and measure the gain.
@@ -102,6 +102,7 @@ def run_demo(
         config: Settings, usually from :func:`tiny_config`.
         run_dir: Run folder to create, or to resume.
         resume: Go on with the run in ``run_dir``.
+        evaluation_seeds: Pictures of each of the 96 held-out captions.
         listener: Hears all events.
 
     Raises:
@@ -121,7 +122,7 @@ def run_demo(
         config,
         RunFolder(run_dir),
         resume=resume,
-        evaluation_seeds=EVALUATION_SEEDS,
+        evaluation_seeds=evaluation_seeds,
         listener=listener,
     )
     lora = save_lora(

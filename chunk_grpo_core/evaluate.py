@@ -33,6 +33,15 @@ class Evaluation:
     images: Tensor
     """The first seed's picture of each prompt, (P, H, W, 3)."""
 
+    def to_json(self) -> dict[str, object]:
+        """Every score, None where it was invalid: ``rewards`` and extras as (P, S) lists."""
+
+        def plain(scores: Tensor) -> list[list[float | None]]:
+            return [[s if math.isfinite(s) else None for s in row] for row in scores.tolist()]
+
+        extras = {name: plain(scores) for name, scores in self.extras.items()}
+        return {"prompts": list(self.prompts), "rewards": plain(self.rewards), "extras": extras}
+
     @property
     def mean(self) -> float:
         """Mean of the valid rewards."""

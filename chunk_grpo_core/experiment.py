@@ -155,5 +155,14 @@ def run_experiment(
     if resume:
         trainer.resume()
     trainer.train()
+    after = measure("after")
+    folder.write_json(
+        "evaluation.json",
+        {
+            "noise_seed": _EVALUATION_SEED,
+            "before": before.to_json(),
+            "after": after.to_json(),
+        },
+    )
     rows = read_metrics(folder.metrics_file)
-    return Outcome(config, policy.name, reward.name, rows, before, measure("after"))
+    return Outcome(config, policy.name, reward.name, rows, before, after)

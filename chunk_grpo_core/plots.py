@@ -106,11 +106,8 @@ def plot_training(
     if not rows:
         raise ValueError("there is nothing to plot: the run has no finished iteration")
     with _figure(dark, 7.2, 5.6) as (figure, theme):
-        top, left, right = (
-            figure.add_subplot(2, 1, 1),
-            figure.add_subplot(2, 2, 3),
-            figure.add_subplot(2, 2, 4),
-        )
+        panels = figure.subplot_mosaic([["reward", "reward"], ["clip", "kl"]])
+        top, left, right = panels["reward"], panels["clip"], panels["kl"]
         x = [row["iteration"] + 1 for row in rows]
         mean = [_number(row["reward_mean"]) for row in rows]
         std = [_number(row["reward_std"]) for row in rows]

@@ -69,7 +69,11 @@ class RollOutTrajectories(io.ComfyNode):
                 ),
             ],
             outputs=[
-                RolloutsSocket.Output("trajectories", tooltip="For Analyze Temporal Dynamics."),
+                RolloutsSocket.Output(
+                    "trajectories",
+                    display_name="trajectories",
+                    tooltip="For Analyze Temporal Dynamics.",
+                ),
                 io.Latent.Output(tooltip="The finished latents, for VAE Decode."),
             ],
         )
@@ -117,9 +121,11 @@ class AnalyzeTemporalDynamics(io.ComfyNode):
                 io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
             ],
             outputs=[
-                CurveSocket.Output("curve", tooltip="For Plan Chunks."),
-                io.Image.Output("plot", tooltip="The curve with its spread over prompts."),
-                io.String.Output("numbers", tooltip="The curve as JSON."),
+                CurveSocket.Output("curve", display_name="curve", tooltip="For Plan Chunks."),
+                io.Image.Output(
+                    "plot", display_name="plot", tooltip="The curve with its spread over prompts."
+                ),
+                io.String.Output("numbers", display_name="numbers", tooltip="The curve as JSON."),
             ],
         )
 
@@ -165,8 +171,12 @@ class PlanChunks(io.ComfyNode):
                 ),
             ],
             outputs=[
-                PlanSocket.Output("plan", tooltip="For Train LoRA (Chunk-GRPO)."),
-                io.Image.Output("plot", tooltip="The curve with the chunks shaded."),
+                PlanSocket.Output(
+                    "plan", display_name="plan", tooltip="For Train LoRA (Chunk-GRPO)."
+                ),
+                io.Image.Output(
+                    "plot", display_name="plot", tooltip="The curve with the chunks shaded."
+                ),
             ],
         )
 

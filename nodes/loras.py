@@ -43,8 +43,12 @@ class SaveLoRA(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output("lora_name", tooltip="The name as Load LoRA lists it."),
-                io.String.Output("path", tooltip="The whole path of the file."),
+                io.String.Output(
+                    "lora_name", display_name="lora_name", tooltip="The name as Load LoRA lists it."
+                ),
+                io.String.Output(
+                    "path", display_name="path", tooltip="The whole path of the file."
+                ),
             ],
             is_output_node=True,
         )

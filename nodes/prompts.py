@@ -32,10 +32,13 @@ class LoadTinyFlux(io.ComfyNode):
                 io.Clip.Output(tooltip="Its text encoder; it knows the words of its own captions."),
                 io.Vae.Output(tooltip="Its latent codec: 16 channels, 8 x smaller."),
                 io.String.Output(
-                    "captions", tooltip="Captions to train on, one per line, for Prompt Set."
+                    "captions",
+                    display_name="captions",
+                    tooltip="Captions to train on, one per line, for Prompt Set.",
                 ),
                 io.String.Output(
                     "held_out_captions",
+                    display_name="held_out_captions",
                     tooltip="Captions that the base model has never seen, one per line.",
                 ),
             ],
@@ -130,7 +133,11 @@ class PromptSetNode(io.ComfyNode):
                     "guidance (schnell, tiny FLUX, SD3) do not look at it.",
                 ),
             ],
-            outputs=[PromptsSocket.Output("prompts", tooltip="For Roll Out and Train LoRA.")],
+            outputs=[
+                PromptsSocket.Output(
+                    "prompts", display_name="prompts", tooltip="For Roll Out and Train LoRA."
+                )
+            ],
         )
 
     @classmethod

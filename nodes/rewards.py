@@ -39,7 +39,11 @@ class LoadReward(io.ComfyNode):
                     tooltip="For target_colour: six hexadecimal digits, red green blue.",
                 ),
             ],
-            outputs=[RewardSocket.Output("reward", tooltip="For Train LoRA and Score Images.")],
+            outputs=[
+                RewardSocket.Output(
+                    "reward", display_name="reward", tooltip="For Train LoRA and Score Images."
+                )
+            ],
         )
 
     @classmethod
@@ -98,9 +102,17 @@ class ScoreImages(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Float.Output("mean", tooltip="Mean of the valid scores."),
-                io.String.Output("table", tooltip="One line per picture: number, score, prompt."),
-                io.Image.Output("grid", tooltip="All pictures with their scores, best first."),
+                io.Float.Output("mean", display_name="mean", tooltip="Mean of the valid scores."),
+                io.String.Output(
+                    "table",
+                    display_name="table",
+                    tooltip="One line per picture: number, score, prompt.",
+                ),
+                io.Image.Output(
+                    "grid",
+                    display_name="grid",
+                    tooltip="All pictures with their scores, best first.",
+                ),
             ],
             is_output_node=True,
         )

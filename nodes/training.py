@@ -136,7 +136,11 @@ class GRPOSettings(io.ComfyNode):
                     tooltip="Iterations between checkpoints; a stopped run goes on from the last.",
                 ),
             ],
-            outputs=[SettingsSocket.Output("settings", tooltip="For Train LoRA (Chunk-GRPO).")],
+            outputs=[
+                SettingsSocket.Output(
+                    "settings", display_name="settings", tooltip="For Train LoRA (Chunk-GRPO)."
+                )
+            ],
         )
 
     @classmethod
@@ -278,16 +282,26 @@ class TrainLoRA(io.ComfyNode):
             ],
             outputs=[
                 io.LoraModel.Output(
-                    "lora", tooltip="For Load LoRA Model, Save LoRA, or our Save LoRA."
+                    "lora",
+                    display_name="lora",
+                    tooltip="For Load LoRA Model, Save LoRA, or our Save LoRA.",
                 ),
                 io.LossMap.Output(
-                    "loss_map", tooltip="1 - mean reward of each iteration, for Plot Loss Graph."
+                    "loss_map",
+                    display_name="loss_map",
+                    tooltip="1 - mean reward of each iteration, for Plot Loss Graph.",
                 ),
-                LogSocket.Output("log", tooltip="For Plot Training and our Save LoRA."),
+                LogSocket.Output(
+                    "log", display_name="log", tooltip="For Plot Training and our Save LoRA."
+                ),
                 io.Image.Output(
-                    "before_after", tooltip="Held-out prompts, same noise: before and after."
+                    "before_after",
+                    display_name="before_after",
+                    tooltip="Held-out prompts, same noise: before and after.",
                 ),
-                io.String.Output("summary", tooltip="What the training gained, in words."),
+                io.String.Output(
+                    "summary", display_name="summary", tooltip="What the training gained, in words."
+                ),
             ],
             is_output_node=True,
         )
@@ -379,7 +393,11 @@ class PlotTraining(io.ComfyNode):
                 LogSocket.Input("log", tooltip="From Train LoRA (Chunk-GRPO)."),
                 io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
             ],
-            outputs=[io.Image.Output("plot", tooltip="For Preview Image or Save Image.")],
+            outputs=[
+                io.Image.Output(
+                    "plot", display_name="plot", tooltip="For Preview Image or Save Image."
+                )
+            ],
         )
 
     @classmethod

@@ -1,17 +1,20 @@
 """Turn an API-format prompt into a workflow file for ComfyUI's page, laid out as wished.
 
-    python tools/workflow_from_api.py prompt.json example_workflows/01_name.json \
-        --layout layout.json --twin tests/workflows/01_name.json \
-        --picture example_workflows/01_name.jpg
+    python tools/workflow_from_api.py example_workflows/api/01_name.json \
+        example_workflows/01_name.json --layout tools/layouts/01_name.json \
+        --twin example_workflows/api/01_name.json
 
 The page of a real ComfyUI makes the workflow, so that links, sockets and widget values are right;
 it is then loaded again, and must give the same prompt. The layout file is optional:
 
     {"nodes": {"3": {"pos": [400, 60], "size": [320, 400], "title": "Train", "color": "#232"}},
      "groups": [{"title": "Reward", "bounding": [380, 0, 360, 480], "color": "#3f789e"}],
-     "notes": [{"title": "Read me", "text": "Press **Queue**.", "pos": [0, 0], "size": [300, 200]}]}
+     "notes": [{"title": "Read me", "text": "Press **Queue**.", "pos": [0, 0], "size": [300, 200]}],
+     "newer": {"17": {"bypass": false}}}
 
-A node that the layout leaves out stays where the page put it.
+A node that the layout leaves out stays where the page put it. ``newer`` holds inputs that only a
+newer ComfyUI has, and there insists on: they go into the twin, and older servers overlook them.
+Seeds stay fixed from run to run.
 """
 
 from __future__ import annotations
@@ -60,6 +63,11 @@ def convert(page: ComfyPage, prompt: dict, layout: dict, name: str) -> tuple[dic
     Raises:
         ValueError: The page does not know a node, or the two prompts differ.
     """
+    newer = layout.get("newer", {})
+    prompt = {
+        node: {**entry, "inputs": _without(entry["inputs"], newer.get(node, {}))}
+        for node, entry in prompt.items()
+    }
     page.load_api(prompt, name)
     if unknown := page.unknown_types():
         raise ValueError(f"unknown node types: {', '.join(unknown)}")
@@ -76,7 +84,13 @@ def convert(page: ComfyPage, prompt: dict, layout: dict, name: str) -> tuple[dic
         }
         if changed:
             raise ValueError(f"node {node} ({sent['class_type']}) changed inputs: {changed}")
+    for node, inputs in newer.items():
+        twin[node]["inputs"].update(inputs)
     return workflow, twin
+
+
+def _without(inputs: dict, left_out: dict) -> dict:
+    return {name: value for name, value in inputs.items() if name not in left_out}
 
 
 def arrange(workflow: dict, layout: dict) -> dict:
@@ -87,6 +101,8 @@ def arrange(workflow: dict, layout: dict) -> dict:
     for node in workflow["nodes"]:
         wish = wishes.get(str(node["id"]), {})
         node.update({key: wish[key] for key in NODE_FIELDS if key in wish})
+        values = node.get("widgets_values", [])
+        node["widgets_values"] = ["fixed" if value == "randomize" else value for value in values]
     workflow["groups"] = [
         {"id": number, "font_size": 24, "flags": {}, **group}
         for number, group in enumerate(layout.get("groups", []), 1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "SHIFT",
     "euler",
     "image_ids",
     "pack_latents",

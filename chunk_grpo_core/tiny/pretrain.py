@@ -20,7 +20,14 @@ import torch
 
 from .codec import TinyCodec
 from .evaluate import evaluate, save_sheet
-from .model import TRANSFORMER_CONFIG, TinyFlux, initialise, sample_images, save_tiny_flux
+from .model import (
+    TRANSFORMER_CONFIG,
+    TinyFlux,
+    initialise,
+    load_tiny_flux,
+    sample_images,
+    save_tiny_flux,
+)
 from .pretrain_codec import CodecSettings, codec_error, train_codec
 from .pretrain_transformer import TransformerSettings, train_transformer
 from .world import HELD_OUT, caption
@@ -55,6 +62,7 @@ def pretrain(
     codec_settings: CodecSettings | None = None,
     transformer_settings: TransformerSettings | None = None,
     codec_file: Path | None = None,
+    resume: tuple[Path, int] | None = None,
     seeds: Sequence[int] = (1, 2, 3, 4),
 ) -> dict[str, Any]:
     """Train the whole model and write it to a folder.
@@ -65,6 +73,7 @@ def pretrain(
         codec_settings: Settings of the first stage.
         transformer_settings: Settings of the second stage.
         codec_file: ``codec.pt`` of a former run, to skip the first stage.
+        resume: Asset of a run that was cut short and the steps it had done, to go on from there.
         seeds: Noise seeds of the last evaluation, 96 pictures each.
 
     Returns:
@@ -78,6 +87,11 @@ def pretrain(
     torch.save(codec.state_dict(), out / "codec.pt")
     fresh = initialise(seed)
     flux = TinyFlux(fresh.transformer, fresh.text, codec)
+    first_step = 0
+    if resume:
+        earlier, first_step = load_tiny_flux(resume[0]), resume[1]
+        flux.transformer.load_state_dict(earlier.transformer.state_dict())
+        flux.text.load_state_dict(earlier.text.state_dict())
     sizes = {n: sum(p.numel() for p in part.parameters()) for n, part in flux.parts().items()}
     facts: dict[str, Any] = {
         "seed": seed,
@@ -100,7 +114,7 @@ def pretrain(
         _LOG.info("step %d evaluation %s", done, numbers)
         _write(average, out, facts)
 
-    train_transformer(flux, transformer_settings, seed, report)
+    train_transformer(flux, transformer_settings, seed, report, first_step)
     return facts
 
 
@@ -112,12 +126,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=TransformerSettings.steps)
     parser.add_argument("--codec", type=Path, help="codec.pt of a former run, to skip stage one")
+    parser.add_argument("--resume", type=Path, help="asset of a run that was cut short")
+    parser.add_argument("--done", type=int, default=0, help="steps that run had done")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(chosen.threads)
     torch.set_flush_denormal(True)
     settings = TransformerSettings(steps=chosen.steps)
-    pretrain(chosen.out, chosen.seed, None, settings, chosen.codec)
+    resume = (chosen.resume, chosen.done) if chosen.resume else None
+    pretrain(chosen.out, chosen.seed, None, settings, chosen.codec, resume)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Second stage of pre-training: the transformer and the text encoder, on latents of the codec.
 
-Captions are made wrong on purpose: each attribute is replaced by another value with a fixed
-probability. So the model learns to draw well but to listen only in part, and a reward has
-something left to improve. Pictures and captions of held-out scenes never occur.
+Captions are made wrong on purpose: each attribute is replaced by another value with some
+probability, more often at first. So the model learns to draw well but to listen only in part, and
+a reward has something left to improve. Pictures and captions of held-out scenes never occur.
 
 Legend: B pictures in a batch, D pictures in the data set.
 """
@@ -43,6 +43,9 @@ class TransformerSettings:
     caption_noise: float = 0.35
     """Probability to replace an attribute of a caption. Wrong captions that are not in the
     training split are drawn again, which lowers the effective rate a little."""
+    late_caption_noise: float = 0.2
+    """The same from step ``late_from`` on."""
+    late_from: int = 2500
     empty_captions: float = 0.05
     report_every: int = 500
 
@@ -118,6 +121,7 @@ def train_transformer(
     settings: TransformerSettings,
     seed: int,
     report: Callable[[TinyFlux, int], None],
+    first_step: int = 0,
 ) -> TinyFlux:
     """Train transformer and text encoder; the codec stays as it is.
 
@@ -127,11 +131,12 @@ def train_transformer(
         seed: Seed of data, captions, times and noise.
         report: Called with the averaged model and the number of steps done, now and then and at
             the end.
+        first_step: Steps that ``flux`` has behind it already; optimisers start afresh.
 
     Returns:
         The averaged (EMA) model.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + first_step)
     indices, latents = _data(flux, settings.pictures, generator)
     words = _tokens_by_code()
     average = TinyFlux(copy.deepcopy(flux.transformer), copy.deepcopy(flux.text), flux.codec)
@@ -139,13 +144,15 @@ def train_transformer(
     slow = [*average.transformer.parameters(), *average.text.parameters()]
     optimisers = _optimisers(flux, settings.lr)
     start, losses = time.perf_counter(), []
-    for step in range(settings.steps):
-        ramp = min(1.0, (step + 1) / 30)
+    for step in range(first_step, settings.steps):
+        ramp = min(1.0, (step - first_step + 1) / 30)
         cosine = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         for optimiser in optimisers:
             optimiser.param_groups[0]["lr"] = settings.lr * ramp * (0.03 + 0.97 * cosine)
         chosen = torch.randint(len(latents), (settings.batch,), generator=generator)
-        wrong = mislabel(indices[chosen], settings.caption_noise, generator)
+        is_late = step >= settings.late_from
+        rate = settings.late_caption_noise if is_late else settings.caption_noise
+        wrong = mislabel(indices[chosen], rate, generator)
         kept = torch.rand(settings.batch, 1, generator=generator) >= settings.empty_captions
         features, pooled = flux.text(words[_codes(wrong)] * kept)
         x_0, t = latents[chosen], _times(settings.batch, generator)

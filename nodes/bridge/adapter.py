@@ -37,7 +37,7 @@ def _is_linear(module: nn.Module) -> bool:
     return all(isinstance(size, int) for size in sizes) and hasattr(module, "weight")
 
 
-def _linears(diffusion_model: nn.Module) -> dict[str, nn.Module]:
+def _linears(diffusion_model: nn.Module) -> dict[str, Any]:
     inside = {id(module) for block in blocks(diffusion_model) for module in block.modules()}
     return {
         name: module

@@ -1,0 +1,104 @@
+"""Make every picture of the docs that comes from ComfyUI's page, and the examples' thumbnails.
+
+    python tools/make_pictures.py
+
+Both example workflows run as they are, in a real server and a real browser: about five minutes on
+two CPU cores. ``--quick`` trains two iterations, to see the layout only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from tests.comfy.browser import ComfyBrowser, ComfyPage
+from tests.comfy.client import ComfyClient
+from tests.comfy.server import ComfyServer
+
+EXAMPLES = ROOT / "example_workflows"
+IMAGES = ROOT / "docs" / "images"
+WINDOW = (2400, 1300)
+THUMBNAIL_WIDTH, THUMBNAIL_BYTES = 1280, 200_000
+
+# Picture of the graph, and node title -> picture file of what the node shows.
+PICTURES = {
+    "01_quick_start_tiny_flux": (
+        "quick_start_graph",
+        {
+            "Held-out captions, before and after": "quick_start_before_after",
+            "Training curves": "quick_start_training",
+            "Base model, best first": "quick_start_base",
+            "With LoRA, best first": "quick_start_lora",
+        },
+    ),
+    "02_temporal_dynamics": (
+        "temporal_dynamics_graph",
+        {
+            "Change per step, and the chunks": "temporal_dynamics_sde",
+            "Change per step": "temporal_dynamics_ode",
+        },
+    ),
+}
+QUICK = {"01_quick_start_tiny_flux": {"ChunkGRPO_TrainLoRA": {"iterations": 2, "group_size": 4}}}
+SET_WIDGETS = """(wishes) => {
+  for (const node of window.app.graph.nodes)
+    for (const [name, value] of Object.entries(wishes[node.type] ?? {}))
+      node.widgets.find((widget) => widget.name === name).value = value;
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="train two iterations only")
+    parser.add_argument("--only", choices=PICTURES, help="one workflow instead of all")
+    options = parser.parse_args()
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with ComfyServer() as server, ComfyBrowser(server.url, *WINDOW) as browser:
+        for name in [options.only] if options.only else PICTURES:
+            page = browser.open()
+            wishes = QUICK.get(name, {}) if options.quick else {}
+            make(page, ComfyClient(server.url), name, wishes)
+            page.close()
+
+
+def make(page: ComfyPage, client: ComfyClient, name: str, wishes: dict) -> None:
+    """Run one workflow and write its pictures."""
+    workflow = json.loads((EXAMPLES / f"{name}.json").read_text())
+    page.load(workflow, name)
+    page.page.evaluate(SET_WIDGETS, wishes)
+    event, data = page.queue(seconds=1800)
+    if event != "execution_success":
+        sys.exit(f"{name}: {event}: {json.dumps(data, indent=1)}")
+    page.page.wait_for_load_state("networkidle")  # the previews of the last nodes
+    graph, shown = PICTURES[name]
+    picture = page.screenshot(IMAGES / f"{graph}.png", graph_only=True)
+    write_thumbnail(Image.open(picture), EXAMPLES / f"{name}.jpg")
+    titles = {node.get("title"): str(node["id"]) for node in workflow["nodes"]}
+    outputs = client.wait(data["prompt_id"], 10).outputs
+    for title, file in shown.items():
+        (image,) = outputs[titles[title]]["images"]
+        Image.open(io.BytesIO(client.view(image))).save(IMAGES / f"{file}.png", optimize=True)
+    with Image.open(picture) as full:  # half the bytes of a browser's PNG
+        full.convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(picture, optimize=True)
+
+
+def write_thumbnail(picture: Image.Image, path: Path) -> None:
+    """Write a small JPEG of a picture."""
+    height = round(picture.height * THUMBNAIL_WIDTH / picture.width)
+    small = picture.convert("RGB").resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS)
+    for quality in range(90, 30, -5):
+        small.save(path, quality=quality, optimize=True)
+        if path.stat().st_size <= THUMBNAIL_BYTES:
+            return
+
+
+if __name__ == "__main__":
+    main()
