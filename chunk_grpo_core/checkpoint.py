@@ -98,17 +98,24 @@ class RunFolder:
         """Read the settings the run was created with."""
         return TrainConfig.from_json(self.read_record()["config"])
 
-    def check_same(self, config: TrainConfig) -> None:
-        """Make sure that a run is resumed with the settings it was started with.
+    def check_same(self, config: TrainConfig, record: Mapping[str, object]) -> None:
+        """Make sure that a run is resumed with what it was started with.
+
+        Args:
+            config: Settings now.
+            record: Further facts now; every one of them must be as it was.
 
         Raises:
             ValueError: A setting differs that would change its numbers; the message names it.
         """
-        old, new = self.read_config().to_json(), config.to_json()
-        for key in old.keys() - _MAY_CHANGE:
-            if old[key] != new[key]:
+        before = self.read_record()
+        old = {**before, **TrainConfig.from_json(before["config"]).to_json()}
+        new = {**record, **config.to_json()}
+        for key in sorted(new.keys() - _MAY_CHANGE):
+            if old.get(key) != new[key]:
+                was, now = (_short(values.get(key)) for values in (old, new))
                 raise ValueError(
-                    f"{self.path} was started with {key} = {old[key]}, not {new[key]}; resume it "
+                    f"{self.path} was started with {key} = {was}, not {now}; resume it "
                     "with the same settings, or start a new run"
                 )
 
@@ -167,6 +174,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         state.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 def _write_file(path: Path, body: bytes) -> None:

@@ -132,10 +132,16 @@ def run_experiment(
         ),
         check_cancel=check_cancel,
     )
+    facts = {
+        "model": policy.name,
+        "reward": reward.name,
+        "prompts": list(prompts),
+        "held_out": list(held_out),
+    }
     if resume:
-        folder.check_same(config)
+        folder.check_same(config, facts)
     else:
-        folder.create(config, {"model": policy.name, "reward": reward.name, "version": __version__})
+        folder.create(config, {**facts, "version": __version__})
 
     def measure(which: str) -> Evaluation:
         return evaluate(

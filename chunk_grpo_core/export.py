@@ -59,6 +59,8 @@ _SINGLE = {
     ],
     "linear2": [("proj_out", 0, 1)],
 }
+#: Width of a layer's input in units of h, where it is not 1.
+_INPUTS = {"img_mlp.2": 4, "txt_mlp.2": 4, "linear2": 5}
 _BLOCKS = {
     "double_blocks": ("transformer_blocks", _DOUBLE),
     "single_blocks": ("single_transformer_blocks", _SINGLE),
@@ -150,6 +152,11 @@ def native_to_diffusers(adapter: Mapping[str, Tensor], scale: float) -> dict[str
         blocks, table = _BLOCKS[kind]
         pieces = table[leaf]
         unit = b.shape[0] // sum(rows for _, _, rows in pieces)
+        if a.shape[1] != unit * _INPUTS.get(leaf, 1):
+            raise ValueError(
+                f"{module} maps {a.shape[1]} to {b.shape[0]} numbers, which is not FLUX.1's shape; "
+                "only FLUX.1 LoRAs can be renamed for diffusers"
+            )
         for piece, first, rows in pieces:
             target = f"{blocks}.{index}.{piece}"
             split[f"{target}.lora_A.weight"] = a

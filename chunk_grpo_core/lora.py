@@ -23,19 +23,25 @@ from .optional import require
 
 __all__ = ["LoraConfig", "PeftAdapter", "copy_state", "initial_factors", "target_pattern"]
 
+# Names inside a block, in the layouts of diffusers FLUX (and native Qwen-Image), native FLUX,
+# SD3 and Z-Image. Native FLUX fuses attention and MLP of its single blocks into linear1, linear2.
 _ATTENTION = (
-    r"(attn|attention)\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"  # diffusers
-    r"|(img|txt)_attn\.(qkv|proj)"  # native FLUX, double blocks
+    r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+    r"|(img|txt)_attn\.(qkv|proj)|linear[12]"
+    r"|(x|context)_block\.attn2?\.(qkv|proj)"
+    r"|attention\.(qkv|out)"
 )
 _MLP = (
-    r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"  # diffusers
-    r"|(img|txt)_mlp\.[02]|linear[12]"  # native FLUX; linear1 and linear2 hold attention and MLP
+    r"ff(_context)?\.net\.(0\.proj|2)|(img|txt)_mlp\.net\.(0\.proj|2)|proj_mlp|proj_out"
+    r"|(img|txt)_mlp\.[02]"
+    r"|(x|context)_block\.mlp\.fc[12]"
+    r"|feed_forward\.w[123]"
 )
-_IN_BLOCK = r"(?:\w*blocks)\.\d+\."
+_IN_BLOCK = r"\w+\.\d+\."
 
 #: Names users choose from -> regular expression over full module names.
 TARGET_PRESETS = {
-    "attention": f"{_IN_BLOCK}(?:{_ATTENTION}|linear[12])",
+    "attention": f"{_IN_BLOCK}(?:{_ATTENTION})",
     "attention+mlp": f"{_IN_BLOCK}(?:{_ATTENTION}|{_MLP})",
     "all-linear": f"{_IN_BLOCK}.+",
 }

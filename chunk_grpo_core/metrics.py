@@ -58,8 +58,8 @@ def metrics_row(
         "reward_mean": _mean([batch.values[batch.valid] for batch in rewards]),
         "reward_std": _mean([_std(batch.values[batch.valid]) for batch in rewards]),
         "extras": {
-            name: _mean([batch.extras[name][batch.valid] for batch in rewards])
-            for name in rewards[0].extras
+            name: _mean([b.extras[name][b.valid] for b in rewards if name in b.extras])
+            for name in sorted({name for batch in rewards for name in batch.extras})
         },
         "advantage_std": float(advantages.values.std()),
         "zero_variance_groups": advantages.zero_variance_groups,

@@ -12,9 +12,7 @@ _EXTRAS = {
     "diffusers": "train",
     "peft": "train",
     "transformers": "train",
-    "safetensors": "train",
     "matplotlib": "plots",
-    "PIL": "plots",
     "typer": "cli",
     "rich": "cli",
 }

@@ -16,21 +16,26 @@ from dataclasses import dataclass
 
 __all__ = ["TimeGrid", "shifted_grid"]
 
+_PURE_NOISE = 0.98
+
 
 @dataclass(frozen=True, slots=True)
 class TimeGrid:
     """Noise levels of one sampling run."""
 
     sigmas: tuple[float, ...]
-    """N + 1 levels, strictly falling, the first in (0, 1], the last exactly 0."""
+    """N + 1 levels, strictly falling, the first 1 (or a little less), the last exactly 0."""
 
     def __post_init__(self) -> None:
         if len(self.sigmas) < 3:
             raise ValueError(
                 f"a time grid needs at least 2 steps (3 sigmas), got {len(self.sigmas)} sigmas"
             )
-        if not 0.0 < self.sigmas[0] <= 1.0:
-            raise ValueError(f"the first sigma is {self.sigmas[0]}; it must be in (0, 1]")
+        if not _PURE_NOISE <= self.sigmas[0] <= 1.0:
+            raise ValueError(
+                f"the first sigma is {self.sigmas[0]}; samples start from pure noise, so it must "
+                f"be 1 (at least {_PURE_NOISE}); use the whole schedule (denoise 1.0)"
+            )
         if self.sigmas[-1] != 0.0:
             raise ValueError(f"the last sigma is {self.sigmas[-1]}; it must be 0")
         if not all(s < t for t, s in zip(self.sigmas[:-1], self.sigmas[1:], strict=True)):

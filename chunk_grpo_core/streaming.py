@@ -79,18 +79,18 @@ def _micro_batches(needed: Tensor, size: int | None) -> Iterator[tuple[int, Tens
         samples = needed[:, step].nonzero().flatten()
         for part in samples.split(size or max(len(samples), 1)):
             if len(part):
-                yield step, _padded(part, len(needed)), len(part)
+                smallest = min(_SMALLEST_BATCH, size or len(needed), len(needed))
+                yield step, _padded(part, len(needed), smallest), len(part)
 
 
-def _padded(part: Tensor, group_size: int) -> Tensor:
-    """Fill very small batches up with other samples of the group, which get no gradient.
+def _padded(part: Tensor, group_size: int, smallest: int) -> Tensor:
+    """Fill a very small batch up with other samples of the group, which get no gradient.
 
     CPU matrix kernels round differently below four rows; with them a ratio that should be exactly
     1 would be 1 + 1e-8.
     """
-    missing = min(_SMALLEST_BATCH, group_size) - len(part)
     others = [i for i in range(group_size) if i not in part.tolist()]
-    return torch.cat([part, part.new_tensor(others[: max(missing, 0)])])
+    return torch.cat([part, part.new_tensor(others[: max(smallest - len(part), 0)])])
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ Where this loop departs from the official code (github.com/xingzhejun/GCPO, June
 3. Steps stream through gradient accumulation (``streaming.py``); the official loop sends a chunk
    as one batch. The gradient is the same, peak memory is that of one step.
 4. Initial noise is shared inside a group (option), not across all prompts of an iteration.
-5. Scores that are not finite are masked and counted.
+5. Scores that are missing or not finite are masked and counted.
 6. Picture x_0 comes from the deterministic last step, and the reward sees the same picture.
 """
 
@@ -36,7 +36,7 @@ from .events import (
 )
 from .metrics import UpdateReport, metrics_row
 from .policy import Policy, Velocity
-from .rewards.base import Reward, RewardBatch
+from .rewards.base import Reward, RewardBatch, RewardFailed
 from .rollout import Noise, Trajectory, derive_seed, rollout
 from .streaming import GroupTask, accumulate_group, recompute_old_log_p
 
@@ -187,7 +187,11 @@ class Trainer:
     def _score(self, group: Trajectory) -> RewardBatch:
         """Decode a group and score it; scores that are not finite become invalid."""
         images = self.policy.decode(group.x_0)
-        batch = self.reward.score(images, [group.prompt] * group.group_size)
+        try:
+            batch = self.reward.score(images, [group.prompt] * group.group_size)
+        except RewardFailed as error:
+            log.warning("iteration %d: a group has no reward: %s", self.iteration, error)
+            batch = RewardBatch.failed(group.group_size)
         batch = replace(batch, valid=batch.valid & torch.isfinite(batch.values))
         shown = torch.where(batch.valid, batch.values, torch.nan)
         self._listen(RolloutEnd(self.iteration, group.prompt, images, shown))

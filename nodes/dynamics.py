@@ -23,6 +23,7 @@ from .types import (
     Rollouts,
     RolloutsSocket,
 )
+from .validation import verdict
 
 __all__ = ["AnalyzeTemporalDynamics", "PlanChunks", "RollOutTrajectories"]
 
@@ -181,13 +182,9 @@ class PlanChunks(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, chunk_sizes: str) -> bool | str:
+    def validate_inputs(cls, chunk_sizes: str | None) -> bool | str:
         """Refuse text that can be no plan before anything runs."""
-        try:
-            parse_plan(chunk_sizes, plan_steps(chunk_sizes) or _MANY)
-        except ValueError as error:
-            return str(error)
-        return True
+        return verdict(lambda sizes: parse_plan(sizes, plan_steps(sizes) or _MANY), chunk_sizes)
 
     @classmethod
     def execute(

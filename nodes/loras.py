@@ -6,8 +6,9 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..chunk_grpo_core.export import adapter_of_native, native_to_diffusers, save_lora
-from .bridge.host import free_lora_path, lora_name
+from .bridge.host import free_lora_path, lora_name, lora_path
 from .types import CATEGORY, LogSocket, TrainingLog
+from .validation import verdict
 
 __all__ = ["SaveLoRA"]
 
@@ -22,8 +23,8 @@ class SaveLoRA(io.ComfyNode):
             node_id="ChunkGRPO_SaveLoRA",
             display_name="Save LoRA (Chunk-GRPO)",
             category=CATEGORY,
-            description="Write a LoRA where ComfyUI's LoRA loaders find it, with the whole recipe "
-            "in the file's metadata.",
+            description="Write a LoRA where ComfyUI's LoRA loaders find it. Connect the log to "
+            "keep the recipe in the file's metadata.",
             inputs=[
                 io.LoraModel.Input("lora", tooltip="From Train LoRA (Chunk-GRPO)."),
                 io.String.Input(
@@ -52,6 +53,11 @@ class SaveLoRA(io.ComfyNode):
             ],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None) -> bool | str:
+        """Refuse a name that can be no file before the training runs, not after it."""
+        return verdict(lora_path, name)
 
     @classmethod
     def execute(

@@ -9,6 +9,7 @@ from ..chunk_grpo_core.pictures import image_grid
 from ..chunk_grpo_core.rewards import REWARDS, load_reward
 from ..chunk_grpo_core.rewards.base import Reward
 from .types import CATEGORY, RewardSocket
+from .validation import verdict
 
 __all__ = ["LoadReward", "ScoreImages", "prompts_for"]
 
@@ -47,13 +48,9 @@ class LoadReward(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str, colour: str) -> bool | str:
+    def validate_inputs(cls, name: str | None, colour: str | None) -> bool | str:
         """Refuse an unknown name or colour before anything runs."""
-        try:
-            _load(name, colour)
-        except ValueError as error:
-            return str(error)
-        return True
+        return verdict(_load, name, colour)
 
     @classmethod
     def execute(cls, name: str, colour: str) -> io.NodeOutput:

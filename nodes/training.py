@@ -15,6 +15,7 @@ from ..chunk_grpo_core.lora import TARGET_PRESETS, LoraConfig, target_pattern
 from ..chunk_grpo_core.objective import ObjectiveConfig
 from ..chunk_grpo_core.rewards.base import Reward
 from ..chunk_grpo_core.schedule import TimeGrid
+from .bridge.host import safe_name
 from .bridge.sampler import sde_of
 from .bridge.training import RunRequest, train_lora
 from .types import (
@@ -28,6 +29,7 @@ from .types import (
     SettingsSocket,
     TrainingLog,
 )
+from .validation import verdict
 
 __all__ = ["GRPOSettings", "PlotTraining", "TrainLoRA"]
 
@@ -126,7 +128,7 @@ class GRPOSettings(io.ComfyNode):
                     min=0,
                     max=256,
                     tooltip="Pictures in one call of the model. 0 sends a whole group at once; "
-                    "lower it when memory runs out. The result is the same.",
+                    "lower it when memory runs out. The result is the same up to rounding.",
                 ),
                 io.Int.Input(
                     "checkpoint_every",
@@ -144,13 +146,9 @@ class GRPOSettings(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora_targets: str) -> bool | str:
+    def validate_inputs(cls, lora_targets: str | None) -> bool | str:
         """Refuse a broken expression before anything runs."""
-        try:
-            target_pattern(lora_targets)
-        except ValueError as error:
-            return str(error)
-        return True
+        return verdict(target_pattern, lora_targets)
 
     @classmethod
     def execute(
@@ -273,8 +271,9 @@ class TrainLoRA(io.ComfyNode):
                 io.Boolean.Input(
                     "resume",
                     default=False,
-                    tooltip="Go on with the run of this name after a cancel or a crash. All other "
-                    "settings must be the same; only iterations may grow.",
+                    tooltip="Go on with the run of this name after a cancel or a crash. Model, "
+                    "prompts and settings must be the same; iterations, batch_size and "
+                    "checkpoint_every may change.",
                 ),
                 SettingsSocket.Input(
                     "settings", optional=True, tooltip="From GRPO Settings, for the fine points."
@@ -284,7 +283,7 @@ class TrainLoRA(io.ComfyNode):
                 io.LoraModel.Output(
                     "lora",
                     display_name="lora",
-                    tooltip="For Load LoRA Model, Save LoRA, or our Save LoRA.",
+                    tooltip="For Load LoRA Model, Save LoRA Weights, or Save LoRA (Chunk-GRPO).",
                 ),
                 io.LossMap.Output(
                     "loss_map",
@@ -305,6 +304,11 @@ class TrainLoRA(io.ComfyNode):
             ],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, run_name: str | None) -> bool | str:
+        """Refuse a name that can be no folder before anything runs."""
+        return verdict(safe_name, run_name) if run_name and run_name.strip() else True
 
     @classmethod
     def execute(
@@ -359,7 +363,8 @@ class TrainLoRA(io.ComfyNode):
             evaluation_seeds=pictures_per_held_out,
         )
         summary = describe(log)
-        losses = [1.0 - row["reward_mean"] for row in log.outcome.rows if row["reward_mean"]]
+        rows = log.outcome.rows
+        losses = [1.0 - row["reward_mean"] for row in rows if row["reward_mean"] is not None]
         grid = log.outcome.before_after_grid()[None]
         text = ui.PreviewText(summary)
         return io.NodeOutput(lora, {"loss": losses}, log, grid, summary, ui=text)

@@ -16,12 +16,11 @@ from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from tests.comfy.browser import ComfyBrowser, ComfyPage
 from tests.comfy.client import ComfyClient
-from tests.comfy.server import ComfyServer
+from tests.comfy.server import ROOT, ComfyServer
 
 EXAMPLES = ROOT / "example_workflows"
 IMAGES = ROOT / "docs" / "images"
@@ -80,20 +79,21 @@ def make(page: ComfyPage, client: ComfyClient, name: str, wishes: dict) -> None:
     page.page.wait_for_load_state("networkidle")  # the previews of the last nodes
     graph, shown = PICTURES[name]
     picture = page.screenshot(IMAGES / f"{graph}.png", graph_only=True)
-    write_thumbnail(Image.open(picture), EXAMPLES / f"{name}.jpg")
+    with Image.open(picture) as full:
+        full = full.convert("RGB")
+    full.save(picture, optimize=True)
+    write_thumbnail(full, EXAMPLES / f"{name}.jpg")
     titles = {node.get("title"): str(node["id"]) for node in workflow["nodes"]}
     outputs = client.wait(data["prompt_id"], 10).outputs
     for title, file in shown.items():
         (image,) = outputs[titles[title]]["images"]
         Image.open(io.BytesIO(client.view(image))).save(IMAGES / f"{file}.png", optimize=True)
-    with Image.open(picture) as full:  # half the bytes of a browser's PNG
-        full.convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(picture, optimize=True)
 
 
 def write_thumbnail(picture: Image.Image, path: Path) -> None:
     """Write a small JPEG of a picture."""
     height = round(picture.height * THUMBNAIL_WIDTH / picture.width)
-    small = picture.convert("RGB").resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS)
+    small = picture.resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS)
     for quality in range(90, 30, -5):
         small.save(path, quality=quality, optimize=True)
         if path.stat().st_size <= THUMBNAIL_BYTES:

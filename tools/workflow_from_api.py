@@ -72,6 +72,7 @@ def convert(page: ComfyPage, prompt: dict, layout: dict, name: str) -> tuple[dic
     if unknown := page.unknown_types():
         raise ValueError(f"unknown node types: {', '.join(unknown)}")
     page.load(arrange(page.serialize(), layout), name)
+    page.show_all()  # the file keeps this view
     workflow, twin = page.serialize(), page.prompt()
     for node in sorted(prompt.keys() | twin.keys()):
         sent, got = prompt.get(node), twin.get(node)

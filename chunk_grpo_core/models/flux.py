@@ -9,7 +9,7 @@ Legend: B samples, C latent channels, h w latent size (even), n = h w / 4 tokens
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def image_ids(height: int, width: int, device: torch.device | None = None) -> Te
 
 
 def predict_velocity(
-    transformer: nn.Module,
+    transformer: Any,
     x_t: Tensor,
     t: Tensor,
     features: Tensor,
@@ -71,21 +71,22 @@ def predict_velocity(
         guidance: Distilled guidance scale; None for models without guidance embedding.
 
     Returns:
-        Velocity (B, C, h, w).
+        Velocity (B, C, h, w), float32; the transformer computes in its own dtype.
     """
     height, width = x_t.shape[-2:]
+    dtype = transformer.dtype
     scale = None if guidance is None else torch.full((len(x_t),), guidance, device=x_t.device)
     (out,) = transformer(
-        hidden_states=pack_latents(x_t),
-        encoder_hidden_states=features,
-        pooled_projections=pooled,
+        hidden_states=pack_latents(x_t).to(dtype),
+        encoder_hidden_states=features.to(dtype),
+        pooled_projections=pooled.to(dtype),
         timestep=t,
         guidance=scale,
         img_ids=image_ids(height, width, x_t.device),
         txt_ids=torch.zeros(features.shape[1], 3, device=x_t.device),
         return_dict=False,
     )
-    return unpack_latents(out, height, width)
+    return unpack_latents(out.float(), height, width)
 
 
 class FluxPolicy:
@@ -159,4 +160,4 @@ class FluxPolicy:
         features, pooled = (part.expand(len(x_t), *part.shape[1:]) for part in self._text[prompt])
         times = torch.full((len(x_t),), t, device=x_t.device)
         velocity = predict_velocity(self._transformer, x_t, times, features, pooled, self._guidance)
-        return velocity.float()
+        return velocity

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Reward", "RewardBatch", "check_images"]
+__all__ = ["Reward", "RewardBatch", "RewardFailed", "check_images"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,21 @@ class RewardBatch:
             )
 
     @classmethod
+    def failed(cls, count: int) -> RewardBatch:
+        """Build a batch of ``count`` invalid scores."""
+        return cls(torch.full((count,), torch.nan), torch.zeros(count, dtype=torch.bool))
+
+    @classmethod
     def of(cls, values: Tensor, **extras: Tensor) -> RewardBatch:
         """Build a batch in which every finite value is valid."""
         values = values.detach().to("cpu", torch.float32)
         cpu = {name: extra.detach().to("cpu", torch.float32) for name, extra in extras.items()}
         return cls(values, torch.isfinite(values), cpu)
+
+
+class RewardFailed(Exception):
+    """A reward could not score a batch (a server timed out, say); the batch is masked, counted,
+    and training goes on. Any other exception stops the run."""
 
 
 class Reward(Protocol):
@@ -63,6 +73,7 @@ class Reward(Protocol):
 
         Raises:
             ValueError: Shapes or lengths do not match (see :func:`check_images`).
+            RewardFailed: Nothing could be scored this time.
         """
         ...
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .flow import SHIFT, predict_velocity
+from ..models.flux import predict_velocity
+from .flow import SHIFT
 from .model import TinyFlux
 from .render import render_indices
 from .text import TEXT_LENGTH, tokenize

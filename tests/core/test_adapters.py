@@ -255,6 +255,7 @@ def test_exported_lora_is_the_trained_function_in_diffusers():
 
 
 HIDDEN, RANK = 8, 3
+INPUTS = {"double_blocks.0.txt_mlp.2": 4, "single_blocks.0.linear2": 5}  # others take HIDDEN
 PIECES = {
     "double_blocks.1.img_attn.qkv": {
         "transformer_blocks.1.attn.to_q": 1,
@@ -285,9 +286,17 @@ PIECES = {
 def native_adapter():
     adapter = {}
     for name, pieces in PIECES.items():
-        adapter[f"{name}.lora_A.weight"] = torch.randn(RANK, 5)
+        adapter[f"{name}.lora_A.weight"] = torch.randn(RANK, HIDDEN * INPUTS.get(name, 1))
         adapter[f"{name}.lora_B.weight"] = torch.randn(HIDDEN * sum(pieces.values()), RANK)
     return adapter
+
+
+def test_a_lora_of_other_proportions_is_not_cut():
+    adapter = native_adapter()
+    wide = torch.randn(HIDDEN * 9, RANK)  # FLUX.2 has a wider linear1
+    adapter["single_blocks.10.linear1.lora_B.weight"] = wide
+    with pytest.raises(ValueError, match="only FLUX.1 LoRAs can be renamed"):
+        native_to_diffusers(adapter, 1.0)
 
 
 @pytest.mark.parametrize("module", PIECES)

@@ -44,7 +44,7 @@ def test_shift_one_is_even_and_shift_three_leans_to_noise():
     ("sigmas", "message"),
     [
         ((1.0, 0.0), "at least 2 steps.*2 sigmas"),
-        ((1.1, 0.5, 0.0), r"first sigma is 1.1; it must be in \(0, 1\]"),
+        ((1.1, 0.5, 0.0), "first sigma is 1.1; samples start from pure noise, so it must be 1"),
         ((0.0, -0.5, 0.0), "first sigma is 0.0"),
         ((math.nan, 0.5, 0.0), "first sigma is nan"),
         ((1.0, 0.5, 0.1), "last sigma is 0.1; it must be 0"),

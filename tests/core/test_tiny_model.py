@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from chunk_grpo_core.tiny.evaluate import save_sheet
-from chunk_grpo_core.tiny.flow import (
+from chunk_grpo_core.models.flux import (
     image_ids,
     pack_latents,
     predict_velocity,
-    shifted_sigmas,
-    text_ids,
     unpack_latents,
 )
+from chunk_grpo_core.tiny.evaluate import save_sheet
 from chunk_grpo_core.tiny.model import (
     ASSET,
     LATENT_SHAPE,
@@ -48,7 +46,6 @@ def test_packing_is_that_of_diffusers() -> None:
     assert torch.equal(unpack_latents(tokens, 8, 6), latents)
     ids = FluxPipeline._prepare_latent_image_ids(1, 4, 3, torch.device("cpu"), torch.float32)
     assert torch.equal(image_ids(8, 6), ids)
-    assert not text_ids(8).any()
 
 
 def test_packing_refuses_odd_sizes() -> None:
@@ -56,12 +53,6 @@ def test_packing_refuses_odd_sizes() -> None:
         pack_latents(torch.randn(1, 16, 7, 8))
     with pytest.raises(ValueError, match="do not fill"):
         unpack_latents(torch.randn(1, 16, 64), 8, 6)
-
-
-def test_sigmas_run_from_one_to_zero() -> None:
-    sigmas = shifted_sigmas(9)
-    assert sigmas.shape == (10,) and sigmas[0] == 1 and sigmas[-1] == 0
-    assert bool((sigmas.diff() < 0).all()) and float(shifted_sigmas(2)[1]) == pytest.approx(0.75)
 
 
 def test_loaded_model_is_frozen_float32_and_rounded_to_bf16(flux: TinyFlux) -> None:

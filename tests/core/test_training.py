@@ -130,6 +130,19 @@ def test_every_micro_step_can_be_cancelled():
     assert checks == list(range(1, len(policy.calls) + 1))
 
 
+def test_groups_of_one_update_are_averaged():
+    totals = []
+    for updates in (1, 2):
+        policy, total = ToyPolicy(), []
+        for factor in policy.adapter.parameters():
+            factor.register_hook(lambda gradient, total=total: total.append(gradient.sum()))
+        # With no learning both updates are on-policy, so two groups apart are twice their mean.
+        still = OptimizerConfig(learning_rate=1e-30, updates_per_rollout=updates)
+        Trainer(policy, Brightness(), PROMPTS, toy_config(iterations=1, optimizer=still)).train()
+        totals.append(float(sum(total)))
+    assert totals[1] == pytest.approx(2.0 * totals[0], rel=1e-4) and totals[0] != 0.0
+
+
 def test_nan_rewards_are_masked_and_counted_and_training_goes_on(tmp_path):
     shown = []
     folder = RunFolder(tmp_path)
@@ -201,13 +214,13 @@ def test_resuming_with_other_settings_is_refused_by_name(changes, name, tmp_path
     folder = RunFolder(tmp_path)
     folder.create(toy_config(), {})
     with pytest.raises(ValueError, match=name):
-        folder.check_same(toy_config(**changes))
+        folder.check_same(toy_config(**changes), {})
 
 
 def test_settings_that_change_no_numbers_may_differ_on_resume(tmp_path):
     folder = RunFolder(tmp_path)
     folder.create(toy_config(), {})
-    folder.check_same(toy_config(iterations=99, checkpoint_every=1, batch_size=2))
+    folder.check_same(toy_config(iterations=99, checkpoint_every=1, batch_size=2), {})
 
 
 def test_unfinished_checkpoints_are_ignored_and_old_ones_deleted(tmp_path):

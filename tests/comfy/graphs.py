@@ -1,0 +1,102 @@
+"""API-format prompts for the tests: the example workflows, made small, and parts of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+from .client import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "example_workflows"
+NAMES = ("01_quick_start_tiny_flux", "02_temporal_dynamics")
+QUICK_START, DYNAMICS = NAMES
+
+Prompt = dict[str, dict]
+
+
+def twin(name: str) -> Prompt:
+    """Read the API form of an example workflow."""
+    return json.loads((EXAMPLES / "api" / f"{name}.json").read_text())
+
+
+def node(class_type: str, **inputs: object) -> dict:
+    """Make one node."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def find(prompt: Prompt, class_type: str) -> str:
+    """Return the id of the first node of a kind."""
+    return next(key for key, entry in prompt.items() if entry["class_type"] == class_type)
+
+
+def change(prompt: Prompt, class_type: str, **inputs: object) -> Prompt:
+    """Return a copy with other inputs in all nodes of a kind."""
+    changed = copy.deepcopy(prompt)
+    for entry in changed.values():
+        if entry["class_type"] == class_type:
+            entry["inputs"].update(inputs)
+    return changed
+
+
+def upstream(prompt: Prompt, *ends: str) -> Prompt:
+    """Return the given nodes and all that they need."""
+    wanted, todo = {}, list(ends)
+    while todo:
+        key = todo.pop()
+        if key not in wanted:
+            wanted[key] = copy.deepcopy(prompt[key])
+            links = prompt[key]["inputs"].values()
+            todo += [value[0] for value in links if isinstance(value, list)]
+    return wanted
+
+
+def small(prompt: Prompt, **training: object) -> Prompt:
+    """Return a copy of an example that runs in seconds."""
+    prompt = change(prompt, "ChunkGRPO_PromptSet", held_out=2)
+    prompt = change(prompt, "ChunkGRPO_RollOutTrajectories", prompt_count=1, group_size=2)
+    for entry in prompt.values():
+        if entry["class_type"] == "EmptySD3LatentImage" and entry["inputs"]["batch_size"] > 1:
+            entry["inputs"]["batch_size"] = 2
+    sizes = {"iterations": 1, "prompts_per_iteration": 2, "group_size": 4, "rank": 4}
+    sizes |= {"pictures_per_held_out": 2, "learning_rate": 1e-2}
+    return change(prompt, "ChunkGRPO_TrainLoRA", **{**sizes, **training})
+
+
+def training(**inputs: object) -> Prompt:
+    """Return a small graph that ends in the Train node, of the quick start."""
+    prompt = small(twin(QUICK_START), **inputs)
+    plan = find(prompt, "ChunkGRPO_PlanChunks")
+    del prompt[plan]["inputs"]["curve"]  # no rollouts only for a plot
+    return upstream(prompt, find(prompt, "ChunkGRPO_TrainLoRA"))
+
+
+def shown_text(run: Run, key: str) -> str:
+    """Return the text that a node put into ``ui``."""
+    return run.outputs[key]["text"][0]
+
+
+def for_server(prompt: Prompt, info: dict) -> Prompt:
+    """Return the prompt without inputs that this server does not know."""
+    return {
+        key: {
+            **entry,
+            "inputs": {
+                name: value
+                for name, value in entry["inputs"].items()
+                if name in input_options(info[entry["class_type"]])
+            },
+        }
+        for key, entry in prompt.items()
+    }
+
+
+def input_options(definition: dict) -> dict[str, dict]:
+    """Return name -> options of every input in a node's entry of /object_info."""
+    groups = definition["input"]
+    return {
+        name: spec[1] if len(spec) > 1 else {}
+        for group in ("required", "optional")
+        for name, spec in groups.get(group, {}).items()
+    }

@@ -1,0 +1,105 @@
+"""What is wrong with a graph is said with the input's name, its value and what is allowed."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from . import graphs
+from .client import PromptRejected
+from .graphs import change, node, shown_text
+
+TRAIN = "ChunkGRPO_TrainLoRA"
+
+
+def rejected(client, prompt):
+    with pytest.raises(PromptRejected) as caught:
+        client.submit(prompt)
+    return " ".join(caught.value.messages())
+
+
+def failed(client, prompt):
+    run = client.run(prompt, check=False)
+    assert not run.ok
+    return run.error.partition("\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "words"),
+    [
+        (TRAIN, {"group_size": 1}, ["group_size", "1", "min of 2"]),
+        (TRAIN, {"learning_rate": 1.0}, ["learning_rate", "1.0", "max of 0.1"]),
+        ("ChunkGRPO_LoadReward", {"name": "beauty"}, ["name", "'beauty'", "tiny_world"]),
+        (
+            "ChunkGRPO_LoadReward",
+            {"name": "target_colour", "colour": "bluish"},
+            ["colour", "'bluish'", "six hexadecimal digits"],
+        ),
+        ("ChunkGRPO_PlanChunks", {"chunk_sizes": "two"}, ["chunk_sizes", "'two'", "size 4"]),
+        ("ChunkGRPO_GRPOSettings", {"lora_targets": "("}, ["lora_targets", "'('"]),
+        (TRAIN, {"run_name": "../up"}, ["run_name", "'../up'", "letters, digits"]),
+        ("ChunkGRPO_SaveLoRA", {"name": "a/../b"}, ["name", "'..'", "letters, digits"]),
+    ],
+)
+def test_a_wrong_widget_is_refused_before_anything_runs(kind, inputs, words, comfy):
+    message = rejected(comfy, change(graphs.small(graphs.twin(graphs.QUICK_START)), kind, **inputs))
+    assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "words"),
+    [
+        ("ChunkGRPO_FlowSDESampler", {"rule": "euler"}, ["rule", "euler", "flow, ode"]),
+        ("ChunkGRPO_FlowSDESampler", {"rule": "ode"}, ["ode", "eta", "stochastic"]),
+        ("ChunkGRPO_PlanChunks", {"chunk_sizes": "2, 3"}, ["[2, 3]", "5 steps", "8 trainable"]),
+        ("ChunkGRPO_PromptSet", {"text": "a large purple cat"}, ["'purple'", "known words: "]),
+        (TRAIN, {"resume": True}, ["resume", "run_name is empty"]),
+        (TRAIN, {"run_name": "new", "resume": True}, ["'new'", "turn resume off"]),
+    ],
+)
+def test_what_only_shows_in_the_run_is_named(kind, inputs, words, comfy):
+    message = failed(comfy, change(graphs.training(), kind, **inputs))
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_every_checked_text_may_come_through_a_link(comfy):
+    prompt = {"reward": node("ChunkGRPO_LoadReward", name="target_colour", colour=["colour", 0])}
+    prompt["plan"] = node(
+        "ChunkGRPO_PlanChunks", chunk_sizes=["sizes", 0], weighted=False, dark=True
+    )
+    prompt["scores"] = node(
+        "ChunkGRPO_ScoreImages", reward=["reward", 0], images=["plan", 1], prompt="a plot"
+    )
+    prompt["colour"] = node("PrimitiveString", value="#aa0000")
+    prompt["sizes"] = node("PrimitiveString", value="1, 2, 2, 3")
+    assert "a plot" in shown_text(comfy.run(prompt), "scores")
+    train = graphs.training(run_name=["words", 0])
+    train = change(train, "ChunkGRPO_GRPOSettings", lora_targets=["words", 0])
+    train["words"] = node("PrimitiveString", value="attention")
+    train["save"] = node(
+        "ChunkGRPO_SaveLoRA", lora=["12", 0], name=["words", 0], for_diffusers=False
+    )
+    assert shown_text(comfy.run(train), "save").endswith("attention.safetensors")
+
+
+def test_a_sampler_without_known_probabilities_is_refused(comfy):
+    prompt = change(graphs.training(), TRAIN, sampler=["euler", 0])
+    prompt["euler"] = node("KSamplerSelect", sampler_name="euler")
+    message = failed(comfy, prompt)
+    assert "the sampler is sample_euler; connect a Flow SDE Sampler" in message
+
+
+def test_sigmas_that_stop_early_are_refused(comfy):
+    prompt = change(graphs.training(), TRAIN, sigmas=["split", 0])
+    prompt["split"] = node("SplitSigmas", sigmas=["4", 0], step=5)
+    assert re.search(r"the last sigma is 0\.\d+; it must be 0", failed(comfy, prompt))
+
+
+def test_a_latent_of_another_model_is_refused(comfy, comfy_server):
+    tensors = {"latent_tensor": torch.ones(1, 4, 8, 8), "latent_format_version_0": torch.zeros(0)}
+    save_file(tensors, comfy_server.input / "four.latent")
+    prompt = change(graphs.training(), TRAIN, latent=["four", 0])
+    prompt["four"] = node("LoadLatent", latent="four.latent")
+    message = failed(comfy, prompt)
+    assert "LATENT has 4 channels" in message and "needs 16" in message

@@ -1,0 +1,287 @@
+"""The nodes do in a real server, through POST /prompt, what their descriptions promise."""
+
+import ast
+import inspect
+import io
+import json
+import re
+import time
+from dataclasses import fields
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from chunk_grpo_core.advantage import AdvantageConfig
+from chunk_grpo_core.config import OptimizerConfig, TrainConfig
+from chunk_grpo_core.lora import LoraConfig
+from chunk_grpo_core.objective import ObjectiveConfig
+from chunk_grpo_core.schedule import shifted_grid
+from chunk_grpo_core.sde import SdeConfig
+
+from . import graphs
+from .client import ComfyClient
+from .graphs import change, find, node, shown_text
+from .server import PACK_NAME, ROOT
+
+PREFIX = "ChunkGRPO_"
+TRAIN = "ChunkGRPO_TrainLoRA"
+MODEL, CLIP, VAE = (["1", slot] for slot in range(3))
+
+
+def pictures(client, run, key):
+    return [Image.open(io.BytesIO(client.view(f))) for f in run.outputs[key].get("images", [])]
+
+
+def saved_latent(server, prefix):
+    (path,) = (server.output / "latents").glob(f"{prefix}_*.latent")
+    return load_file(path)["latent_tensor"]
+
+
+def sampling(key, model, caption, seed, batch):
+    """Return nodes that sample a caption as the measurement does, with standard nodes only."""
+    names = ("positive", "latent", "noise", "guider", "sampler", "sampled", "images")
+    ids = {name: f"{key}.{name}" for name in names}
+    link = {name: [value, 0] for name, value in ids.items()}
+    nodes = {
+        "positive": node("CLIPTextEncode", clip=CLIP, text=caption),
+        "latent": node("EmptySD3LatentImage", width=64, height=64, batch_size=batch),
+        "noise": node("RandomNoise", noise_seed=seed),
+        "guider": node("BasicGuider", model=model, conditioning=link["positive"]),
+        "sampler": node("KSamplerSelect", sampler_name="euler"),
+        "sampled": node(
+            "SamplerCustomAdvanced",
+            noise=link["noise"],
+            guider=link["guider"],
+            sampler=link["sampler"],
+            sigmas=["4", 0],
+            latent_image=link["latent"],
+        ),
+        "images": node("VAEDecode", samples=link["sampled"], vae=VAE),
+    }
+    return {ids[name]: entry for name, entry in nodes.items()}
+
+
+def base_nodes():
+    """Return model, sigmas and reward of the quick start, under their ids there."""
+    return graphs.upstream(graphs.twin(graphs.QUICK_START), "1", "4", "10")
+
+
+@pytest.fixture(scope="module")
+def quick_start(comfy_server):
+    """Run the first example once, made small; both samplings are saved as latents too."""
+    client = ComfyClient(comfy_server.url)
+    prompt = graphs.small(graphs.twin(graphs.QUICK_START), run_name="quick start", iterations=2)
+    prompt["base latent"] = node("SaveLatent", samples=["23", 0], filename_prefix="latents/base")
+    prompt["lora latent"] = node("SaveLatent", samples=["27", 0], filename_prefix="latents/lora")
+    log = len(comfy_server.log())
+    run = client.run(prompt, 200)
+    folder = comfy_server.output / "chunk_grpo" / "quick start"
+    return SimpleNamespace(prompt=prompt, run=run, folder=folder, log=comfy_server.log()[log:])
+
+
+@pytest.fixture
+def lora_file(quick_start, comfy_server):
+    """Give the saved LoRA under the name that the loaders list."""
+    path = shown_text(quick_start.run, find(quick_start.prompt, "ChunkGRPO_SaveLoRA"))
+    return path.partition(f"{comfy_server.loras}/")[2]
+
+
+# What the server says about the nodes
+
+
+def node_ids():
+    source = "".join(path.read_text() for path in sorted((ROOT / "nodes").glob("*.py")))
+    return sorted(re.findall(r'node_id="(\w+)"', source))
+
+
+def test_every_node_of_the_extension_is_registered(comfy):
+    tree = ast.parse((ROOT / "nodes" / "extension.py").read_text())
+    (listed,) = [n.value.elts for n in ast.walk(tree) if isinstance(n, ast.Return)]
+    registered = sorted(name for name in comfy.object_info() if name.startswith(PREFIX))
+    assert registered == node_ids()
+    assert len(registered) == len(listed)
+
+
+@pytest.mark.parametrize("name", node_ids())
+def test_every_node_explains_itself(name, comfy):
+    info = comfy.object_info(name)
+    assert info["category"].startswith("training/chunk-grpo")
+    assert info["description"].endswith(".")
+    assert info["display_name"] and not info["display_name"].startswith(PREFIX)
+    for key, options in graphs.input_options(info).items():
+        assert options.get("tooltip"), f"input {key} has no tooltip"
+    assert len(info["output_tooltips"]) == len(info["output"])
+    assert all(info["output_tooltips"]), info["output_tooltips"]
+    assert len(set(info["output_name"])) == len(info["output"]), info["output_name"]
+    unnamed = [n for n in info["output_name"] if n.startswith("CHUNK_GRPO_") or n == "STRING"]
+    assert not unnamed, f"{unnamed} are types; give the outputs a display_name"
+
+
+@pytest.mark.parametrize("name", node_ids())
+def test_every_node_has_a_help_page(name, comfy):
+    status, body = comfy.request(f"/extensions/{PACK_NAME}/docs/{name}.md")
+    assert status == 200, f"web/docs/{name}.md is not served"
+    assert body.startswith(b"#")
+
+
+def dataclass_defaults(kind):
+    return {f.name: f.default for f in fields(kind)}
+
+
+def test_widgets_start_with_the_defaults_of_the_library(comfy):
+    config, optimizer = dataclass_defaults(TrainConfig), dataclass_defaults(OptimizerConfig)
+    objective = dataclass_defaults(ObjectiveConfig)
+    lora = dataclass_defaults(LoraConfig)
+    sde = dataclass_defaults(SdeConfig)
+    assert objective["clip_low"] == objective["clip_high"]
+    in_settings = ("chunk_fraction", "share_initial_noise", "checkpoint_every")
+    of_optimizer = ("updates_per_rollout", "epochs", "weight_decay", "max_grad_norm")
+    in_train = ("iterations", "prompts_per_iteration", "group_size", "seed")
+    wanted = {
+        "GRPOSettings": {
+            "clip": objective["clip_low"],
+            "advantage_clamp": dataclass_defaults(AdvantageConfig)["clamp"],
+            "lora_targets": lora["targets"],
+            "batch_size": config["batch_size"] or 0,
+            **{name: config[name] for name in in_settings},
+            **{name: optimizer[name] for name in of_optimizer},
+        },
+        "TrainLoRA": {
+            "learning_rate": optimizer["learning_rate"],
+            "rank": lora["rank"],
+            "alpha": lora["alpha"],
+            "run_name": "",
+            "resume": False,
+            **{name: config[name] for name in in_train},
+        },
+        "FlowSDESampler": {"rule": sde["rule"], "eta": sde["eta"]},
+        "ShiftedSigmas": {"shift": inspect.signature(shifted_grid).parameters["shift"].default},
+    }
+    for name, values in wanted.items():
+        options = graphs.input_options(comfy.object_info(PREFIX + name))
+        assert {key: options[key]["default"] for key in values} == values, name
+    settings = graphs.input_options(comfy.object_info(f"{PREFIX}GRPOSettings"))
+    assert settings.keys() == wanted["GRPOSettings"].keys(), "compare the new input too"
+
+
+# The examples run
+
+
+def test_the_quick_start_runs_and_shows_pictures(quick_start, comfy):
+    prompt, run = quick_start.prompt, quick_start.run
+    previews = [key for key in prompt if prompt[key]["class_type"] == "PreviewImage"]
+    assert len(previews) >= 5
+    for key in previews:
+        for picture in pictures(comfy, run, key):
+            assert min(picture.size) >= 64
+            assert len(picture.convert("RGB").getcolors(10**6)) > 10, f"node {key} shows nothing"
+    plot = pictures(comfy, run, "14")[0]
+    assert min(plot.size) > 400
+    assert "Held-out reward" in shown_text(run, find(prompt, TRAIN))
+    assert shown_text(run, find(prompt, "PreviewAny")) == shown_text(run, find(prompt, TRAIN))
+
+
+def test_the_temporal_dynamics_example_runs_and_shows_pictures(comfy):
+    prompt = graphs.small(graphs.twin(graphs.DYNAMICS))
+    run = comfy.run(prompt)
+    sizes = {key: [p.size for p in pictures(comfy, run, key)] for key in run.outputs}
+    assert sorted(map(len, sizes.values())) == [1, 1, 2, 2]  # two plots, two groups of 2
+    assert all(min(size) >= 64 for shown in sizes.values() for size in shown)
+
+
+# What was trained is what standard nodes load
+
+
+def test_the_file_and_the_socket_give_the_same_pictures(
+    quick_start, lora_file, comfy, comfy_server
+):
+    inputs = graphs.upstream(quick_start.prompt, "23")
+    inputs["file"] = node("LoraLoaderModelOnly", model=MODEL, lora_name=lora_file, strength_model=1)
+    inputs["22"]["inputs"]["model"] = ["file", 0]
+    inputs["save"] = node("SaveLatent", samples=["23", 0], filename_prefix="latents/file")
+    log = len(comfy_server.log())
+    comfy.run(inputs)
+    base, lora, file = (saved_latent(comfy_server, name) for name in ("base", "lora", "file"))
+    assert float((lora - base).abs().max()) > 0.05, "the LoRA changes nothing"
+    torch.testing.assert_close(file, lora, rtol=0, atol=1e-3)
+    for text in (quick_start.log, comfy_server.log()[log:]):
+        assert not re.search(r"not loaded|lora key", text, re.IGNORECASE)
+
+
+def test_standard_nodes_measure_the_recorded_scores(quick_start, lora_file, comfy):
+    record = json.loads((quick_start.folder / "evaluation.json").read_text())
+    count = len(record["before"]["rewards"][0])
+    inputs = base_nodes()
+    inputs["file"] = node("LoraLoaderModelOnly", model=MODEL, lora_name=lora_file, strength_model=1)
+    cases = [
+        (which, index, model, caption)
+        for which, model in (("before", MODEL), ("after", ["file", 0]))
+        for index, caption in enumerate(record[which]["prompts"])
+    ]
+    for which, index, model, caption in cases:
+        key = f"{which}{index}"
+        inputs |= sampling(key, model, caption, record["noise_seed"] + index, count)
+        score = {"reward": ["10", 0], "images": [f"{key}.images", 0], "prompt": caption}
+        inputs[key] = node("ChunkGRPO_ScoreImages", **score)
+    assert record["noise_seed"] == 20_000
+    assert len(cases) == 4
+    run = comfy.run(inputs)
+    for which, index, *_ in cases:
+        table = shown_text(run, f"{which}{index}")
+        scores = [float(line.split("\t")[1]) for line in table.splitlines()]
+        assert scores == pytest.approx(record[which]["rewards"][index], abs=2e-3)
+    assert record["before"]["rewards"] != record["after"]["rewards"]
+
+
+# Runs are kept and go on
+
+
+def test_a_run_goes_on_and_its_name_is_not_taken_twice(comfy, comfy_server):
+    first = graphs.training(run_name="goes on", iterations=1)
+    first = change(first, "ChunkGRPO_GRPOSettings", checkpoint_every=1)
+    comfy.run(first)
+    message = comfy.run(change(first, TRAIN, iterations=2), check=False).error
+    assert "'goes on' exists already" in message
+    assert "resume" in message and "run_name" in message
+    run = comfy.run(change(first, TRAIN, iterations=2, resume=True))
+    assert shown_text(run, find(first, TRAIN)).startswith("2 iterations")
+    metrics = comfy_server.output / "chunk_grpo" / "goes on" / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [0, 1]
+    other = change(first, TRAIN, iterations=3, resume=True, group_size=6)
+    assert "group_size = 4, not 6" in comfy.run(other, check=False).error
+
+
+def test_cancel_stops_at_once_and_leaves_the_model_as_it_was(comfy):
+    view = {
+        **base_nodes(),
+        **sampling("view", MODEL, "a large red circle on a blue background", 7, 2),
+    }
+    del view["10"]
+    view["shown"] = node("PreviewImage", images=["view.images", 0])
+    before = pictures(comfy, comfy.run(view), "shown")
+
+    train = graphs.training(iterations=50)
+    pressed = []
+
+    def press_cancel(name, data):
+        in_training = name == "progress" and data["value"] > 110  # 100 units measure the base
+        if in_training and not pressed:
+            pressed.append(time.monotonic())
+            comfy.interrupt()
+
+    run = comfy.record(train, on_event=press_cancel, check=False)
+    assert time.monotonic() - pressed[0] < 10
+    assert run.interrupted and run.error is None
+    assert run.events[-1][0] == "execution_interrupted"
+    assert run.previews >= 1
+
+    after = comfy.record(view)
+    cached = {key for data in after.events_named("execution_cached") for key in data["nodes"]}
+    assert "1" in cached and "view.sampled" not in cached  # the same MODEL, sampled anew
+    shown = pictures(comfy, after, "shown")
+    assert [p.tobytes() for p in shown] == [p.tobytes() for p in before]
+    assert comfy.run(change(train, TRAIN, iterations=1)).ok

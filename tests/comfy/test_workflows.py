@@ -1,0 +1,146 @@
+"""The example workflows: whole files, and what a person sees who opens them in ComfyUI's page."""
+
+import json
+from itertools import combinations
+
+import pytest
+from PIL import Image
+
+from . import graphs
+from .server import PACK_NAME
+
+TITLE = 30  # height of a node's title bar, above its position
+SMALL = {  # positions in widgets_values
+    "ChunkGRPO_RollOutTrajectories": {0: 1, 1: 2},  # prompt_count, group_size
+}
+examples = pytest.mark.parametrize("name", graphs.NAMES)
+
+
+def workflow(name):
+    return json.loads((graphs.EXAMPLES / f"{name}.json").read_text())
+
+
+def box(node):
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE, x + width, y + height
+
+
+def label(node):
+    return f"{node.get('title') or node['type']} #{node['id']}"
+
+
+# The files
+
+
+def test_every_example_is_known_here():
+    files = [sorted(path.stem for path in folder.glob("*.json")) for folder in
+             (graphs.EXAMPLES, graphs.EXAMPLES / "api")]  # fmt: skip
+    assert files == [list(graphs.NAMES)] * 2
+
+
+@examples
+def test_an_example_has_a_small_thumbnail_of_its_graph(name):
+    path = graphs.EXAMPLES / f"{name}.jpg"
+    assert path.stat().st_size <= 200_000
+    with Image.open(path) as picture:
+        assert picture.format == "JPEG"
+        assert min(picture.size) >= 300
+        assert len(picture.getcolors(10**7)) > 1000
+
+
+@examples
+def test_a_note_says_what_to_expect(name):
+    notes = [node for node in workflow(name)["nodes"] if node["type"] == "MarkdownNote"]
+    text = notes[0]["widgets_values"][0]
+    assert 5 <= len([line for line in text.splitlines() if line.strip()]) <= 8
+    assert "CPU cores" in text
+
+
+@examples
+def test_links_agree_with_their_ends(name):
+    graph = workflow(name)
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    assert len(nodes) == len(graph["nodes"])
+    links = {link[0]: link for link in graph["links"]}
+    for number, start, out, end, slot, kind in links.values():
+        assert number in nodes[start]["outputs"][out]["links"]
+        assert nodes[end]["inputs"][slot]["link"] == number
+        assert kind == nodes[start]["outputs"][out]["type"]
+    ends = [i["link"] for n in nodes.values() for i in n["inputs"] if i["link"] is not None]
+    starts = [k for n in nodes.values() for o in n["outputs"] for k in o["links"] or ()]
+    assert sorted(ends) == sorted(starts) == sorted(links)
+
+
+@examples
+def test_nodes_do_not_overlap_and_lie_in_one_group(name):
+    graph = workflow(name)
+    for a, b in combinations(graph["nodes"], 2):
+        (x0, y0, x1, y1), (u0, v0, u1, v1) = box(a), box(b)
+        apart = x1 <= u0 or u1 <= x0 or y1 <= v0 or v1 <= y0
+        assert apart, f"{label(a)} and {label(b)} overlap"
+    for node in graph["nodes"]:
+        x0, y0, x1, y1 = box(node)
+        around = [
+            group["title"]
+            for group in graph["groups"]
+            for x, y, width, height in [group["bounding"]]
+            if x <= x0 and y <= y0 and x1 <= x + width and y1 <= y + height
+        ]
+        assert len(around) == 1 or node["type"] == "MarkdownNote", f"{label(node)} is in {around}"
+
+
+@examples
+def test_a_second_run_repeats_the_first(name):
+    for node in workflow(name)["nodes"]:
+        assert "randomize" not in node.get("widgets_values", []), label(node)
+
+
+# In the page
+
+
+def arrangement(graph):
+    """Return what a person sees and saves of a graph, without the order of things."""
+    keys = ("type", "pos", "size", "title", "mode", "widgets_values", "color", "bgcolor")
+    nodes = {node["id"]: {key: node.get(key) for key in keys} for node in graph["nodes"]}
+    groups = sorted((g["title"], tuple(g["bounding"])) for g in graph["groups"])
+    return nodes, sorted(graph["links"]), groups
+
+
+@examples
+def test_an_example_opens_as_its_api_twin(name, comfy, comfy_page):
+    comfy_page.load(workflow(name), name)
+    assert comfy_page.unknown_types() == []
+    assert comfy_page.prompt() == graphs.for_server(graphs.twin(name), comfy.object_info())
+    assert comfy_page.alerts() == []
+    assert comfy_page.errors == []
+
+
+@examples
+def test_saving_and_opening_again_changes_nothing(name, comfy_page):
+    comfy_page.load(workflow(name), name)
+    prompt, saved = comfy_page.prompt(), comfy_page.serialize()
+    comfy_page.load(saved, name)
+    assert comfy_page.prompt() == prompt
+    assert arrangement(comfy_page.serialize()) == arrangement(saved)
+    assert comfy_page.alerts() == []
+
+
+def test_the_temporal_dynamics_example_runs_in_the_page(comfy, comfy_page):
+    graph = workflow(graphs.DYNAMICS)
+    for node in graph["nodes"]:
+        for position, value in SMALL.get(node["type"], {}).items():
+            node["widgets_values"][position] = value
+    comfy_page.load(graph, graphs.DYNAMICS)
+    name, data = comfy_page.queue()
+    assert name == "execution_success", data
+    outputs = comfy.wait(data["prompt_id"], 10).outputs
+    assert sum(len(shown.get("images", [])) for shown in outputs.values()) == 6
+    assert comfy_page.alerts() == []
+
+
+@examples
+def test_comfyui_offers_the_example_as_a_template(name, comfy):
+    assert name in comfy.get("/api/workflow_templates")[PACK_NAME]
+    folder = f"/api/workflow_templates/{PACK_NAME}"
+    assert comfy.request(f"{folder}/{name}.json")[0] == 200
+    assert comfy.request(f"{folder}/{name}.jpg")[0] == 200
