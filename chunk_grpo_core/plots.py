@@ -19,11 +19,11 @@ from .optional import require
 
 __all__ = ["plot_dynamics", "plot_plan", "plot_training"]
 
-_BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+_ORANGE, _GREEN, _RED = "#E69F00", "#009E73", "#D55E00"
 _CHUNKS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
 _THEMES = {
-    False: {"face": "#ffffff", "text": "#18181b", "grid": "#d4d4d8"},
-    True: {"face": "#18181b", "text": "#f4f4f5", "grid": "#3f3f46"},
+    False: {"face": "#ffffff", "text": "#18181b", "grid": "#d4d4d8", "line": "#0072B2"},
+    True: {"face": "#18181b", "text": "#f4f4f5", "grid": "#3f3f46", "line": "#56B4E9"},
 }
 
 
@@ -46,8 +46,9 @@ def plot_dynamics(
             _shade(axes, plan, top, theme)
         low = [m - s for m, s in zip(curve.mean, curve.std, strict=True)]
         high = [m + s for m, s in zip(curve.mean, curve.std, strict=True)]
-        axes.fill_between(steps, low, high, color=_BLUE, alpha=0.25, lw=0)
-        axes.plot(steps, curve.mean, color=_BLUE, marker="o", ms=4)
+        axes.fill_between(steps, low, high, color=theme["line"], alpha=0.25, lw=0)
+        axes.plot(steps, curve.mean, color=theme["line"], marker="o", ms=4)
+        axes.set_xlim(0.5, len(steps) + 0.5)
         axes.axvline(len(steps) - 0.5, color=theme["text"], ls=":", lw=1)
         axes.set_xlabel("step, from noise to data (right of the dotted line: not trained)")
         axes.set_ylabel("relative L1 change")
@@ -113,9 +114,10 @@ def plot_training(
         std = [_number(row["reward_std"]) for row in rows]
         low = [m - s for m, s in zip(mean, std, strict=True)]
         high = [m + s for m, s in zip(mean, std, strict=True)]
-        top.fill_between(x, low, high, color=_BLUE, alpha=0.2, lw=0, label="std in the group")
-        top.plot(x, mean, color=_BLUE, lw=1, alpha=0.6, label="training prompts")
-        top.plot(x, _smooth(mean), color=_BLUE, lw=2.2, label="smoothed")
+        line = theme["line"]
+        top.fill_between(x, low, high, color=line, alpha=0.2, lw=0, label="std in the group")
+        top.plot(x, mean, color=line, lw=1, alpha=0.6, label="training prompts")
+        top.plot(x, _smooth(mean), color=line, lw=2.2, label="smoothed")
         if held_out:
             items = sorted(held_out.items())
             top.plot(

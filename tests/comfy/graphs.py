@@ -78,14 +78,15 @@ def shown_text(run: Run, key: str) -> str:
 
 
 def for_server(prompt: Prompt, info: dict) -> Prompt:
-    """Return the prompt without inputs that this server does not know."""
+    """Return the prompt without inputs of ComfyUI's nodes that this server does not know."""
     return {
         key: {
             **entry,
             "inputs": {
                 name: value
                 for name, value in entry["inputs"].items()
-                if name in input_options(info[entry["class_type"]])
+                if entry["class_type"].startswith("ChunkGRPO_")
+                or name in input_options(info[entry["class_type"]])
             },
         }
         for key, entry in prompt.items()

@@ -65,7 +65,7 @@ def test_links_agree_with_their_ends(name):
     for number, start, out, end, slot, kind in links.values():
         assert number in nodes[start]["outputs"][out]["links"]
         assert nodes[end]["inputs"][slot]["link"] == number
-        assert kind == nodes[start]["outputs"][out]["type"]
+        assert kind == nodes[start]["outputs"][out]["type"] or nodes[end]["type"] == "PreviewAny"
     ends = [i["link"] for n in nodes.values() for i in n["inputs"] if i["link"] is not None]
     starts = [k for n in nodes.values() for o in n["outputs"] for k in o["links"] or ()]
     assert sorted(ends) == sorted(starts) == sorted(links)
@@ -110,7 +110,9 @@ def arrangement(graph):
 def test_an_example_opens_as_its_api_twin(name, comfy, comfy_page):
     comfy_page.load(workflow(name), name)
     assert comfy_page.unknown_types() == []
-    assert comfy_page.prompt() == graphs.for_server(graphs.twin(name), comfy.object_info())
+    info = comfy.object_info()
+    shown = graphs.for_server(comfy_page.prompt(), info)  # the page has widgets of its own
+    assert shown == graphs.for_server(graphs.twin(name), info)
     assert comfy_page.alerts() == []
     assert comfy_page.errors == []
 
