@@ -31,6 +31,8 @@ from tests.comfy.server import ComfyServer
 
 NODE_FIELDS = ("pos", "size", "title", "color", "bgcolor", "flags")
 
+VIEW_SCALE = 0.65  # below, ComfyUI leaves the texts out
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -72,7 +74,6 @@ def convert(page: ComfyPage, prompt: dict, layout: dict, name: str) -> tuple[dic
     if unknown := page.unknown_types():
         raise ValueError(f"unknown node types: {', '.join(unknown)}")
     page.load(arrange(page.serialize(), layout), name)
-    page.show_all()  # the file keeps this view
     workflow, twin = page.serialize(), page.prompt()
     for node in sorted(prompt.keys() | twin.keys()):
         sent, got = prompt.get(node), twin.get(node)
@@ -128,6 +129,10 @@ def arrange(workflow: dict, layout: dict) -> dict:
                 "bgcolor": note.get("bgcolor", "#653"),
             }
         )
+    corners = [node["pos"] for node in workflow["nodes"]]
+    corners += [group["bounding"][:2] for group in workflow["groups"]]
+    left, top = (min(corner[axis] for corner in corners) for axis in (0, 1))
+    workflow["extra"]["ds"] = {"scale": VIEW_SCALE, "offset": [120 - left, 160 - top]}
     return workflow
 
 
