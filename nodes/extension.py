@@ -9,7 +9,8 @@ from .loras import SaveLoRA
 from .prompts import LoadTinyFlux, PromptSetNode
 from .rewards import LoadReward, ScoreImages
 from .sampling import FlowSDESampler, ShiftedSigmas
-from .training import GRPOSettings, PlotTraining, TrainLoRA
+from .settings import GRPOSettings
+from .training import PlotTraining, TrainLoRA
 
 __all__ = ["ChunkGRPOExtension"]
 

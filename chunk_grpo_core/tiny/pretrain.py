@@ -3,6 +3,12 @@
 Run ``python -m chunk_grpo_core.tiny.pretrain --out DIR``. It writes to DIR
 ``tiny_flux.safetensors``, ``pretrain_report.json`` and ``samples.png`` (72 held-out captions);
 all three are also written now and then while it runs.
+
+Time: about one hour on one thread of a busy two-core machine (codec 8 minutes, 5400 transformer
+steps at 0.4 to 0.7 s). Quality of the asset in the package, on all 96 held-out captions with 4
+seeds each and 9 Euler steps: reward 0.68, 71 % of the attributes right, 16 % of the pictures right
+in all five. The rest is headroom for a reward run. That asset was made in two parts (see
+``notes`` in the ``pretrain_report.json`` next to this file).
 """
 
 from __future__ import annotations
