@@ -63,7 +63,7 @@ def test_cps_does_not_keep_the_marginals_however_fine_the_steps(eta, limit):
         assert mean == pytest.approx(world.mean, abs=1e-3)
         losses.append(1.0 - variance / world.std**2)
     assert losses[-1] > limit  # the loss of variance has a limit, and it is not zero
-    assert losses[1] - losses[2] < 0.1 * losses[2]
+    assert losses[1] - losses[2] < 0.15 * losses[2]
 
 
 @pytest.mark.parametrize(("rule", "eta"), RULES_AND_ETAS)
