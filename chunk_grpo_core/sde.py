@@ -15,6 +15,8 @@ A rule is only the pair (mean, std). Sampling and the log-density are written on
 References:
     Flow-GRPO: Training Flow Matching Models via Online RL (Liu et al., 2025), arXiv 2505.05470v5.
     GCPO / Chunk-GRPO (Luo et al., 2026), arXiv 2510.21583v3, Eq. (7).
+    DanceGRPO: Unleashing GRPO on Visual Generation (Xue et al., 2025), arXiv 2505.07818.
+    Coefficients-Preserving Sampling for RL with Flow Matching (2025), arXiv 2509.05952.
 """
 
 from __future__ import annotations
@@ -26,7 +28,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["RULES", "SdeConfig", "Transition", "gaussian_log_p", "ode_step", "sample_step"]
+__all__ = [
+    "KEEPS_MARGINALS",
+    "RULES",
+    "SdeConfig",
+    "Transition",
+    "gaussian_log_p",
+    "ode_step",
+    "sample_step",
+]
 
 
 class Transition(NamedTuple):
@@ -56,11 +66,44 @@ def flow_step(x_t: Tensor, v_t: Tensor, t: float, s: float, eta: float) -> Trans
     return Transition(mean, sigma_t * math.sqrt(-dt))
 
 
+def dance_step(x_t: Tensor, v_t: Tensor, t: float, s: float, eta: float) -> Transition:
+    """Take a step of the DanceGRPO SDE: constant noise, drift corrected by the score.
+
+    With the score -(x_t - (1 - t) x_0) / t^2 of the predicted x_0 = x_t - t v_t:
+
+        mean = x_t + (s - t) (v_t - eta^2 / 2 * score),   std = eta sqrt(t - s)
+    """
+    dt = s - t
+    x_0 = x_t - t * v_t
+    score = -(x_t - (1.0 - t) * x_0) / t**2
+    mean = x_t + dt * (v_t - 0.5 * eta**2 * score)
+    return Transition(mean, eta * math.sqrt(-dt))
+
+
+def cps_step(x_t: Tensor, v_t: Tensor, t: float, s: float, eta: float) -> Transition:
+    """Take a coefficients-preserving step: part of the predicted noise is drawn afresh.
+
+        mean = (1 - s) x_0 + sqrt(s^2 - std^2) eps,   std = s sin(eta pi / 2)
+
+    with x_0 = x_t - t v_t and eps = x_t + (1 - t) v_t. The share of fresh noise does not shrink
+    with the step size, so this rule has no SDE as its limit; eta must be in [0, 1].
+    """
+    std = s * math.sin(eta * math.pi / 2.0)
+    x_0, noise = x_t - t * v_t, x_t + (1.0 - t) * v_t
+    return Transition((1.0 - s) * x_0 + math.sqrt(s**2 - std**2) * noise, std)
+
+
 #: Name -> rule(x_t, v_t, t, s, eta). A new rule is one function of this form.
 RULES: dict[str, Callable[[Tensor, Tensor, float, float, float], Transition]] = {
     "flow": flow_step,
+    "dance": dance_step,
+    "cps": cps_step,
     "ode": ode_step,
 }
+
+#: Rules whose samples keep the flow's distribution at every noise level as steps get finer. ``cps``
+#: is not one: with the exact velocity of a Gaussian its samples are too narrow.
+KEEPS_MARGINALS = frozenset({"flow", "dance", "ode"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +111,7 @@ class SdeConfig:
     """Which rule, how much noise."""
 
     rule: str = "flow"
-    """flow (stochastic) or ode (deterministic: for pictures, not for training)."""
+    """flow, dance, cps (stochastic) or ode (deterministic: for pictures, not for training)."""
     eta: float = 0.7
     """Noise scale, 0 or more; 0.7 in the paper (Table 8)."""
 
@@ -77,6 +120,8 @@ class SdeConfig:
             raise ValueError(f"sde.rule is {self.rule!r}; it must be one of {', '.join(RULES)}")
         if not self.eta >= 0:
             raise ValueError(f"sde.eta is {self.eta}; it must be 0 or more")
+        if self.rule == "cps" and self.eta > 1:
+            raise ValueError(f"sde.eta is {self.eta}; with the rule cps it must be in [0, 1]")
 
     @property
     def is_stochastic(self) -> bool:

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..chunk_grpo_core.chunks import chunk_weights, parse_plan, plan_steps
 from ..chunk_grpo_core.dynamics import DynamicsCurve, dynamics_curve
+from ..chunk_grpo_core.planners import needs_curve, read_plan
 from ..chunk_grpo_core.plots import plot_dynamics, plot_plan
 from ..chunk_grpo_core.schedule import TimeGrid
 from .bridge.rollouts import roll_out
@@ -155,7 +156,8 @@ class PlanChunks(io.ComfyNode):
                     default="2, 3, 4, 7",
                     tooltip="Sizes from noise to data; they must add up to steps - 1. Or: step "
                     "(one chunk per step, step-level GRPO), whole (one chunk), size 4 (chunks of "
-                    "4). 2, 3, 4, 7 is the paper's plan for 17 steps.",
+                    "4); with a curve also cut 4 (the flattest 4 chunks) and adaptive (cut where "
+                    "the curve turns). 2, 3, 4, 7 is the paper's plan for 17 steps.",
                 ),
                 io.Boolean.Input(
                     "weighted",
@@ -184,7 +186,7 @@ class PlanChunks(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, chunk_sizes: str | None) -> bool | str:
         """Refuse text that can be no plan before anything runs."""
-        return verdict(lambda sizes: parse_plan(sizes, plan_steps(sizes) or _MANY), chunk_sizes)
+        return verdict(_check_form, chunk_sizes)
 
     @classmethod
     def execute(
@@ -199,10 +201,15 @@ class PlanChunks(io.ComfyNode):
             )
         if weighted and curve is None:
             raise ValueError("weighted is on, but no curve is connected to take weights from")
-        plan = parse_plan(chunk_sizes, steps)
+        plan = read_plan(chunk_sizes, steps, curve)
         plan = chunk_weights(plan, curve) if weighted and curve else plan
         plot = plot_dynamics(curve, plan, dark=dark) if curve else plot_plan(plan, dark=dark)
         return io.NodeOutput(plan, plot[None])
+
+
+def _check_form(sizes: str) -> None:
+    if not needs_curve(sizes):
+        parse_plan(sizes, plan_steps(sizes) or _MANY)
 
 
 _MANY = 10_000

@@ -33,7 +33,9 @@ class FlowSDESampler(io.ComfyNode):
                     options=list(RULES),
                     default=default.rule,
                     tooltip="flow: the SDE of Flow-GRPO, which keeps the model's distribution at "
-                    "every noise level. ode: no noise; for pictures, cannot be trained on.",
+                    "every noise level. dance: the SDE of DanceGRPO, constant noise. cps: draws "
+                    "part of the predicted noise afresh; pictures stay clean, but vary less than "
+                    "the model's. ode: no noise; for pictures, cannot be trained on.",
                 ),
                 io.Float.Input(
                     "eta",

@@ -13,12 +13,21 @@ from torch.distributions import Normal
 
 from chunk_grpo_core.rollout import Noise, replay_log_p, rollout, sample_ode
 from chunk_grpo_core.schedule import TimeGrid, shifted_grid
-from chunk_grpo_core.sde import RULES, SdeConfig, Transition, gaussian_log_p, ode_step, sample_step
+from chunk_grpo_core.sde import (
+    KEEPS_MARGINALS,
+    RULES,
+    SdeConfig,
+    Transition,
+    gaussian_log_p,
+    ode_step,
+    sample_step,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "sde_golden.json"
 ENTRIES = json.loads(GOLDEN.read_text(encoding="utf-8"))
 STOCHASTIC = sorted(set(RULES) - {"ode"})
-RULES_AND_ETAS = [("ode", 0.0)] + [(rule, eta) for rule in STOCHASTIC for eta in (0.3, 0.7, 1.0)]
+KEEPERS = sorted(KEEPS_MARGINALS - {"ode"})
+RULES_AND_ETAS = [("ode", 0.0)] + [(rule, eta) for rule in KEEPERS for eta in (0.3, 0.7, 1.0)]
 
 
 def final_moments(world, sde, steps):
@@ -44,6 +53,19 @@ def test_rule_keeps_the_marginals_ever_better_with_more_steps(rule, eta, world):
     assert errors[-1] < 0.03
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("eta", "limit"), [(0.3, 0.05), (0.7, 0.25), (1.0, 0.45)])
+def test_cps_does_not_keep_the_marginals_however_fine_the_steps(eta, limit):
+    world = GaussianWorld(0.8, 0.5)
+    losses = []
+    for steps in (64, 1024, 4096):
+        mean, variance = final_moments(world, SdeConfig(rule="cps", eta=eta), steps)
+        assert mean == pytest.approx(world.mean, abs=1e-3)
+        losses.append(1.0 - variance / world.std**2)
+    assert losses[-1] > limit  # the loss of variance has a limit, and it is not zero
+    assert losses[1] - losses[2] < 0.15 * losses[2]
+
+
 @pytest.mark.parametrize(("rule", "eta"), RULES_AND_ETAS)
 def test_rollouts_have_the_moments_of_the_data(rule, eta):
     world, sde = GaussianWorld(), SdeConfig(rule=rule, eta=eta)
@@ -60,7 +82,7 @@ def test_more_noise_means_wider_steps_and_no_noise_means_ode(rule):
     wide, narrow, still = (
         SdeConfig(rule=rule, eta=eta).transition(x_t, v_t, 0.8, 0.6) for eta in (0.9, 0.3, 0.0)
     )
-    assert wide.std == pytest.approx(3 * narrow.std) and still.std == 0.0
+    assert wide.std > 2 * narrow.std > still.std == 0.0
     assert torch.allclose(still.mean, ode_step(x_t, v_t, 0.8, 0.6).mean)
     assert not SdeConfig(rule=rule, eta=0.0).is_stochastic
 
@@ -87,12 +109,14 @@ def test_flow_rule_is_the_drift_of_flow_grpo(t, s, eta):
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: f"T{e['T']}-{e['index']}")
-def test_flow_rule_equals_the_official_one(entry):
+def test_flow_and_dance_rules_equal_the_official_ones(entry):
     index, sigmas = entry["index"], entry["sigmas"]
     x_t, v_t, x_s = (torch.tensor(entry[key]) for key in ("x", "v", "next"))
     t, s = sigmas[index], sigmas[index + 1]
     step = SdeConfig(rule="flow", eta=entry["eta"]).transition(x_t, v_t, t, s)
     assert gaussian_log_p(x_s, step).tolist() == pytest.approx(entry["logp_flow"], rel=1e-5)
+    dance = SdeConfig(rule="dance", eta=entry["eta"]).transition(x_t, v_t, t, s)
+    assert gaussian_log_p(x_s, dance).tolist() == pytest.approx(entry["logp_dance"], rel=1e-5)
     x_0 = ode_step(x_t, v_t, t, 0.0).mean
     assert torch.allclose(x_0, torch.tensor(entry["x0"]), rtol=1e-5, atol=1e-6)
     grid = shifted_grid(entry["T"], entry["shift"])
@@ -120,6 +144,7 @@ def test_deterministic_step_has_no_density():
         ({"rule": "flwo"}, "sde.rule is 'flwo'; it must be one of .*flow"),
         ({"eta": -0.1}, "sde.eta is -0.1; it must be 0 or more"),
         ({"eta": math.nan}, "sde.eta is nan"),
+        ({"rule": "cps", "eta": 1.2}, r"sde.eta is 1.2; with the rule cps it must be in \[0, 1\]"),
     ],
 )
 def test_bad_sde_settings_are_refused(settings, message):
