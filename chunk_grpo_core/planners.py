@@ -3,7 +3,7 @@
 Legend: N steps, of which the first N - 1 are trainable; K chunks.
 
 References:
-    GCPO (Luo et al., 2026), arXiv 2510.21583v3, Section 4.3: the adaptive rule. Its stopping
+    GCPO (Luo et al., 2026), arXiv 2510.21583v3: the adaptive rule. Its stopping
     threshold is not given there; ``max_size`` takes its place.
 """
 
