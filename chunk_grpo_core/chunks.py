@@ -24,6 +24,7 @@ __all__ = [
     "fixed_size_plan",
     "manual_plan",
     "parse_plan",
+    "parse_weights",
     "per_step_plan",
     "plan_steps",
     "whole_plan",
@@ -162,6 +163,34 @@ def chunk_weights(plan: ChunkPlan, curve: DynamicsCurve) -> ChunkPlan:
     plan.check_covers(len(curve.mean) - 1)
     means = [sum(curve.mean[a:b]) / (b - a) for a, b in plan.bounds()]
     return ChunkPlan(plan.sizes, tuple(mean / sum(means) for mean in means))
+
+
+def parse_weights(text: str, plan: ChunkPlan, curve: DynamicsCurve | None = None) -> ChunkPlan:
+    """Give a plan the weights that a user wrote.
+
+    Args:
+        text: ``"uniform"``, ``"curve"`` (see :func:`chunk_weights`), or one number above 0 for
+            each chunk, such as ``"0.4, 0.35, 0.2, 0.05"``; only their proportions matter.
+        plan: K chunks.
+        curve: The measured curve, for ``"curve"``.
+
+    Raises:
+        ValueError: The text is none of these, or needs a curve.
+    """
+    words = _words(text)
+    if words == ["uniform"]:
+        return ChunkPlan(plan.sizes)
+    if words == ["curve"]:
+        if curve is None:
+            raise ValueError("weights is 'curve', but no curve is connected to take them from")
+        return chunk_weights(plan, curve)
+    try:
+        return ChunkPlan(plan.sizes, tuple(float(word) for word in words))
+    except ValueError as error:
+        raise ValueError(
+            f"weights is {text!r}; write 'uniform', 'curve', or one number above 0 for each of "
+            f"the {plan.count} chunks ({error})"
+        ) from error
 
 
 def draw_chunks(plan: ChunkPlan, fraction: float, group_size: int, seed: int) -> Tensor:

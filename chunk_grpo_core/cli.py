@@ -65,7 +65,7 @@ def demo(
     algorithm: Annotated[
         Algorithm, typer.Option(help="chunk: chunks of 1, 2, 2, 3 steps. step: step-level GRPO.")
     ] = Algorithm.chunk,
-    iterations: Annotated[int, typer.Option(min=1, help="Rollouts to train on.")] = 30,
+    iterations: Annotated[int, typer.Option(min=1, help="Rollouts to train on.")] = 60,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: the next free runs/demo-NNN.")

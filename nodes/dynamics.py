@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.chunks import chunk_weights, parse_plan, plan_steps
+from ..chunk_grpo_core.chunks import parse_plan, plan_steps
 from ..chunk_grpo_core.dynamics import DynamicsCurve, dynamics_curve
 from ..chunk_grpo_core.planners import needs_curve, read_plan
 from ..chunk_grpo_core.plots import plot_dynamics, plot_plan
@@ -159,11 +159,13 @@ class PlanChunks(io.ComfyNode):
                     "4); with a curve also cut 4 (the flattest 4 chunks) and adaptive (cut where "
                     "the curve turns). 2, 3, 4, 7 is the paper's plan for 17 steps.",
                 ),
-                io.Boolean.Input(
-                    "weighted",
-                    default=False,
-                    tooltip="Draw chunks in proportion to their mean relative L1 instead of "
-                    "uniformly. Favours high noise; the paper saw it break pictures when overdone.",
+                io.String.Input(
+                    "weights",
+                    default="uniform",
+                    tooltip="How often each chunk is drawn. uniform; or curve (in proportion to "
+                    "its mean relative L1, the paper's weighted sampling); or one number per "
+                    "chunk, such as 0.4, 0.35, 0.2, 0.05. More weight on high noise (the first "
+                    "chunks) changes what is drawn more than how; overdone, it breaks pictures.",
                 ),
                 io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
                 CurveSocket.Input(
@@ -190,7 +192,7 @@ class PlanChunks(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, chunk_sizes: str, weighted: bool, dark: bool, curve: DynamicsCurve | None = None
+        cls, chunk_sizes: str, weights: str, dark: bool, curve: DynamicsCurve | None = None
     ) -> io.NodeOutput:
         """Plan and draw."""
         steps = len(curve.mean) - 1 if curve else plan_steps(chunk_sizes)
@@ -199,10 +201,7 @@ class PlanChunks(io.ComfyNode):
                 f"chunk_sizes is {chunk_sizes!r} and no curve is connected, so the number of steps "
                 "is not known; connect a curve, or write all sizes as numbers"
             )
-        if weighted and curve is None:
-            raise ValueError("weighted is on, but no curve is connected to take weights from")
-        plan = read_plan(chunk_sizes, steps, curve)
-        plan = chunk_weights(plan, curve) if weighted and curve else plan
+        plan = parse_weights(weights, read_plan(chunk_sizes, steps, curve), curve)
         plot = plot_dynamics(curve, plan, dark=dark) if curve else plot_plan(plan, dark=dark)
         return io.NodeOutput(plan, plot[None])
 

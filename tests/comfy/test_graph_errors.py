@@ -75,7 +75,7 @@ def test_an_unknown_choice_is_named(comfy):
 def test_every_checked_text_may_come_through_a_link(comfy):
     prompt = {"reward": node("ChunkGRPO_LoadReward", name="target_colour", colour=["colour", 0])}
     prompt["plan"] = node(
-        "ChunkGRPO_PlanChunks", chunk_sizes=["sizes", 0], weighted=False, dark=True
+        "ChunkGRPO_PlanChunks", chunk_sizes=["sizes", 0], weights="uniform", dark=True
     )
     prompt["scores"] = node(
         "ChunkGRPO_ScoreImages", reward=["reward", 0], images=["plan", 1], prompt="a plot"

@@ -15,6 +15,7 @@ from chunk_grpo_core.chunks import (
     draw_chunks,
     fixed_size_plan,
     parse_plan,
+    parse_weights,
     per_step_plan,
     plan_steps,
     whole_plan,
@@ -224,3 +225,14 @@ def test_chunk_weights_are_the_mean_change_of_each_chunk():
     assert weighted.sizes == (1, 2) and weighted.weights == pytest.approx((2 / 3, 1 / 3))
     with pytest.raises(ValueError, match="cover 4 steps, but there are 3"):
         chunk_weights(ChunkPlan((2, 2)), curve)
+
+
+def test_weights_are_read_from_text():
+    plan = ChunkPlan((1, 2, 2))
+    assert parse_weights("uniform", plan).weights is None
+    assert parse_weights("0.5, 0.3 0.2", plan).weights == (0.5, 0.3, 0.2)
+    with pytest.raises(ValueError, match="no curve is connected"):
+        parse_weights("curve", plan)
+    for text in ("0.5, 0.5", "0.5, 0, 0.5", "much", ""):
+        with pytest.raises(ValueError, match="one number above 0 for each of the 3 chunks"):
+            parse_weights(text, plan)
