@@ -123,7 +123,7 @@ def segment_plan(curve: DynamicsCurve, chunks: int, min_size: int = 1) -> ChunkP
         mean = sum(logs[start:end]) / (end - start)
         return sum((value - mean) ** 2 for value in logs[start:end])
 
-    best = {(0, 0): (0.0, ())}
+    best: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {(0, 0): (0.0, ())}
     for k in range(1, chunks + 1):
         for end in range(k * min_size, steps + 1):
             options = [

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.chunks import parse_plan, plan_steps
+from ..chunk_grpo_core.chunks import parse_plan, parse_weights, plan_steps
 from ..chunk_grpo_core.dynamics import DynamicsCurve, dynamics_curve
 from ..chunk_grpo_core.planners import needs_curve, read_plan
 from ..chunk_grpo_core.plots import plot_dynamics, plot_plan

@@ -101,7 +101,8 @@ def train_codec(settings: CodecSettings, seed: int) -> TinyCodec:
         optimiser.step()
         with torch.no_grad():
             rate = min(settings.ema, (step + 1) / (step + 10))
-            torch._foreach_lerp_(slow, live, 1 - rate)
+            for averaged, parameter in zip(slow, live, strict=True):
+                averaged.lerp_(parameter, 1 - rate)
         losses.append(loss.item())
         if (step + 1) % 100 == 0:
             mean = sum(losses[-100:]) / 100

@@ -152,8 +152,8 @@ def train_transformer(
             optimiser.param_groups[0]["lr"] = settings.lr * ramp * (0.03 + 0.97 * cosine)
         chosen = torch.randint(len(latents), (settings.batch,), generator=generator)
         is_late = step >= settings.late_from
-        rate = settings.late_caption_noise if is_late else settings.caption_noise
-        wrong = mislabel(indices[chosen], rate, generator)
+        wrong_share = settings.late_caption_noise if is_late else settings.caption_noise
+        wrong = mislabel(indices[chosen], wrong_share, generator)
         kept = torch.rand(settings.batch, 1, generator=generator) >= settings.empty_captions
         features, pooled = flux.text(words[_codes(wrong)] * kept)
         x_0, t = latents[chosen], _times(settings.batch, generator)
@@ -169,7 +169,9 @@ def train_transformer(
         for optimiser in optimisers:
             optimiser.step()
         with torch.no_grad():
-            torch._foreach_lerp_(slow, live, 1 - min(settings.ema, (step + 1) / (step + 10)))
+            rate = min(settings.ema, (step + 1) / (step + 10))
+            for averaged, parameter in zip(slow, live, strict=True):
+                averaged.lerp_(parameter, 1 - rate)
         losses.append(loss.item())
         done = step + 1
         if done % 50 == 0:
