@@ -66,11 +66,15 @@ class Outcome:
         chosen = torch.linspace(0, len(prompts) - 1, min(count, len(prompts))).round().long()
         images, labels = [], []
         for row in chosen.split(columns):
-            for name, evaluation in (("before", self.before), ("after", self.after)):
-                for index in row.tolist():
-                    images.append(evaluation.images[index])
-                    score = f"{name} {float(evaluation.rewards[index, 0]):.2f}"
-                    labels.append(prompts[index] if name == "before" else score)
+            indices = row.tolist()
+            images += [self.before.images[i] for i in indices]
+            images += [self.after.images[i] for i in indices]
+            labels += [prompts[i] for i in indices]
+            labels += [
+                f"reward {float(self.before.rewards[i, 0]):.2f} -> "
+                f"{float(self.after.rewards[i, 0]):.2f}"
+                for i in indices
+            ]
         scale = max(1, 192 // images[0].shape[0])
         return image_grid(
             torch.stack(images), columns=len(chosen[:columns]), scale=scale, captions=labels

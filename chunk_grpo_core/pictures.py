@@ -6,7 +6,7 @@ Legend: B pictures, H W picture size. Arrays are uint8, shape (H, W, 3).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,18 @@ def image_grid(
         x, y = _GAP + index % columns * width, _GAP + index // columns * height
         sheet.paste(picture.resize((width - _GAP, images.shape[1] * scale), image.NEAREST), (x, y))
         if captions:
-            text = captions[index]
-            while text and pen.textlength(text) > width - _GAP:
-                text = text[:-1]
+            text = _fitting(captions[index], lambda text: pen.textlength(text) <= width - _GAP)
             pen.text((x + 1, y + images.shape[1] * scale), text, fill=(228, 228, 231))
     return torch.from_numpy(numpy.array(sheet)).float() / 255.0
+
+
+def _fitting(text: str, fits: Callable[[str], bool]) -> str:
+    """Cut a text until it fits, and show that it was cut."""
+    if fits(text):
+        return text
+    while text and not fits(f"{text}..."):
+        text = text[:-1]
+    return f"{text.rstrip()}..."
 
 
 def save_png(picture: Tensor, path: str | Path) -> Path:
