@@ -86,7 +86,7 @@ def test_every_file_is_small_enough_to_clone():
 
 
 def test_the_absolute_path_rule_sees_what_it_must():
-    for text in ("see /work/main/x", "`/home/me/loras`", '"/tmp/run_0001"', r"C:\Users\me"):
+    for text in ("see /srv/pack/x", "`/home/me/loras`", '"/tmp/run_0001"', r"C:\Users\me"):
         assert ABSOLUTE.search(text), text
     for text in ("a/home/b", "https://x.org/data/y", "output/chunk_grpo", "/path/to/ComfyUI"):
         assert not ABSOLUTE.search(text), text
