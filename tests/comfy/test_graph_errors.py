@@ -51,7 +51,11 @@ def test_a_wrong_widget_is_refused_before_anything_runs(kind, inputs, words, com
     ("kind", "inputs", "words"),
     [
         ("ChunkGRPO_FlowSDESampler", {"rule": "ode"}, ["ode", "eta", "stochastic"]),
-        ("ChunkGRPO_PlanChunks", {"chunk_sizes": "2, 3"}, ["[2, 3]", "5 steps", "8 trainable"]),
+        (
+            "ChunkGRPO_PlanChunks",
+            {"chunk_sizes": "2, 3", "weights": "uniform"},
+            ["[2, 3]", "5 steps", "8 trainable"],
+        ),
         ("ChunkGRPO_PromptSet", {"text": "a large purple cat"}, ["'purple'", "known words: "]),
         (TRAIN, {"resume": True}, ["resume", "run_name is empty"]),
         (TRAIN, {"run_name": "new", "resume": True}, ["'new'", "turn resume off"]),
