@@ -57,7 +57,7 @@ class Outcome:
         held_out = {0: self.before.mean, len(self.rows): self.after.mean}
         return plot_training(self.rows, held_out=held_out, dark=dark)
 
-    def before_after_grid(self, count: int = 12, columns: int = 6) -> Tensor:
+    def before_after_grid(self, count: int = 24, columns: int = 8) -> Tensor:
         """Pairs of rows, the base model above, the adapter below; same caption, same noise.
 
         Prompts are taken evenly from the whole list, not chosen by their scores.
@@ -75,7 +75,7 @@ class Outcome:
                 f"{float(self.after.rewards[i, 0]):.2f}"
                 for i in indices
             ]
-        scale = max(1, 192 // images[0].shape[0])
+        scale = max(1, 160 // images[0].shape[0])
         return image_grid(
             torch.stack(images), columns=len(chosen[:columns]), scale=scale, captions=labels
         )

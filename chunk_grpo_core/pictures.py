@@ -42,7 +42,7 @@ def image_grid(
         images: (B, H, W, 3) in 0..1.
         columns: Pictures in a row; about the square root of B when None.
         scale: Whole-number enlargement (nearest neighbour).
-        captions: B short texts to write below the pictures; cut where they do not fit.
+        captions: B texts to write below the pictures, on two lines at most; longer ones are cut.
 
     Returns:
         One picture, float32 in 0..1, shape (height, width, 3).
@@ -52,25 +52,36 @@ def image_grid(
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     rows = math.ceil(len(images) / columns)
     width, height = images.shape[2] * scale + _GAP, images.shape[1] * scale + _GAP
-    height += _TEXT_HEIGHT if captions else 0
+    lines = _wrapped(captions or [], draw.Draw(image.new("RGB", (1, 1))).textlength, width - _GAP)
+    height += _TEXT_HEIGHT * max(map(len, lines), default=0)
     sheet = image.new("RGB", (columns * width + _GAP, rows * height + _GAP), (24, 24, 27))
     pen = draw.Draw(sheet)
     for index, picture in enumerate(to_pil(images)):
         x, y = _GAP + index % columns * width, _GAP + index // columns * height
         sheet.paste(picture.resize((width - _GAP, images.shape[1] * scale), image.NEAREST), (x, y))
         if captions:
-            text = _fitting(captions[index], lambda text: pen.textlength(text) <= width - _GAP)
+            text = "\n".join(lines[index])
             pen.text((x + 1, y + images.shape[1] * scale), text, fill=(228, 228, 231))
     return torch.from_numpy(numpy.array(sheet)).float() / 255.0
 
 
-def _fitting(text: str, fits: Callable[[str], bool]) -> str:
-    """Cut a text until it fits, and show that it was cut."""
-    if fits(text):
-        return text
-    while text and not fits(f"{text}..."):
-        text = text[:-1]
-    return f"{text.rstrip()}..."
+def _wrapped(texts: Sequence[str], length: Callable[[str], float], width: float) -> list[list[str]]:
+    """Break each text into at most two lines that fit; what is left over becomes "..."."""
+    return [_broken(text.split(), length, width) for text in texts]
+
+
+def _broken(words: list[str], length: Callable[[str], float], width: float) -> list[str]:
+    lines = [""]
+    for word in words:
+        longer = f"{lines[-1]} {word}".strip()
+        if length(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        elif len(lines) == 1:
+            lines.append(word)
+        else:
+            lines[-1] += " ..."
+            break
+    return lines
 
 
 def save_png(picture: Tensor, path: str | Path) -> Path:
