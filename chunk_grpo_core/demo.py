@@ -118,8 +118,6 @@ def run_demo(
     """
     start = time.perf_counter()
     policy = tiny_policy(config.lora, config.seed)
-    with policy.adapter.disabled():
-        curve = _measure_curve(policy, config)
     outcome = run_experiment(
         policy,
         TinyWorldReward(),
@@ -131,6 +129,8 @@ def run_demo(
         evaluation_seeds=evaluation_seeds,
         listener=listener,
     )
+    with policy.adapter.disabled():
+        curve = _measure_curve(policy, config)
     lora = save_lora(
         diffusers_lora(policy.adapter.state_dict(), config.lora.scale),
         run_dir / "lora.safetensors",

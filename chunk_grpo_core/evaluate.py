@@ -114,11 +114,10 @@ def evaluate(
     for prompt, x_0 in zip(prompts, policy.run(sample), strict=True):
         pictures = policy.decode(x_0)
         batch = reward.score(pictures, [prompt] * seeds)
-        valid = batch.valid & torch.isfinite(batch.values)
-        rewards.append(torch.where(valid, batch.values, torch.nan))
+        rewards.append(batch.known)
         images.append(pictures[0])
         for name, values in batch.extras.items():
-            extras.setdefault(name, []).append(torch.where(valid, values, torch.nan))
+            extras.setdefault(name, []).append(torch.where(batch.valid, values, torch.nan))
     return Evaluation(
         tuple(prompts),
         torch.stack(rewards),

@@ -15,7 +15,7 @@ from .config import TrainConfig
 from .evaluate import Evaluation, Interval, evaluate, paired_gain
 from .events import CheckCancel, EvaluationProgress, Listener, broadcast, never_cancel
 from .history import MetricsWriter, read_metrics
-from .pictures import SampleWriter, image_grid
+from .pictures import SampleWriter, enlargement, image_grid
 from .plots import plot_training
 from .policy import Policy
 from .rewards.base import Reward
@@ -75,10 +75,8 @@ class Outcome:
                 f"{float(self.after.rewards[i, 0]):.2f}"
                 for i in indices
             ]
-        scale = max(1, 160 // images[0].shape[0])
-        return image_grid(
-            torch.stack(images), columns=len(chosen[:columns]), scale=scale, captions=labels
-        )
+        pairs, width = torch.stack(images), len(chosen[:columns])
+        return image_grid(pairs, columns=width, scale=enlargement(pairs, 160), captions=labels)
 
     def lora_metadata(self) -> dict[str, str]:
         """The whole recipe as text, for the header of the LoRA file."""

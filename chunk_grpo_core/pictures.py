@@ -16,7 +16,7 @@ from torch import Tensor
 from .events import Event, RolloutEnd
 from .optional import require
 
-__all__ = ["SampleWriter", "image_grid", "save_png", "to_pil"]
+__all__ = ["SampleWriter", "best_first", "enlargement", "image_grid", "save_png", "to_pil"]
 
 _GAP = 2
 _TEXT_HEIGHT = 13
@@ -27,6 +27,16 @@ def to_pil(images: Tensor) -> list[Any]:
     image = require("PIL.Image", "To draw pictures")
     levels = (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return [image.fromarray(level) for level in levels]
+
+
+def best_first(rewards: Tensor) -> Tensor:
+    """Indices of B rewards from the best to the worst; NaN comes last."""
+    return rewards.nan_to_num(-math.inf).argsort(descending=True)
+
+
+def enlargement(images: Tensor, pixels: int = 128) -> int:
+    """Whole-number scale at which pictures (B, H, W, 3) are about ``pixels`` high, at least 1."""
+    return max(1, pixels // images.shape[1])
 
 
 def image_grid(
@@ -107,10 +117,10 @@ class SampleWriter:
         if event.iteration == self._written:
             return
         self._written = event.iteration
-        order = event.rewards.nan_to_num(-math.inf).argsort(descending=True)
+        order = best_first(event.rewards)
         grid = image_grid(
             event.images[order],
-            scale=max(1, 128 // event.images.shape[1]),
+            scale=enlargement(event.images),
             captions=[f"{reward:.3f}" for reward in event.rewards[order].tolist()],
         )
         save_png(grid, self.folder / f"iteration_{event.iteration + 1:05d}.png")

@@ -17,7 +17,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 
@@ -185,16 +184,14 @@ class Trainer:
         return groups
 
     def _score(self, group: Trajectory) -> RewardBatch:
-        """Decode a group and score it; scores that are not finite become invalid."""
+        """Decode a group and score it."""
         images = self.policy.decode(group.x_0)
         try:
             batch = self.reward.score(images, [group.prompt] * group.group_size)
         except RewardFailed as error:
             log.warning("iteration %d: a group has no reward: %s", self.iteration, error)
             batch = RewardBatch.failed(group.group_size)
-        batch = replace(batch, valid=batch.valid & torch.isfinite(batch.values))
-        shown = torch.where(batch.valid, batch.values, torch.nan)
-        self._listen(RolloutEnd(self.iteration, group.prompt, images, shown))
+        self._listen(RolloutEnd(self.iteration, group.prompt, images, batch.known))
         return batch
 
     def _draw(self, index: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..chunk_grpo_core.pictures import image_grid
+from ..chunk_grpo_core.pictures import best_first, enlargement, image_grid
 from ..chunk_grpo_core.rewards import REWARDS, load_reward
 from ..chunk_grpo_core.rewards.base import Reward
 from .types import CATEGORY, RewardSocket
@@ -120,13 +120,12 @@ class ScoreImages(io.ComfyNode):
         prompts = prompts_for(prompt, len(images))
         pictures = images[..., :3].cpu().float()
         batch = reward.score(pictures, prompts)
-        shown = torch.where(batch.valid, batch.values, torch.nan)
-        order = shown.nan_to_num(-float("inf")).argsort(descending=True).tolist()
+        shown = batch.known
+        order = best_first(shown).tolist()
         table = "\n".join(
             f"{index}\t{float(shown[index]):.4f}\t{prompts[index]}" for index in range(len(prompts))
         )
-        scale = max(1, 128 // pictures.shape[2])
         captions = [f"#{index}  {float(shown[index]):.3f}" for index in order]
-        grid = image_grid(pictures[order], scale=scale, captions=captions)
+        grid = image_grid(pictures[order], scale=enlargement(pictures), captions=captions)
         mean = float(shown.nanmean())
         return io.NodeOutput(mean, table, grid[None], ui=ui.PreviewText(table))

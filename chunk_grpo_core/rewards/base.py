@@ -20,7 +20,8 @@ class RewardBatch:
     """Scores of B pictures.
 
     A score that could not be computed has ``valid == False``; it takes no part in advantages and
-    is counted. It is never replaced by 0.0.
+    is counted. It is never replaced by 0.0. A score that is not finite is never valid, whatever
+    the reward says.
     """
 
     values: Tensor
@@ -37,6 +38,12 @@ class RewardBatch:
                 f"values and valid must both have shape (B,), got {tuple(shape)} "
                 f"and {tuple(self.valid.shape)}"
             )
+        object.__setattr__(self, "valid", self.valid & torch.isfinite(self.values))
+
+    @property
+    def known(self) -> Tensor:
+        """Scores with NaN where they are not valid, float32, shape (B,)."""
+        return torch.where(self.valid, self.values, torch.nan)
 
     @classmethod
     def failed(cls, count: int) -> RewardBatch:
@@ -48,7 +55,7 @@ class RewardBatch:
         """Build a batch in which every finite value is valid."""
         values = values.detach().to("cpu", torch.float32)
         cpu = {name: extra.detach().to("cpu", torch.float32) for name, extra in extras.items()}
-        return cls(values, torch.isfinite(values), cpu)
+        return cls(values, torch.ones_like(values, dtype=torch.bool), cpu)
 
 
 class RewardFailed(Exception):

@@ -61,6 +61,8 @@ def _sample(
         if callback is not None:
             callback({"x": x, "i": index, "sigma": sigmas[index], "denoised": denoised})
         transition = sde.transition(x, (x - denoised) / t, t, s)
-        noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
-        x = sample_step(transition, noise.to(x))
+        x = transition.mean
+        if transition.std > 0:
+            noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
+            x = sample_step(transition, noise.to(x))
     return x

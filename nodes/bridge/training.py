@@ -12,7 +12,7 @@ from ...chunk_grpo_core.checkpoint import RunFolder
 from ...chunk_grpo_core.config import TrainConfig
 from ...chunk_grpo_core.events import EvaluationProgress, Event, PhaseProgress, RolloutEnd
 from ...chunk_grpo_core.experiment import run_experiment
-from ...chunk_grpo_core.pictures import image_grid
+from ...chunk_grpo_core.pictures import best_first, enlargement, image_grid
 from ...chunk_grpo_core.rewards.base import Reward
 from ..types import PromptSet, TrainingLog
 from .host import check_interrupt, next_run_name, progress_bar, run_folder, show_progress
@@ -74,8 +74,8 @@ class _Progress:
             self._value = _EVALUATION + int(_TRAINING * done)
         elif isinstance(event, RolloutEnd) and event.iteration != self._shown:
             self._shown = event.iteration
-            order = event.rewards.nan_to_num(-float("inf")).argsort(descending=True)
-            picture = image_grid(event.images[order], scale=max(1, 128 // event.images.shape[2]))
+            images = event.images[best_first(event.rewards)]
+            picture = image_grid(images, scale=enlargement(images))
         else:
             return
         show_progress(self._bar, self._value, picture)
