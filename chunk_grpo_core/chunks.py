@@ -38,7 +38,8 @@ class ChunkPlan:
     sizes: tuple[int, ...]
     """Steps in each of the K chunks; their sum is the number of trainable steps."""
     weights: tuple[float, ...] | None = None
-    """Probability of drawing each chunk first; None draws uniformly."""
+    """Proportional to the probability of drawing each chunk first; 0 never trains a chunk; None
+    draws uniformly."""
 
     def __post_init__(self) -> None:
         if not self.sizes or any(size < 1 for size in self.sizes):
@@ -49,8 +50,10 @@ class ChunkPlan:
             return
         if len(self.weights) != len(self.sizes):
             raise ValueError(f"{len(self.sizes)} chunks need as many weights, got {self.weights}")
-        if any(not weight > 0 for weight in self.weights):
-            raise ValueError(f"chunk weights must be above 0, got {list(self.weights)}")
+        if any(not weight >= 0 for weight in self.weights) or not any(self.weights):
+            raise ValueError(
+                f"chunk weights must be 0 or more, and one above 0, got {list(self.weights)}"
+            )
 
     @property
     def count(self) -> int:
@@ -169,7 +172,7 @@ def parse_weights(text: str, plan: ChunkPlan, curve: DynamicsCurve | None = None
     """Give a plan the weights that a user wrote.
 
     Args:
-        text: ``"uniform"``, ``"curve"`` (see :func:`chunk_weights`), or one number above 0 for
+        text: ``"uniform"``, ``"curve"`` (see :func:`chunk_weights`), or one number, 0 or more, for
             each chunk, such as ``"0.4, 0.35, 0.2, 0.05"``; only their proportions matter.
         plan: K chunks.
         curve: The measured curve, for ``"curve"``.
@@ -188,7 +191,7 @@ def parse_weights(text: str, plan: ChunkPlan, curve: DynamicsCurve | None = None
         return ChunkPlan(plan.sizes, tuple(float(word) for word in words))
     except ValueError as error:
         raise ValueError(
-            f"weights is {text!r}; write 'uniform', 'curve', or one number above 0 for each of "
+            f"weights is {text!r}; write 'uniform', 'curve', or one number, 0 or more, for each of "
             f"the {plan.count} chunks ({error})"
         ) from error
 
@@ -209,6 +212,11 @@ def draw_chunks(plan: ChunkPlan, fraction: float, group_size: int, seed: int) ->
         raise ValueError(f"the fraction of chunks to train is {fraction}; it must be in (0, 1]")
     count = max(1, round(fraction * plan.count))
     weights = torch.tensor(plan.weights or (1.0,) * plan.count).expand(group_size, -1)
+    if int((weights[0] > 0).sum()) < count:
+        raise ValueError(
+            f"a fraction of {fraction} draws {count} of {plan.count} chunks, but only "
+            f"{int((weights[0] > 0).sum())} have a weight above 0; lower the fraction"
+        )
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.multinomial(weights, count, replacement=False, generator=generator)
     return torch.zeros(group_size, plan.count, dtype=torch.bool).scatter_(1, chosen, True)

@@ -26,9 +26,9 @@ from .events import CheckCancel, never_cancel
 from .objective import (
     ChunkStatistics,
     ObjectiveConfig,
-    chunk_log_ratio,
     chunk_statistics,
     clipped_loss,
+    log_ratios,
 )
 from .policy import Velocity
 from .rollout import Trajectory, replay_log_p
@@ -67,7 +67,8 @@ def log_p_coefficients(
     old = task.trajectory.log_p.T
     with torch.enable_grad():
         leaf = log_p.detach().clone().requires_grad_(True)
-        loss = clipped_loss(chunk_log_ratio(leaf, old, plan), task.advantages, task.drawn, config)
+        log_ratio = log_ratios(leaf, old, plan, config)
+        loss = clipped_loss(log_ratio, task.advantages, task.drawn, plan, config)
         (gradient,) = torch.autograd.grad(loss, leaf)
     return gradient
 
@@ -173,6 +174,6 @@ def accumulate_group(
             passes += count
             check_cancel()
 
-    log_ratio = chunk_log_ratio(log_p, old, plan)
+    log_ratio = log_ratios(log_p, old, plan, config)
     counted = task.drawn & task.has_signal
-    return chunk_statistics(log_ratio, task.advantages, counted, config), passes
+    return chunk_statistics(log_ratio, task.advantages, counted, plan, config), passes

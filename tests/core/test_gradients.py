@@ -5,6 +5,8 @@ Legend: G samples in a group, K chunks, N - 1 trainable steps.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fakes import PROMPTS, ToyPolicy
@@ -12,9 +14,9 @@ from fakes import PROMPTS, ToyPolicy
 from chunk_grpo_core.chunks import ChunkPlan, draw_chunks, per_step_plan
 from chunk_grpo_core.objective import (
     ObjectiveConfig,
-    chunk_log_ratio,
     chunk_statistics,
     clipped_loss,
+    log_ratios,
 )
 from chunk_grpo_core.rollout import Noise, replay_log_p, rollout
 from chunk_grpo_core.schedule import shifted_grid
@@ -66,8 +68,8 @@ def gradient(policy):
 
 
 def whole_gradient(policy, task, plan, config):
-    log_ratio = chunk_log_ratio(whole_log_p(policy, task), task.trajectory.log_p.T, plan)
-    clipped_loss(log_ratio, task.advantages, task.drawn, config).backward()
+    log_ratio = log_ratios(whole_log_p(policy, task), task.trajectory.log_p.T, plan, config)
+    clipped_loss(log_ratio, task.advantages, task.drawn, plan, config).backward()
     return gradient(policy), log_ratio.detach()
 
 
@@ -87,8 +89,8 @@ def step_level_grpo(log_p, old_log_p, advantages, trained, config):
     return loss
 
 
-def assert_off_policy_and_clipping(log_ratio, task, config):
-    stats = chunk_statistics(log_ratio, task.advantages, task.drawn, config)
+def assert_off_policy_and_clipping(log_ratio, task, plan, config):
+    stats = chunk_statistics(log_ratio, task.advantages, task.drawn, plan, config)
     assert float(stats.deviation.max()) > 1e-3
     assert 0 < int(stats.clipped.sum()) < int(task.drawn.sum())
 
@@ -97,7 +99,7 @@ def test_one_step_per_chunk_is_step_level_grpo_to_the_last_bit():
     plan = per_step_plan(STEPS)
     policy, task = moved_policy(plan)
     ours, log_ratio = whole_gradient(policy, task, plan, TIGHT)
-    assert_off_policy_and_clipping(log_ratio, task, TIGHT)
+    assert_off_policy_and_clipping(log_ratio, task, plan, TIGHT)
     log_p = whole_log_p(policy, task)
     step_level_grpo(log_p, task.trajectory.log_p.T, task.advantages, task.drawn, TIGHT).backward()
     assert torch.equal(ours, gradient(policy)) and ours.abs().max() > 0
@@ -129,13 +131,13 @@ def test_equal_chunks_on_policy_have_the_gradient_of_step_level_grpo(size):
 def test_streamed_gradient_is_that_of_the_whole_clipped_objective(plan, batch_size):
     policy, task = moved_policy(plan, fraction=0.7)
     expected, log_ratio = whole_gradient(policy, task, plan, TIGHT)
-    assert_off_policy_and_clipping(log_ratio, task, TIGHT)
+    assert_off_policy_and_clipping(log_ratio, task, plan, TIGHT)
     stats, passes = accumulate_group(
         policy.velocity, task, plan, TIGHT, scale=0.5, is_on_policy=False, batch_size=batch_size
     )
     error = (2.0 * gradient(policy) - expected).norm() / expected.norm()
     assert float(error) < 1e-6
-    whole = chunk_statistics(log_ratio, task.advantages, task.drawn, TIGHT)
+    whole = chunk_statistics(log_ratio, task.advantages, task.drawn, plan, TIGHT)
     assert stats.clipped.tolist() == whole.clipped.tolist()
     assert torch.allclose(stats.ratio, whole.ratio) and torch.allclose(stats.kl, whole.kl)
     widths = torch.tensor(plan.sizes)
@@ -193,14 +195,47 @@ def test_clipped_and_undrawn_samples_have_a_coefficient_of_zero():
 def test_descending_the_loss_follows_the_sign_of_the_advantage(advantage):
     log_ratio = torch.zeros(1, 2, requires_grad=True)
     drawn = torch.ones(1, 2, dtype=torch.bool)
-    clipped_loss(log_ratio, torch.tensor([advantage]), drawn, TIGHT).backward()
+    clipped_loss(log_ratio, torch.tensor([advantage]), drawn, ChunkPlan((1, 2)), TIGHT).backward()
     assert torch.allclose(log_ratio.grad, torch.full((1, 2), -advantage / 2))
 
 
 def test_chunk_ratio_is_the_geometric_mean_of_its_steps():
     step_ratios = torch.tensor([[2.0, 4.0, 1.0, 0.5]])
-    log_ratio = chunk_log_ratio(step_ratios.log(), torch.zeros(1, 4), ChunkPlan((1, 2, 1)))
+    log_ratio = log_ratios(step_ratios.log(), torch.zeros(1, 4), ChunkPlan((1, 2, 1)), TIGHT)
     assert torch.allclose(log_ratio.exp(), torch.tensor([[2.0, 2.0, 0.5]]))
+
+
+def test_step_ratios_inside_chunks_have_the_chunk_gradient_on_policy():
+    plan = ChunkPlan((1, 2, 2, 3))
+    policy, task = moved_policy(plan, amount=0.0)
+    by_chunk, _ = whole_gradient(policy, task, plan, TIGHT)
+    by_step, log_ratio = whole_gradient(policy, task, plan, replace(TIGHT, ratio="step"))
+    assert log_ratio.shape == (GROUP, STEPS) and by_chunk.abs().max() > 0
+    assert torch.allclose(by_chunk, by_step, rtol=1e-5, atol=1e-6 * float(by_chunk.abs().max()))
+
+
+def test_step_ratios_inside_chunks_are_clipped_one_by_one():
+    plan, config = ChunkPlan((1, 2)), ObjectiveConfig(clip_low=0.15, clip_high=0.15, ratio="step")
+    ratio, drawn = torch.tensor([[1.0, 1.5, 0.9]]), torch.ones(1, 2, dtype=torch.bool)
+    loss = clipped_loss(ratio.log(), torch.ones(1), drawn, plan, config)
+    assert float(loss) == pytest.approx(-(1.0 + (1.15 + 0.9) / 2) / 2)
+    stats = chunk_statistics(ratio.log(), torch.ones(1), drawn, plan, config)
+    assert stats.clipped.tolist() == [0.0, 0.5]
+    assert stats.ratio.tolist() == pytest.approx([1.0, 1.2])
+    assert stats.deviation.tolist() == pytest.approx([0.0, 0.5])
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_streamed_gradient_of_step_ratios_is_that_of_the_whole_objective(batch_size):
+    plan, config = ChunkPlan((1, 2, 2, 3)), replace(TIGHT, ratio="step")
+    policy, task = moved_policy(plan)
+    expected, log_ratio = whole_gradient(policy, task, plan, config)
+    assert_off_policy_and_clipping(log_ratio, task, plan, config)
+    accumulate_group(
+        policy.velocity, task, plan, config, scale=1.0, is_on_policy=False, batch_size=batch_size
+    )
+    found = gradient(policy)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
 
 
 def test_loss_averages_drawn_chunks_then_samples():
@@ -209,7 +244,7 @@ def test_loss_averages_drawn_chunks_then_samples():
     wide = ObjectiveConfig(clip_low=0.15, clip_high=0.15)
     # Gains: 1.1 * 2 alone; then the mean of -0.9 and min(-0.8, -0.85).
     expected = -(2.2 + (-0.9 - 0.85) / 2) / 2
-    loss = clipped_loss(ratio.log(), torch.tensor([2.0, -1.0]), drawn, wide)
+    loss = clipped_loss(ratio.log(), torch.tensor([2.0, -1.0]), drawn, ChunkPlan((1, 2)), wide)
     assert float(loss) == pytest.approx(expected, rel=1e-6)
 
 
@@ -217,7 +252,7 @@ def test_statistics_of_known_ratios():
     ratio = torch.tensor([[1.1, 5.0], [0.8, 1.3]])
     drawn = torch.tensor([[True, False], [True, True]])
     wide = ObjectiveConfig(clip_low=0.15, clip_high=0.05)
-    stats = chunk_statistics(ratio.log(), torch.tensor([1.0, -1.0]), drawn, wide)
+    stats = chunk_statistics(ratio.log(), torch.tensor([1.0, -1.0]), drawn, ChunkPlan((1, 2)), wide)
     assert stats.count.tolist() == [2, 1] and stats.clipped.tolist() == [2, 0]
     assert stats.ratio.tolist() == pytest.approx([1.9, 1.3])
     assert stats.deviation.tolist() == pytest.approx([0.2, 0.3])
@@ -241,6 +276,7 @@ def test_recomputed_log_p_makes_the_present_policy_the_old_one():
     [
         ({"clip_low": 0.0}, r"objective.clip_low is 0.0; it must be in \(0, 1\)"),
         ({"clip_low": 1.0}, "objective.clip_low is 1.0"),
+        ({"ratio": "word"}, "objective.ratio is 'word'; it must be one of chunk, step"),
         ({"clip_high": 0.0}, "objective.clip_high is 0.0; it must be above 0"),
     ],
 )

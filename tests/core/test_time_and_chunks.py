@@ -136,7 +136,7 @@ def test_empty_chunks_are_refused(sizes):
         ChunkPlan(sizes)
 
 
-@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, math.nan)])
+@pytest.mark.parametrize("weights", [(1.0,), (0.0, 0.0), (1.0, -1.0), (1.0, math.nan)])
 def test_bad_chunk_weights_are_refused(weights):
     with pytest.raises(ValueError, match="weights"):
         ChunkPlan((1, 2), weights)
@@ -163,6 +163,13 @@ def test_draw_depends_on_the_seed_alone():
     assert torch.equal(draw_chunks(plan, 0.5, 64, 3), first)
     assert not torch.equal(draw_chunks(plan, 0.5, 64, 4), first)
     assert len({tuple(row) for row in first.tolist()}) > 20  # each sample draws its own
+
+
+def test_a_chunk_of_weight_0_is_never_drawn():
+    plan = ChunkPlan((1, 2, 1), (0.5, 0.0, 0.5))
+    assert not draw_chunks(plan, 0.5, 500, 0)[:, 1].any()
+    with pytest.raises(ValueError, match="draws 3 of 3 chunks, but only 2 have a weight above 0"):
+        draw_chunks(plan, 1.0, 4, 0)
 
 
 @pytest.mark.parametrize("weights", [None, (0.7, 0.1, 0.2)])
@@ -231,8 +238,9 @@ def test_weights_are_read_from_text():
     plan = ChunkPlan((1, 2, 2))
     assert parse_weights("uniform", plan).weights is None
     assert parse_weights("0.5, 0.3 0.2", plan).weights == (0.5, 0.3, 0.2)
+    assert parse_weights("0, 1, 0", plan).weights == (0.0, 1.0, 0.0)
     with pytest.raises(ValueError, match="no curve is connected"):
         parse_weights("curve", plan)
-    for text in ("0.5, 0.5", "0.5, 0, 0.5", "much", ""):
-        with pytest.raises(ValueError, match="one number above 0 for each of the 3 chunks"):
+    for text in ("0.5, 0.5", "0.5, -1, 0.5", "0, 0, 0", "much", ""):
+        with pytest.raises(ValueError, match="one number, 0 or more, for each of the 3 chunks"):
             parse_weights(text, plan)

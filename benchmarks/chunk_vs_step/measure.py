@@ -1,0 +1,171 @@
+"""One run: train, sample held-out captions, keep every number. Also the curves of all rules."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from chunk_grpo_core.checkpoint import RunFolder
+from chunk_grpo_core.dynamics import DynamicsCurve, dynamics_curve
+from chunk_grpo_core.history import MetricsWriter, read_metrics
+from chunk_grpo_core.lora import LoraConfig
+from chunk_grpo_core.models.flux import FluxPolicy
+from chunk_grpo_core.rollout import Noise, derive_seed, rollout
+from chunk_grpo_core.sde import RULES, SdeConfig
+from chunk_grpo_core.tiny.flow import euler
+from chunk_grpo_core.tiny.model import LATENT_SHAPE, TinyFlux, load_tiny_flux
+from chunk_grpo_core.tiny.reward import TinyWorldReward
+from chunk_grpo_core.trainer import Trainer
+
+from .design import CHOOSING, GRID, SDE, TESTING, TRAINING, Run, config_of
+
+__all__ = ["measure_base", "measure_curves", "perform", "read_curve", "write_json"]
+
+_BATCH = 32
+_NOISE_SEED = 20_000
+_KEPT = ("reward_mean", "clip_fraction", "ratio_max_deviation", "approx_kl", "grad_norm")
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write a file that is either whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(data) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_curve(path: Path) -> DynamicsCurve:
+    """Read the curve of the training sampler from curves.json."""
+    return DynamicsCurve.from_json(json.loads(path.read_text(encoding="utf-8"))[SDE.rule])
+
+
+def _policy(lora: LoraConfig, seed: int) -> tuple[TinyFlux, FluxPolicy]:
+    flux = load_tiny_flux()
+    policy = FluxPolicy(
+        name="tiny-flux",
+        transformer=flux.transformer,
+        encode=lambda caption: flux.text.encode([caption]),
+        decode=flux.codec.decode,
+        latent_shape=LATENT_SHAPE,
+        lora=lora,
+        seed=seed,
+    )
+    return flux, policy
+
+
+def measure_curves() -> dict[str, object]:
+    """Relative-L1 curves of the base model under every rule, by rule name."""
+    _, policy = _policy(LoraConfig(), 0)
+    curves = {}
+    for rule in RULES:
+        sde = SdeConfig(rule=rule, eta=SDE.eta)
+        groups = policy.run(
+            lambda velocity, sde=sde: [
+                rollout(
+                    velocity,
+                    text,
+                    GRID,
+                    sde,
+                    Noise(False, derive_seed("curve", index), 12),
+                    policy.latent_shape,
+                )
+                for index, text in enumerate(TRAINING[:8])
+            ]
+        )
+        curves[rule] = dynamics_curve(groups, policy.name).to_json()
+    return curves
+
+
+def _quality(images: Tensor) -> dict[str, Tensor]:
+    """Signs of damage, one number for each picture (B, H, W, 3): grid and saturation."""
+    grey = images.mean(-1)
+    cell = grey[:, 1:, 1:] - grey[:, :-1, 1:] - grey[:, 1:, :-1] + grey[:, :-1, :-1]
+    top, bottom = images.amax(-1), images.amin(-1)
+    saturation = (top - bottom) / top.clamp(min=1e-3)
+    return {
+        "grid": (cell / 4).abs().flatten(1).mean(1),
+        "saturation": saturation.flatten(1).mean(1),
+    }
+
+
+@torch.no_grad()
+def _judge(flux: TinyFlux, captions: list[str], seeds: int) -> dict[str, list[float]]:
+    """Mean of each measure over the seeds, for each caption."""
+    prompts = [text for text in captions for _ in range(seeds)]
+    noise = torch.cat(
+        [
+            torch.randn(
+                seeds, *LATENT_SHAPE, generator=torch.Generator().manual_seed(_NOISE_SEED + i)
+            )
+            for i in range(len(captions))
+        ]
+    )
+    parts: list[dict[str, Tensor]] = []
+    for start in range(0, len(prompts), _BATCH):
+        part = slice(start, start + _BATCH)
+        features, pooled = flux.text.encode(prompts[part])
+        latents = euler(flux.transformer, noise[part], features, pooled, GRID.steps)
+        images = flux.codec.decode(latents).clamp(0, 1)
+        score = TinyWorldReward().score(images, prompts[part])
+        parts.append({"reward": score.values, **score.extras, **_quality(images)})
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {
+        name: [round(v, 6) for v in values.view(len(captions), seeds).mean(1).tolist()]
+        for name, values in joined.items()
+    }
+
+
+def _captions(sweep: bool) -> tuple[list[str], int]:
+    return (CHOOSING, 4) if sweep else (TESTING, 2)
+
+
+def measure_base() -> dict[str, object]:
+    """The base model on both sets of captions."""
+    flux = load_tiny_flux()
+    return {name: _judge(flux, *_captions(name == "sweep")) for name in ("sweep", "main")}
+
+
+def perform(run: Run, curves: Path, results: Path, work: Path) -> str:
+    """Do one run, or go on with it, and write ``results/<name>.json``; returns the name."""
+    torch.set_num_threads(1)
+    target = results / f"{run.name}.json"
+    if target.exists():
+        return run.name
+    config = config_of(run, read_curve(curves))
+    flux, policy = _policy(config.lora, run.seed)
+    folder = RunFolder(work / run.name)
+    trainer = Trainer(
+        policy,
+        TinyWorldReward(),
+        TRAINING,
+        config,
+        run_folder=folder,
+        listener=MetricsWriter(folder.metrics_file),
+    )
+    if folder.config_file.exists():
+        folder.check_same(config, {})
+        trainer.resume()
+    else:
+        folder.create(config, {})
+    trainer.train()
+    rows = read_metrics(folder.metrics_file)
+    write_json(
+        target,
+        {
+            "run": asdict(run),
+            "config": replace(config).to_json(),
+            "trained_passes": sum(row["trained_passes"] for row in rows),
+            "seconds": round(sum(row["seconds"]["total"] for row in rows), 1),
+            "ratio_error_first_update": max(row["ratio_error_first_update"] for row in rows),
+            "rows": [{key: row[key] for key in _KEPT} for row in rows],
+            "held_out": _judge(flux, *_captions(run.sweep)),
+        },
+    )
+    shutil.rmtree(folder.path)
+    return run.name
