@@ -36,9 +36,9 @@ TESTING = [caption(scene) for scene in HELD_OUT]
 
 REGIMES = {"on": 1, "off": 3}
 """Epochs for each rollout."""
-UPDATES, STEPS_PER_SAMPLE, GROUP, CAPTIONS_PER_ROLLOUT = 30, 8, 12, 2
+UPDATES, STEPS_PER_SAMPLE, GROUP, CAPTIONS_PER_ROLLOUT = 81, 8, 12, 2
 PAPER = (2, 3, 4, 7)
-SWEPT_RATES, SWEPT_ARMS, SWEEP_SEEDS = (1e-3, 2e-3, 4e-3), ("step", "chunk"), (100, 101)
+SWEPT_RATES, SWEPT_ARMS, SWEEP_SEEDS = (3e-4, 6e-4, 1.2e-3), ("step", "chunk"), (100, 101)
 PRIMARY, PRIMARY_SEEDS, OTHER_SEEDS = ("step", "chunk"), range(10), range(5)
 OTHERS = ("adaptive", "weighted", "equal", "reversed", "whole", "control")
 ALONE = ("alone 1", "alone 2", "alone 3", "alone 4")
