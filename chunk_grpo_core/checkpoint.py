@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .config import TrainConfig
 from .optional import require
 
-__all__ = ["Checkpoint", "RunFolder", "optimizer_tensors", "restore_optimizer"]
+__all__ = ["Checkpoint", "RunFolder"]
 
 _KEEP = 2
 """Complete checkpoints kept; older ones are deleted."""
@@ -44,7 +43,7 @@ class Checkpoint:
     """Iterations done."""
     adapter: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    """See :func:`optimizer_tensors`."""
+    """See :meth:`~chunk_grpo_core.optimizer.AdapterOptimizer.tensors`."""
 
 
 class RunFolder:
@@ -155,25 +154,6 @@ class RunFolder:
             adapter=load_file(found[-1] / "adapter.safetensors"),
             optimizer=load_file(found[-1] / "optimizer.safetensors"),
         )
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten an optimiser's state to ``"<parameter index>.<name>"`` -> CPU tensor."""
-    return {
-        f"{index}.{name}": torch.as_tensor(value).detach().cpu().contiguous().clone()
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` took."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _short(value: object) -> str:

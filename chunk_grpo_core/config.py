@@ -36,6 +36,11 @@ class OptimizerConfig:
     """Optimiser steps for each pass over the groups of one rollout; only the first is on-policy."""
     epochs: int = 1
     """Passes over the groups of one rollout."""
+    warmup_updates: int = 0
+    """Updates over which the learning rate rises linearly to its value, 0 or more."""
+    ema_decay: float | None = None
+    """Decay of the average of the adapter that becomes the result, in (0, 1); None keeps the
+    weights of the last update."""
     recompute_log_p: bool | None = None
     """Compute the old log-densities again with the batch shapes of training, which costs one more
     forward pass. None does so where it matters: on accelerators, whose kernels may depend on the
@@ -51,6 +56,14 @@ class OptimizerConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if self.warmup_updates < 0:
+            raise ValueError(
+                f"optimizer.warmup_updates is {self.warmup_updates}; it must be 0 or more"
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(
+                f"optimizer.ema_decay is {self.ema_decay}; it must be in (0, 1), or None"
+            )
         if not self.weight_decay >= 0:
             raise ValueError(f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .advantage import Advantages
-from .objective import ChunkStatistics
+from .diagnostics import ChunkStatistics
 from .rewards.base import RewardBatch
 
 __all__ = ["UpdateReport", "metrics_row"]
@@ -39,6 +39,8 @@ def metrics_row(
     update: UpdateReport,
     seconds: Mapping[str, float],
     peak_memory_gib: float | None,
+    *,
+    has_reference: bool = False,
 ) -> dict[str, object]:
     """Build the JSON-ready row that goes to metrics.jsonl.
 
@@ -49,6 +51,7 @@ def metrics_row(
         update: What the optimiser did.
         seconds: Time of each phase.
         peak_memory_gib: Peak accelerator memory, None on the CPU.
+        has_reference: The distance to the reference policy was measured.
     """
     stats = update.statistics
     count = stats.count.clamp(min=1)
@@ -69,6 +72,7 @@ def metrics_row(
         "ratio_max_deviation": _per_chunk(stats.deviation, stats.count),
         "clip_fraction": _per_chunk(stats.clipped / count, stats.count),
         "approx_kl": float(stats.kl.sum() / trained),
+        "reference_gap": float(stats.gap.sum() / trained) if has_reference else None,
         "grad_norm": sum(update.grad_norms) / len(update.grad_norms),
         "trained_passes": update.passes,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},

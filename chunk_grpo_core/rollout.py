@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +20,9 @@ from torch import Tensor
 from .events import CheckCancel, never_cancel
 from .policy import Velocity
 from .schedule import TimeGrid
-from .sde import SdeConfig, gaussian_log_p, ode_step, sample_step
+from .sde import SdeConfig, Transition, gaussian_log_p, ode_step, sample_step
 
-__all__ = ["Noise", "Trajectory", "derive_seed", "replay_log_p", "rollout", "sample_ode"]
+__all__ = ["Noise", "Replay", "Trajectory", "derive_seed", "replay_step", "rollout", "sample_ode"]
 
 
 def derive_seed(*parts: object) -> int:
@@ -72,6 +73,8 @@ class Trajectory:
     """x at every level, shape (N + 1, G, *latent); states[0] is noise, states[N] is x_0."""
     log_p: Tensor
     """Log-density of each stochastic step under the policy that sampled it, shape (N - 1, G)."""
+    means: Tensor | None = None
+    """Mean of each stochastic step's Gaussian, shape (N - 1, G, *latent), if they were kept."""
 
     @property
     def x_0(self) -> Tensor:
@@ -100,6 +103,7 @@ def rollout(
     *,
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
+    keep_means: bool = False,
     check_cancel: CheckCancel = never_cancel,
 ) -> Trajectory:
     """Sample one group.
@@ -113,6 +117,8 @@ def rollout(
         latent_shape: Shape of one latent.
         device: Where the model wants its input.
         batch_size: Samples in one call of the model; all G when None.
+        keep_means: Keep the mean of every stochastic step, for the exact KL to this policy; as
+            much memory as the states take.
         check_cancel: Called after every call of the model.
 
     Returns:
@@ -120,9 +126,9 @@ def rollout(
     """
     generators = noise.generators()
     x_t = noise.initial(latent_shape)
-    states, log_ps = [x_t], []
+    states, log_ps, means = [x_t], [], []
     for t, s in grid.pairs():
-        x_s = torch.empty_like(x_t)
+        x_s, mean = torch.empty_like(x_t), torch.empty_like(x_t)
         log_p = torch.empty(noise.group_size)
         for part in _batches(noise.group_size, batch_size):
             x_part = x_t[part].to(device)
@@ -132,15 +138,23 @@ def rollout(
                 z = [torch.randn(*latent_shape, generator=g) for g in generators[part]]
                 x_next = sample_step(transition, torch.stack(z).to(device))
                 log_p[part] = gaussian_log_p(x_next, transition).cpu()
+                mean[part] = transition.mean.cpu()
             x_s[part] = x_next.cpu()
             check_cancel()
         if s > 0.0 and sde.is_stochastic:
             log_ps.append(log_p)
+            if keep_means:
+                means.append(mean)
         states.append(x_s)
         x_t = x_s
     empty = torch.empty(0, noise.group_size)
     return Trajectory(
-        prompt, grid, sde, torch.stack(states), torch.stack(log_ps) if log_ps else empty
+        prompt,
+        grid,
+        sde,
+        torch.stack(states),
+        torch.stack(log_ps) if log_ps else empty,
+        torch.stack(means) if keep_means and means else None,
     )
 
 
@@ -179,14 +193,25 @@ def sample_ode(
     return torch.cat(finished)
 
 
-def replay_log_p(
+class Replay(NamedTuple):
+    """One recorded step under the present policy, B samples."""
+
+    v_t: Tensor
+    """Velocity, float32, shape (B, *latent)."""
+    transition: Transition
+    """p(x_s | x_t) now."""
+    log_p: Tensor
+    """Its log-density at the recorded x_s, float32, shape (B,)."""
+
+
+def replay_step(
     velocity: Velocity,
     trajectory: Trajectory,
     step: int,
     samples: Tensor | slice = slice(None),
     device: torch.device | str = "cpu",
-) -> Tensor:
-    """Log-density of one recorded step under the present policy, with gradients if enabled.
+) -> Replay:
+    """Evaluate the present policy on one recorded step, with gradients if enabled.
 
     Args:
         velocity: The model.
@@ -194,12 +219,10 @@ def replay_log_p(
         step: 0-based stochastic step, below N - 1.
         samples: Which of the G samples, B of them.
         device: Where the model wants its input.
-
-    Returns:
-        Float32, shape (B,), on ``device``.
     """
     t, s = trajectory.grid.pairs()[step]
     x_t = trajectory.states[step][samples].to(device)
     x_s = trajectory.states[step + 1][samples].to(device)
-    transition = trajectory.sde.transition(x_t, velocity(x_t, t, trajectory.prompt), t, s)
-    return gaussian_log_p(x_s, transition)
+    v_t = velocity(x_t, t, trajectory.prompt)
+    transition = trajectory.sde.transition(x_t, v_t, t, s)
+    return Replay(v_t, transition, gaussian_log_p(x_s, transition))

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 __all__ = [
@@ -132,6 +133,11 @@ class SdeConfig:
         """Apply the rule in float32; the step into s = 0 is always the ODE's."""
         rule = RULES[self.rule] if s > 0.0 else ode_step
         return rule(x_t.float(), v_t.float(), t, s, self.eta)
+
+    def std(self, t: float, s: float) -> float:
+        """Standard deviation of the step t -> s, which depends on no picture."""
+        nothing = torch.zeros(1)
+        return self.transition(nothing, nothing, t, s).std
 
 
 def sample_step(transition: Transition, noise: Tensor) -> Tensor:

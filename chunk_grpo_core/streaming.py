@@ -1,14 +1,15 @@
 """Gradient of the chunk objective, one step at a time.
 
-The loss of a group depends on the network only through its log-densities, so
+The loss of a group depends on the network only through a few numbers for each sample i and step t
+(log p, KL to the old policy, distance to the reference: ``objective.StepTerms``), so
 
-    dloss/dtheta = sum over samples i and steps t of  c[i, t] * dlog p[i, t]/dtheta,
-    c = dloss/dlog p  (a small matrix, from autograd on the pure function in objective.py).
+    dloss/dtheta = sum over i, t and terms of  c[i, t] * dterm[i, t]/dtheta,
+    c = dloss/dterm  (small matrices, from autograd on the pure function in objective.py).
 
 Therefore only one micro-batch of one step is ever held for backward, whatever the chunk length,
-and the gradient is still exactly that of the clipped chunk objective. Two passes are needed when
-the ratio is not known (log p without gradients first, then backward); right after a rollout the
-ratio is 1 by construction, c is known in advance, and one pass is enough.
+and the gradient is still exactly that of the whole objective. Two passes are needed when the terms
+are not known (first without gradients, then backward); right after a rollout the ratio is 1 by
+construction, c is known in advance, and one pass is enough.
 
 Legend: G samples in a group, K chunks, N steps, B samples in a micro-batch.
 """
@@ -22,21 +23,33 @@ import torch
 from torch import Tensor
 
 from .chunks import ChunkPlan
+from .diagnostics import ChunkStatistics, chunk_statistics
 from .events import CheckCancel, never_cancel
-from .objective import (
-    ChunkStatistics,
-    ObjectiveConfig,
-    chunk_statistics,
-    clipped_loss,
-    log_ratios,
-)
+from .objective import GroupFacts, ObjectiveConfig, StepTerms, group_loss
 from .policy import Velocity
-from .rollout import Trajectory, replay_log_p
+from .rollout import Replay, Trajectory, replay_step
 
-__all__ = ["GroupTask", "accumulate_group", "log_p_coefficients", "recompute_old_log_p"]
+__all__ = [
+    "GroupTask",
+    "Reference",
+    "accumulate_group",
+    "coefficients",
+    "recompute_old_policy",
+    "with_reference",
+]
 
 
 _SMALLEST_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the reference policy (adapter off) says about a recorded group, on the CPU."""
+
+    v_t: Tensor
+    """Velocities, shape (N - 1, G, *latent); only the steps that are trained are filled in."""
+    log_p: Tensor
+    """Log-densities, shape (G, N - 1)."""
 
 
 @dataclass(frozen=True)
@@ -48,29 +61,43 @@ class GroupTask:
     """A_i, CPU float32, shape (G,)."""
     drawn: Tensor
     """Bool, shape (G, K): the chunks each sample trains on."""
+    reference: Reference | None = None
+    """See :func:`with_reference`."""
 
-    @property
-    def has_signal(self) -> Tensor:
-        """Samples that can change the policy, bool, shape (G, 1)."""
-        return (self.advantages != 0)[:, None]
+    def trained_chunks(self, config: ObjectiveConfig) -> Tensor:
+        """The drawn chunks of samples that have a gradient at all, bool, shape (G, K)."""
+        has_gradient = (self.advantages != 0) | config.has_penalty
+        return self.drawn & has_gradient[:, None]
 
-    def needed_steps(self, plan: ChunkPlan) -> Tensor:
-        """The sample-steps inside drawn chunks, bool, shape (G, N - 1)."""
-        columns = [self.drawn[:, plan.chunk_of(step)] for step in range(plan.steps)]
-        return torch.stack(columns, 1) & self.has_signal
+    def needed_steps(self, plan: ChunkPlan, config: ObjectiveConfig) -> Tensor:
+        """The sample-steps inside those chunks, bool, shape (G, N - 1)."""
+        chunks = self.trained_chunks(config)
+        return torch.stack([chunks[:, plan.chunk_of(step)] for step in range(plan.steps)], 1)
+
+    def facts(self, plan: ChunkPlan) -> GroupFacts:
+        """The part of it that the objective knows."""
+        pairs = self.trajectory.grid.pairs()[:-1]
+        return GroupFacts(
+            plan=plan,
+            advantages=self.advantages,
+            drawn=self.drawn,
+            old_log_p=self.trajectory.log_p.T,
+            std=torch.tensor([self.trajectory.sde.std(t, s) for t, s in pairs]),
+            dt=torch.tensor([s - t for t, s in pairs]),
+            reference_log_p=self.reference.log_p if self.reference else None,
+        )
 
 
-def log_p_coefficients(
-    log_p: Tensor, task: GroupTask, plan: ChunkPlan, config: ObjectiveConfig
-) -> Tensor:
-    """dloss/dlog p at the given log-densities, shape (G, N - 1); 0 where nothing is trained."""
-    old = task.trajectory.log_p.T
+def coefficients(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -> StepTerms:
+    """dloss/dterm at the given terms, each of shape (G, N - 1); 0 where nothing is trained."""
     with torch.enable_grad():
-        leaf = log_p.detach().clone().requires_grad_(True)
-        log_ratio = log_ratios(leaf, old, plan, config)
-        loss = clipped_loss(log_ratio, task.advantages, task.drawn, plan, config)
-        (gradient,) = torch.autograd.grad(loss, leaf)
-    return gradient
+        leaves = StepTerms(*(term.detach().clone().requires_grad_(True) for term in terms))
+        gradients = torch.autograd.grad(
+            group_loss(leaves, facts, config), list(leaves), allow_unused=True
+        )
+    return StepTerms(
+        *(torch.zeros_like(t) if g is None else g for t, g in zip(terms, gradients, strict=True))
+    )
 
 
 def _micro_batches(needed: Tensor, size: int | None) -> Iterator[tuple[int, Tensor, int]]:
@@ -94,39 +121,99 @@ def _padded(part: Tensor, group_size: int, smallest: int) -> Tensor:
     return torch.cat([part, part.new_tensor(others[: max(smallest - len(part), 0)])])
 
 
-@torch.no_grad()
-def _measure_log_p(
-    velocity: Velocity,
-    task: GroupTask,
-    plan: ChunkPlan,
-    device: torch.device | str,
-    batch_size: int | None,
-    check_cancel: CheckCancel,
-) -> Tensor:
-    """Log-densities of the needed steps under the present policy, shape (G, N - 1)."""
+def _terms_of(
+    new: Replay, task: GroupTask, step: int, part: Tensor, config: ObjectiveConfig
+) -> StepTerms:
+    """The terms of one micro-batch, each of shape (B,); those that nobody asked for are 0."""
+    kl_old = gap = torch.zeros_like(new.log_p)
+    if config.needs_old_mean:
+        if task.trajectory.means is None:
+            raise ValueError(
+                "the rollout kept no means; ratio_norm and kl-mask need rollout(keep_means=True)"
+            )
+        old = task.trajectory.means[step][part].to(new.v_t.device)
+        kl_old = 0.5 * ((new.transition.mean - old) / new.transition.std).square().flatten(1).mean(
+            1
+        )
+    if config.kl_ref:
+        if task.reference is None:
+            raise ValueError("objective.kl_ref needs the reference policy; call with_reference")
+        reference = task.reference.v_t[step][part].to(new.v_t.device)
+        gap = (new.v_t.float() - reference).square().flatten(1).mean(1)
+    return StepTerms(new.log_p, kl_old, gap)
+
+
+def _on_policy_terms(task: GroupTask) -> StepTerms:
+    """The terms right after a rollout. The distance to the reference is not known yet, but it
+    enters the loss linearly, so that its coefficient is."""
     log_p = task.trajectory.log_p.T.clone()
-    for step, part, _ in _micro_batches(task.needed_steps(plan), batch_size):
-        log_p[part, step] = replay_log_p(velocity, task.trajectory, step, part, device).cpu()
-        check_cancel()
-    return log_p
+    return StepTerms(log_p, torch.zeros_like(log_p), torch.zeros_like(log_p))
 
 
-def recompute_old_log_p(
+def _store(all_terms: StepTerms, part: Tensor, step: int, terms: StepTerms) -> None:
+    for target, values in zip(all_terms, terms, strict=True):
+        target[part, step] = values.detach().cpu()
+
+
+@torch.no_grad()
+def recompute_old_policy(
     velocity: Velocity,
     task: GroupTask,
     plan: ChunkPlan,
+    config: ObjectiveConfig,
     *,
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
     check_cancel: CheckCancel = never_cancel,
 ) -> GroupTask:
-    """Replace the old log-densities by ones measured with the batch shapes of training.
+    """Replace the old log-densities (and means) by ones with the batch shapes of training.
 
     Kernels may give other last bits for another batch shape; with a clip range of 5e-5 that would
     count as a change of policy. Call it before the first update of a rollout.
     """
-    log_p = _measure_log_p(velocity, task, plan, device, batch_size, check_cancel)
-    return replace(task, trajectory=replace(task.trajectory, log_p=log_p.T))
+    trajectory = task.trajectory
+    log_p = trajectory.log_p.clone()
+    means = None if trajectory.means is None else trajectory.means.clone()
+    for step, part, _ in _micro_batches(task.needed_steps(plan, config), batch_size):
+        old = replay_step(velocity, trajectory, step, part, device)
+        log_p[step, part] = old.log_p.cpu()
+        if means is not None:
+            means[step, part] = old.transition.mean.cpu()
+        check_cancel()
+    return replace(task, trajectory=replace(trajectory, log_p=log_p, means=means))
+
+
+@torch.no_grad()
+def with_reference(
+    velocity: Velocity,
+    task: GroupTask,
+    plan: ChunkPlan,
+    config: ObjectiveConfig,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int | None = None,
+    check_cancel: CheckCancel = never_cancel,
+) -> GroupTask:
+    """Measure the reference once for all updates of a rollout.
+
+    Args:
+        velocity: The model with its adapter **off**.
+        task: The group.
+        plan: K chunks.
+        config: Which steps are needed.
+        device: Where the model wants its input.
+        batch_size: Samples in one call of the model; all that need the step when None.
+        check_cancel: Called after every call of the model.
+    """
+    trajectory = task.trajectory
+    v_t = torch.zeros_like(trajectory.states[: plan.steps])
+    log_p = trajectory.log_p.T.clone()
+    for step, part, _ in _micro_batches(task.needed_steps(plan, config), batch_size):
+        reference = replay_step(velocity, trajectory, step, part, device)
+        v_t[step, part] = reference.v_t.float().cpu()
+        log_p[part, step] = reference.log_p.cpu()
+        check_cancel()
+    return replace(task, reference=Reference(v_t, log_p))
 
 
 def accumulate_group(
@@ -147,7 +234,7 @@ def accumulate_group(
         velocity: The model, adapter on.
         task: Trajectory, advantages, drawn chunks.
         plan: K chunks covering the N - 1 trainable steps.
-        config: The clip range.
+        config: The objective.
         scale: Weight of this group in the update (1 / groups).
         is_on_policy: The policy is the one that sampled the trajectory, so every ratio is 1.
         device: Where the model wants its input.
@@ -158,22 +245,30 @@ def accumulate_group(
         Statistics of the ratios as measured, and the number of sample-steps that went through
         backward. In the one-pass case the statistics also cover only those.
     """
-    old = task.trajectory.log_p.T
-    if is_on_policy:
-        log_p = old.clone()
-    else:
-        log_p = _measure_log_p(velocity, task, plan, device, batch_size, check_cancel)
-    coefficients = log_p_coefficients(log_p, task, plan, config) * scale
+    facts, terms = task.facts(plan), _on_policy_terms(task)
+    if not is_on_policy:
+        with torch.no_grad():
+            for step, part, _ in _micro_batches(task.needed_steps(plan, config), batch_size):
+                new = replay_step(velocity, task.trajectory, step, part, device)
+                _store(terms, part, step, _terms_of(new, task, step, part, config))
+                check_cancel()
+    weights = StepTerms(*(c * scale for c in coefficients(terms, facts, config)))
     passes = 0
     with torch.enable_grad():
-        for step, part, count in _micro_batches(coefficients != 0, batch_size):
-            new = replay_log_p(velocity, task.trajectory, step, part, device)
-            weights = coefficients[part[:count], step].to(new.device)
-            (weights * new[:count]).sum().backward()
-            log_p[part, step] = new.detach().cpu()
+        for step, part, count in _micro_batches(_any_nonzero(weights), batch_size):
+            new = replay_step(velocity, task.trajectory, step, part, device)
+            found = _terms_of(new, task, step, part, config)
+            parts = [
+                (weight[part[:count], step].to(value.device) * value[:count]).sum()
+                for weight, value in zip(weights, found, strict=True)
+                if value.requires_grad
+            ]
+            torch.stack(parts).sum().backward()
+            _store(terms, part, step, found)
             passes += count
             check_cancel()
+    return chunk_statistics(terms, facts, task.trained_chunks(config), config), passes
 
-    log_ratio = log_ratios(log_p, old, plan, config)
-    counted = task.drawn & task.has_signal
-    return chunk_statistics(log_ratio, task.advantages, counted, plan, config), passes
+
+def _any_nonzero(weights: StepTerms) -> Tensor:
+    return torch.stack([weight != 0 for weight in weights]).any(0)

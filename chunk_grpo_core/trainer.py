@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import torch
 
 from .advantage import group_advantages
-from .checkpoint import Checkpoint, RunFolder, optimizer_tensors, restore_optimizer
+from .checkpoint import Checkpoint, RunFolder
 from .chunks import draw_chunks
 from .config import TrainConfig
 from .events import (
@@ -34,10 +34,11 @@ from .events import (
     never_cancel,
 )
 from .metrics import UpdateReport, metrics_row
+from .optimizer import AdapterOptimizer
 from .policy import Policy, Velocity
 from .rewards.base import Reward, RewardBatch, RewardFailed
 from .rollout import Noise, Trajectory, derive_seed, rollout
-from .streaming import GroupTask, accumulate_group, recompute_old_log_p
+from .streaming import GroupTask, accumulate_group, recompute_old_policy, with_reference
 
 __all__ = ["Trainer", "prompts_of_iteration"]
 
@@ -88,22 +89,14 @@ class Trainer:
         self.prompts = list(prompts)
         self.iteration = 0
         self._folder, self._listen, self._check_cancel = run_folder, listener, check_cancel
-        settings = config.optimizer
-        self._parameters = policy.adapter.parameters()
-        self._optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-        )
+        self._optimizer = AdapterOptimizer(policy.adapter.parameters(), config.optimizer)
 
     def resume(self) -> int:
         """Go on from the newest checkpoint of the run folder; returns iterations already done."""
         checkpoint = self._folder.load() if self._folder else None
         if checkpoint:
             self.policy.adapter.load_state_dict(checkpoint.adapter)
-            restore_optimizer(self._optimizer, checkpoint.optimizer)
+            self._optimizer.restore(checkpoint.optimizer)
             self.iteration = checkpoint.iteration
         return self.iteration
 
@@ -114,7 +107,7 @@ class Trainer:
                 Checkpoint(
                     self.iteration,
                     self.policy.adapter.state_dict(),
-                    optimizer_tensors(self._optimizer),
+                    self._optimizer.tensors(),
                 )
             )
 
@@ -125,8 +118,10 @@ class Trainer:
             Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; it can be resumed
                 from its last checkpoint.
             FloatingPointError: The gradient is not finite.
+
+        At the end the adapter holds the average of its weights if ``optimizer.ema_decay`` is set.
         """
-        self._optimizer.zero_grad(set_to_none=True)  # a cancelled run left half an update behind
+        self._optimizer.clear()  # a cancelled run left half an update behind
         self._listen(RunStart(self.iteration, self.config.iterations))
         while self.iteration < self.config.iterations:
             self._iterate()
@@ -134,6 +129,7 @@ class Trainer:
             done = self.iteration == self.config.iterations
             if done or self.iteration % self.config.checkpoint_every == 0:
                 self.save()
+        self._optimizer.finish()
 
     def _iterate(self) -> None:
         config, seconds = self.config, {}
@@ -157,7 +153,13 @@ class Trainer:
             report = self.policy.run(lambda velocity: self._update(velocity, tasks))
         seconds["total"] = sum(seconds.values())
         row = metrics_row(
-            self.iteration, rewards, advantages, report, seconds, _peak_gib(self.policy.device)
+            self.iteration,
+            rewards,
+            advantages,
+            report,
+            seconds,
+            _peak_gib(self.policy.device),
+            has_reference=config.objective.kl_ref > 0,
         )
         self._listen(IterationEnd(self.iteration, row))
 
@@ -177,6 +179,7 @@ class Trainer:
                     self.policy.latent_shape,
                     device=self.policy.device,
                     batch_size=config.batch_size,
+                    keep_means=config.objective.needs_old_mean,
                     check_cancel=self._check_cancel,
                 )
             )
@@ -204,7 +207,10 @@ class Trainer:
         """Take the optimiser steps of one iteration; the first is on-policy."""
         settings = self.config.optimizer
         if self._must_recompute:
-            tasks = [recompute_old_log_p(velocity, task, **self._streaming) for task in tasks]
+            tasks = [recompute_old_policy(velocity, task, **self._streaming) for task in tasks]
+        if self.config.objective.needs_reference:
+            with self.policy.adapter.disabled():
+                tasks = [with_reference(velocity, task, **self._streaming) for task in tasks]
         parts = [
             tasks[i :: settings.updates_per_rollout] for i in range(settings.updates_per_rollout)
         ]
@@ -215,14 +221,13 @@ class Trainer:
                 report, count = accumulate_group(
                     velocity,
                     task,
-                    config=self.config.objective,
                     scale=1.0 / len(part),
                     is_on_policy=number == 0,
                     **self._streaming,
                 )
                 reports.append(report)
                 passes += count
-            norms.append(self._step())
+            norms.append(self._optimizer.step(self.iteration * len(updates) + number))
             first_error = max(float(r.deviation.max()) for r in reports[: len(parts[0])])
             self._progress("update", 0.5 + 0.5 * (number + 1) / len(updates))
         if first_error > self.config.objective.clip_low:
@@ -234,25 +239,12 @@ class Trainer:
             )
         return UpdateReport(sum(reports[1:], reports[0]), first_error, norms, passes)
 
-    def _step(self) -> float:
-        """Clip the gradient, step, clear it; returns its norm before clipping."""
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(self._parameters, self.config.optimizer.max_grad_norm)
-        )
-        if not torch.isfinite(torch.tensor(norm)):
-            raise FloatingPointError(
-                f"the gradient of iteration {self.iteration} is {norm}; lower the learning rate, "
-                "or check the model for values that are not finite"
-            )
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return norm
-
     @property
     def _streaming(self) -> dict:
         """Arguments shared by everything that replays recorded steps."""
         return {
             "plan": self.config.plan,
+            "config": self.config.objective,
             "device": self.policy.device,
             "batch_size": self.config.batch_size,
             "check_cancel": self._check_cancel,

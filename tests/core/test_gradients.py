@@ -10,22 +10,24 @@ from dataclasses import replace
 import pytest
 import torch
 from fakes import PROMPTS, ToyPolicy
+from torch.distributions import Normal, kl_divergence
 
 from chunk_grpo_core.chunks import ChunkPlan, draw_chunks, per_step_plan
+from chunk_grpo_core.diagnostics import chunk_statistics
 from chunk_grpo_core.objective import (
     ObjectiveConfig,
-    chunk_statistics,
-    clipped_loss,
-    log_ratios,
+    StepTerms,
+    group_loss,
 )
-from chunk_grpo_core.rollout import Noise, replay_log_p, rollout
+from chunk_grpo_core.rollout import Noise, replay_step, rollout
 from chunk_grpo_core.schedule import shifted_grid
 from chunk_grpo_core.sde import SdeConfig
 from chunk_grpo_core.streaming import (
     GroupTask,
     accumulate_group,
-    log_p_coefficients,
-    recompute_old_log_p,
+    coefficients,
+    recompute_old_policy,
+    with_reference,
 )
 
 GROUP, STEPS = 8, 8
@@ -42,7 +44,9 @@ def moved_policy(plan, *, amount=0.05, fraction=0.5, group=GROUP):
             factor.add_(0.1 * torch.randn(factor.shape, generator=generator))
     grid = shifted_grid(STEPS + 1)
     noise = Noise(True, 2, group)
-    group_of = rollout(policy.velocity, PROMPTS[0], grid, SdeConfig(), noise, policy.latent_shape)
+    group_of = rollout(
+        policy.velocity, PROMPTS[0], grid, SdeConfig(), noise, policy.latent_shape, keep_means=True
+    )
     advantages = torch.randn(group, generator=generator)
     drawn = draw_chunks(plan, fraction, group, 11)
     with torch.no_grad():
@@ -51,12 +55,25 @@ def moved_policy(plan, *, amount=0.05, fraction=0.5, group=GROUP):
     return policy, GroupTask(group_of, advantages, drawn)
 
 
+def whole_terms(policy, task):
+    """The terms of all steps in one graph, each (G, N - 1), from the Gaussians themselves."""
+    group, terms = task.trajectory, []
+    for step in range(group.log_p.shape[0]):
+        new = replay_step(policy.velocity, group, step)
+        nothing = torch.zeros(GROUP)
+        kl_old = gap = nothing
+        if group.means is not None:
+            old = Normal(group.means[step], new.transition.std)
+            kl = kl_divergence(old, Normal(new.transition.mean, new.transition.std))
+            kl_old = kl.flatten(1).mean(1)
+        if task.reference is not None:
+            gap = ((new.v_t - task.reference.v_t[step]) ** 2).flatten(1).mean(1)
+        terms.append(StepTerms(new.log_p, kl_old, gap))
+    return StepTerms(*(torch.stack(term, 1) for term in zip(*terms, strict=True)))
+
+
 def whole_log_p(policy, task):
-    """Log-densities of all steps in one graph, (G, N - 1)."""
-    steps = range(task.trajectory.log_p.shape[0])
-    return torch.stack(
-        [replay_log_p(policy.velocity, task.trajectory, step) for step in steps], dim=1
-    )
+    return whole_terms(policy, task).log_p
 
 
 def gradient(policy):
@@ -68,9 +85,10 @@ def gradient(policy):
 
 
 def whole_gradient(policy, task, plan, config):
-    log_ratio = log_ratios(whole_log_p(policy, task), task.trajectory.log_p.T, plan, config)
-    clipped_loss(log_ratio, task.advantages, task.drawn, plan, config).backward()
-    return gradient(policy), log_ratio.detach()
+    """The gradient of the loss as one graph over all steps, and the terms."""
+    terms = whole_terms(policy, task)
+    group_loss(terms, task.facts(plan), config).backward()
+    return gradient(policy), StepTerms(*(term.detach() for term in terms))
 
 
 def step_level_grpo(log_p, old_log_p, advantages, trained, config):
@@ -89,8 +107,8 @@ def step_level_grpo(log_p, old_log_p, advantages, trained, config):
     return loss
 
 
-def assert_off_policy_and_clipping(log_ratio, task, plan, config):
-    stats = chunk_statistics(log_ratio, task.advantages, task.drawn, plan, config)
+def assert_off_policy_and_clipping(terms, task, plan, config):
+    stats = chunk_statistics(terms, task.facts(plan), task.drawn, config)
     assert float(stats.deviation.max()) > 1e-3
     assert 0 < int(stats.clipped.sum()) < int(task.drawn.sum())
 
@@ -98,8 +116,8 @@ def assert_off_policy_and_clipping(log_ratio, task, plan, config):
 def test_one_step_per_chunk_is_step_level_grpo_to_the_last_bit():
     plan = per_step_plan(STEPS)
     policy, task = moved_policy(plan)
-    ours, log_ratio = whole_gradient(policy, task, plan, TIGHT)
-    assert_off_policy_and_clipping(log_ratio, task, plan, TIGHT)
+    ours, terms = whole_gradient(policy, task, plan, TIGHT)
+    assert_off_policy_and_clipping(terms, task, plan, TIGHT)
     log_p = whole_log_p(policy, task)
     step_level_grpo(log_p, task.trajectory.log_p.T, task.advantages, task.drawn, TIGHT).backward()
     assert torch.equal(ours, gradient(policy)) and ours.abs().max() > 0
@@ -111,15 +129,16 @@ def test_coefficients_of_one_step_per_chunk_are_step_level_grpo_to_the_last_bit(
     log_p = whole_log_p(policy, task).detach().requires_grad_(True)
     loss = step_level_grpo(log_p, task.trajectory.log_p.T, task.advantages, task.drawn, TIGHT)
     (expected,) = torch.autograd.grad(loss, log_p)
-    assert torch.equal(log_p_coefficients(log_p, task, plan, TIGHT), expected)
+    terms = StepTerms(log_p, torch.zeros_like(log_p), torch.zeros_like(log_p))
+    assert torch.equal(coefficients(terms, task.facts(plan), TIGHT).log_p, expected)
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
 def test_equal_chunks_on_policy_have_the_gradient_of_step_level_grpo(size):
     plan = ChunkPlan((size,) * (STEPS // size))
     policy, task = moved_policy(plan, amount=0.0, fraction=1.0)
-    ours, log_ratio = whole_gradient(policy, task, plan, TIGHT)
-    assert (log_ratio == 0).all()
+    ours, terms = whole_gradient(policy, task, plan, TIGHT)
+    assert torch.equal(terms.log_p, task.trajectory.log_p.T)
     every = torch.ones(GROUP, STEPS, dtype=torch.bool)
     log_p, old = whole_log_p(policy, task), task.trajectory.log_p.T
     step_level_grpo(log_p, old, task.advantages, every, TIGHT).backward()
@@ -130,14 +149,14 @@ def test_equal_chunks_on_policy_have_the_gradient_of_step_level_grpo(size):
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: str(plan.sizes))
 def test_streamed_gradient_is_that_of_the_whole_clipped_objective(plan, batch_size):
     policy, task = moved_policy(plan, fraction=0.7)
-    expected, log_ratio = whole_gradient(policy, task, plan, TIGHT)
-    assert_off_policy_and_clipping(log_ratio, task, plan, TIGHT)
+    expected, terms = whole_gradient(policy, task, plan, TIGHT)
+    assert_off_policy_and_clipping(terms, task, plan, TIGHT)
     stats, passes = accumulate_group(
         policy.velocity, task, plan, TIGHT, scale=0.5, is_on_policy=False, batch_size=batch_size
     )
     error = (2.0 * gradient(policy) - expected).norm() / expected.norm()
     assert float(error) < 1e-6
-    whole = chunk_statistics(log_ratio, task.advantages, task.drawn, plan, TIGHT)
+    whole = chunk_statistics(terms, task.facts(plan), task.drawn, TIGHT)
     assert stats.clipped.tolist() == whole.clipped.tolist()
     assert torch.allclose(stats.ratio, whole.ratio) and torch.allclose(stats.kl, whole.kl)
     widths = torch.tensor(plan.sizes)
@@ -155,7 +174,7 @@ def test_one_pass_on_policy_is_the_whole_gradient_with_a_ratio_of_exactly_one(ba
     )
     assert float((gradient(policy) - expected).norm() / expected.norm()) < 1e-6
     assert stats.deviation.max() == 0.0 and stats.clipped.sum() == 0
-    assert passes == int(task.needed_steps(plan).sum())
+    assert passes == int(task.needed_steps(plan, TIGHT).sum())
     assert max(policy.calls) <= max(batch_size or GROUP, 4)
 
 
@@ -187,50 +206,27 @@ def test_clipped_and_undrawn_samples_have_a_coefficient_of_zero():
     drawn[3, 1] = False
     log_p = torch.full((4, 4), 0.5)  # far above the range: the clip holds gains, not losses
     log_p[2:] = -0.5  # far below it
-    found = log_p_coefficients(log_p, GroupTask(trajectory, advantages, drawn), plan, TIGHT)
+    facts = GroupTask(trajectory, advantages, drawn).facts(plan)
+    terms = StepTerms(log_p, torch.zeros(4, 4), torch.zeros(4, 4))
+    found = coefficients(terms, facts, TIGHT).log_p
     assert (found != 0).tolist() == [[False] * 4, [True] * 4, [True] * 4, [False] * 4]
-
-
-@pytest.mark.parametrize("advantage", [1.0, -1.0])
-def test_descending_the_loss_follows_the_sign_of_the_advantage(advantage):
-    log_ratio = torch.zeros(1, 2, requires_grad=True)
-    drawn = torch.ones(1, 2, dtype=torch.bool)
-    clipped_loss(log_ratio, torch.tensor([advantage]), drawn, ChunkPlan((1, 2)), TIGHT).backward()
-    assert torch.allclose(log_ratio.grad, torch.full((1, 2), -advantage / 2))
-
-
-def test_chunk_ratio_is_the_geometric_mean_of_its_steps():
-    step_ratios = torch.tensor([[2.0, 4.0, 1.0, 0.5]])
-    log_ratio = log_ratios(step_ratios.log(), torch.zeros(1, 4), ChunkPlan((1, 2, 1)), TIGHT)
-    assert torch.allclose(log_ratio.exp(), torch.tensor([[2.0, 2.0, 0.5]]))
 
 
 def test_step_ratios_inside_chunks_have_the_chunk_gradient_on_policy():
     plan = ChunkPlan((1, 2, 2, 3))
     policy, task = moved_policy(plan, amount=0.0)
     by_chunk, _ = whole_gradient(policy, task, plan, TIGHT)
-    by_step, log_ratio = whole_gradient(policy, task, plan, replace(TIGHT, ratio="step"))
-    assert log_ratio.shape == (GROUP, STEPS) and by_chunk.abs().max() > 0
+    by_step, _ = whole_gradient(policy, task, plan, replace(TIGHT, ratio="step"))
+    assert by_chunk.abs().max() > 0
     assert torch.allclose(by_chunk, by_step, rtol=1e-5, atol=1e-6 * float(by_chunk.abs().max()))
-
-
-def test_step_ratios_inside_chunks_are_clipped_one_by_one():
-    plan, config = ChunkPlan((1, 2)), ObjectiveConfig(clip_low=0.15, clip_high=0.15, ratio="step")
-    ratio, drawn = torch.tensor([[1.0, 1.5, 0.9]]), torch.ones(1, 2, dtype=torch.bool)
-    loss = clipped_loss(ratio.log(), torch.ones(1), drawn, plan, config)
-    assert float(loss) == pytest.approx(-(1.0 + (1.15 + 0.9) / 2) / 2)
-    stats = chunk_statistics(ratio.log(), torch.ones(1), drawn, plan, config)
-    assert stats.clipped.tolist() == [0.0, 0.5]
-    assert stats.ratio.tolist() == pytest.approx([1.0, 1.2])
-    assert stats.deviation.tolist() == pytest.approx([0.0, 0.5])
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])
 def test_streamed_gradient_of_step_ratios_is_that_of_the_whole_objective(batch_size):
     plan, config = ChunkPlan((1, 2, 2, 3)), replace(TIGHT, ratio="step")
     policy, task = moved_policy(plan)
-    expected, log_ratio = whole_gradient(policy, task, plan, config)
-    assert_off_policy_and_clipping(log_ratio, task, plan, config)
+    expected, terms = whole_gradient(policy, task, plan, config)
+    assert_off_policy_and_clipping(terms, task, plan, config)
     accumulate_group(
         policy.velocity, task, plan, config, scale=1.0, is_on_policy=False, batch_size=batch_size
     )
@@ -238,48 +234,112 @@ def test_streamed_gradient_of_step_ratios_is_that_of_the_whole_objective(batch_s
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
 
 
-def test_loss_averages_drawn_chunks_then_samples():
-    ratio = torch.tensor([[1.1, 5.0], [0.9, 0.8]])
-    drawn = torch.tensor([[True, False], [True, True]])
-    wide = ObjectiveConfig(clip_low=0.15, clip_high=0.15)
-    # Gains: 1.1 * 2 alone; then the mean of -0.9 and min(-0.8, -0.85).
-    expected = -(2.2 + (-0.9 - 0.85) / 2) / 2
-    loss = clipped_loss(ratio.log(), torch.tensor([2.0, -1.0]), drawn, ChunkPlan((1, 2)), wide)
-    assert float(loss) == pytest.approx(expected, rel=1e-6)
-
-
-def test_statistics_of_known_ratios():
-    ratio = torch.tensor([[1.1, 5.0], [0.8, 1.3]])
-    drawn = torch.tensor([[True, False], [True, True]])
-    wide = ObjectiveConfig(clip_low=0.15, clip_high=0.05)
-    stats = chunk_statistics(ratio.log(), torch.tensor([1.0, -1.0]), drawn, ChunkPlan((1, 2)), wide)
-    assert stats.count.tolist() == [2, 1] and stats.clipped.tolist() == [2, 0]
-    assert stats.ratio.tolist() == pytest.approx([1.9, 1.3])
-    assert stats.deviation.tolist() == pytest.approx([0.2, 0.3])
-    k3 = (ratio - 1 - ratio.log()).tolist()
-    assert stats.kl.tolist() == pytest.approx([k3[0][0] + k3[1][0], k3[1][1]], rel=1e-4)
-    both = stats + stats
-    assert both.count.tolist() == [4, 2] and both.deviation.tolist() == stats.deviation.tolist()
-
-
 def test_recomputed_log_p_makes_the_present_policy_the_old_one():
     plan = ChunkPlan((1, 2, 2, 3))
     policy, task = moved_policy(plan)
-    fresh = recompute_old_log_p(policy.velocity, task, plan)
+    fresh = recompute_old_policy(policy.velocity, task, plan, TIGHT)
     assert not torch.equal(fresh.trajectory.log_p, task.trajectory.log_p)
     stats, _ = accumulate_group(policy.velocity, fresh, plan, TIGHT, scale=1.0, is_on_policy=False)
     assert stats.deviation.max() == 0.0
 
 
+GUARDED = {
+    "kl-mask": ObjectiveConfig(trust_region="kl-mask", kl_threshold=1e-5),
+    "kl-mask by step": ObjectiveConfig(trust_region="kl-mask", kl_threshold=1e-5, ratio="step"),
+    "ratio norm": replace(TIGHT, ratio_norm=True, step_weights="guard"),
+    "tempflow": replace(TIGHT, step_weights="tempflow"),
+    "kl to old": replace(TIGHT, kl_old=0.5),
+    "velocity to reference": replace(TIGHT, kl_ref=1e-2),
+    "k3 to reference": replace(TIGHT, kl_ref_k3=0.5, ratio="step"),
+    "all": ObjectiveConfig(
+        clip_low=2e-4,
+        clip_high=3e-4,
+        ratio_norm=True,
+        step_weights="tempflow",
+        kl_old=0.5,
+        kl_ref=1e-2,
+        kl_ref_k3=0.5,
+    ),
+}
+
+
+def measured_reference(policy, task, plan, config):
+    with policy.adapter.disabled():
+        return with_reference(policy.velocity, task, plan, config)
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize("name", GUARDED)
+def test_streamed_gradient_of_guards_and_penalties_is_that_of_the_whole_objective(name, batch_size):
+    plan, config = ChunkPlan((1, 2, 2, 3)), GUARDED[name]
+    policy, task = moved_policy(plan, fraction=0.7)
+    if config.needs_reference:
+        task = measured_reference(policy, task, plan, config)
+    expected, terms = whole_gradient(policy, task, plan, config)
+    plain, _ = whole_gradient(policy, task, plan, TIGHT)
+    assert float((plain - expected).norm() / plain.norm()) > 1e-3  # it changes something
+    if name != "ratio norm" and name != "all":
+        assert_off_policy_and_clipping(terms, task, plan, config)
+    stats, _ = accumulate_group(
+        policy.velocity, task, plan, config, scale=1.0, is_on_policy=False, batch_size=batch_size
+    )
+    assert float((gradient(policy) - expected).norm() / expected.norm()) < 1e-6
+    whole = chunk_statistics(terms, task.facts(plan), task.drawn, config)
+    for found, wanted in ((stats.kl, whole.kl), (stats.clipped, whole.clipped)):
+        assert torch.allclose(found, wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_one_pass_on_policy_is_exact_with_guards_and_penalties(name):
+    plan, config = ChunkPlan((1, 2, 2, 3)), GUARDED[name]
+    policy, task = moved_policy(plan, amount=0.0)
+    if config.needs_reference:
+        task = measured_reference(policy, task, plan, config)
+    expected, _ = whole_gradient(policy, task, plan, config)
+    stats, _ = accumulate_group(
+        policy.velocity, task, plan, config, scale=1.0, is_on_policy=True, batch_size=4
+    )
+    assert float((gradient(policy) - expected).norm() / expected.norm()) < 1e-6
+    assert stats.deviation.max() == 0.0 and stats.clipped.sum() == 0
+
+
+def test_penalties_train_samples_without_advantage_and_nothing_else_does():
+    plan = ChunkPlan((1, 2, 2, 3))
+    policy, task = moved_policy(plan)
+    flat = replace(task, advantages=torch.zeros(GROUP))
+    assert not flat.needed_steps(plan, TIGHT).any()
+    config = GUARDED["velocity to reference"]
+    flat = measured_reference(policy, flat, plan, config)
+    stats, passes = accumulate_group(
+        policy.velocity, flat, plan, config, scale=1.0, is_on_policy=False
+    )
+    assert gradient(policy).abs().max() > 0 and stats.gap.sum() > 0
+    widths = torch.tensor(plan.sizes)
+    assert passes == int((task.drawn.sum(0) * widths).sum())
+
+
+def test_kl_to_the_reference_is_zero_for_an_adapter_that_does_nothing():
+    plan, config = ChunkPlan((4, 4)), GUARDED["velocity to reference"]
+    policy, task = moved_policy(plan)
+    with torch.no_grad():
+        for factor in policy.adapter.parameters():
+            factor.zero_()
+    task = measured_reference(policy, task, plan, config)
+    stats, _ = accumulate_group(policy.velocity, task, plan, config, scale=1.0, is_on_policy=False)
+    assert stats.gap.sum() == 0.0
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("config", "message"),
     [
-        ({"clip_low": 0.0}, r"objective.clip_low is 0.0; it must be in \(0, 1\)"),
-        ({"clip_low": 1.0}, "objective.clip_low is 1.0"),
-        ({"ratio": "word"}, "objective.ratio is 'word'; it must be one of chunk, step"),
-        ({"clip_high": 0.0}, "objective.clip_high is 0.0; it must be above 0"),
+        (GUARDED["kl-mask"], "keep_means=True"),
+        (GUARDED["velocity to reference"], "call with_reference"),
+        (GUARDED["k3 to reference"], "needs the log-densities of the reference"),
     ],
 )
-def test_bad_clip_ranges_are_refused(settings, message):
+def test_what_a_guard_needs_must_be_measured_first(config, message):
+    plan = ChunkPlan((4, 4))
+    policy, task = moved_policy(plan)
+    task = replace(task, trajectory=replace(task.trajectory, means=None))
     with pytest.raises(ValueError, match=message):
-        ObjectiveConfig(**settings)
+        accumulate_group(policy.velocity, task, plan, config, scale=1.0, is_on_policy=False)

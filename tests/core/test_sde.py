@@ -11,7 +11,7 @@ import torch
 from fakes import GaussianWorld
 from torch.distributions import Normal
 
-from chunk_grpo_core.rollout import Noise, replay_log_p, rollout, sample_ode
+from chunk_grpo_core.rollout import Noise, replay_step, rollout, sample_ode
 from chunk_grpo_core.schedule import TimeGrid, shifted_grid
 from chunk_grpo_core.sde import (
     KEEPS_MARGINALS,
@@ -159,9 +159,9 @@ def test_rollout_keeps_every_state_and_the_density_that_drew_it():
     assert group.states.shape == (6, 4, 2, 3) and group.log_p.shape == (4, 4)
     assert torch.equal(group.states[0], noise.initial((2, 3)))
     for step in range(4):
-        assert torch.equal(replay_log_p(world.velocity, group, step), group.log_p[step])
+        assert torch.equal(replay_step(world.velocity, group, step).log_p, group.log_p[step])
         part = torch.tensor([2, 0])
-        again = replay_log_p(world.velocity, group, step, part)
+        again = replay_step(world.velocity, group, step, part).log_p
         assert torch.equal(again, group.log_p[step, part])
 
 

@@ -17,6 +17,7 @@ from chunk_grpo_core.checkpoint import RunFolder
 from chunk_grpo_core.config import OptimizerConfig
 from chunk_grpo_core.events import Cancelled, IterationEnd, RolloutEnd, broadcast, never_cancel
 from chunk_grpo_core.history import MetricsWriter, read_metrics
+from chunk_grpo_core.objective import ObjectiveConfig
 from chunk_grpo_core.sde import SdeConfig
 from chunk_grpo_core.trainer import Trainer
 
@@ -181,7 +182,7 @@ def test_gradient_that_is_not_finite_stops_the_run_and_changes_nothing(tmp_path)
 
     policy = Overflowing()
     before = policy.adapter.state_dict()
-    with pytest.raises(FloatingPointError, match="gradient of iteration 0 is nan; lower the"):
+    with pytest.raises(FloatingPointError, match="gradient of update 0 is nan; lower the"):
         trainer_of(RunFolder(tmp_path), SHORT, policy=policy).train()
     assert all(torch.equal(policy.adapter.state_dict()[name], before[name]) for name in before)
 
@@ -295,3 +296,37 @@ if __name__ == "__main__":
     golden = rows_of(folder.metrics_file)
     body = {key: [row[key] for row in golden] for key in ("reward_mean", "grad_norm")}
     GOLDEN.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"trust_region": "kl-mask", "kl_threshold": 1e-6},
+        {"ratio_norm": True, "step_weights": "guard"},
+        {"ratio": "step", "step_weights": "tempflow"},
+        {"kl_ref": 1e-3, "kl_ref_k3": 0.1, "kl_old": 0.1},
+    ],
+    ids=lambda settings: "+".join(settings),
+)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_every_guard_starts_from_a_ratio_of_exactly_one(objective, recompute):
+    rows = []
+    config = toy_config(
+        objective=ObjectiveConfig(clip_low=1e-3, clip_high=1e-3, **objective),
+        optimizer=OptimizerConfig(
+            learning_rate=5e-2, updates_per_rollout=2, epochs=2, recompute_log_p=recompute
+        ),
+    )
+    Trainer(
+        ToyPolicy(),
+        Brightness(),
+        PROMPTS,
+        config,
+        listener=lambda e: rows.append(e.metrics) if isinstance(e, IterationEnd) else None,
+    ).train()
+    assert all(row["ratio_error_first_update"] == 0.0 for row in rows)
+    assert max(max(filter(None, row["ratio_max_deviation"])) for row in rows) > 0.0
+    has_gap = [row["reference_gap"] is not None for row in rows]
+    assert all(has_gap) if "kl_ref" in objective else not any(has_gap)
+    if "kl_ref" in objective:
+        assert rows[0]["reference_gap"] < rows[-1]["reference_gap"]
