@@ -109,6 +109,12 @@ class TrainConfig:
                 f"group_size is {self.group_size}; advantages compare samples of one prompt, "
                 "so it must be 2 or more (12 in the paper)"
             )
+        keep = self.advantage.keep
+        if keep is not None and 2 * keep > self.group_size:
+            raise ValueError(
+                f"advantage.keep is {keep}, but a group of group_size {self.group_size} has no "
+                f"{keep} best and {keep} other worst samples; it must be at most half the group"
+            )
         for name in ("iterations", "prompts_per_iteration", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")

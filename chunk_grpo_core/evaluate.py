@@ -29,7 +29,8 @@ class Evaluation:
     rewards: Tensor
     """CPU float32, shape (P, S); NaN where the reward was invalid."""
     extras: dict[str, Tensor]
-    """Further numbers, each of shape (P, S)."""
+    """Further numbers, and the scores of a combination's parts, each of shape (P, S); NaN where
+    invalid."""
     images: Tensor
     """The first seed's picture of each prompt, (P, H, W, 3)."""
 
@@ -110,20 +111,19 @@ def evaluate(
             progress((index + 1) / len(prompts))
         return latents
 
-    rewards, images, extras = [], [], {}
+    rewards, images, details = [], [], []
     for prompt, x_0 in zip(prompts, policy.run(sample), strict=True):
         pictures = policy.decode(x_0)
         batch = reward.score(pictures, [prompt] * seeds)
         rewards.append(batch.known)
         images.append(pictures[0])
-        for name, values in batch.extras.items():
-            extras.setdefault(name, []).append(torch.where(batch.valid, values, torch.nan))
-    return Evaluation(
-        tuple(prompts),
-        torch.stack(rewards),
-        {name: torch.stack(rows) for name, rows in extras.items()},
-        torch.stack(images),
-    )
+        details.append(batch.details)
+    unknown = torch.full((seeds,), torch.nan)  # a reward that fails has no extras
+    extras = {
+        name: torch.stack([row.get(name, unknown) for row in details])
+        for name in dict.fromkeys(name for row in details for name in row)
+    }
+    return Evaluation(tuple(prompts), torch.stack(rewards), extras, torch.stack(images))
 
 
 def paired_gain(before: Evaluation, after: Evaluation) -> Interval:

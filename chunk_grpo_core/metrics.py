@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .advantage import Advantages
 from .diagnostics import ChunkStatistics
-from .rewards.base import RewardBatch
+from .rewards.base import RewardBatch, RewardPart
 
 __all__ = ["UpdateReport", "metrics_row"]
 
@@ -34,6 +34,7 @@ class UpdateReport:
 
 def metrics_row(
     iteration: int,
+    reward_name: str,
     rewards: Sequence[RewardBatch],
     advantages: Advantages,
     update: UpdateReport,
@@ -46,6 +47,7 @@ def metrics_row(
 
     Args:
         iteration: 0-based.
+        reward_name: Stands in the row for batches without parts.
         rewards: P batches of G scores.
         advantages: Of the same groups.
         update: What the optimiser did.
@@ -60,11 +62,12 @@ def metrics_row(
         "iteration": iteration,
         "reward_mean": _mean([batch.values[batch.valid] for batch in rewards]),
         "reward_std": _mean([_std(batch.values[batch.valid]) for batch in rewards]),
+        "rewards": _per_reward(reward_name, rewards),
         "extras": {
             name: _mean([b.extras[name][b.valid] for b in rewards if name in b.extras])
             for name in sorted({name for batch in rewards for name in batch.extras})
         },
-        "advantage_std": float(advantages.values.std()),
+        "advantage_std": float(_std(advantages.values[advantages.trained])),
         "zero_variance_groups": advantages.zero_variance_groups,
         "masked_scores": advantages.masked,
         "ratio_error_first_update": update.ratio_error_first_update,
@@ -77,6 +80,24 @@ def metrics_row(
         "trained_passes": update.passes,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_gib": peak_memory_gib,
+    }
+
+
+def _per_reward(name: str, batches: Sequence[RewardBatch]) -> dict[str, dict[str, object]]:
+    """Mean, standard deviation inside groups and masked scores of every reward, before weights."""
+    parts: dict[str, list[RewardPart | RewardBatch]] = {}
+    for batch in batches:
+        for part in batch.parts:
+            parts.setdefault(part.name, []).append(part)
+        if not batch.parts:
+            parts.setdefault(name, []).append(batch)
+    return {
+        key: {
+            "mean": _mean([part.values[part.valid] for part in scores]),
+            "std": _mean([_std(part.values[part.valid]) for part in scores]),
+            "masked": sum(int((~part.valid).sum()) for part in scores),
+        }
+        for key, scores in parts.items()
     }
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .advantage import group_advantages
+from .advantage import iteration_advantages
 from .checkpoint import Checkpoint, RunFolder
 from .chunks import draw_chunks
 from .config import TrainConfig
@@ -140,11 +140,7 @@ class Trainer:
             groups = self.policy.run(lambda velocity: self._sample(velocity, prompts))
         with _timed(seconds, "score"):
             rewards = [self._score(group) for group in groups]
-        advantages = group_advantages(
-            torch.stack([batch.values for batch in rewards]),
-            torch.stack([batch.valid for batch in rewards]),
-            config.advantage,
-        )
+        advantages = iteration_advantages(rewards, config.advantage)
         tasks = [
             GroupTask(group, values, self._draw(index))
             for index, (group, values) in enumerate(zip(groups, advantages.values, strict=True))
@@ -154,6 +150,7 @@ class Trainer:
         seconds["total"] = sum(seconds.values())
         row = metrics_row(
             self.iteration,
+            self.reward.name,
             rewards,
             advantages,
             report,

@@ -7,7 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
 from .loras import SaveLoRA
 from .prompts import LoadTinyFlux, PromptSetNode
-from .rewards import LoadReward, ScoreImages
+from .rewards import CombineRewards, LoadReward, ScoreImages
 from .sampling import FlowSDESampler, ShiftedSigmas
 from .settings import GRPOSettings
 from .training import PlotTraining, TrainLoRA
@@ -29,6 +29,7 @@ class ChunkGRPOExtension(ComfyExtension):
             AnalyzeTemporalDynamics,
             PlanChunks,
             LoadReward,
+            CombineRewards,
             ScoreImages,
             GRPOSettings,
             TrainLoRA,

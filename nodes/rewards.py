@@ -8,10 +8,11 @@ from comfy_api.latest import io, ui
 from ..chunk_grpo_core.pictures import best_first, enlargement, image_grid
 from ..chunk_grpo_core.rewards import REWARDS, load_reward
 from ..chunk_grpo_core.rewards.base import Reward
+from ..chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from .types import CATEGORY, RewardSocket
 from .validation import verdict
 
-__all__ = ["LoadReward", "ScoreImages", "prompts_for"]
+__all__ = ["CombineRewards", "LoadReward", "ScoreImages", "prompts_for"]
 
 
 class LoadReward(io.ComfyNode):
@@ -42,7 +43,9 @@ class LoadReward(io.ComfyNode):
             ],
             outputs=[
                 RewardSocket.Output(
-                    "reward", display_name="reward", tooltip="For Train LoRA and Score Images."
+                    "reward",
+                    display_name="reward",
+                    tooltip="For Train LoRA, Score Images and Combine Rewards.",
                 )
             ],
         )
@@ -60,6 +63,76 @@ class LoadReward(io.ComfyNode):
 
 def _load(name: str, colour: str) -> Reward:
     return load_reward(name, **({"colour": colour} if name == "target_colour" else {}))
+
+
+def _weight(name: str, reward: str, *, optional: bool = False) -> io.Float.Input:
+    return io.Float.Input(
+        name,
+        default=1.0,
+        min=-1000.0,
+        max=1000.0,
+        step=0.05,
+        round=1e-6,
+        optional=optional,
+        tooltip=f"Factor of {reward}. Below 0 makes it small; 0 records it without training on it.",
+    )
+
+
+class CombineRewards(io.ComfyNode):
+    """Two to four rewards and their weights -> reward."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_CombineRewards",
+            display_name="Combine Rewards",
+            category=f"{CATEGORY}/rewards",
+            description="The weighted sum of several rewards, as one reward.",
+            inputs=[
+                RewardSocket.Input("reward_1", tooltip="From Load Reward or Combine Rewards."),
+                RewardSocket.Input("reward_2", tooltip="A second reward."),
+                _weight("weight_1", "reward_1"),
+                _weight("weight_2", "reward_2"),
+                RewardSocket.Input("reward_3", optional=True, tooltip="A third reward."),
+                RewardSocket.Input(
+                    "reward_4",
+                    optional=True,
+                    tooltip="A fourth reward. For more, put one Combine Rewards behind another.",
+                ),
+                _weight("weight_3", "reward_3", optional=True),
+                _weight("weight_4", "reward_4", optional=True),
+            ],
+            outputs=[
+                RewardSocket.Output(
+                    "reward",
+                    display_name="reward",
+                    tooltip="For Train LoRA, Score Images and Combine Rewards.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        reward_1: Reward,
+        reward_2: Reward,
+        weight_1: float,
+        weight_2: float,
+        reward_3: Reward | None = None,
+        reward_4: Reward | None = None,
+        weight_3: float = 1.0,
+        weight_4: float = 1.0,
+    ) -> io.NodeOutput:
+        """Combine those that are connected."""
+        rewards = (reward_1, reward_2, reward_3, reward_4)
+        weights = (weight_1, weight_2, weight_3, weight_4)
+        parts = [
+            WeightedReward(reward=reward, weight=weight)
+            for reward, weight in zip(rewards, weights, strict=True)
+            if reward is not None
+        ]
+        return io.NodeOutput(CombinedReward(parts))
 
 
 def prompts_for(text: str, count: int) -> list[str]:
@@ -90,7 +163,7 @@ class ScoreImages(io.ComfyNode):
             category=f"{CATEGORY}/rewards",
             description="Score pictures with a reward and show them best first.",
             inputs=[
-                RewardSocket.Input("reward", tooltip="From Load Reward."),
+                RewardSocket.Input("reward", tooltip="From Load Reward or Combine Rewards."),
                 io.Image.Input("images", tooltip="One or more pictures."),
                 io.String.Input(
                     "prompt",

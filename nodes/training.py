@@ -49,7 +49,7 @@ class TrainLoRA(io.ComfyNode):
                 io.Model.Input("model", tooltip="Any flow-matching MODEL (FLUX, SD3, ...)."),
                 io.Vae.Input("vae", tooltip="Decodes the pictures that the reward sees."),
                 PromptsSocket.Input("prompts", tooltip="From Prompt Set."),
-                RewardSocket.Input("reward", tooltip="From Load Reward."),
+                RewardSocket.Input("reward", tooltip="From Load Reward or Combine Rewards."),
                 PlanSocket.Input("plan", tooltip="From Plan Chunks."),
                 io.Sampler.Input("sampler", tooltip="From Flow SDE Sampler."),
                 io.Sigmas.Input("sigmas", tooltip="Noise levels of the rollouts."),

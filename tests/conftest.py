@@ -12,8 +12,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS_COMFY = ROOT / "tests" / "comfy"

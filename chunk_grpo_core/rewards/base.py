@@ -12,7 +12,29 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Reward", "RewardBatch", "RewardFailed", "check_images"]
+__all__ = ["Reward", "RewardBatch", "RewardFailed", "RewardPart", "check_images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardPart:
+    """Scores of B pictures by one of several rewards that are combined."""
+
+    name: str
+    """Different from the names of the other parts."""
+    weight: float
+    """Factor of this reward in the combination; 0 only records it."""
+    values: Tensor
+    """Scores before weighting, CPU float32, shape (B,). Meaningless where ``valid`` is False."""
+    valid: Tensor
+    """CPU bool, shape (B,); never True for a score that is not finite."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "valid", _checked(self.values, self.valid))
+
+    @property
+    def known(self) -> Tensor:
+        """Scores with NaN where they are not valid, float32, shape (B,)."""
+        return torch.where(self.valid, self.values, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -21,7 +43,8 @@ class RewardBatch:
 
     A score that could not be computed has ``valid == False``; it takes no part in advantages and
     is counted. It is never replaced by 0.0. A score that is not finite is never valid, whatever
-    the reward says.
+    the reward says, and neither is one of a combination of which a part with a weight other than
+    0 is not valid.
     """
 
     values: Tensor
@@ -30,20 +53,30 @@ class RewardBatch:
     """CPU bool, shape (B,)."""
     extras: dict[str, Tensor] = field(default_factory=dict)
     """Further numbers per picture, each CPU float32 of shape (B,), for records and tables."""
+    parts: tuple[RewardPart, ...] = ()
+    """What ``values`` is the weighted sum of; empty for a reward that is not a combination."""
 
     def __post_init__(self) -> None:
-        shape = self.values.shape
-        if self.values.ndim != 1 or self.valid.shape != shape:
-            raise ValueError(
-                f"values and valid must both have shape (B,), got {tuple(shape)} "
-                f"and {tuple(self.valid.shape)}"
-            )
-        object.__setattr__(self, "valid", self.valid & torch.isfinite(self.values))
+        valid = _checked(self.values, self.valid)
+        for part in self.parts:
+            if part.values.shape != self.values.shape:
+                raise ValueError(
+                    f"part {part.name} has {len(part.values)} scores, not {len(self.values)}"
+                )
+            if part.weight:
+                valid = valid & part.valid
+        object.__setattr__(self, "valid", valid)
 
     @property
     def known(self) -> Tensor:
         """Scores with NaN where they are not valid, float32, shape (B,)."""
         return torch.where(self.valid, self.values, torch.nan)
+
+    @property
+    def details(self) -> dict[str, Tensor]:
+        """The extras and the score of every part, NaN where not valid, each of shape (B,)."""
+        extras = {k: torch.where(self.valid, v, torch.nan) for k, v in self.extras.items()}
+        return {**extras, **{part.name: part.known for part in self.parts}}
 
     @classmethod
     def failed(cls, count: int) -> RewardBatch:
@@ -56,6 +89,16 @@ class RewardBatch:
         values = values.detach().to("cpu", torch.float32)
         cpu = {name: extra.detach().to("cpu", torch.float32) for name, extra in extras.items()}
         return cls(values, torch.ones_like(values, dtype=torch.bool), cpu)
+
+
+def _checked(values: Tensor, valid: Tensor) -> Tensor:
+    """``valid`` without the values that are not finite; both must have shape (B,)."""
+    if values.ndim != 1 or valid.shape != values.shape:
+        raise ValueError(
+            f"values and valid must both have shape (B,), got {tuple(values.shape)} "
+            f"and {tuple(valid.shape)}"
+        )
+    return valid & torch.isfinite(values)
 
 
 class RewardFailed(Exception):

@@ -19,7 +19,9 @@ from chunk_grpo_core.sde import SdeConfig
 CHANGED = toy_config(
     plan=ChunkPlan((2, 3), (0.25, 0.75)),
     sde=SdeConfig(eta=0.3),
-    advantage=AdvantageConfig(clamp=3.0),
+    advantage=AdvantageConfig(
+        clamp=3.0, scale="global-std", centre="median", keep=4, combine="advantages"
+    ),
     objective=ObjectiveConfig(clip_low=1e-4, clip_high=2e-4),
     optimizer=OptimizerConfig(epochs=2, recompute_log_p=True),
     lora=LoraConfig(rank=3, alpha=1.5, targets="attention"),
@@ -39,6 +41,8 @@ def test_defaults_are_those_of_the_paper():
     assert (config.objective.clip_low, config.objective.clip_high) == (5e-5, 5e-5)
     assert (config.chunk_fraction, config.share_initial_noise) == (0.5, True)
     assert (config.advantage.clamp, config.optimizer.weight_decay) == (5.0, 1e-4)
+    assert (config.advantage.scale, config.advantage.centre) == ("group-std", "mean")
+    assert (config.advantage.keep, config.advantage.combine) == (None, "rewards")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +71,10 @@ def test_unknown_setting_is_refused_with_the_nearest_known_one(part, key, messag
     ("changes", "message"),
     [
         ({"group_size": 1}, "group_size is 1; .* it must be 2 or more"),
+        (
+            {"advantage": AdvantageConfig(keep=5)},
+            "advantage.keep is 5, but a group of group_size 8 .* at most half the group",
+        ),
         ({"iterations": 0}, "iterations is 0; it must be 1 or more"),
         ({"prompts_per_iteration": 0}, "prompts_per_iteration is 0; it must be 1 or more"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0; it must be 1 or more"),

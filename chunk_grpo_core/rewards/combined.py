@@ -1,0 +1,131 @@
+"""Several rewards as one.
+
+The value of a combination is the weighted sum of its parts. The parts travel along in the batch, so
+that advantages can be formed from each of them (``advantage.py``) and records can show each.
+
+Legend: B pictures, H W picture size.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Reward, RewardBatch, RewardFailed, RewardPart, check_images
+
+__all__ = ["CombinedReward", "WeightedReward"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedReward:
+    """A reward and its factor in a combination."""
+
+    reward: Reward
+    weight: float = 1.0
+    """Finite. Below 0 the reward is made small; 0 scores and records it, and trains nothing."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.weight):
+            raise ValueError(
+                f"the weight of reward {self.reward.name} is {self.weight}; it must be finite"
+            )
+
+
+class CombinedReward:
+    """The weighted sum of rewards.
+
+    A picture has a score where all parts with a weight other than 0 have one. A part that raises
+    :class:`~chunk_grpo_core.rewards.base.RewardFailed` has no scores for that batch; the others
+    are scored and recorded all the same.
+
+    Parts that are combinations themselves are taken apart, and weights multiply. A name that
+    occurs again gets a number: ``clip``, ``clip_2``, ``clip_3``. Extras of a part are kept as
+    ``<part>/<extra>``.
+    """
+
+    def __init__(self, parts: Sequence[WeightedReward]) -> None:
+        """Combine.
+
+        Args:
+            parts: At least one reward, at least one weight other than 0.
+
+        Raises:
+            ValueError: There are no parts, or all weights are 0.
+        """
+        self.parts: dict[str, WeightedReward] = {}
+        """Name -> reward and weight, in the order given."""
+        for part in _flat(parts):
+            self.parts[_free_name(part.reward.name, self.parts)] = part
+        if not self.parts:
+            raise ValueError("there are no rewards to combine; give at least one")
+        if not any(part.weight for part in self.parts.values()):
+            raise ValueError(
+                f"the weights of {', '.join(self.parts)} are all 0; at least one must not be"
+            )
+
+    @property
+    def name(self) -> str:
+        """Weights and names of the parts, for example ``"1.0*clip - 0.2*length"``."""
+        terms = [
+            f"{'-' if part.weight < 0 else '+'} {abs(part.weight)}*{name}"
+            for name, part in self.parts.items()
+        ]
+        return " ".join(terms).removeprefix("+ ")
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> RewardBatch:
+        """See :class:`~chunk_grpo_core.rewards.base.Reward`; never raises RewardFailed."""
+        images = check_images(images, prompts)
+        total = torch.zeros(len(images), dtype=torch.float64)
+        parts, extras = [], {}
+        for name, part in self.parts.items():
+            batch = _score(name, part.reward, images, prompts)
+            parts.append(
+                RewardPart(name=name, weight=part.weight, values=batch.values, valid=batch.valid)
+            )
+            extras |= {f"{name}/{key}": values for key, values in batch.extras.items()}
+            if part.weight:  # 0 times NaN would be NaN
+                total += part.weight * batch.values.double()
+        return RewardBatch(
+            total.float(), torch.ones(len(images), dtype=torch.bool), extras, tuple(parts)
+        )
+
+
+def _score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str]) -> RewardBatch:
+    try:
+        batch = reward.score(images, prompts)
+    except RewardFailed as error:
+        log.warning("reward %s has no scores for a batch: %s", name, error)
+        return RewardBatch.failed(len(images))
+    if len(batch.values) != len(images):
+        raise ValueError(f"reward {name} gave {len(batch.values)} scores for {len(images)} images")
+    return batch
+
+
+def _flat(parts: Sequence[WeightedReward]) -> list[WeightedReward]:
+    """Replace combinations by their parts."""
+    found = []
+    for part in parts:
+        if isinstance(part.reward, CombinedReward):
+            found += [
+                WeightedReward(reward=inner.reward, weight=part.weight * inner.weight)
+                for inner in part.reward.parts.values()
+            ]
+        else:
+            found.append(part)
+    return found
+
+
+def _free_name(name: str, taken: dict[str, WeightedReward]) -> str:
+    """``name``, or ``name_2``, ``name_3``, ...: the first that is free."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free
