@@ -66,6 +66,22 @@ def test_what_only_shows_in_the_run_is_named(kind, inputs, words, comfy):
     assert [word for word in words if word not in message] == [], message
 
 
+def test_a_combination_of_rewards_without_weight_is_refused(comfy):
+    prompt = {"reward": node("ChunkGRPO_LoadReward", name="target_colour", colour="#aa0000")}
+    prompt["both"] = node(
+        "ChunkGRPO_CombineRewards",
+        **{"reward_1": ["reward", 0], "reward_2": ["reward", 0], "weight_1": 0.0, "weight_2": 0.0},
+    )
+    prompt["picture"] = node("EmptyImage", width=8, height=8, batch_size=1, color=0)
+    prompt["scores"] = node(
+        "ChunkGRPO_ScoreImages", reward=["both", 0], images=["picture", 0], prompt="red"
+    )
+    message = failed(comfy, prompt)
+    assert "weights of target_colour, target_colour_2 are all 0" in message
+    prompt["both"]["inputs"]["weight_1"] = 2000.0
+    assert "max of 1000" in rejected(comfy, prompt)
+
+
 def test_an_unknown_choice_is_named(comfy):
     prompt = change(graphs.training(), "ChunkGRPO_FlowSDESampler", rule="euler")
     try:

@@ -125,6 +125,8 @@ def test_every_node_has_a_help_page(name, comfy):
     status, body = comfy.request(f"/extensions/{PACK_NAME}/docs/{name}.md")
     assert status == 200, f"web/docs/{name}.md is not served"
     assert body.startswith(b"#")
+    inputs = graphs.input_options(comfy.object_info(name))
+    assert [key for key in inputs if key.encode() not in body] == []
 
 
 def dataclass_defaults(kind):
@@ -190,6 +192,58 @@ def test_the_temporal_dynamics_example_runs_and_shows_pictures(comfy):
     sizes = {key: [p.size for p in pictures(comfy, run, key)] for key in run.outputs}
     assert sorted(map(len, sizes.values())) == [1, 1, 2, 2]  # two plots, two groups of 2
     assert all(min(size) >= 64 for shown in sizes.values() for size in shown)
+
+
+# Several rewards
+
+
+def colours(**named):
+    """Return one target_colour reward for each name."""
+    return {
+        name: node("ChunkGRPO_LoadReward", name="target_colour", colour=colour)
+        for name, colour in named.items()
+    }
+
+
+def test_rewards_are_combined_by_weight(comfy):
+    # Red is 2/3 away from white and 1/3 from black, as a mean over its channels.
+    prompt = colours(red="#ff0000", white="#ffffff", black="#000000")
+    prompt["picture"] = node("EmptyImage", width=8, height=8, batch_size=1, color=0xFF0000)
+    two = {"reward_1": ["red", 0], "reward_2": ["white", 0], "weight_1": 1.0, "weight_2": -0.5}
+    prompt["two"] = node("ChunkGRPO_CombineRewards", **two)
+    prompt["three"] = node(
+        "ChunkGRPO_CombineRewards", **two, reward_4=["black", 0], weight_3=9.0, weight_4=3.0
+    )
+    prompt["nested"] = node(
+        "ChunkGRPO_CombineRewards",
+        **{"reward_1": ["two", 0], "reward_2": ["black", 0], "weight_1": 2.0, "weight_2": 0.0},
+    )
+    for key in ("two", "three", "nested"):
+        score = {"reward": [key, 0], "images": ["picture", 0], "prompt": "red"}
+        prompt[f"{key} score"] = node("ChunkGRPO_ScoreImages", **score)
+    run = comfy.run(prompt)
+    red, white, black = 1.0, 1 / 3, 2 / 3
+    expected = {"two": red - 0.5 * white, "nested": 2 * red - white}
+    expected["three"] = expected["two"] + 3 * black
+    for key, value in expected.items():
+        found = shown_text(run, f"{key} score").split("\t")[1]
+        assert float(found) == pytest.approx(value, abs=1e-4), key
+
+
+def test_a_training_records_every_reward(comfy, comfy_server):
+    prompt = graphs.training(run_name="two rewards")
+    reward = prompt[find(prompt, TRAIN)]["inputs"]["reward"]
+    prompt |= colours(blue="#2060c0")
+    prompt["both"] = node(
+        "ChunkGRPO_CombineRewards",
+        **{"reward_1": reward, "reward_2": ["blue", 0], "weight_1": 1.0, "weight_2": 0.5},
+    )
+    comfy.run(change(prompt, TRAIN, reward=["both", 0]))
+    folder = comfy_server.output / "chunk_grpo" / "two rewards"
+    (row,) = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert row["rewards"].keys() == {"tiny_world", "target_colour"}
+    record = json.loads((folder / "config.json").read_text())
+    assert record["reward"] == "1.0*tiny_world + 0.5*target_colour"
 
 
 # What was trained is what standard nodes load

@@ -162,7 +162,7 @@ def test_size_of_combined_advantages_does_not_grow_with_the_number_of_rewards():
 
 def test_a_group_has_no_signal_when_no_part_has_or_when_parts_cancel():
     first = [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.1, 0.2, 0.4]]
-    second = [[3.0, 3.0, 3.0], [0.0, 1.0, 5.0], [-0.1, -0.2, -0.4]]
+    second = [[3.0, 3.0, 3.0], [0.0, 1.0, 5.0], [-0.3, -0.6, -1.2]]  # up to rounding
     found = iteration_advantages(plain((1.0, first), (1.0, second)), PER_REWARD)
     assert found.zero_variance_groups == 2
     assert found.trained.any(1).tolist() == [False, True, False]
@@ -236,6 +236,15 @@ def test_a_part_that_fails_masks_its_scores_and_not_those_of_the_others(caplog):
     bright, server = batch.parts
     assert bright.valid.all() and not server.valid.any()
     assert torch.equal(batch.details["brightness"], images.mean((1, 2, 3)))
+
+
+def test_details_show_nothing_that_is_not_valid():
+    valid = torch.tensor([True, False])
+    part = RewardPart(name="a", weight=0.0, values=torch.tensor([1.0, 2.0]), valid=valid)
+    extra = torch.tensor([3.0, 4.0])
+    details = RewardBatch(torch.zeros(2), ~valid, {"more": extra}, (part,)).details
+    assert details["a"].isnan().tolist() == [False, True]
+    assert details["more"].isnan().tolist() == [True, False]
 
 
 def test_other_errors_of_a_part_are_not_hidden():
