@@ -62,8 +62,8 @@ class AdvantageConfig:
     keep: int | None = None
     """Train only the ``keep`` best and the ``keep`` worst samples of each group (best-of-N of
     DanceGRPO), 1 or more; None trains all. Advantages are computed from all valid samples first.
-    The others get 0, which saves their passes; the loss is still a mean over the whole group.
-    Groups with fewer than 2 keep valid samples train all of them."""
+    The others get 0, which saves their passes unless the objective has a penalty; the loss is
+    still a mean over the whole group. Groups with fewer than 2 keep valid samples train all."""
     combine: str = "rewards"
     """How several rewards become one advantage; see the top of this file. Changes nothing for one
     reward."""
