@@ -21,6 +21,7 @@ __all__ = ["plot_dynamics", "plot_plan", "plot_training"]
 
 _ORANGE, _GREEN, _RED = "#E69F00", "#009E73", "#D55E00"
 _CHUNKS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
+_CHANGE = {"l1": "relative L1 change", "l2": "relative L2 change", "cosine": "cosine distance"}
 _THEMES = {
     False: {"face": "#ffffff", "text": "#18181b", "grid": "#d4d4d8", "line": "#0072B2"},
     True: {"face": "#18181b", "text": "#f4f4f5", "grid": "#3f3f46", "line": "#56B4E9"},
@@ -30,7 +31,7 @@ _THEMES = {
 def plot_dynamics(
     curve: DynamicsCurve, plan: ChunkPlan | None = None, *, dark: bool = False
 ) -> Tensor:
-    """Draw a relative-L1 curve with its spread, and the chunks of a plan behind it.
+    """Draw the change of each step with its spread, and the chunks of a plan behind it.
 
     Args:
         curve: What was measured.
@@ -51,7 +52,7 @@ def plot_dynamics(
         axes.set_xlim(0.5, len(steps) + 0.5)
         axes.axvline(len(steps) - 0.5, color=theme["text"], ls=":", lw=1)
         axes.set_xlabel("step, from noise to data (right of the dotted line: not trained)")
-        axes.set_ylabel("relative L1 change")
+        axes.set_ylabel(_CHANGE[curve.distance])
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(
             f"{curve.model or 'model'}, {curve.rule} eta {curve.eta:g}, {curve.prompts} prompts, "
