@@ -8,14 +8,15 @@ Legend: G samples in a group, K chunks, N steps.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from .dynamics import DynamicsCurve
+from .dynamics import DynamicsCurve, PlanSource
 
 __all__ = [
     "ChunkPlan",
@@ -40,6 +41,9 @@ class ChunkPlan:
     weights: tuple[float, ...] | None = None
     """Proportional to the probability of drawing each chunk first; 0 never trains a chunk; None
     draws uniformly."""
+    source: PlanSource | None = field(default=None, compare=False)
+    """The curve that sizes or weights were read off; None if they were chosen. No part of the
+    training: plans of equal sizes and weights are equal."""
 
     def __post_init__(self) -> None:
         if not self.sizes or any(size < 1 for size in self.sizes):
@@ -94,8 +98,12 @@ class ChunkPlan:
     @classmethod
     def from_json(cls, data: dict) -> ChunkPlan:
         """Read what :meth:`to_json` wrote."""
-        weights = data.get("weights")
-        return cls(tuple(data["sizes"]), None if weights is None else tuple(weights))
+        weights, source = data.get("weights"), data.get("source")
+        return cls(
+            tuple(data["sizes"]),
+            None if weights is None else tuple(weights),
+            None if source is None else PlanSource.from_json(source),
+        )
 
 
 def manual_plan(sizes: Sequence[int], trainable_steps: int) -> ChunkPlan:
@@ -157,42 +165,63 @@ def parse_plan(text: str, trainable_steps: int) -> ChunkPlan:
     )
 
 
-def chunk_weights(plan: ChunkPlan, curve: DynamicsCurve) -> ChunkPlan:
-    """Weigh each chunk by its mean relative L1, normalised to sum 1 (Eq. 17, GCPO v3).
+def chunk_weights(plan: ChunkPlan, curve: DynamicsCurve, softmax: float | None = None) -> ChunkPlan:
+    """Weigh each chunk by its mean change m_j on the curve; the weights sum to 1.
+
+    Args:
+        plan: K chunks.
+        curve: Measured with the sampler that will train.
+        softmax: None weighs in proportion, w_j = m_j / sum m (Eq. 17, GCPO v3). A temperature T
+            above 0 weighs by softmax(m / T): the smaller T, the more of the draws go to the chunk
+            that changes most, until the others reach weight 0 and are never drawn.
 
     Raises:
-        ValueError: The curve and the plan have different numbers of steps.
+        ValueError: The curve and the plan have different numbers of steps, the temperature is out
+            of range, or no step of the curve changes.
     """
     plan.check_covers(len(curve.mean) - 1)
     means = [sum(curve.mean[a:b]) / (b - a) for a, b in plan.bounds()]
-    return ChunkPlan(plan.sizes, tuple(mean / sum(means) for mean in means))
+    if softmax is not None:
+        if not 0.0 < softmax < math.inf:
+            raise ValueError(f"the softmax temperature is {softmax}; it must be above 0")
+        means = [math.exp((mean - max(means)) / softmax) for mean in means]
+    elif not sum(means) > 0:
+        raise ValueError("the curve has no step with any change; weights cannot be read off it")
+    weights = tuple(mean / sum(means) for mean in means)
+    return replace(plan, weights=weights, source=curve.source)
+
+
+_READ_OFF = re.compile(r"curve|softmax(?: (?:\d+\.?\d*|\.\d+))?")
+"""Weights that need a curve."""
 
 
 def parse_weights(text: str, plan: ChunkPlan, curve: DynamicsCurve | None = None) -> ChunkPlan:
     """Give a plan the weights that a user wrote.
 
     Args:
-        text: ``"uniform"``, ``"curve"`` (see :func:`chunk_weights`), or one number, 0 or more, for
-            each chunk, such as ``"0.4, 0.35, 0.2, 0.05"``; only their proportions matter.
+        text: ``"uniform"``; ``"curve"``, ``"softmax"`` or ``"softmax 0.5"`` (temperature, 1 if left
+            out), see :func:`chunk_weights`; or one number, 0 or more, for each chunk, such as
+            ``"0.4, 0.35, 0.2, 0.05"``; only their proportions matter.
         plan: K chunks.
-        curve: The measured curve, for ``"curve"``.
+        curve: The measured curve, for ``"curve"`` and ``"softmax"``.
 
     Raises:
         ValueError: The text is none of these, or needs a curve.
     """
     words = _words(text)
     if words == ["uniform"]:
-        return ChunkPlan(plan.sizes)
-    if words == ["curve"]:
+        return replace(plan, weights=None)
+    if _READ_OFF.fullmatch(" ".join(words)):
         if curve is None:
-            raise ValueError("weights is 'curve', but no curve is connected to take them from")
-        return chunk_weights(plan, curve)
+            raise ValueError(f"weights is {text!r}, but no curve is connected to take them from")
+        temperature = float(words[1]) if len(words) > 1 else 1.0
+        return chunk_weights(plan, curve, None if words == ["curve"] else temperature)
     try:
-        return ChunkPlan(plan.sizes, tuple(float(word) for word in words))
+        return replace(plan, weights=tuple(float(word) for word in words))
     except ValueError as error:
         raise ValueError(
-            f"weights is {text!r}; write 'uniform', 'curve', or one number, 0 or more, for each of "
-            f"the {plan.count} chunks ({error})"
+            f"weights is {text!r}; write 'uniform', 'curve', 'softmax', 'softmax 0.5', or one "
+            f"number, 0 or more, for each of the {plan.count} chunks ({error})"
         ) from error
 
 

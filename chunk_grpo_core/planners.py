@@ -3,8 +3,8 @@
 Legend: N steps, of which the first N - 1 are trainable; K chunks.
 
 References:
-    GCPO (Luo et al., 2026), arXiv 2510.21583v3: the adaptive rule. Its stopping
-    threshold is not given there; ``max_size`` takes its place.
+    GCPO (Luo et al., 2026), arXiv 2510.21583v3: the adaptive rule. It does not say when to stop
+    (here at ``max_size``) nor to which step a difference belongs (here to the one it leads to).
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ def read_plan(text: str, trainable_steps: int, curve: DynamicsCurve | None = Non
 
     Args:
         text: What :func:`~chunk_grpo_core.chunks.parse_plan` takes; or ``"adaptive"``,
-            ``"adaptive 2 4"`` (smallest and largest chunk), ``"cut 4"`` (flattest 4 chunks).
+            ``"adaptive 2 4"`` (smallest and largest chunk), ``"cut 4"`` (flattest 4 chunks), or
+            ``"cut 4 2"`` (of at least 2 steps).
         trainable_steps: What the plan must cover.
-        curve: The measured curve, for the last three.
+        curve: The measured curve, for the last four.
 
     Raises:
         ValueError: The text is none of these, needs a curve, or does not fit.
@@ -41,11 +42,13 @@ def read_plan(text: str, trainable_steps: int, curve: DynamicsCurve | None = Non
         raise ValueError(f"the plan {text!r} is read off a curve; connect one")
     kind, *numbers = text.lower().replace(",", " ").split()
     sizes = [int(number) for number in numbers if number.isdecimal()]
-    if kind == "cut" and len(sizes) == len(numbers) == 1:
-        return segment_plan(curve, sizes[0])
+    if kind == "cut" and len(sizes) == len(numbers) in (1, 2):
+        return segment_plan(curve, *sizes)
     if kind == "adaptive" and len(sizes) == len(numbers) in (0, 2):
         return adaptive_plan(curve, *sizes)
-    raise ValueError(f"the plan is {text!r}; write 'adaptive', 'adaptive 2 4', or 'cut 4'")
+    raise ValueError(
+        f"the plan is {text!r}; write 'adaptive', 'adaptive 2 4', 'cut 4', or 'cut 4 2'"
+    )
 
 
 def adaptive_plan(curve: DynamicsCurve, min_size: int = 2, max_size: int = 4) -> ChunkPlan:
@@ -57,7 +60,7 @@ def adaptive_plan(curve: DynamicsCurve, min_size: int = 2, max_size: int = 4) ->
 
     Args:
         curve: Measured with the sampler that will train.
-        min_size: Smallest chunk, 1 or more.
+        min_size: Smallest chunk, in 1..N-1.
         max_size: Largest chunk, at least ``min_size``; a merge may exceed it.
 
     Raises:
@@ -66,7 +69,10 @@ def adaptive_plan(curve: DynamicsCurve, min_size: int = 2, max_size: int = 4) ->
     values = list(curve.mean[:-1])
     if not 1 <= min_size <= max_size:
         raise ValueError(f"min_size is {min_size} and max_size {max_size}; 1 <= min <= max needed")
-    return ChunkPlan(tuple(_merged(_cut(values, 1, max_size), min_size)))
+    if min_size > len(values):
+        raise ValueError(f"min_size is {min_size}, but there are {len(values)} trainable steps")
+    sizes = _merged(_cut(values, 1, max_size), min_size)
+    return ChunkPlan(tuple(sizes), source=curve.source)
 
 
 def _cut(values: Sequence[float], order: int, max_size: int) -> list[int]:
@@ -109,7 +115,7 @@ def segment_plan(curve: DynamicsCurve, chunks: int, min_size: int = 1) -> ChunkP
     Raises:
         ValueError: K chunks of ``min_size`` do not fit, or the curve is not positive.
     """
-    values = list(curve.mean[:-1])
+    values = curve.mean[:-1]
     steps = len(values)
     if not (chunks >= 1 and min_size >= 1 and chunks * min_size <= steps):
         raise ValueError(
@@ -118,19 +124,22 @@ def segment_plan(curve: DynamicsCurve, chunks: int, min_size: int = 1) -> ChunkP
     if min(values) <= 0:
         raise ValueError("the curve has a step without any change; its logarithm cannot be cut")
     logs = [math.log(value) for value in values]
-
-    def cost(start: int, end: int) -> float:
-        mean = sum(logs[start:end]) / (end - start)
-        return sum((value - mean) ** 2 for value in logs[start:end])
-
-    best: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {(0, 0): (0.0, ())}
-    for k in range(1, chunks + 1):
-        for end in range(k * min_size, steps + 1):
+    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
+    for _ in range(chunks):  # best[end]: squared error and sizes of the best cut of the first steps
+        longer = {}
+        for end in range(min_size, steps + 1):
             options = [
-                (best[k - 1, start][0] + cost(start, end), (*best[k - 1, start][1], end - start))
-                for start in range((k - 1) * min_size, end - min_size + 1)
-                if (k - 1, start) in best
+                (error + _squared_error(logs[start:end]), (*sizes, end - start))
+                for start, (error, sizes) in best.items()
+                if end - start >= min_size
             ]
             if options:
-                best[k, end] = min(options)
-    return ChunkPlan(best[chunks, steps][1])
+                longer[end] = min(options)
+        best = longer
+    return ChunkPlan(best[steps][1], source=curve.source)
+
+
+def _squared_error(values: Sequence[float]) -> float:
+    """Squared deviation from the mean."""
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values)

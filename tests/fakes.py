@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from chunk_grpo_core.advantage import AdvantageConfig
 from chunk_grpo_core.chunks import ChunkPlan
 from chunk_grpo_core.config import OptimizerConfig, TrainConfig
+from chunk_grpo_core.dynamics import DynamicsCurve
 from chunk_grpo_core.events import Cancelled
 from chunk_grpo_core.objective import ObjectiveConfig
 from chunk_grpo_core.rewards.base import RewardBatch
@@ -182,3 +183,19 @@ def toy_config(**changes: Any) -> TrainConfig:
         "seed": 7,
     }
     return TrainConfig(**{**settings, **changes})
+
+
+def curve_of(*changes: float, **settings: Any) -> DynamicsCurve:
+    """A curve of the given trainable steps; the untrained last one is added."""
+    mean = (*changes, 9.0)
+    facts: dict[str, Any] = {
+        "mean": mean,
+        "std": (0.0,) * len(mean),
+        "prompts": 1,
+        "samples": 1,
+        "sigmas": shifted_grid(len(mean)).sigmas,
+        "rule": "flow",
+        "eta": 0.7,
+        "model": "toy",
+    }
+    return DynamicsCurve(**{**facts, **settings})

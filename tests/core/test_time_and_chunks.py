@@ -1,4 +1,4 @@
-"""Time grids, chunk plans, the draw of chunks, and the relative-L1 curve."""
+"""Time grids, chunk plans, their weights, and the draw of chunks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from fakes import curve_of
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunk_grpo_core.chunks import (
@@ -20,10 +21,7 @@ from chunk_grpo_core.chunks import (
     plan_steps,
     whole_plan,
 )
-from chunk_grpo_core.dynamics import DynamicsCurve, dynamics_curve, relative_l1
-from chunk_grpo_core.rollout import Trajectory
 from chunk_grpo_core.schedule import TimeGrid, shifted_grid
-from chunk_grpo_core.sde import SdeConfig
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=8).map(tuple)
 
@@ -185,62 +183,52 @@ def test_bad_fraction_of_chunks_is_refused(fraction):
         draw_chunks(whole_plan(4), fraction, 2, 0)
 
 
-def trajectory_of(states, grid=None):
-    """A trajectory of given states (N + 1, G, 2), without log-densities."""
-    grid = grid or shifted_grid(len(states) - 1)
-    return Trajectory("p", grid, SdeConfig(), states, torch.zeros(len(states) - 2, states.shape[1]))
-
-
-def test_relative_l1_of_a_known_trajectory():
-    states = torch.tensor([[[4.0, -4.0]], [[2.0, -4.0]], [[2.0, -1.0]], [[-1.0, 2.0]]])
-    assert relative_l1(trajectory_of(states)).flatten().tolist() == pytest.approx([0.25, 0.5, 2.0])
-
-
-@given(st.floats(0.1, 10.0), st.floats(-0.9, 0.9))
-def test_relative_l1_of_a_shrinking_latent_is_its_shrinkage(scale, factor):
-    states = torch.stack([torch.full((3, 2), scale * factor**i) for i in range(3)])
-    if abs(factor) > 0.1:
-        expected = torch.full((2, 3), 1.0 - factor)
-        assert torch.allclose(relative_l1(trajectory_of(states)), expected, rtol=1e-5)
-
-
-def test_curve_averages_groups_first_and_prompts_second():
-    first = torch.tensor([[[1.0], [1.0]], [[2.0], [4.0]], [[2.0], [4.0]]])  # 1 and 3, then 0
-    second = torch.tensor([[[1.0], [1.0]], [[1.0], [1.0]], [[2.0], [2.0]]])  # 0, then 1
-    curve = dynamics_curve([trajectory_of(first), trajectory_of(second)], "toy")
-    assert curve.mean == (1.0, 0.5)
-    assert curve.std == pytest.approx((2**0.5, 0.5**0.5))
-    assert (curve.prompts, curve.samples, curve.model) == (2, 4, "toy")
-    assert DynamicsCurve.from_json(curve.to_json()) == curve
-    assert dynamics_curve([trajectory_of(first)]).std == (0.0, 0.0)
-
-
-def test_curve_of_nothing_or_of_different_settings_is_refused():
-    states = torch.ones(3, 1, 2)
-    with pytest.raises(ValueError, match="no trajectory"):
-        dynamics_curve([])
-    with pytest.raises(ValueError, match="different grids"):
-        dynamics_curve([trajectory_of(states), trajectory_of(states, shifted_grid(2, 1.0))])
-
-
 def test_chunk_weights_are_the_mean_change_of_each_chunk():
-    states = torch.ones(5, 1, 2)
-    curve = dynamics_curve([trajectory_of(states)])
-    values = {"mean": (0.6, 0.2, 0.4, 9.0), "std": (0.0,) * 4}  # the last step is never trained
-    curve = DynamicsCurve.from_json({**curve.to_json(), **values})
+    curve = curve_of(0.6, 0.2, 0.4)
     weighted = chunk_weights(ChunkPlan((1, 2)), curve)
     assert weighted.sizes == (1, 2) and weighted.weights == pytest.approx((2 / 3, 1 / 3))
     with pytest.raises(ValueError, match="cover 4 steps, but there are 3"):
         chunk_weights(ChunkPlan((2, 2)), curve)
+    with pytest.raises(ValueError, match="no step with any change"):
+        chunk_weights(ChunkPlan((1, 2)), curve_of(0.0, 0.0, 0.0))
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.01, 2.0), min_size=5, max_size=5), st.floats(0.05, 20.0))
+def test_softmax_weights_are_the_softmax_of_the_mean_change(values, temperature):
+    weighted = chunk_weights(ChunkPlan((2, 1, 2)), curve_of(*values), temperature)
+    means = torch.tensor([sum(values[:2]) / 2, values[2], sum(values[3:]) / 2]).double()
+    expected = torch.softmax(means / temperature, 0).tolist()
+    assert weighted.weights == pytest.approx(expected, rel=1e-4, abs=1e-12)
+
+
+def test_a_cold_softmax_trains_the_chunk_that_changes_most_and_no_other():
+    weighted = chunk_weights(ChunkPlan((1, 1, 2)), curve_of(0.3, 0.6, 0.4, 0.2), 1e-5)
+    assert weighted.weights == (0.0, 1.0, 0.0)
+    assert draw_chunks(weighted, 1 / 3, 50, 0).tolist() == [[False, True, False]] * 50
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_bad_softmax_temperature_is_refused(temperature):
+    with pytest.raises(ValueError, match=f"temperature is {temperature}; it must be above 0"):
+        chunk_weights(ChunkPlan((1, 1)), curve_of(0.5, 0.4), temperature)
 
 
 def test_weights_are_read_from_text():
-    plan = ChunkPlan((1, 2, 2))
+    plan, curve = ChunkPlan((1, 2, 2)), curve_of(0.6, 0.5, 0.4, 0.3, 0.2)
     assert parse_weights("uniform", plan).weights is None
     assert parse_weights("0.5, 0.3 0.2", plan).weights == (0.5, 0.3, 0.2)
     assert parse_weights("0, 1, 0", plan).weights == (0.0, 1.0, 0.0)
-    with pytest.raises(ValueError, match="no curve is connected"):
-        parse_weights("curve", plan)
-    for text in ("0.5, 0.5", "0.5, -1, 0.5", "0, 0, 0", "much", ""):
-        with pytest.raises(ValueError, match="one number, 0 or more, for each of the 3 chunks"):
+    assert parse_weights(" Curve ", plan, curve) == chunk_weights(plan, curve)
+    assert parse_weights("softmax", plan, curve) == chunk_weights(plan, curve, 1.0)
+    for text in ("softmax 0.5", "Softmax, .5"):
+        assert parse_weights(text, plan, curve) == chunk_weights(plan, curve, 0.5)
+    for text in ("curve", "softmax", "softmax 2"):
+        with pytest.raises(ValueError, match=f"'{text}', but no curve is connected"):
             parse_weights(text, plan)
+    with pytest.raises(ValueError, match="temperature is 0.0; it must be above 0"):
+        parse_weights("softmax 0", plan, curve)
+    other = ("0.5, 0.5", "0.5, -1, 0.5", "0, 0, 0", "much", "", "curve 2", "softmax 1 2")
+    for text in (*other, "softmax much", "softmax -1"):
+        with pytest.raises(ValueError, match="one number, 0 or more, for each of the 3 chunks"):
+            parse_weights(text, plan, curve)
