@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,8 @@ class RunFolder:
             ValueError: A setting differs that would change its numbers; the message names it.
         """
         before = self.read_record()
-        old = {**before, **TrainConfig.from_json(before["config"]).to_json()}
-        new = {**record, **config.to_json()}
+        old = {**before, **_settings(TrainConfig.from_json(before["config"]))}
+        new = {**record, **_settings(config)}
         for key in sorted(new.keys() - _MAY_CHANGE):
             if old.get(key) != new[key]:
                 was, now = (_short(values.get(key)) for values in (old, new))
@@ -154,6 +154,11 @@ class RunFolder:
             adapter=load_file(found[-1] / "adapter.safetensors"),
             optimizer=load_file(found[-1] / "optimizer.safetensors"),
         )
+
+
+def _settings(config: TrainConfig) -> dict[str, object]:
+    """Settings by name, as objects that know which of their fields make a difference."""
+    return {field.name: getattr(config, field.name) for field in fields(config)}
 
 
 def _short(value: object) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 from .advantage import AdvantageConfig
 from .chunks import ChunkPlan
+from .dynamics import PlanSource
 from .lora import LoraConfig
 from .objective import ObjectiveConfig
 from .schedule import TimeGrid
@@ -142,7 +143,7 @@ class TrainConfig:
         """
         parts = {
             "grid": lambda d: TimeGrid.of(_known(TimeGrid, d, "grid.")["sigmas"]),
-            "plan": lambda d: ChunkPlan.from_json(_known(ChunkPlan, d, "plan.")),
+            "plan": _plan,
             "sde": lambda d: _build(SdeConfig, d, "sde."),
             "advantage": lambda d: _build(AdvantageConfig, d, "advantage."),
             "objective": lambda d: _build(ObjectiveConfig, d, "objective."),
@@ -151,6 +152,11 @@ class TrainConfig:
         }
         values = {k: parts[k](v) if k in parts else v for k, v in data.items()}
         return _build(cls, values, "")
+
+
+def _plan(data: dict) -> ChunkPlan:
+    _known(PlanSource, data.get("source") or {}, "plan.source.")
+    return ChunkPlan.from_json(_known(ChunkPlan, data, "plan."))
 
 
 def _build(kind: type, data: dict, prefix: str):  # noqa: ANN202 - an instance of ``kind``

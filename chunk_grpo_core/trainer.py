@@ -36,6 +36,7 @@ from .events import (
 from .metrics import UpdateReport, metrics_row
 from .optimizer import AdapterOptimizer
 from .policy import Policy, Velocity
+from .provenance import plan_mismatches
 from .rewards.base import Reward, RewardBatch, RewardFailed
 from .rollout import Noise, Trajectory, derive_seed, rollout
 from .streaming import GroupTask, accumulate_group, recompute_old_policy, with_reference
@@ -121,6 +122,10 @@ class Trainer:
 
         At the end the adapter holds the average of its weights if ``optimizer.ema_decay`` is set.
         """
+        config = self.config
+        mismatches = plan_mismatches(config.plan, config.grid, config.sde, self.policy.name)
+        if mismatches:
+            log.warning("the chunk plan does not fit this training: %s", " ".join(mismatches))
         self._optimizer.clear()  # a cancelled run left half an update behind
         self._listen(RunStart(self.iteration, self.config.iterations))
         while self.iteration < self.config.iterations:

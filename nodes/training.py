@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 from ..chunk_grpo_core.chunks import ChunkPlan
 from ..chunk_grpo_core.config import OptimizerConfig, TrainConfig
 from ..chunk_grpo_core.lora import LoraConfig
+from ..chunk_grpo_core.provenance import plan_mismatches
 from ..chunk_grpo_core.rewards.base import Reward
 from ..chunk_grpo_core.schedule import TimeGrid
 from .bridge.host import safe_name
@@ -220,14 +221,17 @@ class TrainLoRA(io.ComfyNode):
 def describe(log: TrainingLog) -> str:
     """Say in words what a training gained."""
     outcome = log.outcome
-    gain = outcome.gain
-    return (
+    gain, config = outcome.gain, outcome.config
+    mismatches = plan_mismatches(config.plan, config.grid, config.sde, outcome.model)
+    lines = [
         f"{len(outcome.rows)} iterations. Held-out reward {outcome.before.mean:.4f} -> "
         f"{outcome.after.mean:.4f}, gain {gain.mean:+.4f} (95 % interval {gain.low:+.4f} to "
-        f"{gain.high:+.4f}) on {len(outcome.before.prompts)} prompts.\n"
-        f"Ratio error at the first update: {outcome.ratio_error_first_update:.1e}.\n"
-        f"Run folder: {log.run_folder}"
-    )
+        f"{gain.high:+.4f}) on {len(outcome.before.prompts)} prompts.",
+        f"Ratio error at the first update: {outcome.ratio_error_first_update:.1e}.",
+        f"Run folder: {log.run_folder}",
+        *(f"Warning: {mismatch}" for mismatch in mismatches),
+    ]
+    return "\n".join(lines)
 
 
 class PlotTraining(io.ComfyNode):
