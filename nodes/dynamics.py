@@ -1,4 +1,4 @@
-"""Nodes that look at how a picture forms: rollouts, relative-L1 curves, chunk plans."""
+"""Nodes that look at how a picture forms: rollouts, curves of change, chunk plans."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..chunk_grpo_core.chunks import parse_plan, parse_weights, plan_steps
-from ..chunk_grpo_core.dynamics import DynamicsCurve, dynamics_curve
+from ..chunk_grpo_core.dynamics import DISTANCES, DynamicsCurve, dynamics_curve
 from ..chunk_grpo_core.planners import needs_curve, read_plan
 from ..chunk_grpo_core.plots import plot_dynamics, plot_plan
 from ..chunk_grpo_core.schedule import TimeGrid
@@ -107,7 +107,7 @@ class RollOutTrajectories(io.ComfyNode):
 
 
 class AnalyzeTemporalDynamics(io.ComfyNode):
-    """Trajectories -> relative-L1 curve and its plot."""
+    """Trajectories -> curve of change and its plot."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -116,11 +116,20 @@ class AnalyzeTemporalDynamics(io.ComfyNode):
             node_id="ChunkGRPO_AnalyzeTemporalDynamics",
             display_name="Analyze Temporal Dynamics",
             category=f"{CATEGORY}/dynamics",
-            description="How much the latent changes at each step: mean |x_s - x_t| / mean |x_t|. "
-            "Steps that change alike belong into one chunk.",
+            description="How much the latent changes at each step, whatever its scale. Steps that "
+            "change alike belong into one chunk.",
             inputs=[
                 RolloutsSocket.Input("trajectories", tooltip="From Roll Out Trajectories."),
                 io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
+                io.Combo.Input(
+                    "distance",
+                    options=list(DISTANCES),
+                    default="l1",
+                    optional=True,  # prompts saved before it existed still run
+                    tooltip="How the change is measured. l1: mean |x_s - x_t| / mean |x_t|, the "
+                    "paper's. l2: the same with root mean squares. cosine: 1 - cosine of the angle "
+                    "between x_s and x_t, which ignores their lengths.",
+                ),
             ],
             outputs=[
                 CurveSocket.Output("curve", display_name="curve", tooltip="For Plan Chunks."),
@@ -132,9 +141,9 @@ class AnalyzeTemporalDynamics(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, trajectories: Rollouts, dark: bool) -> io.NodeOutput:
+    def execute(cls, trajectories: Rollouts, dark: bool, distance: str = "l1") -> io.NodeOutput:
         """Measure and draw."""
-        curve = dynamics_curve(trajectories.trajectories, trajectories.model)
+        curve = dynamics_curve(trajectories.trajectories, trajectories.model, distance)
         plot = plot_dynamics(curve, dark=dark)
         return io.NodeOutput(curve, plot[None], json.dumps(curve.to_json()))
 
@@ -156,16 +165,19 @@ class PlanChunks(io.ComfyNode):
                     default="2, 3, 4, 7",
                     tooltip="Sizes from noise to data; they must add up to steps - 1. Or: step "
                     "(one chunk per step, step-level GRPO), whole (one chunk), size 4 (chunks of "
-                    "4); with a curve also cut 4 (the flattest 4 chunks) and adaptive (cut where "
-                    "the curve turns). 2, 3, 4, 7 is the paper's plan for 17 steps.",
+                    "4); with a curve also cut 4 (the flattest 4 chunks), cut 4 2 (of at least 2 "
+                    "steps), adaptive (cut where the curve turns) and adaptive 2 4 (smallest and "
+                    "largest chunk). 2, 3, 4, 7 is the paper's plan for 17 steps.",
                 ),
                 io.String.Input(
                     "weights",
                     default="uniform",
                     tooltip="How often each chunk is drawn. uniform; or curve (in proportion to "
-                    "its mean relative L1, the paper's weighted sampling); or one number per "
-                    "chunk, such as 0.4, 0.35, 0.2, 0.05. More weight on high noise (the first "
-                    "chunks) changes what is drawn more than how; overdone, it breaks pictures.",
+                    "its mean change, the paper's weighted sampling); or softmax 0.5 (softmax of "
+                    "mean change / 0.5; a smaller number favours the chunk that changes most); or "
+                    "one number per chunk, such as 0.4, 0.35, 0.2, 0.05. Weight 0 never trains a "
+                    "chunk. More weight on high noise (the first chunks) changes what is drawn "
+                    "more than how; overdone, it breaks pictures.",
                 ),
                 io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
                 CurveSocket.Input(

@@ -183,6 +183,7 @@ def test_the_quick_start_runs_and_shows_pictures(quick_start, comfy):
     plot = pictures(comfy, run, "14")[0]
     assert min(plot.size) > 400
     assert "Held-out reward" in shown_text(run, find(prompt, TRAIN))
+    assert "Warning" not in shown_text(run, find(prompt, TRAIN))
     assert shown_text(run, find(prompt, "PreviewAny")) == shown_text(run, find(prompt, TRAIN))
 
 
@@ -192,6 +193,27 @@ def test_the_temporal_dynamics_example_runs_and_shows_pictures(comfy):
     sizes = {key: [p.size for p in pictures(comfy, run, key)] for key in run.outputs}
     assert sorted(map(len, sizes.values())) == [1, 1, 2, 2]  # two plots, two groups of 2
     assert all(min(size) >= 64 for shown in sizes.values() for size in shown)
+
+
+def test_a_plan_of_another_sampler_is_called_out_in_the_summary(comfy, comfy_server):
+    prompt = graphs.small(graphs.twin(graphs.QUICK_START), run_name="other sampler")
+    prompt = change(prompt, "ChunkGRPO_AnalyzeTemporalDynamics", distance="cosine")
+    prompt = change(prompt, "ChunkGRPO_PlanChunks", chunk_sizes="cut 4 2", weights="softmax 0.5")
+    prompt = change(prompt, "ChunkGRPO_RollOutTrajectories", sampler=["still", 0])
+    prompt["still"] = node("ChunkGRPO_FlowSDESampler", rule="ode", eta=0.7)
+    log = len(comfy_server.log())
+    train = find(prompt, TRAIN)
+    text = shown_text(comfy.run(graphs.upstream(prompt, train)), train)
+    warning = "The plan's curve was measured with rule ode, but training uses flow"
+    (line,) = [line for line in text.splitlines() if line.startswith("Warning: ")]
+    assert warning in line
+    assert warning in comfy_server.log()[log:]
+    record = json.loads(
+        (comfy_server.output / "chunk_grpo" / "other sampler" / "config.json").read_text()
+    )
+    plan = record["config"]["plan"]
+    assert plan["sizes"] == [2, 2, 2, 2] and sum(plan["weights"]) == pytest.approx(1.0)
+    assert plan["source"]["distance"] == "cosine" and plan["source"]["rule"] == "ode"
 
 
 # Several rewards
