@@ -269,6 +269,41 @@ def test_first_update_sees_a_ratio_of_exactly_one_wherever_the_noise_is(window, 
         assert max(row["ratio_max_deviation"][k] for k in trained) > 0.0  # the second update
 
 
+class Watched(ToyPolicy):
+    """Remembers whether the samples of each call differ from each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.differs = []
+
+    def velocity(self, x_t, t, prompt):
+        self.differs.append(not torch.equal(x_t, x_t[:1].expand_as(x_t)))
+        return super().velocity(x_t, t, prompt)
+
+
+@pytest.mark.parametrize(
+    ("noise", "differs"),
+    [("all", [False] + [True] * 5), ("window", [False] * 4 + [True] * 2)],
+)
+def test_samples_with_a_shared_start_part_where_the_noise_begins(noise, differs):
+    policy, window = Watched(), WindowConfig(kind="fixed", chunks=1, start=2)
+    run_of(toy_config(iterations=1, noise=noise, window=window), policy)
+    assert policy.differs[:12] == differs * 2  # two groups of 6 steps; the window holds 3 and 4
+
+
+def test_each_choice_of_noise_and_solver_makes_other_pictures():
+    window = WindowConfig(kind="fixed", chunks=1, start=1)
+    choices = [("all", "euler"), ("window", "euler"), ("window", "dpm2"), ("drawn", "euler")]
+    found = set()
+    for noise, solver in choices:
+        settings = {"noise": noise, "ode_solver": solver, "chunk_fraction": 0.3}
+        if noise == "window":
+            settings["window"] = window
+        config = toy_config(iterations=1, **settings)
+        found.add(run_of(config)[0][0]["reward_mean"])
+    assert len(found) == len(choices)
+
+
 @pytest.mark.parametrize("recompute", [True, False])
 def test_training_on_drawn_noise_does_not_depend_on_the_batch_size(recompute):
     settings = OptimizerConfig(learning_rate=5e-2, recompute_log_p=recompute)
