@@ -14,10 +14,11 @@ from .lora import LoraConfig
 from .policy import Adapter, Policy, Velocity
 from .rewards.base import Reward, RewardBatch
 from .rollout import Noise, Trajectory, rollout
-from .schedule import TimeGrid, shifted_grid
+from .schedule import TimeGrid, flux_shift, shifted_grid
 from .sde import SdeConfig
 from .trainer import Trainer
 from .version import __version__
+from .windows import WindowConfig
 
 __all__ = [
     "Adapter",
@@ -36,8 +37,10 @@ __all__ = [
     "Trainer",
     "Trajectory",
     "Velocity",
+    "WindowConfig",
     "__version__",
     "dynamics_curve",
+    "flux_shift",
     "parse_plan",
     "rollout",
     "shifted_grid",

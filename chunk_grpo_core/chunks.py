@@ -22,6 +22,7 @@ __all__ = [
     "ChunkPlan",
     "chunk_weights",
     "draw_chunks",
+    "drawn_count",
     "fixed_size_plan",
     "manual_plan",
     "parse_plan",
@@ -77,6 +78,10 @@ class ChunkPlan:
     def chunk_of(self, step: int) -> int:
         """Index of the chunk that holds a 0-based step."""
         return next(k for k, (start, end) in enumerate(self.bounds()) if start <= step < end)
+
+    def spread(self, of_chunks: Tensor) -> Tensor:
+        """Give every step what its chunk has: shape (..., K) -> (..., number of steps)."""
+        return of_chunks.repeat_interleave(torch.tensor(self.sizes), dim=-1)
 
     def check_covers(self, trainable_steps: int) -> None:
         """Make sure that the plan partitions exactly the steps that will be trained.
@@ -225,27 +230,48 @@ def parse_weights(text: str, plan: ChunkPlan, curve: DynamicsCurve | None = None
         ) from error
 
 
-def draw_chunks(plan: ChunkPlan, fraction: float, group_size: int, seed: int) -> Tensor:
+def drawn_count(plan: ChunkPlan, fraction: float, window: range) -> int:
+    """How many chunks each sample trains on: max(1, round(fraction * chunks of the window)).
+
+    Raises:
+        ValueError: The fraction is not in (0, 1], or too few chunks have a weight above 0.
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(f"the fraction of chunks to train is {fraction}; it must be in (0, 1]")
+    count = max(1, round(fraction * len(window)))
+    weighted = sum(plan.weights is None or plan.weights[chunk] > 0 for chunk in window)
+    if weighted < count:
+        place = "" if len(window) == plan.count else f" (of the window {list(window)})"
+        raise ValueError(
+            f"a fraction of {fraction} draws {count} of {len(window)} chunks{place}, but only "
+            f"{weighted} have a weight above 0; lower the fraction, or change the weights"
+        )
+    return count
+
+
+def draw_chunks(
+    plan: ChunkPlan, fraction: float, group_size: int, seed: int, window: range | None = None
+) -> Tensor:
     """Choose the chunks each sample trains on, without replacement.
 
     Args:
         plan: K chunks, with or without weights.
-        fraction: Part of the chunks to train, in (0, 1]; at least one is drawn.
+        fraction: Part of the chunks to train, in (0, 1]; see :func:`drawn_count`.
         group_size: G.
         seed: Seed of the draw.
+        window: 0-based chunks to draw from; all K when None.
 
     Returns:
-        Bool, shape (G, K), with max(1, round(fraction * K)) chunks true in every row.
+        Bool, shape (G, K), with the same number of chunks true in every row.
     """
-    if not 0.0 < fraction <= 1.0:
-        raise ValueError(f"the fraction of chunks to train is {fraction}; it must be in (0, 1]")
-    count = max(1, round(fraction * plan.count))
-    weights = torch.tensor(plan.weights or (1.0,) * plan.count).expand(group_size, -1)
-    if int((weights[0] > 0).sum()) < count:
-        raise ValueError(
-            f"a fraction of {fraction} draws {count} of {plan.count} chunks, but only "
-            f"{int((weights[0] > 0).sum())} have a weight above 0; lower the fraction"
-        )
+    window = range(plan.count) if window is None else window
+    count = drawn_count(plan, fraction, window)
+    weights = torch.zeros(plan.count)
+    weights[window.start : window.stop] = torch.tensor(plan.weights or (1.0,) * plan.count)[
+        window.start : window.stop
+    ]
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.multinomial(weights, count, replacement=False, generator=generator)
+    chosen = torch.multinomial(
+        weights.expand(group_size, -1), count, replacement=False, generator=generator
+    )
     return torch.zeros(group_size, plan.count, dtype=torch.bool).scatter_(1, chosen, True)

@@ -9,12 +9,14 @@ import difflib
 from dataclasses import asdict, dataclass, field, fields
 
 from .advantage import AdvantageConfig
-from .chunks import ChunkPlan
+from .chunks import ChunkPlan, drawn_count
 from .dynamics import PlanSource
 from .lora import LoraConfig
 from .objective import ObjectiveConfig
 from .schedule import TimeGrid
 from .sde import SdeConfig
+from .solvers import SOLVERS
+from .windows import NOISE, WindowConfig, window_positions
 
 __all__ = ["OptimizerConfig", "TrainConfig"]
 
@@ -89,7 +91,16 @@ class TrainConfig:
     group_size: int = 12
     """G, samples of one prompt, 2 or more. Paper: 12."""
     chunk_fraction: float = 0.5
-    """Part of the chunks each sample trains on, in (0, 1]. Paper: 0.5."""
+    """Part of the chunks (of the window, if there is one) each sample trains on, in (0, 1]. Paper:
+    0.5."""
+    window: WindowConfig = field(default_factory=WindowConfig)
+    """The chunks an iteration may train."""
+    noise: str = "all"
+    """Steps of the rollout that take noise. all: every one. window: those of the window (MixGRPO).
+    drawn: of each sample, those of the chunks it will train on. The others follow the ODE, which
+    makes better pictures; advantages then judge the trained steps alone."""
+    ode_solver: str = "euler"
+    """What steps without noise follow: euler, or dpm2, of second order."""
     share_initial_noise: bool = True
     """Start all samples of a group from the same noise. Official code: on."""
     batch_size: int | None = None
@@ -129,6 +140,28 @@ class TrainConfig:
                 f"{self.prompts_per_iteration} prompts per iteration; each update needs a group"
             )
 
+        self._check_noise()
+
+    def _check_noise(self) -> None:
+        """Refuse windows that cannot be drawn from, and settings that would have no effect."""
+        for window in window_positions(self.window, self.plan):
+            drawn_count(self.plan, self.chunk_fraction, window)
+        for name, choices in (("noise", NOISE), ("ode_solver", tuple(SOLVERS))):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
+                )
+        if self.noise == "window" and self.window.kind == "all":
+            raise ValueError(
+                "noise is 'window', but window.kind is 'all', so that no step is outside; choose "
+                "a window, or noise 'all'"
+            )
+        if self.noise == "all" and self.ode_solver != "euler":
+            raise ValueError(
+                f"ode_solver is {self.ode_solver!r}, but with noise 'all' no step follows the ODE; "
+                "set noise to 'window' or 'drawn'"
+            )
+
     def to_json(self) -> dict[str, object]:
         """Nested plain values; :meth:`from_json` reads them back."""
         return asdict(self)
@@ -149,6 +182,7 @@ class TrainConfig:
             "objective": lambda d: _build(ObjectiveConfig, d, "objective."),
             "optimizer": lambda d: _build(OptimizerConfig, d, "optimizer."),
             "lora": lambda d: _build(LoraConfig, d, "lora."),
+            "window": lambda d: _build(WindowConfig, d, "window."),
         }
         values = {k: parts[k](v) if k in parts else v for k, v in data.items()}
         return _build(cls, values, "")

@@ -144,6 +144,11 @@ def dynamics_curve(
     first = trajectories[0]
     if any((t.grid, t.sde) != (first.grid, first.sde) for t in trajectories):
         raise ValueError("the trajectories were sampled with different grids or SDE settings")
+    if first.sde.is_stochastic and not all(t.stochastic.all() for t in trajectories):
+        raise ValueError(
+            f"some steps took no noise, but the rule is {first.sde.rule}; roll out with noise at "
+            "every step to measure its curve"
+        )
     per_prompt = torch.stack([DISTANCES[distance](t).mean(1) for t in trajectories])  # (P, N)
     if not per_prompt.isfinite().all():
         raise ValueError("the latents hold values that are not finite; check model and precision")

@@ -71,6 +71,7 @@ def evaluate(
     *,
     seeds: int,
     seed: int = 0,
+    solver: str = "euler",
     batch_size: int | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
     check_cancel: CheckCancel = never_cancel,
@@ -84,9 +85,10 @@ def evaluate(
         policy: Model; its adapter is used as it is (wrap in ``adapter.disabled()`` for the base).
         reward: The judge.
         prompts: P captions.
-        grid: Noise levels; sampling is deterministic (Euler steps of the ODE).
+        grid: Noise levels; sampling is deterministic.
         seeds: S, pictures of each prompt.
         seed: Seed of the noise; the same seed gives the same noise to every policy.
+        solver: What follows the ODE, one of :data:`~chunk_grpo_core.solvers.SOLVERS`.
         batch_size: Samples in one call of the model; all S when None.
         progress: Called with the fraction done.
         check_cancel: Called after every call of the model.
@@ -103,6 +105,7 @@ def evaluate(
                     prompt,
                     grid,
                     x_1,
+                    solver=solver,
                     device=policy.device,
                     batch_size=batch_size,
                     check_cancel=check_cancel,

@@ -3,8 +3,9 @@
 Legend: G samples in a group, N steps, ``*latent`` the model's latent shape.
 
 Randomness: sample i of a group owns one generator, seeded from (seed, iteration, prompt, i), and
-draws on the CPU. So a picture does not depend on batch size, device or what else is sampled, and
-a resumed run continues with the same noise.
+draws on the CPU, for every step whether or not the step takes noise. So a picture does not depend
+on batch size, device or what else is sampled, the noise of a step does not depend on where else
+there is noise, and a resumed run continues with the same noise.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .events import CheckCancel, never_cancel
 from .policy import Velocity
 from .schedule import TimeGrid
 from .sde import SdeConfig, Transition, gaussian_log_p, ode_step, sample_step
+from .solvers import LastStep, solver_named
 
 __all__ = ["Noise", "Replay", "Trajectory", "derive_seed", "replay_step", "rollout", "sample_ode"]
 
@@ -72,7 +74,10 @@ class Trajectory:
     states: Tensor
     """x at every level, shape (N + 1, G, *latent); states[0] is noise, states[N] is x_0."""
     log_p: Tensor
-    """Log-density of each stochastic step under the policy that sampled it, shape (N - 1, G)."""
+    """Log-density of each step under the policy that sampled it, shape (N - 1, G); 0 where the step
+    was deterministic."""
+    stochastic: Tensor
+    """Whether a step took noise, bool, shape (N - 1, G); only such steps can be trained on."""
     means: Tensor | None = None
     """Mean of each stochastic step's Gaussian, shape (N - 1, G, *latent), if they were kept."""
 
@@ -101,6 +106,8 @@ def rollout(
     noise: Noise,
     latent_shape: Sequence[int],
     *,
+    stochastic: Tensor | None = None,
+    solver: str = "euler",
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
     keep_means: bool = False,
@@ -115,47 +122,60 @@ def rollout(
         sde: The rule of the other steps.
         noise: Seeds of the group; also fixes G.
         latent_shape: Shape of one latent.
+        stochastic: Which sample's which step follows ``sde``, bool, shape (G, N - 1); the others
+            follow the ODE. All of them when None.
+        solver: What follows the ODE, one of :data:`~chunk_grpo_core.solvers.SOLVERS`.
         device: Where the model wants its input.
         batch_size: Samples in one call of the model; all G when None.
         keep_means: Keep the mean of every stochastic step, for the exact KL to this policy; as
             much memory as the states take.
         check_cancel: Called after every call of the model.
 
-    Returns:
-        The trajectory. With a deterministic ``sde`` its ``log_p`` is empty, shape (0, G).
+    Raises:
+        ValueError: ``stochastic`` has another shape, or asks for noise that ``sde`` does not have;
+            or there is no such solver.
     """
-    generators = noise.generators()
-    x_t = noise.initial(latent_shape)
-    states, log_ps, means = [x_t], [], []
-    for t, s in grid.pairs():
-        x_s, mean = torch.empty_like(x_t), torch.empty_like(x_t)
-        log_p = torch.empty(noise.group_size)
-        for part in _batches(noise.group_size, batch_size):
-            x_part = x_t[part].to(device)
-            transition = sde.transition(x_part, velocity(x_part, t, prompt), t, s)
-            x_next = transition.mean
-            if transition.std > 0:
-                z = [torch.randn(*latent_shape, generator=g) for g in generators[part]]
-                x_next = sample_step(transition, torch.stack(z).to(device))
-                log_p[part] = gaussian_log_p(x_next, transition).cpu()
-                mean[part] = transition.mean.cpu()
-            x_s[part] = x_next.cpu()
+    stochastic = _checked(stochastic, sde, (noise.group_size, grid.trainable_steps))
+    noisy = torch.nn.functional.pad(stochastic, (0, 1))  # no noise into s = 0
+    x_1, generators, follow = noise.initial(latent_shape), noise.generators(), solver_named(solver)
+    states = torch.empty(grid.steps + 1, *x_1.shape)
+    log_p = torch.zeros(grid.trainable_steps, noise.group_size)
+    means = torch.zeros_like(states[:-2]) if keep_means else None
+    states[0] = x_1
+    for part in _batches(noise.group_size, batch_size):
+        x_t, last = x_1[part].to(device), None
+        for step, (t, s) in enumerate(grid.pairs()):
+            v_t = velocity(x_t, t, prompt).float()
+            x_s = ode_step(x_t, follow(x_t, v_t, t, s, last), t, s).mean
+            is_noisy = noisy[part, step].to(device).view(-1, *[1] * len(latent_shape))
+            if s > 0.0 and sde.is_stochastic:
+                transition = sde.transition(x_t, v_t, t, s)
+                z = torch.stack([torch.randn(*latent_shape, generator=g) for g in generators[part]])
+                sampled = sample_step(transition, z.to(device))
+                x_s = torch.where(is_noisy, sampled, x_s)
+                density = gaussian_log_p(sampled, transition).cpu()
+                log_p[step, part] = torch.where(noisy[part, step], density, 0.0)
+                if means is not None:
+                    means[step, part] = transition.mean.cpu()
+            last = LastStep(t, x_t - t * v_t, ~is_noisy)
+            x_t = x_s
+            states[step + 1, part] = x_t.cpu()
             check_cancel()
-        if s > 0.0 and sde.is_stochastic:
-            log_ps.append(log_p)
-            if keep_means:
-                means.append(mean)
-        states.append(x_s)
-        x_t = x_s
-    empty = torch.empty(0, noise.group_size)
-    return Trajectory(
-        prompt,
-        grid,
-        sde,
-        torch.stack(states),
-        torch.stack(log_ps) if log_ps else empty,
-        torch.stack(means) if keep_means and means else None,
-    )
+    return Trajectory(prompt, grid, sde, states, log_p, stochastic.T, means)
+
+
+def _checked(stochastic: Tensor | None, sde: SdeConfig, shape: tuple[int, int]) -> Tensor:
+    """The mask of steps that take noise, or the error that explains what is wrong with it."""
+    if stochastic is None:
+        return torch.full(shape, sde.is_stochastic)
+    if stochastic.dtype != torch.bool or stochastic.shape != shape:
+        raise ValueError(
+            f"stochastic is {stochastic.dtype} of shape {tuple(stochastic.shape)}; it must be bool "
+            f"of shape (G, N - 1) = {shape}"
+        )
+    if stochastic.any() and not sde.is_stochastic:
+        raise ValueError(f"sde is {sde.rule} with eta {sde.eta}; no step of it can be stochastic")
+    return stochastic
 
 
 @torch.no_grad()
@@ -165,6 +185,7 @@ def sample_ode(
     grid: TimeGrid,
     x_1: Tensor,
     *,
+    solver: str = "euler",
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
     check_cancel: CheckCancel = never_cancel,
@@ -176,6 +197,7 @@ def sample_ode(
         prompt: Caption of all samples.
         grid: Noise levels.
         x_1: Initial noise, shape (B, *latent).
+        solver: One of :data:`~chunk_grpo_core.solvers.SOLVERS`.
         device: Where the model wants its input.
         batch_size: Samples in one call of the model; all B when None.
         check_cancel: Called after every call of the model.
@@ -183,11 +205,14 @@ def sample_ode(
     Returns:
         x_0, CPU float32, shape (B, *latent).
     """
-    finished = []
+    follow, finished = solver_named(solver), []
     for part in _batches(len(x_1), batch_size):
-        x_t = x_1[part].to(device)
+        x_t, last = x_1[part].to(device), None
         for t, s in grid.pairs():
-            x_t = ode_step(x_t, velocity(x_t, t, prompt).float(), t, s).mean
+            v_t = velocity(x_t, t, prompt).float()
+            x_s = ode_step(x_t, follow(x_t, v_t, t, s, last), t, s).mean
+            last = LastStep(t, x_t - t * v_t, torch.ones_like(x_t, dtype=torch.bool))
+            x_t = x_s
             check_cancel()
         finished.append(x_t.cpu())
     return torch.cat(finished)
@@ -219,7 +244,15 @@ def replay_step(
         step: 0-based stochastic step, below N - 1.
         samples: Which of the G samples, B of them.
         device: Where the model wants its input.
+
+    Raises:
+        ValueError: The step was deterministic for one of the samples.
     """
+    if not trajectory.stochastic[step][samples].all():
+        raise ValueError(
+            f"step {step} was deterministic for some of these samples, so it has no log-density; "
+            "train on steps that took noise"
+        )
     t, s = trajectory.grid.pairs()[step]
     x_t = trajectory.states[step][samples].to(device)
     x_s = trajectory.states[step + 1][samples].to(device)

@@ -7,14 +7,16 @@ deterministic and never trained, which leaves N - 1 trainable steps.
 References:
     Scaling Rectified Flow Transformers for High-Resolution Image Synthesis (Esser et al., 2024),
     arXiv 2403.03206v1, Eq. (23): the static shift.
+    FLUX (Black Forest Labs, 2024), github.com/black-forest-labs/flux: the shift by resolution.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["TimeGrid", "shifted_grid"]
+__all__ = ["TimeGrid", "flux_shift", "shifted_grid"]
 
 _PURE_NOISE = 0.98
 
@@ -68,7 +70,8 @@ def shifted_grid(steps: int, shift: float = 3.0) -> TimeGrid:
 
     Args:
         steps: N, 2 or more.
-        shift: Above 0; 1 keeps the even spacing, 3 is common for FLUX and SD3.
+        shift: Above 0; 1 keeps the even spacing (the linear grid), 3 is common for FLUX and SD3,
+            :func:`flux_shift` makes it FLUX's own grid.
     """
     if steps < 2:
         raise ValueError(f"steps is {steps}; it must be 2 or more (the last one is not trained)")
@@ -77,3 +80,23 @@ def shifted_grid(steps: int, shift: float = 3.0) -> TimeGrid:
     even = [1.0 - i / steps for i in range(1, steps + 1)]
     shifted = (shift * t / (1.0 + (shift - 1.0) * t) for t in even)
     return TimeGrid((1.0, *shifted))  # rounding would put the first level beside 1 for small shifts
+
+
+def flux_shift(tokens: int, base_shift: float = 0.5, max_shift: float = 1.15) -> float:
+    """Shift that FLUX.1-dev uses at a resolution: larger pictures spend more steps at high noise.
+
+    FLUX writes its grid as ``t' = e^mu / (e^mu + 1/t - 1)``, which is the shift e^mu of
+    :func:`shifted_grid`; mu is linear in the number of image tokens, also outside the two anchors.
+
+    Args:
+        tokens: Image tokens, 1 or more: (height / 16) * (width / 16) for pixels of FLUX.
+        base_shift: mu at 256 tokens (256 x 256 pixels).
+        max_shift: mu at 4096 tokens (1024 x 1024 pixels).
+
+    Returns:
+        e^mu, for example 3.16 at 4096 tokens.
+    """
+    if tokens < 1:
+        raise ValueError(f"tokens is {tokens}; a picture has 1 image token or more")
+    slope = (max_shift - base_shift) / (4096 - 256)
+    return math.exp(base_shift + slope * (tokens - 256))

@@ -58,7 +58,8 @@ def flow_step(x_t: Tensor, v_t: Tensor, t: float, s: float, eta: float) -> Trans
     """Take a step of the Flow-GRPO SDE (module docstring).
 
     At t = 1 the noise level diverges; the next time s takes its place in the denominator, as in
-    the official code.
+    the official code. However short that step is, it widens the variance by eta^4 / 4, which the
+    noise of later steps forgets; a rollout with noise in the first step alone keeps it.
     """
     dt = s - t
     sigma_t = eta * math.sqrt(t / (1.0 - (t if t < 1.0 else s)))

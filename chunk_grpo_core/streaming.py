@@ -71,8 +71,7 @@ class GroupTask:
 
     def needed_steps(self, plan: ChunkPlan, config: ObjectiveConfig) -> Tensor:
         """The sample-steps inside those chunks, bool, shape (G, N - 1)."""
-        chunks = self.trained_chunks(config)
-        return torch.stack([chunks[:, plan.chunk_of(step)] for step in range(plan.steps)], 1)
+        return plan.spread(self.trained_chunks(config))
 
     def facts(self, plan: ChunkPlan) -> GroupFacts:
         """The part of it that the objective knows."""
@@ -108,17 +107,16 @@ def _micro_batches(needed: Tensor, size: int | None) -> Iterator[tuple[int, Tens
         for part in samples.split(size or max(len(samples), 1)):
             if len(part):
                 smallest = min(_SMALLEST_BATCH, size or len(needed), len(needed))
-                yield step, _padded(part, len(needed), smallest), len(part)
+                yield step, _padded(part, smallest), len(part)
 
 
-def _padded(part: Tensor, group_size: int, smallest: int) -> Tensor:
-    """Fill a very small batch up with other samples of the group, which get no gradient.
+def _padded(part: Tensor, smallest: int) -> Tensor:
+    """Fill a very small batch up with copies of its samples, which get no gradient.
 
     CPU matrix kernels round differently below four rows; with them a ratio that should be exactly
-    1 would be 1 + 1e-8.
+    1 would be 1 + 1e-8. (Other samples of the group may not have taken noise at this step.)
     """
-    others = [i for i in range(group_size) if i not in part.tolist()]
-    return torch.cat([part, part.new_tensor(others[: max(smallest - len(part), 0)])])
+    return part[torch.arange(max(smallest, len(part))) % len(part)]
 
 
 def _terms_of(

@@ -40,6 +40,7 @@ from .provenance import plan_mismatches
 from .rewards.base import Reward, RewardBatch, RewardFailed
 from .rollout import Noise, Trajectory, derive_seed, rollout
 from .streaming import GroupTask, accumulate_group, recompute_old_policy, with_reference
+from .windows import noisy_steps, window_chunks
 
 __all__ = ["Trainer", "prompts_of_iteration"]
 
@@ -141,14 +142,15 @@ class Trainer:
         prompts = prompts_of_iteration(
             self.prompts, self.iteration, config.prompts_per_iteration, config.seed
         )
+        drawn = [self._draw(index) for index in range(len(prompts))]
         with _timed(seconds, "rollout"):
-            groups = self.policy.run(lambda velocity: self._sample(velocity, prompts))
+            groups = self.policy.run(lambda velocity: self._sample(velocity, prompts, drawn))
         with _timed(seconds, "score"):
             rewards = [self._score(group) for group in groups]
         advantages = iteration_advantages(rewards, config.advantage)
         tasks = [
-            GroupTask(group, values, self._draw(index))
-            for index, (group, values) in enumerate(zip(groups, advantages.values, strict=True))
+            GroupTask(group, values, chunks)
+            for group, values, chunks in zip(groups, advantages.values, drawn, strict=True)
         ]
         with _timed(seconds, "update"):
             report = self.policy.run(lambda velocity: self._update(velocity, tasks))
@@ -165,11 +167,13 @@ class Trainer:
         )
         self._listen(IterationEnd(self.iteration, row))
 
-    def _sample(self, velocity: Velocity, prompts: Sequence[str]) -> list[Trajectory]:
-        """Roll out one group for each prompt."""
+    def _sample(
+        self, velocity: Velocity, prompts: Sequence[str], drawn: Sequence[torch.Tensor]
+    ) -> list[Trajectory]:
+        """Roll out one group for each prompt, with noise where the config wants it."""
         config = self.config
         groups = []
-        for index, prompt in enumerate(prompts):
+        for index, (prompt, chunks) in enumerate(zip(prompts, drawn, strict=True)):
             seed = derive_seed(config.seed, "rollout", self.iteration, index)
             groups.append(
                 rollout(
@@ -179,6 +183,8 @@ class Trainer:
                     config.sde,
                     Noise(config.share_initial_noise, seed, config.group_size),
                     self.policy.latent_shape,
+                    stochastic=noisy_steps(config.noise, config.plan, self._window, chunks),
+                    solver=config.ode_solver,
                     device=self.policy.device,
                     batch_size=config.batch_size,
                     keep_means=config.objective.needs_old_mean,
@@ -203,7 +209,15 @@ class Trainer:
         """Draw the chunks that the samples of group ``index`` train on."""
         config = self.config
         seed = derive_seed(config.seed, "chunks", self.iteration, index)
-        return draw_chunks(config.plan, config.chunk_fraction, config.group_size, seed)
+        return draw_chunks(
+            config.plan, config.chunk_fraction, config.group_size, seed, self._window
+        )
+
+    @property
+    def _window(self) -> range:
+        """The chunks this iteration may train."""
+        config = self.config
+        return window_chunks(config.window, config.plan, self.iteration, config.seed)
 
     def _update(self, velocity: Velocity, tasks: list[GroupTask]) -> UpdateReport:
         """Take the optimiser steps of one iteration; the first is on-policy."""

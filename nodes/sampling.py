@@ -7,14 +7,15 @@ from comfy_api.latest import io
 
 from ..chunk_grpo_core.schedule import shifted_grid
 from ..chunk_grpo_core.sde import RULES, SdeConfig
-from .bridge.sampler import flow_sde_sampler
+from .bridge.sampler import check_part, flow_sde_sampler
 from .types import CATEGORY
+from .validation import verdict
 
 __all__ = ["FlowSDESampler", "ShiftedSigmas"]
 
 
 class FlowSDESampler(io.ComfyNode):
-    """Rule and noise scale -> SAMPLER."""
+    """Rule, noise scale, and where the noise is -> SAMPLER."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -46,6 +47,26 @@ class FlowSDESampler(io.ComfyNode):
                     tooltip="How much noise each step adds. 0.7 in the paper. More explores more, "
                     "but with few steps the pictures get rough.",
                 ),
+                io.Float.Input(
+                    "noise_from",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="For pictures: the first part of the steps, up to this fraction, "
+                    "follows the ODE. Rollouts and training need 0.",
+                ),
+                io.Float.Input(
+                    "noise_to",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="For pictures: steps after this fraction follow the ODE; 0.5 keeps the "
+                    "noise in the first half. Rollouts and training need 1.",
+                ),
             ],
             outputs=[
                 io.Sampler.Output(
@@ -55,9 +76,19 @@ class FlowSDESampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, rule: str, eta: float) -> io.NodeOutput:
+    def validate_inputs(
+        cls, noise_from: float | None = 0.0, noise_to: float | None = 1.0
+    ) -> bool | str:
+        """Refuse an empty part of the steps before anything runs."""
+        return verdict(check_part, noise_from, noise_to)
+
+    @classmethod
+    def execute(
+        cls, rule: str, eta: float, noise_from: float = 0.0, noise_to: float = 1.0
+    ) -> io.NodeOutput:
         """Make the sampler."""
-        return io.NodeOutput(flow_sde_sampler(SdeConfig(rule=rule, eta=eta)))
+        sde = SdeConfig(rule=rule, eta=eta)
+        return io.NodeOutput(flow_sde_sampler(sde, noise_from, noise_to))
 
 
 class ShiftedSigmas(io.ComfyNode):

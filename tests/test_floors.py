@@ -19,10 +19,10 @@ NODES = ROOT / "nodes"
 
 FLOORS = {
     "optional": 0, "version": 0, "schedule": 0, "policy": 0, "rewards/base": 0, "events": 0,
-    "ema": 0,     "sde": 1, "lora": 1, "export": 1,
-    "rollout": 2, "dynamics": 3, "chunks": 4, "planners": 5, "provenance": 5, "advantage": 5,
-    "objective": 6, "config": 7, "diagnostics": 7, "evaluate": 7, "streaming": 8, "metrics": 8,
-    "optimizer": 8, "checkpoint": 8, "trainer": 9,
+    "ema": 0, "sde": 1, "solvers": 1, "lora": 1, "export": 1,
+    "rollout": 2, "dynamics": 3, "chunks": 4, "planners": 5, "provenance": 5, "windows": 5,
+    "advantage": 5, "objective": 6, "config": 7, "diagnostics": 7, "evaluate": 7,
+    "streaming": 8, "metrics": 8, "optimizer": 8, "checkpoint": 8, "trainer": 9,
 }  # fmt: skip
 EDGE_FOLDERS = ("models", "rewards", "tiny")
 EDGE_FILES = ("__init__", "experiment", "history", "pictures", "plots", "cli", "__main__", "demo")

@@ -16,28 +16,60 @@ from ...chunk_grpo_core.rollout import Noise
 from ...chunk_grpo_core.sde import SdeConfig, sample_step
 from .session import check_flow_model
 
-__all__ = ["flow_sde_sampler", "sde_of"]
+__all__ = ["check_part", "flow_sde_sampler", "sde_of"]
 
 _OPTION = "chunk_grpo_sde"
+_PART = "chunk_grpo_noise"
+_WHOLE = (0.0, 1.0)
+_ODE = SdeConfig(rule="ode")
 
 
-def flow_sde_sampler(sde: SdeConfig) -> KSAMPLER:
-    """Make a SAMPLER that follows ``sde``; :func:`sde_of` reads the settings back."""
-    return KSAMPLER(_sample, extra_options={_OPTION: sde})
+def check_part(noise_from: float, noise_to: float) -> None:
+    """Refuse a part of the steps that is none."""
+    if not 0.0 <= noise_from < noise_to <= 1.0:
+        raise ValueError(
+            f"noise_from is {noise_from} and noise_to {noise_to}; both must be in 0..1, noise_from "
+            "below noise_to"
+        )
+
+
+def flow_sde_sampler(
+    sde: SdeConfig, noise_from: float = _WHOLE[0], noise_to: float = _WHOLE[1]
+) -> KSAMPLER:
+    """Make a SAMPLER that follows ``sde``; :func:`sde_of` reads the settings back.
+
+    Args:
+        sde: Rule and eta.
+        noise_from: Steps before this fraction of all steps, 0..1, follow the ODE.
+        noise_to: Steps after this fraction do so, too.
+
+    Raises:
+        ValueError: ``noise_from`` is not below ``noise_to``.
+    """
+    check_part(noise_from, noise_to)
+    return KSAMPLER(_sample, extra_options={_OPTION: sde, _PART: (noise_from, noise_to)})
 
 
 def sde_of(sampler: object) -> SdeConfig:
     """Read the settings of a SAMPLER made by :func:`flow_sde_sampler`.
 
     Raises:
-        ValueError: It is another sampler, whose steps have no density to train on.
+        ValueError: It is another sampler, whose steps have no density to train on; or it adds noise
+            to a part of the steps only.
     """
-    sde = getattr(sampler, "extra_options", {}).get(_OPTION)
+    options = getattr(sampler, "extra_options", {})
+    sde = options.get(_OPTION)
     if sde is None:
         name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler))
         raise ValueError(
             f"the sampler is {name}; connect a Flow SDE Sampler, whose steps have the known "
             "probabilities that training needs"
+        )
+    noise_from, noise_to = options[_PART]
+    if (noise_from, noise_to) != _WHOLE:
+        raise ValueError(
+            f"the sampler has noise_from {noise_from} and noise_to {noise_to}, which is for "
+            "pictures made with SamplerCustomAdvanced; rollouts and training need 0 and 1"
         )
     return sde
 
@@ -50,9 +82,12 @@ def _sample(
     callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
     chunk_grpo_sde: SdeConfig | None = None,
+    chunk_grpo_noise: tuple[float, float] = _WHOLE,
 ) -> Tensor:
-    """Walk down ``sigmas`` by the rule; the last step into 0 is deterministic."""
+    """Walk down ``sigmas`` by the rule, and by the ODE in steps whose middle lies outside
+    ``chunk_grpo_noise``; the last step into 0 is deterministic."""
     sde, extra_args = chunk_grpo_sde or SdeConfig(), extra_args or {}
+    noise_from, noise_to = chunk_grpo_noise
     check_flow_model(model.inner_model.model_patcher)
     pairs = list(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True))
     generators = Noise(False, int(extra_args.get("seed") or 0), len(x)).generators()
@@ -60,9 +95,9 @@ def _sample(
         denoised = model(x, x.new_full((len(x),), t), **extra_args)
         if callback is not None:
             callback({"x": x, "i": index, "sigma": sigmas[index], "denoised": denoised})
-        transition = sde.transition(x, (x - denoised) / t, t, s)
-        x = transition.mean
-        if transition.std > 0:
-            noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
-            x = sample_step(transition, noise.to(x))
+        # Drawn at every step, so that no step's noise depends on where else there is noise.
+        noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
+        is_noisy = noise_from <= (index + 0.5) / len(pairs) <= noise_to
+        transition = (sde if is_noisy else _ODE).transition(x, (x - denoised) / t, t, s)
+        x = sample_step(transition, noise.to(x))
     return x

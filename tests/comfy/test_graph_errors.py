@@ -38,6 +38,11 @@ def failed(client, prompt):
         ),
         ("ChunkGRPO_PlanChunks", {"chunk_sizes": "two"}, ["chunk_sizes", "'two'", "size 4"]),
         ("ChunkGRPO_GRPOSettings", {"lora_targets": "("}, ["lora_targets", "'('"]),
+        (
+            "ChunkGRPO_FlowSDESampler",
+            {"noise_from": 0.6, "noise_to": 0.4},
+            ["noise_from is 0.6", "noise_to 0.4", "0..1"],
+        ),
         (TRAIN, {"run_name": "../up"}, ["run_name", "'../up'", "letters, digits"]),
         ("ChunkGRPO_SaveLoRA", {"name": "a/../b"}, ["name", "'..'", "letters, digits"]),
     ],
@@ -51,6 +56,11 @@ def test_a_wrong_widget_is_refused_before_anything_runs(kind, inputs, words, com
     ("kind", "inputs", "words"),
     [
         ("ChunkGRPO_FlowSDESampler", {"rule": "ode"}, ["ode", "eta", "stochastic"]),
+        (
+            "ChunkGRPO_FlowSDESampler",
+            {"noise_to": 0.5},
+            ["noise_from 0.0 and noise_to 0.5", "training need 0 and 1"],
+        ),
         (
             "ChunkGRPO_PlanChunks",
             {"chunk_sizes": "2, 3", "weights": "uniform"},

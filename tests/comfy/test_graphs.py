@@ -7,6 +7,7 @@ import json
 import re
 import time
 from dataclasses import fields
+from itertools import combinations
 from types import SimpleNamespace
 
 import pytest
@@ -159,7 +160,11 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
             "resume": False,
             **{name: config[name] for name in in_train},
         },
-        "FlowSDESampler": {"rule": sde["rule"], "eta": sde["eta"]},
+        "FlowSDESampler": {
+            **{name: sde[name] for name in ("rule", "eta")},
+            "noise_from": 0.0,
+            "noise_to": 1.0,
+        },
         "ShiftedSigmas": {"shift": inspect.signature(shifted_grid).parameters["shift"].default},
     }
     for name, values in wanted.items():
@@ -193,6 +198,32 @@ def test_the_temporal_dynamics_example_runs_and_shows_pictures(comfy):
     sizes = {key: [p.size for p in pictures(comfy, run, key)] for key in run.outputs}
     assert sorted(map(len, sizes.values())) == [1, 1, 2, 2]  # two plots, two groups of 2
     assert all(min(size) >= 64 for shown in sizes.values() for size in shown)
+
+
+def test_the_sampler_adds_noise_only_in_its_part_of_the_steps(comfy, comfy_server):
+    inputs, names = base_nodes(), ("euler", "old", "whole", "first", "last", "none")
+    del inputs["10"]
+    flow = {"rule": "flow", "eta": 0.7}
+    samplers = {
+        "old": flow,  # as graphs from before have it
+        "whole": {**flow, "noise_from": 0.0, "noise_to": 1.0},
+        "first": {**flow, "noise_from": 0.0, "noise_to": 0.5},
+        "last": {**flow, "noise_from": 0.5, "noise_to": 1.0},
+        "none": {**flow, "noise_from": 0.0, "noise_to": 0.05},  # less than half a step
+    }
+    for name in names:
+        inputs |= sampling(name, MODEL, "a large red circle", 7, 2)
+        if name in samplers:
+            inputs[f"{name}.sampler"] = node("ChunkGRPO_FlowSDESampler", **samplers[name])
+        inputs[f"{name}.images"] = node(
+            "SaveLatent", samples=[f"{name}.sampled", 0], filename_prefix=f"latents/part {name}"
+        )
+    comfy.run(inputs)
+    latent = {name: saved_latent(comfy_server, f"part {name}") for name in names}
+    torch.testing.assert_close(latent["none"], latent["euler"], rtol=0, atol=1e-3)
+    assert torch.equal(latent["old"], latent["whole"])
+    for one, two in combinations(("euler", "whole", "first", "last"), 2):
+        assert float((latent[one] - latent[two]).abs().mean()) > 0.01, (one, two)
 
 
 def test_a_plan_of_another_sampler_is_called_out_in_the_summary(comfy, comfy_server):

@@ -23,7 +23,8 @@ SEEDS = st.integers(0, 2**31)
 def trajectory_of(states, grid=None):
     """A trajectory of given states (N + 1, G, *latent), without log-densities."""
     grid = grid or shifted_grid(len(states) - 1)
-    return Trajectory("p", grid, SdeConfig(), states, torch.zeros(len(states) - 2, states.shape[1]))
+    log_p = torch.zeros(len(states) - 2, states.shape[1])
+    return Trajectory("p", grid, SdeConfig(), states, log_p, torch.ones_like(log_p).bool())
 
 
 def random_states(seed):
@@ -131,6 +132,12 @@ def test_curve_that_cannot_be_measured_says_why():
         dynamics_curve([])
     with pytest.raises(ValueError, match="different grids"):
         dynamics_curve([trajectory_of(states), trajectory_of(states, shifted_grid(2, 1.0))])
+    mixed = trajectory_of(states)
+    mixed.stochastic[0] = False
+    with pytest.raises(
+        ValueError, match="some steps took no noise, but the rule is flow; roll out"
+    ):
+        dynamics_curve([trajectory_of(states), mixed])
     with pytest.raises(ValueError, match="distance is 'l3'; it must be one of l1, l2, cosine"):
         dynamics_curve([trajectory_of(states)], distance="l3")
     with pytest.raises(ValueError, match="values that are not finite"):

@@ -19,7 +19,7 @@ from chunk_grpo_core.objective import (
     StepTerms,
     group_loss,
 )
-from chunk_grpo_core.rollout import Noise, replay_step, rollout
+from chunk_grpo_core.rollout import Noise, Trajectory, replay_step, rollout
 from chunk_grpo_core.schedule import shifted_grid
 from chunk_grpo_core.sde import SdeConfig
 from chunk_grpo_core.streaming import (
@@ -29,13 +29,14 @@ from chunk_grpo_core.streaming import (
     recompute_old_policy,
     with_reference,
 )
+from chunk_grpo_core.windows import noisy_steps
 
 GROUP, STEPS = 8, 8
 TIGHT = ObjectiveConfig(clip_low=2e-4, clip_high=3e-4)
 PLANS = [ChunkPlan((1, 2, 2, 3)), ChunkPlan((8,)), ChunkPlan((2, 2, 2, 2)), per_step_plan(STEPS)]
 
 
-def moved_policy(plan, *, amount=0.05, fraction=0.5, group=GROUP):
+def moved_policy(plan, *, amount=0.05, fraction=0.5, noise="all"):
     """A toy policy, a group it sampled, and, if ``amount`` is not 0, a step away from it."""
     policy = ToyPolicy()
     generator = torch.Generator().manual_seed(5)
@@ -43,12 +44,19 @@ def moved_policy(plan, *, amount=0.05, fraction=0.5, group=GROUP):
         for factor in policy.adapter.parameters():
             factor.add_(0.1 * torch.randn(factor.shape, generator=generator))
     grid = shifted_grid(STEPS + 1)
-    noise = Noise(True, 2, group)
+    drawn = draw_chunks(plan, fraction, GROUP, 11)
     group_of = rollout(
-        policy.velocity, PROMPTS[0], grid, SdeConfig(), noise, policy.latent_shape, keep_means=True
+        policy.velocity,
+        PROMPTS[0],
+        grid,
+        SdeConfig(),
+        Noise(True, 2, GROUP),
+        policy.latent_shape,
+        stochastic=noisy_steps(noise, plan, range(plan.count), drawn),
+        solver="dpm2",
+        keep_means=True,
     )
-    advantages = torch.randn(group, generator=generator)
-    drawn = draw_chunks(plan, fraction, group, 11)
+    advantages = torch.randn(GROUP, generator=generator)
     with torch.no_grad():
         for factor in policy.adapter.parameters():
             factor.add_(amount * torch.randn(factor.shape, generator=generator))
@@ -56,19 +64,21 @@ def moved_policy(plan, *, amount=0.05, fraction=0.5, group=GROUP):
 
 
 def whole_terms(policy, task):
-    """The terms of all steps in one graph, each (G, N - 1), from the Gaussians themselves."""
+    """The terms of all steps in one graph, each (G, N - 1), from the Gaussians themselves; 0 where
+    a step took no noise."""
     group, terms = task.trajectory, []
     for step in range(group.log_p.shape[0]):
-        new = replay_step(policy.velocity, group, step)
-        nothing = torch.zeros(GROUP)
-        kl_old = gap = nothing
+        noisy = group.stochastic[step].nonzero().flatten()
+        new = replay_step(policy.velocity, group, step, noisy)
+        kl_old = gap = torch.zeros(len(noisy))
         if group.means is not None:
-            old = Normal(group.means[step], new.transition.std)
+            old = Normal(group.means[step][noisy], new.transition.std)
             kl = kl_divergence(old, Normal(new.transition.mean, new.transition.std))
             kl_old = kl.flatten(1).mean(1)
         if task.reference is not None:
-            gap = ((new.v_t - task.reference.v_t[step]) ** 2).flatten(1).mean(1)
-        terms.append(StepTerms(new.log_p, kl_old, gap))
+            gap = ((new.v_t - task.reference.v_t[step][noisy]) ** 2).flatten(1).mean(1)
+        nothing = torch.zeros(group.group_size)
+        terms.append(StepTerms(*(nothing.index_put((noisy,), v) for v in (new.log_p, kl_old, gap))))
     return StepTerms(*(torch.stack(term, 1) for term in zip(*terms, strict=True)))
 
 
@@ -145,10 +155,11 @@ def test_equal_chunks_on_policy_have_the_gradient_of_step_level_grpo(size):
     assert torch.allclose(ours, gradient(policy), rtol=1e-5, atol=1e-6 * float(ours.abs().max()))
 
 
+@pytest.mark.parametrize("noise", ["all", "drawn"])
 @pytest.mark.parametrize("batch_size", [None, 4, 3, 1])
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: str(plan.sizes))
-def test_streamed_gradient_is_that_of_the_whole_clipped_objective(plan, batch_size):
-    policy, task = moved_policy(plan, fraction=0.7)
+def test_streamed_gradient_is_that_of_the_whole_clipped_objective(plan, batch_size, noise):
+    policy, task = moved_policy(plan, fraction=0.7, noise=noise)
     expected, terms = whole_gradient(policy, task, plan, TIGHT)
     assert_off_policy_and_clipping(terms, task, plan, TIGHT)
     stats, passes = accumulate_group(
@@ -163,10 +174,11 @@ def test_streamed_gradient_is_that_of_the_whole_clipped_objective(plan, batch_si
     assert passes == int(((whole.count - whole.clipped) * widths).sum())
 
 
+@pytest.mark.parametrize("noise", ["all", "drawn"])
 @pytest.mark.parametrize("batch_size", [None, 4, 3, 1])
-def test_one_pass_on_policy_is_the_whole_gradient_with_a_ratio_of_exactly_one(batch_size):
+def test_one_pass_on_policy_is_the_whole_gradient_with_a_ratio_of_exactly_one(batch_size, noise):
     plan = ChunkPlan((1, 2, 2, 3))
-    policy, task = moved_policy(plan, amount=0.0)
+    policy, task = moved_policy(plan, amount=0.0, noise=noise)
     expected, _ = whole_gradient(policy, task, plan, TIGHT)
     policy.calls.clear()
     stats, passes = accumulate_group(
@@ -176,6 +188,15 @@ def test_one_pass_on_policy_is_the_whole_gradient_with_a_ratio_of_exactly_one(ba
     assert stats.deviation.max() == 0.0 and stats.clipped.sum() == 0
     assert passes == int(task.needed_steps(plan, TIGHT).sum())
     assert max(policy.calls) <= max(batch_size or GROUP, 4)
+
+
+@pytest.mark.parametrize("is_on_policy", [True, False])
+def test_a_chunk_whose_steps_took_no_noise_cannot_be_trained(is_on_policy):
+    plan = ChunkPlan((1, 2, 2, 3))
+    policy, task = moved_policy(plan, noise="drawn")
+    task = replace(task, drawn=~task.drawn)
+    with pytest.raises(ValueError, match="step 0 was deterministic for some of these samples"):
+        accumulate_group(policy.velocity, task, plan, TIGHT, scale=1.0, is_on_policy=is_on_policy)
 
 
 @pytest.mark.parametrize("batch_size", [None, 4])
@@ -196,11 +217,8 @@ def test_no_call_of_the_model_grows_with_the_chunk(batch_size):
 
 def test_clipped_and_undrawn_samples_have_a_coefficient_of_zero():
     plan = ChunkPlan((2, 2))
-    old = torch.zeros(4, 4)
-    policy, task = moved_policy(plan, group=4)
-    trajectory = task.trajectory.__class__(
-        "p", shifted_grid(5), SdeConfig(), task.trajectory.states[:6], old.T
-    )
+    old, every = torch.zeros(4, 4), torch.ones(4, 4, dtype=torch.bool)
+    trajectory = Trajectory("p", shifted_grid(5), SdeConfig(), torch.randn(6, 4, 2), old, every)
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])
     drawn = torch.ones(4, 2, dtype=torch.bool)
     drawn[3, 1] = False
@@ -268,16 +286,18 @@ def measured_reference(policy, task, plan, config):
         return with_reference(policy.velocity, task, plan, config)
 
 
-@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize(("noise", "batch_size"), [("all", None), ("all", 3), ("drawn", 3)])
 @pytest.mark.parametrize("name", GUARDED)
-def test_streamed_gradient_of_guards_and_penalties_is_that_of_the_whole_objective(name, batch_size):
+def test_streamed_gradient_of_guards_and_penalties_is_that_of_the_whole_objective(
+    name, noise, batch_size
+):
     plan, config = ChunkPlan((1, 2, 2, 3)), GUARDED[name]
-    policy, task = moved_policy(plan, fraction=0.7)
+    policy, task = moved_policy(plan, fraction=0.7, noise=noise)
     if config.needs_reference:
         task = measured_reference(policy, task, plan, config)
     expected, terms = whole_gradient(policy, task, plan, config)
     plain, _ = whole_gradient(policy, task, plan, TIGHT)
-    assert float((plain - expected).norm() / plain.norm()) > 1e-3  # it changes something
+    assert float((plain - expected).norm() / plain.norm()) > 5e-4  # it changes something
     if name != "ratio norm" and name != "all":
         assert_off_policy_and_clipping(terms, task, plan, config)
     stats, _ = accumulate_group(

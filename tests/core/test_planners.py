@@ -144,7 +144,9 @@ def measured(changes, noise, prompts, seed):
         factors = 1.0 + noise * torch.randn(len(changes), generator=generator)
         growth = torch.cat([torch.ones(1), 1.0 + (changes * factors).abs()])
         states = growth.cumprod(0).view(-1, 1, 1)
-        trajectories.append(Trajectory("p", grid, SdeConfig(), states, states[1:-1, :, 0]))
+        log_p = states[1:-1, :, 0]
+        noisy = torch.ones_like(log_p, dtype=torch.bool)
+        trajectories.append(Trajectory("p", grid, SdeConfig(), states, log_p, noisy))
     return dynamics_curve(trajectories)
 
 

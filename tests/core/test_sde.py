@@ -30,10 +30,11 @@ KEEPERS = sorted(KEEPS_MARGINALS - {"ode"})
 RULES_AND_ETAS = [("ode", 0.0)] + [(rule, eta) for rule in KEEPERS for eta in (0.3, 0.7, 1.0)]
 
 
-def final_moments(world, sde, steps):
+def final_moments(world, stochastic, steps, is_noisy=lambda index, steps: True):
     """Mean and variance of x_0, exactly: each step is affine in x_t, so moments just propagate."""
     mean, variance = torch.zeros(1), 1.0
-    for t, s in shifted_grid(steps).pairs():
+    for index, (t, s) in enumerate(shifted_grid(steps).pairs()):
+        sde = stochastic if is_noisy(index, steps) else SdeConfig(rule="ode")
         here = sde.transition(mean, world.velocity(mean, t), t, s)
         beside = sde.transition(mean + 1.0, world.velocity(mean + 1.0, t), t, s)
         variance = float(beside.mean - here.mean) ** 2 * variance + here.std**2
@@ -51,6 +52,37 @@ def test_rule_keeps_the_marginals_ever_better_with_more_steps(rule, eta, world):
         errors.append(abs(variance / world.std**2 - 1.0))
     assert all(finer < 0.7 * coarser for coarser, finer in zip(errors, errors[1:], strict=False))
     assert errors[-1] < 0.03
+
+
+NOISY_HALVES = {
+    "last": lambda index, steps: index >= steps / 2,
+    "middle": lambda index, steps: steps / 4 <= index < 3 * steps / 4,
+    "first": lambda index, steps: index < steps / 2,
+    "every second": lambda index, steps: index % 2 == 0,
+}
+
+
+@pytest.mark.parametrize("half", NOISY_HALVES)
+@pytest.mark.parametrize(("rule", "eta"), RULES_AND_ETAS[1:])
+@pytest.mark.parametrize("world", [GaussianWorld(0.8, 0.5), GaussianWorld(-1.0, 1.3)])
+def test_rule_keeps_the_marginals_also_where_half_the_steps_follow_the_ode(rule, eta, world, half):
+    errors = []
+    for steps in (32, 64, 128, 256):
+        sde = SdeConfig(rule=rule, eta=eta)
+        mean, variance = final_moments(world, sde, steps, NOISY_HALVES[half])
+        assert mean == pytest.approx(world.mean, abs=1e-4)
+        errors.append(abs(variance / world.std**2 - 1.0))
+    assert errors[-1] < min(0.03, errors[0])
+    if rule == "dance" or half in ("last", "middle"):  # else see the next test
+        assert all(finer < 0.7 * other for other, finer in zip(errors, errors[1:], strict=False))
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.7, 1.0])
+def test_flow_rule_widens_the_variance_in_the_step_from_pure_noise(eta):
+    """By eta^4 / 4, however fine the steps: later noise forgets it, the ODE does not."""
+    world, sde = GaussianWorld(0.8, 0.5), SdeConfig(rule="flow", eta=eta)
+    _, variance = final_moments(world, sde, 2048, lambda index, steps: index == 0)
+    assert variance / world.std**2 - 1.0 == pytest.approx(eta**4 / 4.0, abs=0.004)
 
 
 @pytest.mark.slow
@@ -175,11 +207,11 @@ def test_rollout_does_not_depend_on_the_batch_size(batch_size):
     assert torch.equal(whole.states, parts.states) and torch.equal(whole.log_p, parts.log_p)
 
 
-def test_ode_rollout_has_no_log_p_and_equals_plain_sampling():
+def test_ode_rollout_has_no_density_and_equals_plain_sampling():
     world, grid = GaussianWorld(), shifted_grid(5)
     noise = Noise(False, 3, 4)
     group = rollout(world.velocity, "p", grid, SdeConfig(rule="ode"), noise, (2, 3))
-    assert group.log_p.shape == (0, 4)
+    assert not group.stochastic.any() and torch.equal(group.log_p, torch.zeros(4, 4))
     plain = sample_ode(world.velocity, "p", grid, noise.initial((2, 3)), batch_size=3)
     assert torch.equal(group.x_0, plain)
 
