@@ -23,6 +23,8 @@ FLOORS = {
     "rollout": 2, "dynamics": 3, "chunks": 4, "planners": 5, "provenance": 5, "windows": 5,
     "advantage": 5, "objective": 6, "config": 7, "diagnostics": 7, "evaluate": 7,
     "streaming": 8, "metrics": 8, "optimizer": 8, "checkpoint": 8, "trainer": 9,
+    "presets/recipe": 1, "presets/gcpo": 2, "presets/step_level": 2, "presets/safe_lora": 2,
+    "presets/__init__": 8,
 }  # fmt: skip
 EDGE_FOLDERS = ("models", "rewards", "tiny")
 EDGE_FILES = ("__init__", "experiment", "history", "pictures", "plots", "cli", "__main__", "demo")

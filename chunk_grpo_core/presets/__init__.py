@@ -1,0 +1,70 @@
+"""Named settings, every value with its source: ``preset_config("safe-lora", seed=1)``.
+
+``docs/paper_index.md`` shows them as tables.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from ..chunks import ChunkPlan
+from ..config import TrainConfig
+from ..dynamics import DynamicsCurve
+from ..planners import read_plan
+from ..schedule import TimeGrid
+from .gcpo import GCPO_SCRIPT, GCPO_V3
+from .recipe import NOT_IN_THE_SOURCE, Preset, Setting
+from .safe_lora import SAFE_LORA
+from .step_level import DANCE_GRPO, FLOW_GRPO, MIX_GRPO
+
+__all__ = ["NOT_IN_THE_SOURCE", "PRESETS", "Preset", "Setting", "preset_config"]
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (SAFE_LORA, GCPO_SCRIPT, GCPO_V3, FLOW_GRPO, DANCE_GRPO, MIX_GRPO)
+}
+
+
+def preset_config(
+    name: str, *, curve: DynamicsCurve | None = None, **overrides: object
+) -> TrainConfig:
+    """Build the settings of a run from a preset.
+
+    Args:
+        name: A key of :data:`PRESETS`.
+        curve: Relative-L1 curve, measured with the grid and the rule of the preset; needed where
+            the plan is adaptive (``gcpo-v3``).
+        overrides: Dotted keys of ``TrainConfig`` and other values for them, such as
+            ``iterations=20, **{"optimizer.learning_rate": 1e-4}``. ``grid`` is a ``TimeGrid``;
+            ``plan`` is a ``ChunkPlan``, or text as :func:`~chunk_grpo_core.planners.read_plan`
+            takes it.
+
+    Raises:
+        ValueError: The name or a key is unknown (the message names the nearest known one), a value
+            is out of range, or the plan needs a curve.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"there is no preset {name!r}; {hint}Known: {', '.join(PRESETS)}")
+    values = {setting.key: setting.value for setting in PRESETS[name].values} | overrides
+    grid, plan = values.pop("grid"), values.pop("plan")
+    if not isinstance(grid, TimeGrid):
+        raise ValueError(f"grid is {grid!r}; it must be a TimeGrid")
+    if not isinstance(plan, ChunkPlan):
+        plan = read_plan(str(plan), grid.trainable_steps, curve)
+    data = _nested(values)
+    return TrainConfig.from_json(data | {"grid": {"sigmas": grid.sigmas}, "plan": plan.to_json()})
+
+
+def _nested(values: Mapping[str, object]) -> dict[str, object]:
+    """Turn dotted keys into the dictionaries of ``TrainConfig.to_json``."""
+    parts = {key.partition(".")[0] for key in values if "." in key}
+    data: dict[str, object] = {part: {} for part in parts}
+    for key, value in values.items():
+        part, dot, rest = key.partition(".")
+        if not dot and part in parts:
+            raise ValueError(f"{key} has parts; override one of them, such as {key}.<name>")
+        (data[part] if dot else data)[rest or part] = value  # type: ignore[index]
+    return data

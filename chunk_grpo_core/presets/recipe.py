@@ -1,0 +1,65 @@
+"""What a preset is: settings of a run, each with the place it was read from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["NOT_IN_THE_SOURCE", "Preset", "Setting", "complete", "settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value and where it comes from."""
+
+    key: str
+    """Dotted key of ``TrainConfig``, such as ``optimizer.learning_rate``."""
+    value: object
+    """What ``TrainConfig`` takes there; a plan as text, since it may depend on a curve."""
+    source: str
+    """File and flag, or section of the paper; "Ours: " and the reason for our own choice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A published recipe, as far as the settings of a run can say it."""
+
+    name: str
+    title: str
+    """Method, paper, and the file that most values come from."""
+    values: tuple[Setting, ...]
+    departures: tuple[str, ...]
+    """What the source has and this loop does differently, or leaves to the model."""
+
+
+NOT_IN_THE_SOURCE = "off: the source has nothing like it"
+
+_OFF: dict[str, object] = {
+    "window.kind": "all",
+    "noise": "all",
+    "ode_solver": "euler",
+    "advantage.keep": None,
+    "advantage.combine": "rewards",
+    "objective.trust_region": "clip",
+    "objective.kl_old": 0.0,
+    "objective.kl_ref": 0.0,
+    "objective.kl_ref_k3": 0.0,
+    "objective.ratio_norm": False,
+    "objective.step_weights": "equal",
+    "optimizer.ema_decay": None,
+}
+
+
+def settings(source: str, values: Mapping[str, tuple[object, str]]) -> tuple[Setting, ...]:
+    """List settings of one file: key -> (value, where in the file)."""
+    return tuple(
+        Setting(key, value, f"{source}: {place}") for key, (value, place) in values.items()
+    )
+
+
+def complete(*parts: tuple[Setting, ...]) -> tuple[Setting, ...]:
+    """Join parts and switch off, by name, every method that they do not mention."""
+    stated = tuple(setting for part in parts for setting in part)
+    known = {setting.key for setting in stated}
+    off = (Setting(k, v, NOT_IN_THE_SOURCE) for k, v in _OFF.items() if k not in known)
+    return (*stated, *off)

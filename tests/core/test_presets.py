@@ -1,0 +1,138 @@
+"""Presets: complete, buildable, sourced, and refused politely."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+
+import pytest
+
+from chunk_grpo_core.chunks import ChunkPlan
+from chunk_grpo_core.config import TrainConfig
+from chunk_grpo_core.dynamics import DynamicsCurve
+from chunk_grpo_core.presets import NOT_IN_THE_SOURCE, PRESETS, preset_config
+from chunk_grpo_core.schedule import shifted_grid
+
+# What the machine decides, or the user; not the method.
+FREE = {"seed", "checkpoint_every", "batch_size", "optimizer.recompute_log_p"}
+every_preset = pytest.mark.parametrize("name", PRESETS)
+
+
+def curve(grid):
+    """A falling curve with a jump after the second step."""
+    return DynamicsCurve(
+        mean=tuple((2.0 if i < 2 else 1.0) - 0.01 * i for i in range(grid.steps)),
+        std=(0.0,) * grid.steps,
+        prompts=1,
+        samples=1,
+        sigmas=grid.sigmas,
+        rule="flow",
+        eta=0.7,
+        model="none",
+    )
+
+
+def config_of(name):
+    grid = next(setting.value for setting in PRESETS[name].values if setting.key == "grid")
+    return preset_config(name, curve=curve(grid))
+
+
+def leaves(config, prefix=""):
+    """Dotted keys and values of nested settings; grid and plan are one value each."""
+    for field in fields(config):
+        value, key = getattr(config, field.name), prefix + field.name
+        if is_dataclass(value) and key not in ("grid", "plan"):
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key, value
+
+
+@every_preset
+def test_every_setting_of_a_run_has_a_value_and_a_source(name):
+    preset = PRESETS[name]
+    keys = [setting.key for setting in preset.values]
+    assert len(keys) == len(set(keys))
+    values = {setting.key: setting.value for setting in preset.values}
+    without_use = set()
+    if values["window.kind"] == "all":
+        without_use |= {f"window.{part}" for part in ("chunks", "start", "stride", "every")}
+    if values["window.kind"] == "fixed":
+        without_use |= {"window.stride", "window.every"}
+    if values["objective.trust_region"] == "clip":
+        without_use.add("objective.kl_threshold")
+    wanted = {key for key, _ in leaves(config_of(name))} - FREE - without_use
+    assert wanted - set(keys) == set()
+    assert all(setting.source.strip() for setting in preset.values)
+    assert preset.title and preset.departures
+
+
+@every_preset
+def test_the_run_has_the_values_of_the_preset(name):
+    built = dict(leaves(config_of(name)))
+    stated = {setting.key: setting.value for setting in PRESETS[name].values}
+    plan = stated.pop("plan")
+    assert {key: built[key] for key in stated} == stated
+    assert built["plan"].steps == built["grid"].trainable_steps
+    if plan == "step":
+        assert set(built["plan"].sizes) == {1}
+
+
+@every_preset
+def test_a_preset_survives_json(name):
+    config = config_of(name)
+    assert TrainConfig.from_json(config.to_json()) == config
+
+
+@every_preset
+def test_what_the_source_does_not_have_is_off(name):
+    neutral = {0.0, None, "all", "euler", "rewards", "clip", "equal"}
+    off = {s.value for s in PRESETS[name].values if s.source == NOT_IN_THE_SOURCE}
+    assert off <= neutral
+
+
+def test_how_many_passes_an_iteration_trains():
+    """Sample-steps per iteration, from the flags of the sources by their own arithmetic."""
+    expected = {
+        "gcpo-script": 192 * 16 * 0.5,  # half the chunks: 8 steps on average
+        "flow-grpo": 48 * 24 * 5,  # int(6 * 0.99)
+        "dance-grpo": 192 * 9,  # int(15 * 0.6)
+        "mix-grpo": 32 * 12 * 4,  # a window of 4 steps
+    }
+    found = {}
+    for name in expected:
+        config = preset_config(name)
+        drawn = config.chunk_fraction * config.plan.steps
+        if config.window.kind != "all":
+            drawn = config.chunk_fraction * config.window.chunks
+        samples = config.prompts_per_iteration * config.group_size
+        found[name] = samples * (round(drawn) if set(config.plan.sizes) == {1} else drawn)
+    assert found == expected
+
+
+def test_other_values_take_the_place_of_the_preset_s():
+    config = preset_config(
+        "gcpo-script", iterations=5, seed=3, **{"optimizer.learning_rate": 1e-4, "plan": "size 4"}
+    )
+    assert (config.iterations, config.seed) == (5, 3)
+    assert config.optimizer.learning_rate == 1e-4
+    assert config.optimizer.max_grad_norm == 0.01
+    assert config.plan == ChunkPlan((4, 4, 4, 4))
+    short = preset_config("dance-grpo", grid=shifted_grid(5))
+    assert short.plan == ChunkPlan((1, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("gcpo", {}, r"no preset 'gcpo'; did you mean gcpo-v3\? Known: safe-lora, gcpo-script"),
+        ("gcpo-scrpt", {}, r"did you mean gcpo-script\?"),
+        ("gcpo-v3", {}, "the plan 'adaptive' is read off a curve"),
+        ("gcpo-script", {"optimizer.learning_rte": 1}, "did you mean optimizer.learning_rate"),
+        ("gcpo-script", {"optimizer": 1}, "optimizer has parts; override one of them"),
+        ("gcpo-script", {"grid": 17}, "grid is 17; it must be a TimeGrid"),
+        ("gcpo-script", {"grid": shifted_grid(9)}, "cover 16 steps, but there are 8"),
+        ("gcpo-script", {"group_size": 1}, "group_size is 1"),
+    ],
+)
+def test_wrong_names_and_values_are_refused(name, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        preset_config(name, **overrides)

@@ -1,0 +1,54 @@
+"""Write the presets into docs/paper_index.md, between its two marks.
+
+python tools/paper_index.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from chunk_grpo_core.presets import NOT_IN_THE_SOURCE, PRESETS, Preset
+from chunk_grpo_core.schedule import TimeGrid
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "paper_index.md"
+START, END = "<!-- presets: start -->", "<!-- presets: end -->"
+
+
+def shown(value: object) -> str:
+    """Write a value as a reader would."""
+    if isinstance(value, TimeGrid):
+        ends = ", ".join(f"{sigma:.3g}" for sigma in value.sigmas[:3])
+        return f"{value.steps} steps: {ends} .. {value.sigmas[-2]:.3g}, 0"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def section(preset: Preset) -> str:
+    """One preset: its table, what is off, its departures."""
+    stated = [setting for setting in preset.values if setting.source != NOT_IN_THE_SOURCE]
+    off = [f"`{s.key}` ({shown(s.value)})" for s in preset.values if s not in stated]
+    rows = [f"| `{s.key}` | {shown(s.value)} | {s.source} |" for s in stated]
+    return "\n".join(
+        [
+            f"### `{preset.name}`\n\n{preset.title}.\n",
+            "| key | value | source |\n|---|---|---|",
+            *rows,
+            *([f"\nNot in the source and left off: {', '.join(off)}."] if off else []),
+            "\nWhat is different here:\n",
+            *(f"- {departure}" for departure in preset.departures),
+        ]
+    )
+
+
+def page(text: str) -> str:
+    """Put the sections of all presets between the marks of ``text``."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    sections = "\n\n".join(section(preset) for preset in PRESETS.values())
+    return f"{before}{START}\n\n{sections}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
