@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 
 import pytest
+from fakes import PROMPTS, Brightness, ToyPolicy
 
 from chunk_grpo_core.chunks import ChunkPlan
 from chunk_grpo_core.config import TrainConfig
 from chunk_grpo_core.dynamics import DynamicsCurve
+from chunk_grpo_core.events import IterationEnd
 from chunk_grpo_core.presets import NOT_IN_THE_SOURCE, PRESETS, preset_config
 from chunk_grpo_core.schedule import shifted_grid
+from chunk_grpo_core.trainer import Trainer
 
 # What the machine decides, or the user; not the method.
 FREE = {"seed", "checkpoint_every", "batch_size", "optimizer.recompute_log_p"}
@@ -31,9 +34,9 @@ def curve(grid):
     )
 
 
-def config_of(name):
+def config_of(name, **overrides):
     grid = next(setting.value for setting in PRESETS[name].values if setting.key == "grid")
-    return preset_config(name, curve=curve(grid))
+    return preset_config(name, curve=curve(grid), **overrides)
 
 
 def leaves(config, prefix=""):
@@ -89,23 +92,41 @@ def test_what_the_source_does_not_have_is_off(name):
     assert off <= neutral
 
 
-def test_how_many_passes_an_iteration_trains():
-    """Sample-steps per iteration, from the flags of the sources by their own arithmetic."""
-    expected = {
-        "gcpo-script": 192 * 16 * 0.5,  # half the chunks: 8 steps on average
-        "flow-grpo": 48 * 24 * 5,  # int(6 * 0.99)
-        "dance-grpo": 192 * 9,  # int(15 * 0.6)
-        "mix-grpo": 32 * 12 * 4,  # a window of 4 steps
-    }
-    found = {}
-    for name in expected:
-        config = preset_config(name)
-        drawn = config.chunk_fraction * config.plan.steps
-        if config.window.kind != "all":
-            drawn = config.chunk_fraction * config.window.chunks
-        samples = config.prompts_per_iteration * config.group_size
-        found[name] = samples * (round(drawn) if set(config.plan.sizes) == {1} else drawn)
-    assert found == expected
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("safe-lora", 2 + 3 + 4),
+        ("flow-grpo", int(6 * 0.99)),
+        ("dance-grpo", int((16 - 1) * 0.6)),
+        ("mix-grpo", 4),
+    ],
+)
+def test_a_run_trains_as_many_steps_of_each_sample_as_the_source(name, steps):
+    row = first_iteration(name)
+    assert row["trained_passes"] == 4 * 4 * steps
+    assert row["ratio_error_first_update"] == 0.0
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("gcpo-script", (2, 3, 4, 7)), ("gcpo-v3", (4,) * 4)])
+def test_a_chunk_run_trains_two_chunks_of_each_sample(name, sizes):
+    assert config_of(name).plan.sizes == sizes
+    row = first_iteration(name)
+    low, high = sum(sorted(sizes)[:2]), sum(sorted(sizes)[-2:])
+    assert 4 * 4 * low <= row["trained_passes"] <= 4 * 4 * high
+    assert row["ratio_error_first_update"] == 0.0
+
+
+def first_iteration(name):
+    """Metrics of one iteration on the toy: 4 groups of 4."""
+    rows = []
+
+    def listen(event):
+        if isinstance(event, IterationEnd):
+            rows.append(event.metrics)
+
+    config = config_of(name, iterations=1, prompts_per_iteration=4, group_size=4)
+    Trainer(ToyPolicy(), Brightness(), PROMPTS, config, listener=listen).train()
+    return rows[0]
 
 
 def test_other_values_take_the_place_of_the_preset_s():
