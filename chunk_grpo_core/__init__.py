@@ -12,6 +12,7 @@ from .dynamics import DynamicsCurve, dynamics_curve
 from .events import Cancelled
 from .lora import LoraConfig
 from .policy import Adapter, Policy, Velocity
+from .presets import PRESETS, preset_config
 from .rewards.base import Reward, RewardBatch
 from .rollout import Noise, Trajectory, rollout
 from .schedule import TimeGrid, flux_shift, shifted_grid
@@ -21,6 +22,7 @@ from .version import __version__
 from .windows import WindowConfig
 
 __all__ = [
+    "PRESETS",
     "Adapter",
     "Cancelled",
     "ChunkPlan",
@@ -42,6 +44,7 @@ __all__ = [
     "dynamics_curve",
     "flux_shift",
     "parse_plan",
+    "preset_config",
     "rollout",
     "shifted_grid",
 ]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from chunk_grpo_core.presets import PRESETS
+
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "chunk_grpo_core"
 TEXT = (ROOT / "docs" / "paper_index.md").read_text(encoding="utf-8")
@@ -35,6 +37,12 @@ def test_the_code_that_a_row_names_exists(row):
         source = (CORE / file).read_text(encoding="utf-8")
         for name in re.findall(r"\w+", names):
             assert re.search(rf"(def|class) {name}\b|^{name}\b", source, re.M), f"{file}: {name}"
+
+
+def test_the_settings_that_rows_name_exist():
+    named = {key for row in ROWS for key in re.findall(r"`(\w+\.\w+)`", row.split("|")[4])}
+    known = {setting.key for preset in PRESETS.values() for setting in preset.values}
+    assert named and named <= known
 
 
 @pytest.mark.parametrize("paper", re.findall(r"^\| (\w[^|]+?) \|", PAPERS, re.M)[1:])

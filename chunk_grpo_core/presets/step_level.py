@@ -11,9 +11,7 @@ References:
 
 from __future__ import annotations
 
-import math
-
-from ..schedule import shifted_grid
+from ..schedule import flux_shift, shifted_grid
 from .recipe import Preset, complete, settings
 
 __all__ = ["DANCE_GRPO", "FLOW_GRPO", "MIX_GRPO"]
@@ -30,9 +28,6 @@ _ADAMW = {
     "objective.ratio": ("step", "train_one_step"),
 }
 
-_FLOW_SHIFT = math.exp(0.5 + (1024 - 256) * (1.15 - 0.5) / (4096 - 256))
-"""FLUX.1-dev's shift for the 1024 tokens of a 512 x 512 picture: e^0.63."""
-
 FLOW_GRPO = Preset(
     name="flow-grpo",
     title="Flow-GRPO on FLUX: arXiv 2505.05470; yifan123/flow_grpo, config/grpo.py, pickscore_flux",
@@ -41,7 +36,7 @@ FLOW_GRPO = Preset(
             "config/grpo.py, pickscore_flux",
             {
                 "grid": (
-                    shifted_grid(6, _FLOW_SHIFT),
+                    shifted_grid(6, flux_shift(1024)),
                     "sample.num_steps = 6, resolution = 512: FLUX's own shift, e^0.63",
                 ),
                 "sde.eta": (0.9, "sample.noise_level = 0.9"),
