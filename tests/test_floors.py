@@ -25,7 +25,17 @@ FLOORS = {
     "streaming": 8, "metrics": 8, "optimizer": 8, "checkpoint": 8, "trainer": 9,
 }  # fmt: skip
 EDGE_FOLDERS = ("models", "rewards", "tiny")
-EDGE_FILES = ("__init__", "experiment", "history", "pictures", "plots", "cli", "__main__", "demo")
+EDGE_FILES = (
+    "__init__",
+    "experiment",
+    "history",
+    "pictures",
+    "plots",
+    "plot_style",
+    "cli",
+    "__main__",
+    "demo",
+)
 COMMANDS = ("cli", "__main__", "demo")
 
 # May be imported when a core file is; everything else inside the function that needs it.
