@@ -1,31 +1,31 @@
 """Plots for people who would rather look than read: curves, chunks, training progress.
 
-Every function returns one picture, float32 in 0..1, shape (H, W, 3). Colours are the Okabe-Ito
-palette, which colour-blind people can tell apart. matplotlib is used without its global state.
+Every function returns one picture, float32 in 0..1, shape (H, W, 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .chunks import ChunkPlan
 from .dynamics import DynamicsCurve
-from .optional import require
+from .plot_style import (
+    GREEN,
+    ORANGE,
+    PALETTE,
+    RED,
+    open_figure,
+    render,
+    smoothed,
+    style_axes,
+)
 
 __all__ = ["plot_dynamics", "plot_plan", "plot_training"]
 
-_ORANGE, _GREEN, _RED = "#E69F00", "#009E73", "#D55E00"
-_CHUNKS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
 _CHANGE = {"l1": "relative L1 change", "l2": "relative L2 change", "cosine": "cosine distance"}
-_THEMES = {
-    False: {"face": "#ffffff", "text": "#18181b", "grid": "#d4d4d8", "line": "#0072B2"},
-    True: {"face": "#18181b", "text": "#f4f4f5", "grid": "#3f3f46", "line": "#56B4E9"},
-}
 
 
 def plot_dynamics(
@@ -38,7 +38,7 @@ def plot_dynamics(
         plan: Chunks to shade, covering all steps but the last; None draws the curve alone.
         dark: Light text on a dark background.
     """
-    with _figure(dark, 7.2, 3.8) as (figure, theme):
+    with open_figure(dark, 7.2, 3.8) as (figure, theme):
         axes = figure.add_subplot()
         steps = list(range(1, len(curve.mean) + 1))
         if plan:
@@ -59,27 +59,27 @@ def plot_dynamics(
             f"{curve.samples} samples; band: std over prompts",
             fontsize=9,
         )
-        _style(axes, theme)
-        return _render(figure)
+        style_axes(axes, theme)
+        return render(figure)
 
 
 def plot_plan(plan: ChunkPlan, *, dark: bool = False) -> Tensor:
     """Draw a plan alone, when no curve was measured."""
-    with _figure(dark, 7.2, 1.6) as (figure, theme):
+    with open_figure(dark, 7.2, 1.6) as (figure, theme):
         axes = figure.add_subplot()
         _shade(axes, plan, 1.0, theme)
         axes.set_xlim(0.5, plan.steps + 0.5)
         axes.set_yticks([])
         axes.set_xlabel("trainable step, from noise to data; numbers: steps in the chunk")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _style(axes, theme)
-        return _render(figure)
+        style_axes(axes, theme)
+        return render(figure)
 
 
 def _shade(axes: Any, plan: ChunkPlan, top: float, theme: Mapping[str, str]) -> None:  # noqa: ANN401
     """Shade the chunks of a plan up to height ``top`` and write their sizes and weights."""
     for index, (start, end) in enumerate(plan.bounds()):
-        colour = _CHUNKS[index % len(_CHUNKS)]
+        colour = PALETTE[index % len(PALETTE)]
         axes.axvspan(start + 0.5, end + 0.5, color=colour, alpha=0.22, lw=0)
         label = f"{end - start}"
         if plan.weights:
@@ -107,7 +107,7 @@ def plot_training(
     """
     if not rows:
         raise ValueError("there is nothing to plot: the run has no finished iteration")
-    with _figure(dark, 7.2, 5.6) as (figure, theme):
+    with open_figure(dark, 7.2, 5.6) as (figure, theme):
         panels = figure.subplot_mosaic([["reward", "reward"], ["clip", "kl"]])
         top, left, right = panels["reward"], panels["clip"], panels["kl"]
         x = [row["iteration"] + 1 for row in rows]
@@ -118,7 +118,7 @@ def plot_training(
         line = theme["line"]
         top.fill_between(x, low, high, color=line, alpha=0.2, lw=0, label="std in the group")
         top.plot(x, mean, color=line, lw=1, alpha=0.6, label="training prompts")
-        top.plot(x, _smooth(mean), color=line, lw=2.2, label="smoothed")
+        top.plot(x, smoothed(mean), color=line, lw=2.2, label="smoothed")
         if held_out:
             items = sorted(held_out.items())
             top.plot(
@@ -126,7 +126,7 @@ def plot_training(
                 [r for _, r in items],
                 "D",
                 ls="--",
-                color=_RED,
+                color=RED,
                 ms=6,
                 label="held-out prompts (ODE)",
             )
@@ -135,67 +135,26 @@ def plot_training(
         chunks = len(rows[0]["clip_fraction"])
         for chunk in range(chunks):
             values = [_number(row["clip_fraction"][chunk]) for row in rows]
-            colour = _CHUNKS[chunk % len(_CHUNKS)]
-            left.plot(x, _smooth(values), color=colour, lw=1.4, label=f"{chunk + 1}")
+            colour = PALETTE[chunk % len(PALETTE)]
+            left.plot(x, smoothed(values), color=colour, lw=1.4, label=f"{chunk + 1}")
         left.set_ylabel("clipped fraction")
         if chunks <= 6:
             left.legend(
                 title="chunk", fontsize=7, framealpha=0.3, labelcolor=theme["text"], ncols=2
             )
-        right.plot(x, [_number(row["approx_kl"]) for row in rows], color=_GREEN, label="KL")
-        right.set_ylabel("KL to the rollout policy", color=_GREEN)
+        right.plot(x, [_number(row["approx_kl"]) for row in rows], color=GREEN, label="KL")
+        right.set_ylabel("KL to the rollout policy", color=GREEN)
         norm = right.twinx()
-        norm.plot(x, [_number(row["grad_norm"]) for row in rows], color=_ORANGE, lw=1.2)
-        norm.set_ylabel("gradient norm", color=_ORANGE)
+        norm.plot(x, [_number(row["grad_norm"]) for row in rows], color=ORANGE, lw=1.2)
+        norm.set_ylabel("gradient norm", color=ORANGE)
         for axes in (top, left, right, norm):
             axes.set_xlabel("iteration")
-            _style(axes, theme)
+            style_axes(axes, theme)
         for axes in (right, norm):
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         norm.grid(False)
-        return _render(figure)
+        return render(figure)
 
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
-
-
-def _smooth(values: Sequence[float], weight: float = 0.7) -> list[float]:
-    """Exponential moving average that skips NaN."""
-    out: list[float] = []
-    for value in values:
-        last = out[-1] if out else value
-        if last != last:
-            last = value
-        out.append(last if value != value else weight * last + (1 - weight) * value)
-    return out
-
-
-@contextmanager
-def _figure(dark: bool, width: float, height: float) -> Iterator[tuple[Any, dict[str, str]]]:
-    figure_module = require("matplotlib.figure", "To draw plots")
-    theme = _THEMES[dark]
-    figure = figure_module.Figure(
-        figsize=(width, height), dpi=120, facecolor=theme["face"], layout="constrained"
-    )
-    yield figure, theme
-
-
-def _style(axes: Any, theme: Mapping[str, str]) -> None:  # noqa: ANN401 - matplotlib Axes
-    axes.set_facecolor(theme["face"])
-    axes.grid(color=theme["grid"], lw=0.6, alpha=0.7)
-    axes.tick_params(colors=theme["text"], labelsize=8)
-    axes.title.set_color(theme["text"])
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        if label.get_color() == "black":
-            label.set_color(theme["text"])
-        label.set_fontsize(9)
-    for spine in axes.spines.values():
-        spine.set_color(theme["grid"])
-
-
-def _render(figure: Any) -> Tensor:  # noqa: ANN401 - matplotlib Figure
-    numpy = require("numpy", "To draw plots")
-    canvas = require("matplotlib.backends.backend_agg", "To draw plots").FigureCanvasAgg(figure)
-    canvas.draw()
-    return torch.from_numpy(numpy.array(canvas.buffer_rgba())[..., :3]).float() / 255.0

@@ -21,8 +21,9 @@ settings.load_profile("tests")
 ROOT = Path(__file__).resolve().parent.parent
 TESTS_COMFY = ROOT / "tests" / "comfy"
 
-if importlib.util.find_spec("chunk_grpo_core") is None:  # not installed: test the source beside us
-    sys.path.append(str(ROOT))  # last, so that our nodes/ hides nobody's
+# For benchmarks/, and for the core where it is not installed; last, so that our nodes/ hides
+# nobody's.
+sys.path.append(str(ROOT))
 
 
 @pytest.hookimpl(tryfirst=True)

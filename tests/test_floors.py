@@ -27,7 +27,17 @@ FLOORS = {
     "presets/__init__": 8,
 }  # fmt: skip
 EDGE_FOLDERS = ("models", "rewards", "tiny")
-EDGE_FILES = ("__init__", "experiment", "history", "pictures", "plots", "cli", "__main__", "demo")
+EDGE_FILES = (
+    "__init__",
+    "experiment",
+    "history",
+    "pictures",
+    "plots",
+    "plot_style",
+    "cli",
+    "__main__",
+    "demo",
+)
 COMMANDS = ("cli", "__main__", "demo")
 
 # May be imported when a core file is; everything else inside the function that needs it.

@@ -1,13 +1,12 @@
 """Run the study.
 
 python -m benchmarks.chunk_vs_step run --processes 2      # hours; resumes where it stopped
-python -m benchmarks.chunk_vs_step report
+python -m benchmarks.chunk_vs_step report                 # at any time, also while it runs
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,8 +14,11 @@ from pathlib import Path
 
 import torch
 
-from .design import REGIMES, SWEPT_ARMS, SWEPT_RATES, Run, main_runs, sweep_runs
+from .analysis import best_rates
+from .design import Run, main_runs, sweep_runs
 from .measure import measure_base, measure_curves, perform, write_json
+from .report import read_study, write_report
+from .words import summary
 
 RESULTS = Path(__file__).parent.parent / "results" / "chunk_vs_step"
 
@@ -36,21 +38,6 @@ def _perform_all(runs: list[Run], results: Path, work: Path, processes: int) -> 
             print(f"{done}/{len(left)} {job.result()}, about {rest / 60:.0f} min left", flush=True)
 
 
-def best_rates(results: Path) -> dict[tuple[str, str], float]:
-    """The learning rate of each swept (arm, regime): best mean reward on the choosing captions."""
-    rewards: dict[tuple[str, str, float], list[float]] = {}
-    for run in sweep_runs():
-        data = json.loads((results / "runs" / f"{run.name}.json").read_text(encoding="utf-8"))
-        values = data["held_out"]["reward"]
-        key = (run.arm, run.regime, run.learning_rate)
-        rewards.setdefault(key, []).append(sum(values) / len(values))
-    return {
-        (arm, regime): max(SWEPT_RATES, key=lambda rate: sum(rewards[arm, regime, rate]))
-        for arm in SWEPT_ARMS
-        for regime in REGIMES
-    }
-
-
 def run_study(results: Path, work: Path, processes: int) -> None:
     """Do whatever is not done yet."""
     torch.set_num_threads(1)
@@ -58,7 +45,7 @@ def run_study(results: Path, work: Path, processes: int) -> None:
         if not (results / name).exists():
             write_json(results / name, measure())
     _perform_all(sweep_runs(), results, work, processes)
-    rates = best_rates(results)
+    rates = best_rates(read_study(results))
     print("learning rates:", {"/".join(key): rate for key, rate in rates.items()}, flush=True)
     _perform_all(main_runs(rates), results, work, processes)
 
@@ -66,12 +53,14 @@ def run_study(results: Path, work: Path, processes: int) -> None:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.chunk_vs_step", description=__doc__)
-    parser.add_argument("command", choices=("run",))
+    parser.add_argument("command", choices=("run", "report"))
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=Path("output/chunk_vs_step"))
     options = parser.parse_args()
-    run_study(options.results, options.work, options.processes)
+    if options.command == "run":
+        run_study(options.results, options.work, options.processes)
+    print(summary(write_report(options.results)))
 
 
 if __name__ == "__main__":

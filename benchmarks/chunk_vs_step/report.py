@@ -1,0 +1,198 @@
+"""Write the report of a study: REPORT.md, summary.json and figures, all from the results alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from chunk_grpo_core.pictures import save_png
+
+from .analysis import MEASURES, Analysis, Arm, Study, analyse
+from .design import ALONE, REGIMES
+from .figures import FIGURES
+from .measure import write_json
+from .stats import Comparison
+from .words import REGIME_NAMES, interval, of_regime, p_value, plus_minus, summary, verdict
+
+__all__ = ["read_study", "write_report"]
+
+
+def read_study(results: Path) -> Study:
+    """Read what was measured so far.
+
+    Raises:
+        ValueError: There is no study in the folder.
+    """
+
+    def read(path: Path) -> dict:
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def read_runs(folder: Path) -> dict:
+        return {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+
+    for name in ("base.json", "curves.json"):
+        if not (results / name).is_file():
+            raise ValueError(
+                f"{results} has no {name}, so no study was begun there; start one with "
+                "'python -m benchmarks.chunk_vs_step run'"
+            )
+    return Study(
+        base=read(results / "base.json"),
+        curves=read(results / "curves.json"),
+        runs=read_runs(results / "runs"),
+        pilot=read_runs(results / "pilot"),
+    )
+
+
+def write_report(results: Path) -> Analysis:
+    """Analyse a study, finished or not, and write everything beside its results."""
+    study = read_study(results)
+    analysis = analyse(study)
+    write_json(results / "summary.json", asdict(analysis))
+    shown = {name: draw(study, analysis) for name, (_, draw) in FIGURES.items()}
+    for name, picture in shown.items():
+        path = results / f"{name}.png"
+        path.unlink(missing_ok=True)
+        if picture is not None:
+            save_png(picture, path)
+    drawn = [name for name, picture in shown.items() if picture is not None]
+    (results / "REPORT.md").write_text(_markdown(analysis, drawn), encoding="utf-8")
+    return analysis
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _sweep_table(analysis: Analysis) -> str:
+    rows = []
+    for row in analysis.sweep:
+        mean = f"{sum(row.gains) / len(row.gains):+.4f}" if row.gains else ""
+        single = ", ".join(f"{gain:+.4f}" for gain in row.gains)
+        note = "chosen" + (", at the edge of the swept range" if row.at_edge else "")
+        cells = [REGIME_NAMES[row.regime], row.arm, f"{row.rate:g}", mean, single]
+        rows.append([*cells, note if row.chosen else ""])
+    return _table(("regime", "arm", "learning rate", "mean gain", "each seed", ""), rows)
+
+
+def _digits(measure: str) -> int:
+    """Decimals to show; the grid measure is about 0.001."""
+    return 6 if measure == "grid" else 4
+
+
+def _arm_table(arms: Iterable[Arm]) -> str:
+    return _table(
+        ("arm", "runs", "learning rate", "gain in reward", *MEASURES),
+        (
+            [arm.arm, len(arm.runs), f"{arm.learning_rate:g}", plus_minus(arm.gain)]
+            + [plus_minus(arm.changes[name], _digits(name)) for name in MEASURES]
+            for arm in arms
+        ),
+    )
+
+
+def _cost_table(arms: Iterable[Arm]) -> str:
+    return _table(
+        (
+            "arm",
+            "regime",
+            "sample-steps through backward",
+            "target",
+            "seconds",
+            "clipped",
+            "largest error of a first ratio",
+        ),
+        (
+            [
+                arm.arm,
+                REGIME_NAMES[arm.regime],
+                f"{arm.passes:.0f}",
+                arm.target_passes,
+                f"{arm.seconds:.0f}",
+                f"{arm.clip_fraction:.1%}",
+                f"{arm.ratio_error_first_update:.1e}" if arm.ratio_error_first_update else "0",
+            ]
+            for arm in arms
+        ),
+    )
+
+
+def _comparison_table(comparisons: Iterable[Comparison]) -> str:
+    return _table(
+        ("regime", "difference", "pairs", "mean", "p", "corrected p", "verdict"),
+        (
+            [
+                REGIME_NAMES[c.regime],
+                f"{c.arm} - {c.against}",
+                len(c.seeds),
+                interval(c.difference),
+                p_value(c.p),
+                p_value(c.corrected_p),
+                verdict(c),
+            ]
+            for c in comparisons
+        ),
+    )
+
+
+def _markdown(analysis: Analysis, drawn: Sequence[str]) -> str:
+    """The whole report; sections without numbers yet are left out."""
+
+    def figures(*names: str) -> list[str]:
+        return [f"![{FIGURES[name][0]}]({name}.png)" for name in names if name in drawn]
+
+    base = ", ".join(f"{name} {value:.{_digits(name)}f}" for name, value in analysis.base.items())
+    alone = [arm for arm in analysis.arms if arm.arm in ALONE]
+    blocks = [
+        "# Chunk against step on the tiny FLUX",
+        "Written by `python -m benchmarks.chunk_vs_step report` from the results beside it. What "
+        "was done and why: [PROTOCOL.md](../../chunk_vs_step/PROTOCOL.md).",
+        summary(analysis),
+        "Rewards are in 0..1. Means are over runs (seeds). The 95 % intervals are not corrected "
+        "for the number of tests; the corrected p values are (Holm).",
+    ]
+    blocks += ["## Learning rates", "Gains on the choosing captions.", _sweep_table(analysis)]
+    if analysis.arms:
+        blocks += [
+            "## Arms",
+            f"Changes against the base model on the held-out captions. Base model: {base}.",
+        ]
+    for regime in REGIMES:
+        arms = [arm for arm in of_regime(analysis.arms, regime).values() if arm not in alone]
+        if arms:
+            blocks += [f"### {REGIME_NAMES[regime].capitalize()}", _arm_table(arms)]
+    blocks += figures("gains")
+    if analysis.primary:
+        blocks += ["## Primary comparisons", _comparison_table(analysis.primary)]
+    if analysis.secondary:
+        blocks += ["## Secondary comparisons", _comparison_table(analysis.secondary)]
+    blocks += figures("differences")
+    if alone:
+        blocks += ["## Which chunk alone", _arm_table(alone)]
+    if analysis.alone:
+        blocks.append(_comparison_table(analysis.alone))
+    blocks += figures("alone")
+    if analysis.arms:
+        blocks += [
+            "## Cost and checks",
+            "Means over runs. Steps with a gradient of zero (clipped, or all rewards of a group "
+            "equal) need no backward pass, so off-policy fewer than the target go through it. "
+            "Clipped: share of the drawn samples, mean over chunks and updates; the first update "
+            "of a rollout never clips.",
+            _cost_table(analysis.arms),
+        ]
+    blocks += ["## Curves", *figures("learning", "curves")]
+    if analysis.others:
+        blocks += [
+            "## Other runs",
+            "The pilot, and any run that the protocol does not name. They are part of no number "
+            "above. Gains are on the captions that judged the run (sweep: choosing captions).",
+            _table(
+                ("run", "updates", "gain in reward"),
+                ([run.name, run.updates, f"{run.gain:+.4f}"] for run in analysis.others),
+            ),
+        ]
+    return "\n\n".join(blocks) + "\n"
