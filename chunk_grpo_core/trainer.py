@@ -9,6 +9,9 @@ Where this loop departs from the official code (github.com/xingzhejun/GCPO, June
 4. Initial noise is shared inside a group (option), not across all prompts of an iteration.
 5. Scores that are missing or not finite are masked and counted.
 6. Picture x_0 comes from the deterministic last step, and the reward sees the same picture.
+7. Where batch shapes can change last bits (accelerators), old log-probs are measured again in the
+   geometry of the update; the official loop compares a batch of one with a batch of a chunk.
+8. Chunks are drawn before the rollout, so that noise can be left out where nothing is trained.
 """
 
 from __future__ import annotations
@@ -248,8 +251,10 @@ class Trainer:
             self._progress("update", 0.5 + 0.5 * (number + 1) / len(updates))
         if first_error > self.config.objective.clip_low:
             log.warning(
-                "the first update of iteration %d should see a ratio of 1 but is off by %.1e, more "
-                "than the clip range; set optimizer.recompute_log_p, or train in float32",
+                "ratio self-test failed: the first update of iteration %d should see a ratio of 1 "
+                "but is off by %.1e, more than the clip range, so rounding is clipped as if the "
+                "policy had moved; set optimizer.recompute_log_p, set batch_size to 1, or train in "
+                "float32",
                 self.iteration,
                 first_error,
             )

@@ -330,3 +330,23 @@ def test_every_guard_starts_from_a_ratio_of_exactly_one(objective, recompute):
     assert all(has_gap) if "kl_ref" in objective else not any(has_gap)
     if "kl_ref" in objective:
         assert rows[0]["reference_gap"] < rows[-1]["reference_gap"]
+
+
+def test_a_first_ratio_away_from_one_is_reported_with_what_to_do(caplog):
+    class Rounding(ToyPolicy):
+        """Computes a little differently when gradients are wanted, as a bf16 kernel may."""
+
+        def velocity(self, x_t, t, prompt):
+            v_t = super().velocity(x_t, t, prompt)
+            return v_t * 1.2 if torch.is_grad_enabled() else v_t
+
+    rows = []
+    Trainer(
+        Rounding(),
+        Brightness(),
+        PROMPTS,
+        toy_config(iterations=1),
+        listener=lambda e: rows.append(e.metrics) if isinstance(e, IterationEnd) else None,
+    ).train()
+    assert rows[0]["ratio_error_first_update"] > 1e-3
+    assert "ratio self-test failed" in caplog.text and "optimizer.recompute_log_p" in caplog.text
