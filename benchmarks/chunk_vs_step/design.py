@@ -36,7 +36,7 @@ TESTING = [caption(scene) for scene in HELD_OUT]
 
 REGIMES = {"on": 1, "off": 3}
 """Epochs for each rollout."""
-UPDATES, STEPS_PER_SAMPLE, GROUP, CAPTIONS_PER_ROLLOUT = 81, 8, 12, 2
+UPDATES, STEPS_PER_SAMPLE, GROUP, CAPTIONS_PER_ROLLOUT = 54, 8, 12, 2
 PAPER = (2, 3, 4, 7)
 SWEPT_RATES, SWEPT_ARMS, SWEEP_SEEDS = (3e-4, 6e-4, 1.2e-3), ("step", "chunk"), (100, 101)
 PRIMARY, PRIMARY_SEEDS, OTHER_SEEDS = ("step", "chunk"), range(10), range(5)

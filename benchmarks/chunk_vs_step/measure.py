@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from chunk_grpo_core.checkpoint import RunFolder
 from chunk_grpo_core.dynamics import DynamicsCurve, dynamics_curve
+from chunk_grpo_core.events import Cancelled
 from chunk_grpo_core.history import MetricsWriter, read_metrics
 from chunk_grpo_core.lora import LoraConfig
 from chunk_grpo_core.models.flux import FluxPolicy
@@ -131,6 +133,16 @@ def measure_base() -> dict[str, object]:
     return {name: _judge(flux, *_captions(name == "sweep")) for name in ("sweep", "main")}
 
 
+def _stop_when_orphaned(parent: int) -> Callable[[], None]:
+    """A worker whose study was killed must not go on for hours by itself."""
+
+    def check() -> None:
+        if os.getppid() != parent:
+            raise Cancelled
+
+    return check
+
+
 def perform(run: Run, curves: Path, results: Path, work: Path) -> str:
     """Do one run, or go on with it, and write ``results/<name>.json``; returns the name."""
     torch.set_num_threads(1)
@@ -147,6 +159,7 @@ def perform(run: Run, curves: Path, results: Path, work: Path) -> str:
         config,
         run_folder=folder,
         listener=MetricsWriter(folder.metrics_file),
+        check_cancel=_stop_when_orphaned(os.getppid()),
     )
     if folder.config_file.exists():
         folder.check_same(config, {})

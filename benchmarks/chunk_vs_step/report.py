@@ -30,7 +30,8 @@ def read_study(results: Path) -> Study:
         return json.loads(path.read_text(encoding="utf-8"))
 
     def read_runs(folder: Path) -> dict:
-        return {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+        names = {path: path.relative_to(folder).with_suffix("") for path in folder.rglob("*.json")}
+        return {names[path].as_posix(): read(path) for path in sorted(names)}
 
     for name in ("base.json", "curves.json"):
         if not (results / name).is_file():

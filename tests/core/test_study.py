@@ -131,12 +131,12 @@ def test_every_arm_costs_the_same(arm, regime):
     steps = float((drawn * torch.tensor(config.plan.sizes)).sum(1).float().mean())
     updates = config.iterations * config.optimizer.epochs
     passes = updates * config.prompts_per_iteration * config.group_size * steps
-    target = 81 * 24 * (4 if arm in ALONE else 8)
+    target = 54 * 24 * (4 if arm in ALONE else 8)
     half_a_rollout = 0.5 * passes / config.iterations
     assert passes == pytest.approx(target, abs=half_a_rollout + 0.01 * target)
     assert config.optimizer.updates_per_rollout == 1
     if arm in (*ALONE, "step", "chunk", "equal", "whole"):
-        assert updates == 81
+        assert updates == 54
 
 
 @pytest.mark.parametrize(
