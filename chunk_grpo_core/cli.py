@@ -26,6 +26,7 @@ from rich.table import Table
 from .checkpoint import RunFolder
 from .demo import DemoResult, run_demo, tiny_config
 from .events import EvaluationProgress, Event, IterationEnd, PhaseProgress, RunStart
+from .export import convert_lora, load_lora, save_lora
 from .version import __version__
 
 app = typer.Typer(
@@ -43,6 +44,13 @@ class Algorithm(str, Enum):
 
     chunk = "chunk"
     step = "step"
+
+
+class LoraLayout(str, Enum):
+    """Names of the layers in a LoRA file."""
+
+    native = "native"
+    diffusers = "diffusers"
 
 
 def _show_version(wanted: bool) -> None:
@@ -101,6 +109,29 @@ def demo(
         typer.echo(json.dumps(result.to_json()))
     else:
         _print_result(result)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A .safetensors LoRA.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; must be new.")],
+    to: Annotated[
+        LoraLayout,
+        typer.Option(
+            help="native: ComfyUI, any architecture. diffusers: load_lora_weights, FLUX.1 only."
+        ),
+    ],
+) -> None:
+    """Write a LoRA with the layer names of ComfyUI or of diffusers.
+
+    The function stays the same; the metadata is kept.
+    """
+    with _clear_errors():
+        tensors, metadata = load_lora(source)
+        if target.exists():
+            raise FileExistsError(f"{target} exists already; choose another name")
+        converted = convert_lora(tensors, to.value)
+        typer.echo(save_lora(converted, target, metadata))
 
 
 class _Bar:

@@ -132,7 +132,7 @@ def run_demo(
     with policy.adapter.disabled():
         curve = _measure_curve(policy, config)
     lora = save_lora(
-        diffusers_lora(policy.adapter.state_dict(), config.lora.scale),
+        diffusers_lora(policy.adapter.state_dict(), config.lora.file_alpha),
         run_dir / "lora.safetensors",
         outcome.lora_metadata(),
     )

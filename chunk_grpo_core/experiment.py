@@ -79,12 +79,21 @@ class Outcome:
         return image_grid(pairs, columns=width, scale=enlargement(pairs, 160), captions=labels)
 
     def lora_metadata(self) -> dict[str, str]:
-        """The whole recipe as text, for the header of the LoRA file."""
+        """What the LoRA is and how it was made, as text, for the header of its file.
+
+        ``chunk_grpo_recipe`` holds all settings; the plain entries repeat those people look for.
+        """
+        config = self.config
         return {
             "base_model": self.model,
             "reward": self.reward,
             "chunk_grpo_version": __version__,
-            "chunk_grpo_recipe": json.dumps(self.config.to_json()),
+            "chunk_grpo_recipe": json.dumps(config.to_json()),
+            "chunk_plan": ", ".join(map(str, config.plan.sizes)),
+            "steps": str(config.grid.steps),
+            "iterations": str(len(self.rows)),
+            "seed": str(config.seed),
+            "held_out_seed": str(_EVALUATION_SEED),
             "held_out_reward": json.dumps({"before": self.before.mean, "after": self.after.mean}),
         }
 

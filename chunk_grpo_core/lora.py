@@ -1,14 +1,17 @@
-"""Low-rank adapters: y = W x + (alpha / rank) B A x, with A, B float32 and W untouched.
+"""Low-rank adapters: y = W x + scale B A x, with A, B float32 and W untouched.
 
 Two implementations share this file's initialisation, scale and names: :class:`PeftAdapter` here,
 for diffusers models, and forward hooks in the ComfyUI nodes, for native models.
 
 References:
     LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., 2021), arXiv 2106.09685v2.
+    A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA (Kalajdzievski, 2023), arXiv
+    2312.03732v1.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -54,7 +57,10 @@ class LoraConfig:
     rank: int = 16
     """Rank r, 1 or more."""
     alpha: float = 32.0
-    """Numerator of the scale alpha / rank, above 0."""
+    """Numerator of the scale, above 0."""
+    rs: bool = False
+    """Scale by alpha / sqrt(rank) (rsLoRA) instead of alpha / rank: the size of the update then
+    does not shrink as the rank grows."""
     targets: str = "attention+mlp"
     """A preset (attention, attention+mlp, all-linear) or a regular expression that must match the
     whole module name."""
@@ -68,8 +74,13 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """alpha / rank."""
-        return self.alpha / self.rank
+        """alpha / rank, or alpha / sqrt(rank) with ``rs``."""
+        return self.alpha / (math.sqrt(self.rank) if self.rs else self.rank)
+
+    @property
+    def file_alpha(self) -> float:
+        """The alpha to write into files: loaders know only alpha / rank."""
+        return self.alpha * math.sqrt(self.rank) if self.rs else self.alpha
 
 
 def target_pattern(targets: str) -> re.Pattern[str]:
@@ -146,7 +157,13 @@ class PeftAdapter:
             raise ValueError(f"lora.targets {config.targets!r} matches no linear layer")
         module.requires_grad_(False)
         peft.inject_adapter_in_model(
-            peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=names), module
+            peft.LoraConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,
+                use_rslora=config.rs,
+                target_modules=names,
+            ),
+            module,
         )
         self._layers: dict[str, Any] = {name: module.get_submodule(name) for name in names}
         with torch.no_grad():

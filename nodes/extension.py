@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
-from .loras import SaveLoRA
+from .loras import LoadLoRAFile, SaveLoRA
 from .prompts import LoadTinyFlux, PromptSetNode
 from .rewards import CombineRewards, LoadReward, ScoreImages
 from .sampling import FlowSDESampler, ShiftedSigmas
@@ -35,4 +35,5 @@ class ChunkGRPOExtension(ComfyExtension):
             TrainLoRA,
             PlotTraining,
             SaveLoRA,
+            LoadLoRAFile,
         ]

@@ -1,16 +1,52 @@
-"""The node that writes LoRA files."""
+"""The nodes that read and write LoRA files."""
 
 from __future__ import annotations
 
 import torch
 from comfy_api.latest import io, ui
 
-from ..chunk_grpo_core.export import adapter_of_native, native_to_diffusers, save_lora
-from .bridge.host import free_lora_path, lora_name, lora_path
+from ..chunk_grpo_core.export import convert_lora, load_lora, save_lora
+from ..chunk_grpo_core.version import __version__
+from .bridge.host import free_lora_path, listed_loras, lora_file, lora_name, lora_path
 from .types import CATEGORY, LogSocket, TrainingLog
 from .validation import verdict
 
-__all__ = ["SaveLoRA"]
+__all__ = ["LoadLoRAFile", "SaveLoRA"]
+
+
+class LoadLoRAFile(io.ComfyNode):
+    """File in models/loras -> LORA_MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_LoadLoRAFile",
+            display_name="Load LoRA File",
+            category=CATEGORY,
+            description="Read a LoRA to train on with it, or to apply it with Load LoRA Model.",
+            inputs=[
+                io.Combo.Input("lora_name", options=listed_loras(), tooltip="File in models/loras.")
+            ],
+            outputs=[
+                io.LoraModel.Output(
+                    "lora",
+                    display_name="lora",
+                    tooltip="For continue_from of Train LoRA (Chunk-GRPO), or Load LoRA Model.",
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora_name: str | None) -> bool | str:
+        """Refuse a file that is not there before anything runs."""
+        return verdict(lora_file, lora_name)
+
+    @classmethod
+    def execute(cls, lora_name: str) -> io.NodeOutput:
+        """Read."""
+        tensors, _ = load_lora(lora_file(lora_name))
+        return io.NodeOutput(tensors)
 
 
 class SaveLoRA(io.ComfyNode):
@@ -36,8 +72,8 @@ class SaveLoRA(io.ComfyNode):
                 io.Boolean.Input(
                     "for_diffusers",
                     default=False,
-                    tooltip="FLUX.1 only: write a second file that diffusers' load_lora_weights "
-                    "reads too.",
+                    tooltip="FLUX.1 only: write a second file, with the layer names of diffusers, "
+                    "for its load_lora_weights.",
                 ),
                 LogSocket.Input(
                     "log", optional=True, tooltip="Puts recipe and measured gain into the file."
@@ -68,11 +104,12 @@ class SaveLoRA(io.ComfyNode):
         log: TrainingLog | None = None,
     ) -> io.NodeOutput:
         """Write."""
-        metadata = log.outcome.lora_metadata() if log else {}
+        version = {"chunk_grpo_version": __version__}
+        metadata = log.outcome.lora_metadata() if log else version
         path = free_lora_path(name)
         second = None
         if for_diffusers:  # converted first, so that nothing is written if it is not FLUX.1
-            second = native_to_diffusers(*adapter_of_native(lora))
+            second = convert_lora(lora, "diffusers")
         save_lora(lora, path, metadata)
         written = [str(path)]
         if second is not None:

@@ -117,6 +117,13 @@ class GRPOSettings(io.ComfyNode):
                     max=1000,
                     tooltip="Iterations between checkpoints; a stopped run goes on from the last.",
                 ),
+                io.Boolean.Input(
+                    "rs_lora",
+                    default=default.rs_lora,
+                    optional=True,
+                    tooltip="Rank-stabilised LoRA: its scale is alpha / sqrt(rank), so a high rank "
+                    "does not weaken it. The saved file carries the scale.",
+                ),
             ],
             outputs=[
                 SettingsSocket.Output(
@@ -144,6 +151,7 @@ class GRPOSettings(io.ComfyNode):
         share_initial_noise: bool,
         batch_size: int,
         checkpoint_every: int,
+        rs_lora: bool = Settings.rs_lora,
     ) -> io.NodeOutput:
         """Collect them."""
         return io.NodeOutput(
@@ -157,6 +165,7 @@ class GRPOSettings(io.ComfyNode):
                     max_grad_norm=max_grad_norm,
                 ),
                 lora_targets=lora_targets,
+                rs_lora=rs_lora,
                 chunk_fraction=chunk_fraction,
                 share_initial_noise=share_initial_noise,
                 batch_size=batch_size or None,

@@ -94,7 +94,7 @@ class TrainLoRA(io.ComfyNode):
                     min=0.1,
                     max=1024.0,
                     step=0.5,
-                    tooltip="LoRA scale is alpha / rank.",
+                    tooltip="LoRA scale is alpha / rank, or alpha / sqrt(rank) with rs_lora.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -125,6 +125,12 @@ class TrainLoRA(io.ComfyNode):
                 ),
                 SettingsSocket.Input(
                     "settings", optional=True, tooltip="From GRPO Settings, for the fine points."
+                ),
+                io.LoraModel.Input(
+                    "continue_from",
+                    optional=True,
+                    tooltip="A LoRA to train on, from Load LoRA File or an earlier training. It "
+                    "needs the same layers and a rank that is not above this one.",
                 ),
             ],
             outputs=[
@@ -180,6 +186,7 @@ class TrainLoRA(io.ComfyNode):
         run_name: str,
         resume: bool,
         settings: Settings | None = None,
+        continue_from: dict[str, torch.Tensor] | None = None,
     ) -> io.NodeOutput:
         """Train."""
         settings = settings or Settings()
@@ -190,7 +197,9 @@ class TrainLoRA(io.ComfyNode):
             advantage=settings.advantage,
             objective=settings.objective,
             optimizer=replace(settings.optimizer, learning_rate=learning_rate),
-            lora=LoraConfig(rank=rank, alpha=alpha, targets=settings.lora_targets),
+            lora=LoraConfig(
+                rank=rank, alpha=alpha, rs=settings.rs_lora, targets=settings.lora_targets
+            ),
             iterations=iterations,
             prompts_per_iteration=prompts_per_iteration,
             group_size=group_size,
@@ -209,6 +218,7 @@ class TrainLoRA(io.ComfyNode):
             config=config,
             request=RunRequest(run_name.strip(), resume),
             evaluation_seeds=pictures_per_held_out,
+            continue_from=continue_from,
         )
         summary = describe(log)
         rows = log.outcome.rows

@@ -70,6 +70,7 @@ class Settings:
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     lora_targets: str = LoraConfig().targets
+    rs_lora: bool = LoraConfig().rs
     chunk_fraction: float = 0.5
     share_initial_noise: bool = True
     batch_size: int | None = None

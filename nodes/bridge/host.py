@@ -18,6 +18,8 @@ from torch import Tensor
 __all__ = [
     "check_interrupt",
     "free_lora_path",
+    "listed_loras",
+    "lora_file",
     "lora_name",
     "lora_path",
     "next_run_name",
@@ -116,6 +118,23 @@ def next_run_name() -> str:
 
 def _loras_folder() -> Path:
     return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def listed_loras() -> list[str]:
+    """Names of all LoRA files as ComfyUI's loader nodes list them."""
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_file(name: str) -> Path:
+    """The file that ComfyUI lists as ``name``, in any of its loras folders.
+
+    Raises:
+        ValueError: There is none.
+    """
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise ValueError(f"there is no LoRA file {name!r} in models/loras; press R to list anew")
+    return Path(path)
 
 
 def lora_path(name: str) -> Path:

@@ -190,4 +190,4 @@ class NativePolicy:
     def lora_model(self) -> dict[str, Tensor]:
         """The LoRA as a LORA_MODEL: what LoraModelLoader and SaveLoRA of ComfyUI take."""
         with torch.inference_mode(False):
-            return native_lora(self._adapter.state_dict(), self._adapter.config.alpha)
+            return native_lora(self._adapter.state_dict(), self._adapter.config.file_alpha)

@@ -12,6 +12,7 @@ from ...chunk_grpo_core.checkpoint import RunFolder
 from ...chunk_grpo_core.config import TrainConfig
 from ...chunk_grpo_core.events import EvaluationProgress, Event, PhaseProgress, RolloutEnd
 from ...chunk_grpo_core.experiment import run_experiment
+from ...chunk_grpo_core.export import continued_state
 from ...chunk_grpo_core.pictures import best_first, enlargement, image_grid
 from ...chunk_grpo_core.rewards.base import Reward
 from ..types import PromptSet, TrainingLog
@@ -91,8 +92,12 @@ def train_lora(
     config: TrainConfig,
     request: RunRequest,
     evaluation_seeds: int,
+    continue_from: dict[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], TrainingLog]:
     """Measure, train, measure again.
+
+    The measurement before is that of the MODEL alone, also when ``continue_from`` gives the weights
+    the LoRA starts with. A checkpoint of a resumed run takes their place.
 
     Returns:
         The LORA_MODEL and the log.
@@ -111,6 +116,11 @@ def train_lora(
             config.seed,
             batch=config.batch_size or config.group_size,
         )
+        if continue_from is not None:
+            adapter = policy.adapter
+            adapter.load_state_dict(
+                continued_state(continue_from, adapter.state_dict(), adapter.config.scale)
+            )
         folder = open_run(request)
         outcome = run_experiment(
             policy,

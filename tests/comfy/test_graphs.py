@@ -148,6 +148,7 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
             "clip": objective["clip_low"],
             "advantage_clamp": dataclass_defaults(AdvantageConfig)["clamp"],
             "lora_targets": lora["targets"],
+            "rs_lora": lora["rs"],
             "batch_size": config["batch_size"] or 0,
             **{name: config[name] for name in in_settings},
             **{name: optimizer[name] for name in of_optimizer},

@@ -158,7 +158,7 @@ def check_the_lora_for_diffusers_is_the_trained_function(lab):
         features, pooled = flux.text.encode([CAPTIONS[0]] * 2)
         times = torch.full((2,), 0.6)
         base = predict(flux.transformer, noise(2), times, features, pooled)
-        lora = export.native_to_diffusers(adapter.state_dict(), adapter.config.scale)
+        lora = export.convert_lora(policy.lora_model(), "diffusers")
         for name in [name for name in lora if name.endswith(".lora_A.weight")]:
             module = flux.transformer.get_submodule(name.removeprefix("transformer.")[:-14])
             module.weight += lora[name.replace("lora_A", "lora_B")] @ lora[name]

@@ -55,7 +55,7 @@ def test_defaults_are_those_of_the_paper():
             "optimizer.learning_rte; did you mean optimizer.learning_rate",
         ),
         ("sde", "etta", "unknown setting sde.etta; did you mean sde.eta?"),
-        ("lora", "zzz", "unknown setting lora.zzz; known: rank, alpha, targets"),
+        ("lora", "zzz", "unknown setting lora.zzz; known: rank, alpha, rs, targets"),
         ("plan", "weight", "unknown setting plan.weight; did you mean plan.weights?"),
         ("grid", "sigma", "unknown setting grid.sigma; did you mean grid.sigmas?"),
     ],

@@ -1,0 +1,170 @@
+"""A trained LoRA is the same function through every loader of ComfyUI, and when trained on."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import tempfile
+from pathlib import Path
+
+import torch
+
+from .inprocess import subprocess_tests
+from .native_models import LATENT, random_conditioning, random_model, velocity_at
+
+test_native = subprocess_tests(__file__)
+
+
+def before_comfyui():
+    from diffusers import FluxTransformer2DModel  # noqa: F401
+
+
+def _policy(lab, model, **lora):
+    config = lab.module("chunk_grpo_core.lora").LoraConfig(targets="all-linear", **lora)
+    policy = lab.module("nodes.bridge.policy").NativePolicy
+    return policy(model, None, {"p0": random_conditioning()}, LATENT, config, 0)
+
+
+def _trained(lab, model, **lora):
+    """A policy whose factors are far from fresh."""
+    policy = _policy(lab, model, **lora)
+    generator = torch.Generator().manual_seed(1)
+    with torch.inference_mode(False), torch.no_grad():
+        for parameter in policy.adapter.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+@contextlib.contextmanager
+def _folders():
+    """Fresh loras and output folders of ComfyUI."""
+    import folder_paths
+
+    loras, output = folder_paths.folder_names_and_paths["loras"], folder_paths.output_directory
+    with tempfile.TemporaryDirectory() as folder:
+        folder_paths.folder_names_and_paths["loras"] = ([f"{folder}/loras"], loras[1])
+        folder_paths.output_directory = folder
+        Path(folder, "loras").mkdir()
+        try:
+            yield Path(folder)
+        finally:
+            folder_paths.folder_names_and_paths["loras"] = loras
+            folder_paths.output_directory = output
+
+
+def _load_model(model, lora, **options):
+    from comfy_extras.nodes_train import LoraModelLoader
+
+    known = inspect.signature(LoraModelLoader.execute).parameters
+    options = {"bypass": False, **options}
+    return LoraModelLoader.execute(
+        model, lora, 1.0, **{name: value for name, value in options.items() if name in known}
+    ).args[0]
+
+
+def _load_file(model, name):
+    import nodes
+
+    return nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, 1.0)[0]
+
+
+def _silently(action):
+    """What ``action`` returns; it must log no warning."""
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logging.getLogger().addHandler(handler)
+    try:
+        result = action()
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert not records, records
+    return result
+
+
+def _assert_same_function(lab, model, found, wanted):
+    """``found`` and ``wanted`` are velocities in float32; the LoRA must move them."""
+    base = _policy(lab, model, rank=1).run(velocity_at())
+    size = float(wanted.abs().max())
+    error, effect = (float((v - wanted).abs().max()) / size for v in (found, base))
+    print("relative error", error, "effect", effect)
+    assert error <= 1e-5 and effect > 0.05, (error, effect)
+
+
+def _check_loaders(lab, **lora):
+    export = lab.module("chunk_grpo_core.export")
+    with torch.inference_mode(), _folders() as folder:
+        model = random_model(lab)
+        policy = _trained(lab, model, **lora)
+        wanted, native = policy.run(velocity_at()), policy.lora_model()
+        files = {"native": native, "diffusers": export.convert_lora(native, "diffusers")}
+        for name, tensors in files.items():
+            export.save_lora(tensors, folder / "loras" / f"{name}.safetensors", {"reward": "x"})
+        loaders = {
+            "LoraModelLoader": lambda: _load_model(model, native),
+            "LoraModelLoader, bypass": lambda: _load_model(model, native, bypass=True),
+            "LoraLoaderModelOnly": lambda: _load_file(model, "native.safetensors"),
+            "diffusers names": lambda: _load_file(model, "diffusers.safetensors"),
+        }
+        for name, load in loaders.items():
+            print(name)
+            loaded = _silently(load)
+            if "bypass" not in name:
+                assert len(loaded.patches) == len(native) // 3
+            _assert_same_function(lab, model, _policy(lab, loaded).run(velocity_at()), wanted)
+
+
+def check_every_loader_computes_the_trained_function(lab):
+    _check_loaders(lab, rank=4, alpha=6.0)
+
+
+def check_every_loader_computes_the_trained_function_of_rslora(lab):
+    _check_loaders(lab, rank=6, alpha=3.0, rs=True)
+
+
+def check_the_standard_save_node_writes_our_file(lab):
+    from comfy_extras.nodes_train import SaveLoRA
+
+    export = lab.module("chunk_grpo_core.export")
+    with torch.inference_mode(), _folders() as folder:
+        lora = _trained(lab, random_model(lab), rank=4, alpha=6.0).lora_model()
+        SaveLoRA.execute(lora, "loras/theirs", 7)
+        (path,) = Path(folder, "loras").iterdir()
+        tensors, _ = export.load_lora(path)
+    assert tensors.keys() == lora.keys()
+    assert all(torch.equal(tensors[name], lora[name]) for name in lora)
+
+
+def check_a_lora_is_trained_on_as_the_function_it_is(lab):
+    """From the socket or a file, at another rank and scale, on a MODEL that ran as a node does."""
+    export = lab.module("chunk_grpo_core.export")
+    with torch.inference_mode():
+        model = random_model(lab)
+        policy = _trained(lab, model, rank=4, alpha=6.0)
+        wanted, native = policy.run(velocity_at()), policy.lora_model()
+        starts = (native, export.convert_lora(native, "diffusers"))
+        starts += ({name: tensor.clone() for name, tensor in native.items()},)  # inference tensors
+        for start in starts:
+            for lora in ({"rank": 4, "alpha": 6.0}, {"rank": 7, "alpha": 1.0, "rs": True}):
+                with torch.inference_mode(False):
+                    adapter = (other := _policy(lab, model, **lora)).adapter
+                    fresh, scale = adapter.state_dict(), adapter.config.scale
+                    adapter.load_state_dict(export.continued_state(start, fresh, scale))
+                _assert_same_function(lab, model, other.run(velocity_at()), wanted)
+
+
+def check_loras_of_other_trainers_are_refused_by_name(lab):
+    """ComfyUI's own trainer also moves biases, which this adapter cannot hold."""
+    export = lab.module("chunk_grpo_core.export")
+    with torch.inference_mode(False):
+        fresh = _policy(lab, random_model(lab), rank=4).adapter.state_dict()
+        lora = {
+            "diffusion_model.double_blocks.0.img_attn.qkv.diff_b": torch.zeros(1),
+        }
+        try:
+            export.continued_state(lora, fresh, 1.0)
+        except ValueError as error:
+            assert "img_attn.qkv.diff_b" in str(error) and "lora_A" in str(error)
+        else:
+            raise AssertionError("a bias was overlooked")

@@ -1,0 +1,215 @@
+"""Which layers the target presets take, in the flow models of ComfyUI and in diffusers' FLUX.
+
+Models are built without memory (device meta), from their real classes, one block of each kind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import torch
+
+from .inprocess import subprocess_tests
+from .native_models import quantised_model
+
+test_native = subprocess_tests(__file__)
+
+#: Model -> layers of its blocks: attention; MLP; what only all-linear takes (modulation).
+#: Native FLUX and Chroma fuse both kinds in the linear1 and linear2 of single blocks.
+_FLUX_ATTENTION = """
+    double_blocks.img_attn.qkv double_blocks.img_attn.proj
+    double_blocks.txt_attn.qkv double_blocks.txt_attn.proj
+    single_blocks.linear1 single_blocks.linear2"""
+_FLUX_MLP = """
+    double_blocks.img_mlp.0 double_blocks.img_mlp.2 double_blocks.txt_mlp.0 double_blocks.txt_mlp.2
+"""
+_FLUX_MODULATION = (
+    "double_blocks.img_mod.lin double_blocks.txt_mod.lin single_blocks.modulation.lin"
+)
+_NEXT = ("noise_refiner", "context_refiner", "layers")
+LAYERS = {
+    "FLUX.1": (_FLUX_ATTENTION, _FLUX_MLP, _FLUX_MODULATION),
+    "FLUX.1, quantised": (_FLUX_ATTENTION, _FLUX_MLP, _FLUX_MODULATION),
+    "FLUX.2": (_FLUX_ATTENTION, _FLUX_MLP, ""),
+    "Chroma": (_FLUX_ATTENTION, _FLUX_MLP, ""),
+    "SD3.5": (
+        """joint_blocks.x_block.attn.qkv joint_blocks.x_block.attn.proj
+        joint_blocks.x_block.attn2.qkv joint_blocks.x_block.attn2.proj
+        joint_blocks.context_block.attn.qkv joint_blocks.context_block.attn.proj""",
+        """joint_blocks.x_block.mlp.fc1 joint_blocks.x_block.mlp.fc2
+        joint_blocks.context_block.mlp.fc1 joint_blocks.context_block.mlp.fc2""",
+        "joint_blocks.x_block.adaLN_modulation.1 joint_blocks.context_block.adaLN_modulation.1",
+    ),
+    "Qwen-Image": (
+        """transformer_blocks.attn.to_q transformer_blocks.attn.to_k transformer_blocks.attn.to_v
+        transformer_blocks.attn.add_q_proj transformer_blocks.attn.add_k_proj
+        transformer_blocks.attn.add_v_proj transformer_blocks.attn.to_out.0
+        transformer_blocks.attn.to_add_out""",
+        """transformer_blocks.img_mlp.net.0.proj transformer_blocks.img_mlp.net.2
+        transformer_blocks.txt_mlp.net.0.proj transformer_blocks.txt_mlp.net.2""",
+        "transformer_blocks.img_mod.1 transformer_blocks.txt_mod.1",
+    ),
+    "Z-Image": (
+        " ".join(f"{name}.attention.qkv {name}.attention.out" for name in _NEXT),
+        " ".join(f"{name}.feed_forward.w{i}" for name in _NEXT for i in (1, 2, 3)),
+        "noise_refiner.adaLN_modulation.0 layers.adaLN_modulation.0",
+    ),
+    "FLUX.1 of diffusers": (
+        """transformer_blocks.attn.to_q transformer_blocks.attn.to_k transformer_blocks.attn.to_v
+        transformer_blocks.attn.add_q_proj transformer_blocks.attn.add_k_proj
+        transformer_blocks.attn.add_v_proj transformer_blocks.attn.to_out.0
+        transformer_blocks.attn.to_add_out single_transformer_blocks.attn.to_q
+        single_transformer_blocks.attn.to_k single_transformer_blocks.attn.to_v""",
+        """transformer_blocks.ff.net.0.proj transformer_blocks.ff.net.2
+        transformer_blocks.ff_context.net.0.proj transformer_blocks.ff_context.net.2
+        single_transformer_blocks.proj_mlp single_transformer_blocks.proj_out""",
+        """transformer_blocks.norm1.linear transformer_blocks.norm1_context.linear
+        single_transformer_blocks.norm.linear""",
+    ),
+}
+
+
+#: Settings of Chroma that newer versions ask for.
+_NEWER = {"txt_ids_dims": [], "vec_in_dim": None}
+
+
+def before_comfyui():
+    from diffusers import FluxTransformer2DModel  # noqa: F401
+
+
+def _options():
+    import comfy.ops
+
+    operations = comfy.ops.disable_weight_init
+    return {"dtype": torch.float32, "device": "meta", "operations": operations}
+
+
+def _flux(lab, **changed):
+    from comfy.ldm.flux.model import Flux
+
+    config = lab.module("nodes.bridge.tiny")._unet_config()
+    return Flux(**{**config, "depth": 1, "depth_single_blocks": 1, **changed}, **_options())
+
+
+def _flux_2(lab):
+    return _flux(
+        lab, global_modulation=True, mlp_silu_act=True, ops_bias=False, qkv_bias=False,
+        mlp_ratio=3.0, vec_in_dim=None,
+    )  # fmt: skip
+
+
+def _chroma(lab):
+    from comfy.ldm.chroma.model import Chroma, ChromaParams
+
+    known = {field.name for field in dataclasses.fields(ChromaParams)}
+    newer = {name: value for name, value in _NEWER.items() if name in known}
+    return Chroma(
+        image_model="chroma", in_channels=16, out_channels=16, context_in_dim=64, hidden_size=128,
+        mlp_ratio=4.0, num_heads=4, depth=1, depth_single_blocks=1, in_dim=64, out_dim=128,
+        hidden_dim=128, n_layers=1, axes_dim=[8, 12, 12], theta=10000, patch_size=2,
+        qkv_bias=True, **newer, **_options(),
+    )  # fmt: skip
+
+
+def _sd_3_5(lab):
+    from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
+
+    context = {"target": "torch.nn.Linear", "params": {"in_features": 64, "out_features": 128}}
+    return MMDiT(
+        input_size=None, patch_size=2, in_channels=16, depth=2, adm_in_channels=32,
+        context_embedder_config=context, pos_embed_max_size=16, num_patches=256, qk_norm="rms",
+        x_block_self_attn_layers=[0], **_options(),
+    )  # fmt: skip
+
+
+def _qwen_image(lab):
+    from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+
+    return QwenImageTransformer2DModel(
+        patch_size=2, in_channels=64, out_channels=16, num_layers=1, attention_head_dim=32,
+        num_attention_heads=2, joint_attention_dim=64, pooled_projection_dim=32,
+        axes_dims_rope=(8, 12, 12), image_model="qwen_image", **_options(),
+    )  # fmt: skip
+
+
+def _z_image(lab):
+    from comfy.ldm.lumina.model import NextDiT
+
+    return NextDiT(
+        patch_size=2, in_channels=16, dim=128, n_layers=1, n_refiner_layers=1, n_heads=4,
+        n_kv_heads=4, multiple_of=32, axes_dims=[8, 12, 12], axes_lens=[64, 64, 64], qk_norm=True,
+        cap_feat_dim=64, z_image_modulation=True, image_model="lumina2", **_options(),
+    )  # fmt: skip
+
+
+def _diffusers_flux(lab):
+    from diffusers import FluxTransformer2DModel
+
+    config = lab.module("chunk_grpo_core.tiny.model").TRANSFORMER_CONFIG
+    with torch.device("meta"):
+        return FluxTransformer2DModel(**{**config, "num_layers": 1, "num_single_layers": 1})
+
+
+BUILD = {
+    "FLUX.1": _flux,
+    "FLUX.1, quantised": lambda lab: quantised_model(lab).model.diffusion_model,
+    "FLUX.2": _flux_2,
+    "Chroma": _chroma,
+    "SD3.5": _sd_3_5,
+    "Qwen-Image": _qwen_image,
+    "Z-Image": _z_image,
+    "FLUX.1 of diffusers": _diffusers_flux,
+}
+
+
+def _taken(lab, model, targets):
+    """Names of the layers without the number of their block."""
+    pattern = lab.module("chunk_grpo_core.lora").target_pattern(targets)
+    names = lab.module("nodes.bridge.adapter")._linears(model)
+    return {re.sub(r"^(\w+)\.\d+\.", r"\1.", name) for name in names if pattern.fullmatch(name)}
+
+
+def _check_presets(lab, name):
+    attention, mlp, rest = (set(words.split()) for words in LAYERS[name])
+    model = BUILD[name](lab)
+    assert _taken(lab, model, "attention") == attention
+    assert _taken(lab, model, "attention+mlp") == attention | mlp
+    assert _taken(lab, model, "all-linear") == attention | mlp | rest
+
+
+def check_flux_1(lab):
+    _check_presets(lab, "FLUX.1")
+
+
+def check_quantised_layers_count(lab):
+    _check_presets(lab, "FLUX.1, quantised")
+
+
+def check_flux_2(lab):
+    _check_presets(lab, "FLUX.2")
+
+
+def check_chroma(lab):
+    _check_presets(lab, "Chroma")
+
+
+def check_sd_3_5(lab):
+    _check_presets(lab, "SD3.5")
+
+
+def check_qwen_image(lab):
+    _check_presets(lab, "Qwen-Image")
+
+
+def check_z_image(lab):
+    _check_presets(lab, "Z-Image")
+
+
+def check_flux_1_of_diffusers(lab):
+    _check_presets(lab, "FLUX.1 of diffusers")
+
+
+def check_a_pattern_takes_what_it_matches(lab):
+    qkv = _taken(lab, BUILD["SD3.5"](lab), r"joint_blocks\.\d+\.x_block\.attn2?\.qkv")
+    assert qkv == {"joint_blocks.x_block.attn.qkv", "joint_blocks.x_block.attn2.qkv"}
