@@ -25,6 +25,7 @@ FLOORS = {
     "streaming": 8, "metrics": 8, "optimizer": 8, "checkpoint": 8, "trainer": 9,
     "presets/recipe": 1, "presets/gcpo": 2, "presets/step_level": 2, "presets/safe_lora": 2,
     "presets/__init__": 8,
+    "prompt_files": 0, "wildcards": 1, "prompts": 2, "tensor_cache": 1,
 }  # fmt: skip
 EDGE_FOLDERS = ("models", "rewards", "tiny")
 EDGE_FILES = (

@@ -1,0 +1,221 @@
+"""Prompt files are read or refused line by line; training and held-out prompts never meet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chunk_grpo_core.prompt_files import PromptLine, parse_lines, read_prompt_file
+from chunk_grpo_core.prompts import PromptConfig, PromptSet, make_prompt_set
+from chunk_grpo_core.wildcards import WildcardFolder
+
+
+def written(tmp_path, name, text, encoding="utf-8"):
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding) if isinstance(text, str) else text)
+    return path
+
+
+def lines(*prompts):
+    return parse_lines("\n".join(prompts), "text")
+
+
+def texts(found):
+    return [line.text for line in found]
+
+
+def same(prompt):
+    return prompt.lower().split()
+
+
+# Files
+
+PROMPT = st.text(min_size=1).map(str.strip).filter(bool)
+ROWS = st.lists(st.tuples(PROMPT, st.text()), max_size=5)
+
+
+@given(st.lists(st.sampled_from(["a cat", " # no", "", "  ", r"\# 1", "\u2028dog\u2028"])))
+def test_every_line_of_a_text_is_a_prompt_but_blank_ones_and_comments(found):
+    wanted = [(i, line.strip()) for i, line in enumerate(found, 1)]
+    wanted = [(i, line) for i, line in wanted if line and line[0] != "#"]
+    for end in ("\n", "\r\n", "\r"):
+        read = parse_lines(end.join(found), "here")
+        assert texts(read) == [line.removeprefix("\\") for _, line in wanted]
+        assert [line.where for line in read] == [f"here, line {i}" for i, _ in wanted]
+
+
+@given(ROWS, st.sampled_from(["prompt", "caption"]), st.booleans())
+def test_jsonl_and_csv_give_back_what_was_written(tmp_path_factory, rows, key, mark):
+    folder = tmp_path_factory.mktemp("files")
+    encoding = "utf-8-sig" if mark else "utf-8"
+    objects = [json.dumps({"tag": tag, key: text}, ensure_ascii=False) for text, tag in rows]
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("tag", key), *((tag, text) for text, tag in rows)])
+    for name, body in (("a.jsonl", "\n\n".join(objects)), ("a.csv", table.getvalue())):
+        found = read_prompt_file(written(folder, name, body, encoding))
+        assert texts(found) == [text for text, _ in rows]
+        assert [line.metadata for line in found] == [{"tag": tag} for _, tag in rows]
+
+
+def test_where_a_prompt_stands_is_known_whatever_came_before(tmp_path):
+    body = 'caption,n\n\n"two\nlines, quoted",1\nplain,2\n'
+    found = read_prompt_file(written(tmp_path, "a.CSV", body))
+    assert [(line.text, line.where) for line in found] == [
+        ("two\nlines, quoted", "a.CSV, line 3"),
+        ("plain", "a.CSV, line 5"),
+    ]
+
+
+def test_the_key_prompt_wins_and_the_other_is_kept(tmp_path):
+    path = written(tmp_path, "a.jsonl", '{"caption": "c", "prompt": "p", "count": [1, 2]}')
+    (line,) = read_prompt_file(path)
+    assert (line.text, line.metadata) == ("p", {"caption": "c", "count": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "words"),
+    [
+        ("a.txt", b"fine\nf\xfcr\n", ["a.txt, line 2", "UTF-8"]),
+        ("a.txt", "für".encode("utf-16"), ["a.txt, line 1", "UTF-8"]),
+        ("a.jsonl", '{"prompt": "a"}\n{"prompt": ', ["a.jsonl, line 2", "not JSON"]),
+        ("a.jsonl", '\n["a"]', ["a.jsonl, line 2", "not an object"]),
+        ("a.jsonl", '{"text": "a"}', ["line 1", "'prompt' or 'caption'", "'text'"]),
+        ("a.jsonl", '{"prompt": 3}', ["line 1", "prompt is 3"]),
+        ("a.jsonl", '{"caption": "  "}', ["line 1", "caption is '  '", "not empty"]),
+        ("a.csv", "text;style\na;b", ["a.csv, line 1", "'text;style'", "commas"]),
+        ("a.csv", "prompt,prompt\na,b", ["line 1", "named twice"]),
+        ("a.csv", "prompt,n\na cat, a dog,1", ["line 2", "3 cells under 2", "double quotes"]),
+        ("a.csv", "prompt,n\nfine,1\na cat", ["line 3", "1 cells under 2"]),
+        ("a.csv", "prompt,n\n,1", ["line 2", "prompt is ''"]),
+        ("a.csv", 'prompt\n"open', ["line 2", "not CSV"]),
+        ("a.json", "[]", ["a.json", ".txt, .jsonl, .csv"]),
+    ],
+)
+def test_a_bad_file_is_refused_with_name_and_line(name, body, words, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        read_prompt_file(written(tmp_path, name, body))
+    assert [word for word in words if word not in str(caught.value)] == [], caught.value
+
+
+# The split
+
+LINES = st.lists(st.sampled_from(["a", "A", "b", "b ", "c  d", "C d", "e", "{a|x}", "{b|y|e}"]))
+
+
+@given(LINES, LINES, st.integers(0, 4), st.sampled_from([0.0, 0.3, 0.9]), st.integers(0, 3))
+def test_no_held_out_prompt_is_trained_on_and_none_is_lost(train, listed, count, share, variants):
+    config = PromptConfig(held_out=count, held_out_share=share, split_seed=1, variants=variants)
+    everything, barred = make_all(train, variants), make_all(listed, variants)
+    source = len(barred or everything)
+    wanted = max(1, round(share * source)) if share and source else min(count, source)
+    left = [p for p in everything if p not in barred]
+    if len(left) - (0 if barred else wanted) <= 0:
+        with pytest.raises(ValueError, match="none is left to train on"):
+            make_prompt_set(lines(*train), lines(*listed), config)
+        return
+    found = make_prompt_set(lines(*train), lines(*listed), config)
+    kept, held_out = ([same(p) for p in prompts] for prompts in (found.train, found.held_out))
+    assert len(held_out) == wanted
+    assert not [p for p in kept if p in held_out]
+    assert sorted(kept if barred else kept + held_out) == sorted(left)
+    assert all(p in (barred or everything) for p in held_out)
+    assert len(kept) == len({*map(tuple, kept)}) and len(held_out) == len({*map(tuple, held_out)})
+    assert found.withheld == len(everything) - len(left)
+    assert found == make_prompt_set(lines(*train), lines(*listed), config)
+
+
+def make_all(written_lines, variants):
+    """Return the different prompts of lines, as words."""
+    config = PromptConfig(held_out=0, variants=variants)
+    try:
+        return [same(p) for p in make_prompt_set(lines(*written_lines), (), config).train]
+    except ValueError:
+        return []
+
+
+def test_repetitions_are_counted_and_the_first_is_kept():
+    found = make_prompt_set(
+        lines("a cat", "b", "A  Cat", "b", "c"), lines("z", "Z"), PromptConfig(held_out=1)
+    )
+    assert found.train == ("a cat", "b", "c")
+    assert (found.repeated, found.withheld, found.held_out) == (3, 0, ("z",))
+
+
+def test_nothing_of_a_held_out_list_is_trained_on_even_if_it_is_not_measured():
+    found = make_prompt_set(lines("a", "b", "c"), lines("A", "b"), PromptConfig(held_out=1))
+    assert found.train == ("c",) and len(found.held_out) == 1 and found.withheld == 2
+
+
+def test_expansion_comes_before_the_split(tmp_path):
+    (tmp_path / "thing.txt").write_text("cat\ndog\nred cat\n")
+    config = PromptConfig(variants=9, held_out=9)
+    wild = WildcardFolder(tmp_path)
+    found = make_prompt_set(lines("{a|one} __thing__"), lines("a {cat|Red cat}"), config, wild)
+    assert sorted(found.held_out) == ["a Red cat", "a cat"]
+    assert found.train == ("a dog", "one cat", "one dog", "one red cat")
+    assert found.withheld == 2
+
+
+def test_editing_one_line_leaves_the_prompts_of_the_others():
+    config = PromptConfig(held_out=0, variants=2, wildcard_seed=5)
+    template = "{a|b|c|d} {1|2|3|4} {x|y|z}"
+    alone = make_prompt_set(lines(template), (), config).train
+    assert make_prompt_set(lines("new {p|q}", template), (), config).train[2:] == alone
+    other = PromptConfig(held_out=0, variants=2, wildcard_seed=6)
+    assert make_prompt_set(lines(template), (), other).train != alone
+
+
+def test_shuffling_changes_the_order_and_nothing_else():
+    prompts = lines(*map(str, range(20)))
+    plain = make_prompt_set(prompts, (), PromptConfig(held_out=5, split_seed=3))
+    assert plain.train == tuple(p for p in map(str, range(20)) if p not in plain.held_out)
+    first, again, second = (
+        make_prompt_set(prompts, (), PromptConfig(held_out=5, split_seed=3, shuffle_seed=seed))
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert len({plain.train, first.train, second.train}) == 3
+    assert sorted(plain.train) == sorted(first.train) == sorted(second.train)
+    assert plain.held_out == first.held_out == second.held_out
+
+
+def test_all_prompts_of_a_line_carry_its_metadata():
+    line = PromptLine(text="{red|blue} cat", where="x", metadata={"count": 1})
+    config = PromptConfig(variants=2, held_out=1)
+    found = make_prompt_set([line, *lines("dog")], (), config)
+    assert set(found.train) | set(found.held_out) == {"red cat", "blue cat", "dog"}
+    assert found.metadata == {"red cat": {"count": 1}, "blue cat": {"count": 1}}
+
+
+def test_without_variants_everything_is_text():
+    config = PromptConfig(variants=0, held_out=0)
+    source = (r"{a|b", "__x__", r"a \{ b")
+    assert make_prompt_set(lines(*source), (), config).train == source
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: make_prompt_set(lines("fine", "a {b|c")), ["text, line 2", "never closed"]),
+        (lambda: make_prompt_set(lines("__x__")), ["text, line 1", "__x__", "folder"]),
+        (
+            lambda: make_prompt_set(lines("{|}"), (), PromptConfig(variants=2)),
+            ["text, line 1", "empty"],
+        ),
+        (lambda: make_prompt_set(()), ["none is left"]),
+        (lambda: make_prompt_set(lines("a", "b")), ["2 prompts are held out", "fewer"]),
+        (lambda: PromptSet(train=("A b",), held_out=("a  B",)), ["'a b'", "trained on"]),
+        (lambda: PromptConfig(held_out=-1), ["held_out is -1"]),
+        (lambda: PromptConfig(variants=-2), ["variants is -2"]),
+        (lambda: PromptConfig(held_out_share=1.0), ["held_out_share is 1.0", "[0, 1)"]),
+    ],
+)
+def test_what_cannot_be_is_refused(call, words):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert [word for word in words if word not in str(caught.value)] == [], caught.value
