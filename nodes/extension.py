@@ -6,10 +6,11 @@ from comfy_api.latest import ComfyExtension, io
 
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
 from .loras import LoadLoRAFile, SaveLoRA
-from .prompts import LoadTinyFlux, PromptSetNode
+from .prompts import PromptSetNode
 from .rewards import CombineRewards, LoadReward, ScoreImages
 from .sampling import FlowSDESampler, ShiftedSigmas
 from .settings import GRPOSettings
+from .tiny import LoadTinyFlux
 from .training import PlotTraining, TrainLoRA
 
 __all__ = ["ChunkGRPOExtension"]

@@ -1,116 +1,60 @@
-"""Nodes that bring the embedded model and the prompts."""
+"""The node that brings the prompts."""
 
 from __future__ import annotations
 
-import random
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.tiny.world import HELD_OUT, TRAIN, caption
-from .bridge.tiny import load_tiny
+from ..chunk_grpo_core.prompt_files import parse_lines
+from ..chunk_grpo_core.prompts import PromptConfig, make_prompt_set
+from .bridge.encoding import conditioning_cache, encode_prompts
+from .bridge.prompts import NO_FILE, files_digest, prompt_files, read_prompts, wildcard_folder
 from .types import CATEGORY, PromptSet, PromptsSocket
+from .validation import verdict
 
-__all__ = ["LoadTinyFlux", "PromptSetNode", "split_prompts"]
+__all__ = ["PromptSetNode", "describe"]
 
-
-class LoadTinyFlux(io.ComfyNode):
-    """-> MODEL, CLIP, VAE and captions of the embedded tiny FLUX."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """See ComfyUI's V3 node interface."""
-        return io.Schema(
-            node_id="ChunkGRPO_LoadTinyFlux",
-            display_name="Load Tiny FLUX",
-            category=CATEGORY,
-            description="A real FLUX small enough to come with this pack (64 x 64 pictures of "
-            "shapes). It trains on a CPU in minutes: for the quick start, for learning what the "
-            "knobs do, and for tests. Standard nodes work on all outputs.",
-            inputs=[],
-            outputs=[
-                io.Model.Output(tooltip="The tiny FLUX transformer."),
-                io.Clip.Output(tooltip="Its text encoder; it knows the words of its own captions."),
-                io.Vae.Output(tooltip="Its latent codec: 16 channels, 8 x smaller."),
-                io.String.Output(
-                    "captions",
-                    display_name="captions",
-                    tooltip="Captions to train on, one per line, for Prompt Set.",
-                ),
-                io.String.Output(
-                    "held_out_captions",
-                    display_name="held_out_captions",
-                    tooltip="Captions that the base model has never seen, one per line.",
-                ),
-            ],
-        )
-
-    @classmethod
-    def execute(cls) -> io.NodeOutput:
-        """Build the three objects."""
-        captions = ["\n".join(caption(scene) for scene in scenes) for scenes in (TRAIN, HELD_OUT)]
-        return io.NodeOutput(*load_tiny(), *captions)
-
-
-def split_prompts(
-    text: str, held_out_text: str, held_out_count: int, seed: int
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split lines into training and held-out prompts; empty lines and repetitions are dropped.
-
-    Args:
-        text: One prompt per line.
-        held_out_text: Prompts to measure on, one per line; when there are none, they are taken
-            out of ``text``.
-        held_out_count: How many prompts to measure on, chosen at random; all of
-            ``held_out_text`` when it has fewer.
-        seed: Seed of the choice.
-
-    Raises:
-        ValueError: Nothing is left to train on.
-    """
-    train, measured = (
-        list(dict.fromkeys(line.strip() for line in lines.splitlines() if line.strip()))
-        for lines in (text, held_out_text)
-    )
-    source = measured or train
-    held_out = random.Random(seed).sample(source, min(held_out_count, len(source)))
-    train = [prompt for prompt in train if prompt not in set(held_out)]
-    if not train:
-        raise ValueError(
-            f"{len(held_out)} prompts are held out and none is left to train on; write more "
-            "prompts, one per line, or hold out fewer"
-        )
-    return tuple(train), tuple(held_out)
+_SEED = {"min": 0, "max": 2**31 - 1}
+_WILDCARDS = "wildcards"
+_CACHE_GIB = 4.0
 
 
 class PromptSetNode(io.ComfyNode):
-    """CLIP and lines of text -> prompts with conditioning."""
+    """CLIP, lines of text and files -> prompts with conditioning."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See ComfyUI's V3 node interface."""
+        default = PromptConfig()
+        files = [NO_FILE, *prompt_files()]
         return io.Schema(
             node_id="ChunkGRPO_PromptSet",
             display_name="Prompt Set",
             category=CATEGORY,
-            description="Prompts to train on and prompts to measure on, encoded once.",
+            description="Prompts to train on and prompts to measure on, encoded once. The result "
+            "is kept on disk and found again by prompt and text encoder; the encoder is known by "
+            "what it makes of one fixed probe prompt and by its embedding tables, so another file "
+            "or LoRA is encoded anew.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the MODEL."),
                 io.String.Input(
                     "text",
                     multiline=True,
-                    tooltip="Training prompts, one per line. Tens to hundreds work better than a "
-                    "few: with few prompts the LoRA learns those pictures.",
+                    tooltip="Training prompts, one per line; lines that begin with # are skipped. "
+                    "{a|b} and __name__ are filled in, see variants. Tens to hundreds work better "
+                    "than a few: with few prompts the LoRA learns those pictures.",
                 ),
                 io.String.Input(
                     "held_out_text",
                     multiline=True,
                     default="",
-                    tooltip="Prompts for measuring only, one per line. Leave empty to take them "
-                    "out of the training prompts.",
+                    tooltip="Prompts for measuring only, one per line; none of them is trained on. "
+                    "Leave this and held_out_file empty to take them out of the training prompts.",
                 ),
                 io.Int.Input(
                     "held_out",
-                    default=8,
+                    default=default.held_out,
                     min=0,
                     max=1000,
                     tooltip="How many prompts to measure on, before and after training; never "
@@ -118,9 +62,8 @@ class PromptSetNode(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "split_seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
+                    default=default.split_seed,
+                    **_SEED,
                     tooltip="Seed of the choice of held-out prompts.",
                 ),
                 io.Float.Input(
@@ -132,31 +75,159 @@ class PromptSetNode(io.ComfyNode):
                     tooltip="FLUX guidance of FLUX.1-dev and its relatives. Models without "
                     "guidance (schnell, tiny FLUX, SD3) do not look at it.",
                 ),
+                io.Combo.Input(
+                    "file",
+                    options=files,
+                    default=NO_FILE,
+                    optional=True,
+                    tooltip="Further training prompts from ComfyUI's input folder: .txt (one per "
+                    "line), .jsonl or .csv (key or column prompt, or caption).",
+                ),
+                io.Combo.Input(
+                    "held_out_file",
+                    options=files,
+                    default=NO_FILE,
+                    optional=True,
+                    tooltip="Further prompts for measuring only, from such a file.",
+                ),
+                io.Int.Input(
+                    "variants",
+                    default=default.variants,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    tooltip="Prompts made of each line with {a|b} or __name__, at most, all "
+                    "different. 0 leaves braces and underscores as they are.",
+                ),
+                io.String.Input(
+                    "wildcards",
+                    default=_WILDCARDS,
+                    optional=True,
+                    tooltip="Folder inside ComfyUI's input folder: __name__ becomes a line of its "
+                    "name.txt. Empty: the input folder itself.",
+                ),
+                io.Int.Input(
+                    "wildcard_seed",
+                    default=default.wildcard_seed,
+                    **_SEED,
+                    optional=True,
+                    tooltip="Seed of what {a|b} and __name__ become.",
+                ),
+                io.Int.Input(
+                    "shuffle_seed",
+                    default=default.shuffle_seed,
+                    **_SEED,
+                    optional=True,
+                    tooltip="Order of the training prompts; 0 keeps it. Roll Out takes the first "
+                    "ones; training goes through all in random order anyway.",
+                ),
+                io.Float.Input(
+                    "held_out_share",
+                    default=default.held_out_share,
+                    min=0.0,
+                    max=0.99,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Share of the prompts to measure on, instead of the number in "
+                    "held_out; 0 takes the number.",
+                ),
+                io.Float.Input(
+                    "cache_gib",
+                    default=_CACHE_GIB,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.5,
+                    optional=True,
+                    tooltip="Largest size of output/chunk_grpo/.conditioning, where encoded "
+                    "prompts are kept; the longest unused go first. 1 GiB holds about 250 prompts "
+                    "of FLUX. 0 keeps nothing.",
+                ),
             ],
             outputs=[
                 PromptsSocket.Output(
                     "prompts", display_name="prompts", tooltip="For Roll Out and Train LoRA."
-                )
+                ),
+                io.String.Output(
+                    "summary",
+                    display_name="summary",
+                    tooltip="How many prompts there are, and how many were dropped.",
+                ),
             ],
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        file: str | None = NO_FILE,
+        held_out_file: str | None = NO_FILE,
+        wildcards: str | None = _WILDCARDS,
+    ) -> bool | str:
+        """Refuse a file that cannot be read before anything runs."""
+        verdicts = [verdict(read_prompts, file), verdict(read_prompts, held_out_file)]
+        verdicts.append(verdict(wildcard_folder, wildcards))
+        return next((found for found in verdicts if found is not True), True)
+
+    @classmethod
+    def fingerprint_inputs(
+        cls,
+        file: str | None = NO_FILE,
+        held_out_file: str | None = NO_FILE,
+        variants: int | None = 1,
+        wildcards: str | None = _WILDCARDS,
+        **others: Any,
+    ) -> str:
+        """Read a file again when it was edited. What comes through a link (None) is not known."""
+        names = [file or NO_FILE, held_out_file or NO_FILE]
+        return files_digest(names, None if variants == 0 else wildcards)
+
+    @classmethod
     def execute(
         cls,
-        clip,  # noqa: ANN001 - comfy.sd.CLIP
+        clip: Any,
         text: str,
         held_out_text: str,
         held_out: int,
         split_seed: int,
         guidance: float,
+        file: str = NO_FILE,
+        held_out_file: str = NO_FILE,
+        variants: int = 1,
+        wildcards: str = _WILDCARDS,
+        wildcard_seed: int = 0,
+        shuffle_seed: int = 0,
+        held_out_share: float = 0.0,
+        cache_gib: float = _CACHE_GIB,
     ) -> io.NodeOutput:
-        """Split and encode."""
-        train, measured = split_prompts(text, held_out_text, held_out, split_seed)
+        """Read, split, encode."""
+        config = PromptConfig(
+            held_out=held_out,
+            held_out_share=held_out_share,
+            split_seed=split_seed,
+            variants=variants,
+            wildcard_seed=wildcard_seed,
+            shuffle_seed=shuffle_seed,
+        )
+        chosen = make_prompt_set(
+            parse_lines(text, "text") + read_prompts(file),
+            parse_lines(held_out_text, "held_out_text") + read_prompts(held_out_file),
+            config,
+            wildcard_folder(wildcards),
+        )
+        encoded = encode_prompts(
+            clip, (*chosen.train, *chosen.held_out), conditioning_cache(cache_gib)
+        )
         conditioning = {
-            prompt: [
-                [tensor, {**extras, "guidance": guidance}]
-                for tensor, extras in clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-            ]
-            for prompt in (*train, *measured)
+            prompt: [[tensor, {**extras, "guidance": guidance}] for tensor, extras in entries]
+            for prompt, entries in encoded.conditioning.items()
         }
-        return io.NodeOutput(PromptSet(train, measured, conditioning))
+        prompts = PromptSet(**vars(chosen), conditioning=conditioning)
+        return io.NodeOutput(prompts, describe(prompts, encoded.cached))
+
+
+def describe(prompts: PromptSet, cached: int) -> str:
+    """Say in words which prompts there are."""
+    return (
+        f"{len(prompts.train)} prompts to train on, {len(prompts.held_out)} held out.\n"
+        f"Dropped: {prompts.repeated} repeated, {prompts.withheld} in the held-out list.\n"
+        f"Encoded: {len(prompts.conditioning) - cached}, from the cache: {cached}."
+    )

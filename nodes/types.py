@@ -16,6 +16,7 @@ from ..chunk_grpo_core.config import OptimizerConfig
 from ..chunk_grpo_core.experiment import Outcome
 from ..chunk_grpo_core.lora import LoraConfig
 from ..chunk_grpo_core.objective import ObjectiveConfig
+from ..chunk_grpo_core.prompts import PromptSet as PlainPromptSet
 from ..chunk_grpo_core.rollout import Trajectory
 
 __all__ = [
@@ -44,12 +45,10 @@ SettingsSocket = io.Custom("CHUNK_GRPO_SETTINGS")
 LogSocket = io.Custom("CHUNK_GRPO_LOG")
 
 
-@dataclass(frozen=True)
-class PromptSet:
-    """Prompts and their conditioning."""
+@dataclass(frozen=True, kw_only=True)
+class PromptSet(PlainPromptSet):
+    """Prompts with their conditioning."""
 
-    train: tuple[str, ...]
-    held_out: tuple[str, ...]
     conditioning: Mapping[str, Any]
     """Prompt -> positive CONDITIONING, for all prompts of both kinds."""
 

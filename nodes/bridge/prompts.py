@@ -1,0 +1,77 @@
+"""Prompt files and wildcards in ComfyUI's input folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import folder_paths
+
+from ...chunk_grpo_core.prompt_files import SUFFIXES, PromptLine, read_prompt_file
+from ...chunk_grpo_core.wildcards import WildcardFolder
+
+__all__ = ["NO_FILE", "files_digest", "prompt_files", "read_prompts", "wildcard_folder"]
+
+#: The choice of a file input that reads nothing.
+NO_FILE = "none"
+
+
+def prompt_files() -> list[str]:
+    """Names of the prompt files that lie in the input folder itself."""
+    folder = Path(folder_paths.get_input_directory())
+    found = (file for file in folder.glob("*") if file.suffix.lower() in SUFFIXES)
+    return sorted(file.name for file in found if file.is_file())
+
+
+def read_prompts(name: str) -> list[PromptLine]:
+    """Read a prompt file of the input folder; nothing for :data:`NO_FILE`.
+
+    Args:
+        name: Path inside the input folder.
+
+    Raises:
+        ValueError: There is no such file, or a line of it is wrong.
+    """
+    if name == NO_FILE:
+        return []
+    path = _inside_input(name)
+    if not path.is_file():
+        known = ", ".join([NO_FILE, *prompt_files()])
+        raise ValueError(f"there is no file {name!r} in ComfyUI's input folder; choose of: {known}")
+    return read_prompt_file(path)
+
+
+def wildcard_folder(name: str) -> WildcardFolder:
+    """The lists for ``__name__``, in a folder inside the input folder; it need not exist.
+
+    Raises:
+        ValueError: It is outside the input folder.
+    """
+    return WildcardFolder(_inside_input(name))
+
+
+def files_digest(names: list[str], wildcards: str | None) -> str:
+    """Hash the contents of prompt files and, if a folder is given, of all wildcards in it.
+
+    Raises:
+        ValueError: A path is outside the input folder.
+        OSError: There is no such file.
+    """
+    files = {name: _inside_input(name) for name in names if name != NO_FILE}
+    if wildcards is not None:
+        folder = wildcard_folder(wildcards).files
+        files |= {f"__{name}__": path for name, path in folder.items()}
+    found = hashlib.sha256()
+    for name, path in files.items():
+        found.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def _inside_input(name: str) -> Path:
+    """A path below the input folder. Links on the disk may lead elsewhere, names may not."""
+    folder = os.path.abspath(folder_paths.get_input_directory())
+    path = Path(os.path.abspath(os.path.join(folder, name)))
+    if not path.is_relative_to(folder):
+        raise ValueError(f"{name!r} is outside ComfyUI's input folder; give a path inside it")
+    return path

@@ -1,0 +1,258 @@
+"""Encoded prompts come from the disk only for the same text encoder, and bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import tempfile
+from pathlib import Path
+
+import torch
+
+from .inprocess import subprocess_tests
+
+test_native = subprocess_tests(__file__)
+
+PROMPTS = (
+    "a small red circle on a blue background",
+    "two large green squares on a red background",
+    "a large yellow cross on a white background",
+)
+
+
+@contextlib.contextmanager
+def _clip(lab):
+    """Yield the tiny CLIP, a function that counts its calls until now, and an empty folder."""
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        _, clip, _ = lab.module("nodes.bridge.tiny").load_tiny()
+        calls = []
+        original = clip.cond_stage_model.encode_token_weights
+
+        def counted(tokens):
+            calls.append(tokens)
+            return original(tokens)
+
+        clip.cond_stage_model.encode_token_weights = counted
+        yield clip, lambda: len(calls), Path(folder)
+
+
+def _encode(lab, clip, folder, prompts=PROMPTS, limit=10**8):
+    cache = lab.module("chunk_grpo_core.tensor_cache").TensorCache(folder, limit)
+    return lab.module("nodes.bridge.encoding").encode_prompts(clip, prompts, cache)
+
+
+def _plain(clip, prompt):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+
+def _assert_same(found, wanted):
+    (((a, extras_a),), ((b, extras_b),)) = found, wanted
+    assert type(found) is type(wanted) and type(found[0]) is type(wanted[0])
+    assert list(extras_a) == list(extras_b)
+    pairs = [(a, b), *((extras_a[key], extras_b[key]) for key in extras_a)]
+    assert len(pairs) >= 2
+    for x, y in pairs:
+        if isinstance(y, torch.Tensor):
+            assert (x.dtype, x.shape, x.device) == (y.dtype, y.shape, y.device)
+            assert torch.equal(x.view(torch.uint8), y.view(torch.uint8))
+        else:
+            assert x == y and type(x) is type(y)
+
+
+def check_what_is_cached_is_identical_and_not_encoded_again(lab):
+    with _clip(lab) as (clip, calls, folder):
+        first = _encode(lab, clip, folder)
+        assert (first.cached, calls()) == (0, 4)  # a probe, and the prompts
+        again = _encode(lab, clip, folder)
+        assert (again.cached, calls()) == (3, 5)  # the probe alone
+        for prompt in PROMPTS:
+            _assert_same(again.conditioning[prompt], _plain(clip, prompt))
+            _assert_same(first.conditioning[prompt], _plain(clip, prompt))
+        more = (*PROMPTS[1:], "a small black cross on a red background")
+        before = calls()
+        assert (_encode(lab, clip, folder, more).cached, calls() - before) == (2, 2)
+        _, same, _ = lab.module("nodes.bridge.tiny").load_tiny()  # as after a restart
+        assert _encode(lab, same, folder).cached == 3
+
+
+def _patched(clip, key, change):
+    clone = clip.clone()
+    assert clone.add_patches({key: ("diff", (change,))}, 1.0) == [key]
+    return clone
+
+
+def _fresh(lab):
+    return lab.module("nodes.bridge.tiny").load_tiny()[1]
+
+
+def check_another_text_encoder_never_gets_what_is_not_its_own(lab):
+    """Also one that encodes the probe alike, because only words differ that it lacks."""
+    text = lab.module("chunk_grpo_core.tiny.text")
+    with _clip(lab) as (clip, _, folder):
+        _encode(lab, clip, folder)
+        state = clip.cond_stage_model.encoder.state_dict()
+        weak = torch.zeros_like(state["pool.weight"])
+        weak[3, 5] = 1e-4
+        others = {"weak LoRA": _patched(_fresh(lab), "encoder.pool.weight", weak)}
+        table = torch.zeros_like(state["tokens.weight"])
+        table[0] = 0.01
+        others["LoRA on the table"] = _patched(_fresh(lab), "encoder.tokens.weight", table)
+        edited = _fresh(lab)
+        row = text.VOCABULARY.index("yellow")
+        edited.cond_stage_model.encoder.tokens.weight.data[row, 0] += 0.5
+        assert "yellow" not in lab.module("nodes.bridge.encoding")._PROBE
+        others["another word"] = edited
+        for name, other in others.items():
+            found = _encode(lab, other, folder)
+            assert found.cached == 0, name
+            for prompt in PROMPTS:
+                _assert_same(found.conditioning[prompt], _plain(other, prompt))
+            assert _encode(lab, other, folder).cached == 3, name
+        assert _encode(lab, _fresh(lab), folder).cached == 3
+
+
+def check_a_prompt_is_known_by_its_tokens(lab):
+    """A textual inversion is a vector among the tokens; the text only names its file."""
+    with _clip(lab) as (clip, _, folder):
+        original = clip.tokenizer.tokenize_with_weights
+        vector = torch.ones(96)
+
+        def with_vector(text, *args, **kwargs):
+            return {**original(text, *args, **kwargs), "inversion": [[(vector, 1.0)]]}
+
+        clip.tokenizer.tokenize_with_weights = with_vector
+        _encode(lab, clip, folder)
+        assert _encode(lab, clip, folder).cached == 3
+        vector[0] = 2.0
+        assert _encode(lab, clip, folder).cached == 0
+
+
+def check_what_holds_objects_is_encoded_anew(lab):
+    import comfy.hooks
+
+    with _clip(lab) as (clip, calls, folder):
+        clip.apply_hooks_to_conds = comfy.hooks.HookGroup()
+        clip.apply_hooks_to_conds.add(comfy.hooks.Hook())
+        for _ in range(2):
+            found = _encode(lab, clip, folder)
+            assert found.cached == 0
+            hooks = found.conditioning[PROMPTS[0]][0][1]["hooks"]
+            assert isinstance(hooks, comfy.hooks.HookGroup)
+        assert list(folder.iterdir()) == [] and calls() == 8
+
+
+def check_one_prompt_with_an_object_does_not_spoil_the_others(lab):
+    with _clip(lab) as (clip, _, folder):
+        original = clip.encode_from_tokens_scheduled
+
+        def odd(tokens):
+            entries = original(tokens)
+            if tokens == clip.tokenize(PROMPTS[1]):
+                entries[0][1]["model"] = object()
+            return entries
+
+        clip.encode_from_tokens_scheduled = odd
+        _encode(lab, clip, folder)
+        found = _encode(lab, clip, folder)
+        assert found.cached == 2 and "model" in found.conditioning[PROMPTS[1]][0][1]
+
+
+def check_no_cache_means_no_probe_and_no_file(lab):
+    with _clip(lab) as (clip, calls, folder):
+        encoding = lab.module("nodes.bridge.encoding")
+        assert encoding.conditioning_cache(0.0) is None
+        found = encoding.encode_prompts(clip, PROMPTS, None)
+        assert (found.cached, calls(), len(found.conditioning)) == (0, 3, 3)
+        assert list(folder.iterdir()) == []
+
+
+def check_progress_is_shown_and_cancel_keeps_what_was_done(lab):
+    import comfy.model_management as memory
+    import comfy.utils
+
+    with _clip(lab) as (clip, _, folder):
+        shown = []
+
+        def hook(value, total, preview, **_):
+            shown.append((value, total))
+            if value == 1:  # always shown; newer ComfyUI leaves out some of the next ones
+                memory.interrupt_current_processing()
+
+        comfy.utils.set_progress_bar_global_hook(hook)
+        try:
+            _encode(lab, clip, folder)
+        except memory.InterruptProcessingException:
+            assert shown == [(1, 3)]
+        else:
+            raise AssertionError("Cancel was ignored")
+        finally:
+            comfy.utils.set_progress_bar_global_hook(None)
+        assert _encode(lab, clip, folder).cached == 1
+
+
+def check_the_cache_is_no_run_folder(lab):
+    import folder_paths
+
+    host, encoding = lab.module("nodes.bridge.host"), lab.module("nodes.bridge.encoding")
+    with tempfile.TemporaryDirectory() as folder:
+        before = folder_paths.get_output_directory()
+        folder_paths.set_output_directory(folder)
+        try:
+            cache = encoding.conditioning_cache(0.5)
+        finally:
+            folder_paths.set_output_directory(before)
+        assert cache.folder.parent == Path(folder, "chunk_grpo") and cache.limit == 2**29
+        try:
+            host.safe_name(cache.folder.name)
+        except ValueError:
+            return
+        raise AssertionError("a run could have this name")
+
+
+def check_files_stay_inside_the_input_folder(lab):
+    import folder_paths
+
+    prompts = lab.module("nodes.bridge.prompts")
+    with tempfile.TemporaryDirectory() as folder:
+        inside, outside = Path(folder, "input"), Path(folder, "outside")
+        (inside / "sub").mkdir(parents=True)
+        outside.mkdir()
+        (outside / "a.txt").write_text("secret")
+        for name in ("b.txt", "sub/c.jsonl", "A.CSV", "d.png"):
+            (inside / name).write_text('{"prompt": "x"}')
+        (inside / "linked").symlink_to(outside, target_is_directory=True)
+        before = folder_paths.get_input_directory()
+        folder_paths.set_input_directory(str(inside))
+        try:
+            assert prompts.prompt_files() == ["A.CSV", "b.txt"]
+            assert prompts.read_prompts("none") == []
+            assert [line.text for line in prompts.read_prompts("sub/c.jsonl")] == ["x"]
+            assert [line.text for line in prompts.read_prompts("linked/a.txt")] == ["secret"]
+            for name in ("../outside/a.txt", str(outside / "a.txt")):
+                for use in (prompts.read_prompts, prompts.wildcard_folder):
+                    try:
+                        use(name)
+                    except ValueError as error:
+                        assert "outside ComfyUI's input folder" in str(error)
+                    else:
+                        raise AssertionError(f"read {name}")
+            try:
+                prompts.read_prompts("gone.txt")
+            except ValueError as error:
+                assert "'gone.txt'" in str(error) and "none, A.CSV, b.txt" in str(error)
+            else:
+                raise AssertionError("read a file that is not there")
+        finally:
+            folder_paths.set_input_directory(before)
+
+
+def check_a_prompt_without_the_newer_inputs_means_what_the_widgets_show(lab):
+    node = lab.module("nodes.prompts").PromptSetNode
+    inputs = {entry.id: entry for entry in node.define_schema().inputs}
+    names = list(inputs)
+    assert names[:6] == ["clip", "text", "held_out_text", "held_out", "split_seed", "guidance"]
+    assert [name for name in names if inputs[name].optional] == names[6:]
+    for method in (node.execute, node.validate_inputs, node.fingerprint_inputs):
+        for name, parameter in inspect.signature(method).parameters.items():
+            if name in names[6:]:
+                assert parameter.default == inputs[name].default, (method.__name__, name)
