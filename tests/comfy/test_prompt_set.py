@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from . import graphs
 from .client import PromptRejected
 from .graphs import node
 
@@ -134,3 +135,25 @@ def test_a_file_that_cannot_be_read_is_refused_before_anything_runs(comfy, folde
     ):
         message = refusal(comfy, **inputs)
         assert [word for word in words if word not in message] == [], message
+
+
+def test_a_workflow_saved_with_fewer_widgets_opens_with_the_defaults(comfy, comfy_page):
+    name = graphs.DYNAMICS
+    graph = json.loads((graphs.EXAMPLES / f"{name}.json").read_text())
+    (old,) = (entry for entry in graph["nodes"] if entry["type"] == "ChunkGRPO_PromptSet")
+    before = ("clip", "text", "held_out_text", "held_out", "split_seed", "guidance")
+    old["inputs"] = [entry for entry in old["inputs"] if entry["name"] in before]
+    old["widgets_values"] = old["widgets_values"][: len(before) - 1]
+    old["outputs"] = old["outputs"][:1]
+    old["widgets_values"][2:4] = [5, 77]
+    comfy_page.load(graph, name)
+    (inputs,) = (
+        entry["inputs"]
+        for entry in comfy_page.prompt().values()
+        if entry["class_type"] == "ChunkGRPO_PromptSet"
+    )
+    options = graphs.input_options(comfy.object_info("ChunkGRPO_PromptSet"))
+    wanted = {key: options[key]["default"] for key in options if key not in before}
+    assert {key: inputs[key] for key in wanted} == wanted
+    assert (inputs["held_out"], inputs["split_seed"], inputs["guidance"]) == (5, 77, 3.5)
+    assert comfy_page.alerts() == []
