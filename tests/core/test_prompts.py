@@ -170,6 +170,12 @@ def test_editing_one_line_leaves_the_prompts_of_the_others():
     assert make_prompt_set(lines(template), (), other).train != alone
 
 
+def test_lines_of_the_same_form_choose_on_their_own():
+    source = [f"{i} {{a|b|c|d}}" for i in range(30)]
+    found = make_prompt_set(lines(*source), (), PromptConfig(held_out=0)).train
+    assert {prompt[-1] for prompt in found} == set("abcd")
+
+
 def test_shuffling_changes_the_order_and_nothing_else():
     prompts = lines(*map(str, range(20)))
     plain = make_prompt_set(prompts, (), PromptConfig(held_out=5, split_seed=3))
