@@ -47,6 +47,7 @@ _OFF: dict[str, object] = {
     "objective.ratio_norm": False,
     "objective.step_weights": "equal",
     "optimizer.ema_decay": None,
+    "lora.rs": False,
 }
 
 
