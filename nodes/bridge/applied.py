@@ -179,7 +179,7 @@ def _refuse_compiled(base_model: nn.Module) -> None:
     Raises:
         ValueError: Something in the MODEL is compiled.
     """
-    patcher = base_model.current_patcher  # set while the MODEL is sampled
+    patcher: Any = base_model.current_patcher  # set while the MODEL is sampled
     compiled = any("_orig_mod" in module._modules for module in base_model.modules())
     if compiled or patcher.get_wrappers(WrappersMP.APPLY_MODEL, COMPILE_KEY):
         raise ValueError(

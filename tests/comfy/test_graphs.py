@@ -24,12 +24,11 @@ from chunk_grpo_core.sde import SdeConfig
 
 from . import graphs
 from .client import ComfyClient
-from .graphs import change, find, node, shown_text
+from .graphs import MODEL, base_nodes, change, find, node, sampling, shown_text
 from .server import PACK_NAME, ROOT
 
 PREFIX = "ChunkGRPO_"
 TRAIN = "ChunkGRPO_TrainLoRA"
-MODEL, CLIP, VAE = (["1", slot] for slot in range(3))
 
 
 def pictures(client, run, key):
@@ -39,35 +38,6 @@ def pictures(client, run, key):
 def saved_latent(server, prefix):
     (path,) = (server.output / "latents").glob(f"{prefix}_*.latent")
     return load_file(path)["latent_tensor"]
-
-
-def sampling(key, model, caption, seed, batch):
-    """Return nodes that sample a caption as the measurement does, with standard nodes only."""
-    names = ("positive", "latent", "noise", "guider", "sampler", "sampled", "images")
-    ids = {name: f"{key}.{name}" for name in names}
-    link = {name: [value, 0] for name, value in ids.items()}
-    nodes = {
-        "positive": node("CLIPTextEncode", clip=CLIP, text=caption),
-        "latent": node("EmptySD3LatentImage", width=64, height=64, batch_size=batch),
-        "noise": node("RandomNoise", noise_seed=seed),
-        "guider": node("BasicGuider", model=model, conditioning=link["positive"]),
-        "sampler": node("KSamplerSelect", sampler_name="euler"),
-        "sampled": node(
-            "SamplerCustomAdvanced",
-            noise=link["noise"],
-            guider=link["guider"],
-            sampler=link["sampler"],
-            sigmas=["4", 0],
-            latent_image=link["latent"],
-        ),
-        "images": node("VAEDecode", samples=link["sampled"], vae=VAE),
-    }
-    return {ids[name]: entry for name, entry in nodes.items()}
-
-
-def base_nodes():
-    """Return model, sigmas and reward of the quick start, under their ids there."""
-    return graphs.upstream(graphs.twin(graphs.QUICK_START), "1", "4", "10")
 
 
 @pytest.fixture(scope="module")

@@ -342,6 +342,17 @@ def check_what_cannot_be_applied_is_refused(lab):
             )
 
 
+def check_the_nodes_take_one_lora_and_not_two(lab):
+    apply = lab.module("nodes.apply").ApplyLoRA.execute
+    _refused(lambda: apply(None, "a.safetensors", 1.0, 0.0, 1.0, {}), "lora is connected", "both")
+    _refused(lambda: apply(None, "none", 1.0, 0.0, 1.0, None), "lora is not connected", "'none'")
+    evaluate = lab.module("nodes.evaluation").EvaluateLoRA.execute
+    rest = (None, None, None, None, torch.zeros(1), {}, 2, 0, 0, False)
+    for lora, model in (({}, object()), (None, None)):
+        words = ("either lora or second_model",)
+        _refused(lambda lora=lora, model=model: evaluate(*rest, lora, model), *words)
+
+
 def check_a_compiled_model_is_refused_instead_of_sampled_without_the_lora(lab):
     from comfy.patcher_extension import WrappersMP
 
