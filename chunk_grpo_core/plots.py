@@ -189,11 +189,13 @@ def plot_paired_gains(before: Evaluation, after: Evaluation, *, dark: bool = Fal
             axes.set_yticklabels([_short(before.prompts[index]) for index in order])
         else:
             axes.set_ylabel(f"{len(order)} prompts, sorted")
-        axes.set_xlabel("gain in reward, same prompt and noise; band: 95 % interval of the mean")
-        axes.set_title(
+        # Centred on the figure, not on the panel, which long prompts push to the right.
+        text = {"fontsize": 9, "color": theme["text"]}
+        figure.supxlabel("gain in reward, same prompt and noise; band: 95 % interval", **text)
+        figure.suptitle(
             f"gain {gain.mean:+.4f} (95 % interval {gain.low:+.4f} to {gain.high:+.4f}), "
             f"{sum(value > 0 for value in values)} of {len(values)} prompts better",
-            fontsize=9,
+            **text,
         )
         style_axes(axes, theme)
         return render(figure)
