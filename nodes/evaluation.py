@@ -68,14 +68,14 @@ class EvaluateLoRA(io.ComfyNode):
                 io.LoraModel.Input(
                     "lora",
                     optional=True,
-                    tooltip="From Train LoRA (Chunk-GRPO); used as Apply LoRA does, strength "
-                    "1 on all steps.",
+                    tooltip="From Train LoRA (Chunk-GRPO) or Load LoRA File; used as Apply LoRA does, "
+                    "strength 1 on all steps.",
                 ),
                 io.Model.Input(
                     "second_model",
                     optional=True,
-                    tooltip="A MODEL to compare with the base instead of a lora: for a file, "
-                    "another strength or a part of the steps, from Apply LoRA.",
+                    tooltip="A MODEL to compare with the base instead of a lora, from Apply LoRA: "
+                    "for another strength or a part of the steps.",
                 ),
             ],
             outputs=[

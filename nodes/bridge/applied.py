@@ -27,7 +27,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor, nn
 
 from .adapter import low_rank
-from .lora_layers import low_rank_layers
+from .side_branches import side_branches
 
 __all__ = ["COMPILE_KEY", "apply_lora", "check_range", "held"]
 
@@ -70,10 +70,10 @@ def apply_lora(
             touch share no step, and an empty range is the base model to the last bit.
 
     Raises:
-        ValueError: The range is none, or the LoRA does not fit (see :func:`low_rank_layers`).
+        ValueError: The range is none, or the LoRA does not fit (see :func:`side_branches`).
     """
     check_range(start_percent, end_percent)
-    layers = low_rank_layers(model, lora)
+    layers = side_branches(model, lora)
     work = model.clone()
     if strength != 0.0 and start_percent < end_percent:
         applied = _AppliedLora(layers, strength, start_percent, end_percent)

@@ -10,8 +10,8 @@ from .client import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "example_workflows"
-NAMES = ("01_quick_start_tiny_flux", "02_temporal_dynamics")
-QUICK_START, DYNAMICS = NAMES
+NAMES = ("01_quick_start_tiny_flux", "02_temporal_dynamics", "04_use_the_lora")
+QUICK_START, DYNAMICS, USE = NAMES
 
 Prompt = dict[str, dict]
 

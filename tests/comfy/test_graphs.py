@@ -171,6 +171,23 @@ def test_the_temporal_dynamics_example_runs_and_shows_pictures(comfy):
     assert all(min(size) >= 64 for shown in sizes.values() for size in shown)
 
 
+def test_the_example_that_uses_a_lora_runs_and_shows_pictures(comfy):
+    prompt = graphs.small(graphs.twin(graphs.USE))
+    run = comfy.run(prompt, 200)
+    shown = [
+        picture
+        for key in prompt
+        if prompt[key]["class_type"] == "PreviewImage"
+        for picture in pictures(comfy, run, key)
+    ]
+    assert len(shown) == 5
+    for picture in shown:
+        assert min(picture.size) >= 64 and len(picture.convert("RGB").getcolors(10**6)) > 10
+    tables = [shown_text(run, key) for key in prompt if prompt[key]["class_type"] == "PreviewAny"]
+    assert len(set(tables)) == 2, "all steps and the first 60 % gave the same numbers"
+    assert all("| tiny_world |" in table for table in tables)
+
+
 def test_the_sampler_adds_noise_only_in_its_part_of_the_steps(comfy, comfy_server):
     inputs, names = base_nodes(), ("euler", "old", "whole", "first", "last", "none")
     del inputs["10"]

@@ -317,7 +317,7 @@ def check_files_that_split_fused_layers_give_the_same_function(lab):
     export = lab.module("chunk_grpo_core.export")
     with torch.inference_mode():
         model, lora = random_model(lab), _random_lora(lab)
-        split = export.native_to_diffusers(*export.adapter_of_native(lora))
+        split = export.convert_lora(lora, "diffusers")
         assert not split.keys() & lora.keys()
         names = [sample(_apply(lab, model, file), random_conditioning()) for file in (lora, split)]
         assert _distance(*names) <= 1e-5

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from .adapter import is_linear
 
-__all__ = ["low_rank_layers"]
+__all__ = ["side_branches"]
 
 _ROOT, _WEIGHT = "diffusion_model.", ".weight"
 
 
-def low_rank_layers(
+def side_branches(
     model: ModelPatcher, lora: Mapping[str, Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Find the layers of ``model`` that ``lora`` changes.
