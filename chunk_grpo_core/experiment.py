@@ -76,7 +76,7 @@ class Outcome:
             "steps": str(config.grid.steps),
             "iterations": str(len(self.rows)),
             "seed": str(config.seed),
-            "held_out_seed": str(_EVALUATION_SEED),
+            "held_out_seed": str(EVALUATION_SEED),
             "held_out_reward": json.dumps({"before": self.before.mean, "after": self.after.mean}),
         }
 

@@ -68,8 +68,8 @@ class EvaluateLoRA(io.ComfyNode):
                 io.LoraModel.Input(
                     "lora",
                     optional=True,
-                    tooltip="From Train LoRA (Chunk-GRPO) or Load LoRA File; used as Apply LoRA does, "
-                    "strength 1 on all steps.",
+                    tooltip="From Train LoRA (Chunk-GRPO) or Load LoRA File; used as Apply LoRA "
+                    "does, strength 1 on all steps.",
                 ),
                 io.Model.Input(
                     "second_model",
