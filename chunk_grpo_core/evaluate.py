@@ -18,7 +18,7 @@ from .rewards.base import Reward
 from .rollout import sample_ode
 from .schedule import TimeGrid
 
-__all__ = ["Evaluation", "Interval", "evaluate", "paired_gain"]
+__all__ = ["Evaluation", "Interval", "evaluate", "paired_gain", "prompt_gains", "win_rate"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def evaluate(
         solver: What follows the ODE, one of :data:`~chunk_grpo_core.solvers.SOLVERS`.
         batch_size: Samples in one call of the model; all S when None.
         progress: Called with the fraction done.
-        check_cancel: Called after every call of the model.
+        check_cancel: Called after every call of the model, and before a prompt's pictures are
+            decoded and scored.
     """
 
     def sample(velocity: Velocity) -> list[Tensor]:
@@ -116,6 +117,7 @@ def evaluate(
 
     rewards, images, details = [], [], []
     for prompt, x_0 in zip(prompts, policy.run(sample), strict=True):
+        check_cancel()
         pictures = policy.decode(x_0)
         batch = reward.score(pictures, [prompt] * seeds)
         rewards.append(batch.known)
@@ -129,21 +131,63 @@ def evaluate(
     return Evaluation(tuple(prompts), torch.stack(rewards), extras, torch.stack(images))
 
 
-def paired_gain(before: Evaluation, after: Evaluation) -> Interval:
-    """Mean reward gain on the same prompts and noise, with its 95 % interval.
-
-    Prompts, not pictures, are the independent units: differences are averaged over seeds first,
-    then a normal interval is taken over the P prompts.
+def _differences(before: Evaluation, after: Evaluation, extra: str | None) -> Tensor:
+    """After minus before on the same prompt and noise, float64, (P, S); NaN where one is invalid.
 
     Raises:
-        ValueError: The prompts differ, or there are fewer than two.
+        ValueError: The two do not belong together.
     """
     if before.prompts != after.prompts:
         raise ValueError("the two evaluations used different prompts and cannot be compared")
-    if len(before.prompts) < 2:
+    old, new = (e.rewards if extra is None else e.extras[extra] for e in (before, after))
+    if old.shape != new.shape:
+        raise ValueError(
+            f"one evaluation has {old.shape[1]} pictures of each prompt and the other "
+            f"{new.shape[1]}; they cannot be compared"
+        )
+    return new.double() - old.double()
+
+
+def prompt_gains(before: Evaluation, after: Evaluation, extra: str | None = None) -> Tensor:
+    """Gain of each prompt, averaged over its seeds, float64, (P,); NaN where nothing is valid.
+
+    Args:
+        before: The base.
+        after: What is compared with it, on the same prompts and noise.
+        extra: One of the further numbers instead of the reward.
+
+    Raises:
+        ValueError: The prompts or the numbers of pictures differ.
+    """
+    return _differences(before, after, extra).nanmean(1)
+
+
+def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None) -> Interval:
+    """Mean reward gain on the same prompts and noise, with its 95 % interval.
+
+    Prompts, not pictures, are the independent units: differences are averaged over seeds first,
+    then a normal interval is taken over the P prompts. Arguments: see :func:`prompt_gains`.
+
+    Raises:
+        ValueError: The evaluations do not belong together, or there are fewer than two prompts.
+    """
+    gains = prompt_gains(before, after, extra)
+    if len(gains) < 2:
         raise ValueError("an interval needs at least 2 prompts")
-    gains = (after.rewards - before.rewards).double().nanmean(1)
     gains = gains[torch.isfinite(gains)]
     mean = float(gains.mean())
     half = 1.96 * float(gains.std()) / math.sqrt(len(gains))
     return Interval(mean, mean - half, mean + half)
+
+
+def win_rate(before: Evaluation, after: Evaluation, extra: str | None = None) -> float:
+    """Fraction of pictures that got better with the same noise; equal scores count one half.
+
+    Pairs of which one score is invalid are left out. Arguments: see :func:`prompt_gains`.
+
+    Raises:
+        ValueError: The prompts or the numbers of pictures differ.
+    """
+    differences = _differences(before, after, extra)
+    known = differences[torch.isfinite(differences)]
+    return float(((known > 0).double() + 0.5 * (known == 0).double()).mean())

@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .checkpoint import RunFolder
+from .comparison import pair_grid
 from .config import TrainConfig
 from .evaluate import Evaluation, Interval, evaluate, paired_gain
 from .events import CheckCancel, EvaluationProgress, Listener, broadcast, never_cancel
 from .history import MetricsWriter, read_metrics
-from .pictures import SampleWriter, enlargement, image_grid
+from .pictures import SampleWriter
 from .plots import plot_training
 from .policy import Policy
 from .rewards.base import Reward
 from .trainer import Trainer
 from .version import __version__
 
-__all__ = ["Outcome", "run_experiment"]
+__all__ = ["EVALUATION_SEED", "Outcome", "run_experiment"]
 
-_EVALUATION_SEED = 20_000
+EVALUATION_SEED = 20_000
 """Noise seed of the first held-out prompt; far from seeds people type for training."""
 
 
@@ -57,26 +57,9 @@ class Outcome:
         held_out = {0: self.before.mean, len(self.rows): self.after.mean}
         return plot_training(self.rows, held_out=held_out, dark=dark)
 
-    def before_after_grid(self, count: int = 24, columns: int = 8) -> Tensor:
-        """Pairs of rows, the base model above, the adapter below; same caption, same noise.
-
-        Prompts are taken evenly from the whole list, not chosen by their scores.
-        """
-        prompts = self.before.prompts
-        chosen = torch.linspace(0, len(prompts) - 1, min(count, len(prompts))).round().long()
-        images, labels = [], []
-        for row in chosen.split(columns):
-            indices = row.tolist()
-            images += [self.before.images[i] for i in indices]
-            images += [self.after.images[i] for i in indices]
-            labels += [prompts[i] for i in indices]
-            labels += [
-                f"reward {float(self.before.rewards[i, 0]):.2f} -> "
-                f"{float(self.after.rewards[i, 0]):.2f}"
-                for i in indices
-            ]
-        pairs, width = torch.stack(images), len(chosen[:columns])
-        return image_grid(pairs, columns=width, scale=enlargement(pairs, 160), captions=labels)
+    def before_after_grid(self) -> Tensor:
+        """Held-out prompts, base model above, adapter below; see :func:`pair_grid`."""
+        return pair_grid(self.before, self.after)
 
     def lora_metadata(self) -> dict[str, str]:
         """What the LoRA is and how it was made, as text, for the header of its file.
@@ -93,7 +76,7 @@ class Outcome:
             "steps": str(config.grid.steps),
             "iterations": str(len(self.rows)),
             "seed": str(config.seed),
-            "held_out_seed": str(_EVALUATION_SEED),
+            "held_out_seed": str(EVALUATION_SEED),
             "held_out_reward": json.dumps({"before": self.before.mean, "after": self.after.mean}),
         }
 
@@ -161,7 +144,7 @@ def run_experiment(
             held_out,
             config.grid,
             seeds=evaluation_seeds,
-            seed=_EVALUATION_SEED,
+            seed=EVALUATION_SEED,
             batch_size=config.batch_size,
             progress=lambda fraction: listener(EvaluationProgress(which, fraction)),
             check_cancel=check_cancel,
@@ -176,7 +159,7 @@ def run_experiment(
     folder.write_json(
         "evaluation.json",
         {
-            "noise_seed": _EVALUATION_SEED,
+            "noise_seed": EVALUATION_SEED,
             "before": before.to_json(),
             "after": after.to_json(),
         },

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .chunks import ChunkPlan
 from .dynamics import DynamicsCurve
+from .evaluate import Evaluation, paired_gain, prompt_gains
 from .plot_style import (
     GREEN,
     ORANGE,
@@ -23,8 +24,10 @@ from .plot_style import (
     style_axes,
 )
 
-__all__ = ["plot_dynamics", "plot_plan", "plot_training"]
+__all__ = ["plot_dynamics", "plot_paired_gains", "plot_plan", "plot_training"]
 
+_LABELLED = 40
+"""Up to so many prompts are named in a plot."""
 _CHANGE = {"l1": "relative L1 change", "l2": "relative L2 change", "cosine": "cosine distance"}
 
 
@@ -154,6 +157,52 @@ def plot_training(
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         norm.grid(False)
         return render(figure)
+
+
+def plot_paired_gains(before: Evaluation, after: Evaluation, *, dark: bool = False) -> Tensor:
+    """Draw the gain of every prompt, the least at the bottom, and the mean with its interval.
+
+    Args:
+        before: The base.
+        after: What is compared with it, on the same prompts and noise; at least 2 prompts.
+        dark: Light text on a dark background.
+
+    Raises:
+        ValueError: The two do not belong together.
+    """
+    gain, gains = paired_gain(before, after), prompt_gains(before, after)
+    order = [index for index in gains.argsort().tolist() if gains[index].isfinite()]
+    values = [float(gains[index]) for index in order]
+    height = min(max(2.6, 1.0 + 0.2 * len(order)), 9.0)
+    with open_figure(dark, 7.2, height) as (figure, theme):
+        axes = figure.add_subplot()
+        rows = range(len(order))
+        colours = [GREEN if value > 0 else RED if value < 0 else theme["grid"] for value in values]
+        axes.axvspan(gain.low, gain.high, color=theme["line"], alpha=0.25, lw=0)
+        axes.axvline(gain.mean, color=theme["line"], lw=2)
+        axes.axvline(0.0, color=theme["text"], ls=":", lw=1)
+        axes.hlines(rows, 0.0, values, color=colours, lw=1.2)
+        axes.scatter(values, rows, color=colours, s=18, zorder=3)
+        labelled = len(order) <= _LABELLED
+        axes.set_yticks(rows if labelled else [])
+        if labelled:
+            axes.set_yticklabels([_short(before.prompts[index]) for index in order])
+        else:
+            axes.set_ylabel(f"{len(order)} prompts, sorted")
+        # Centred on the figure, not on the panel, which long prompts push to the right.
+        text = {"fontsize": 9, "color": theme["text"]}
+        figure.supxlabel("gain in reward, same prompt and noise; band: 95 % interval", **text)
+        figure.suptitle(
+            f"gain {gain.mean:+.4f} (95 % interval {gain.low:+.4f} to {gain.high:+.4f}), "
+            f"{sum(value > 0 for value in values)} of {len(values)} prompts better",
+            **text,
+        )
+        style_axes(axes, theme)
+        return render(figure)
+
+
+def _short(text: str, length: int = 48) -> str:
+    return text if len(text) <= length else f"{text[: length - 3].rstrip()}..."
 
 
 def _number(value: float | None) -> float:

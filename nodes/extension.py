@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .apply import ApplyLoRA
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
+from .evaluation import EvaluateLoRA
 from .loras import LoadLoRAFile, SaveLoRA
 from .prompts import PromptSetNode
 from .rewards import CombineRewards, LoadReward, ScoreImages
@@ -37,4 +39,6 @@ class ChunkGRPOExtension(ComfyExtension):
             PlotTraining,
             SaveLoRA,
             LoadLoRAFile,
+            ApplyLoRA,
+            EvaluateLoRA,
         ]

@@ -32,7 +32,8 @@ class LoadLoRAFile(io.ComfyNode):
                 io.LoraModel.Output(
                     "lora",
                     display_name="lora",
-                    tooltip="For continue_from of Train LoRA (Chunk-GRPO), or Load LoRA Model.",
+                    tooltip="For continue_from of Train LoRA (Chunk-GRPO), Apply LoRA, Evaluate "
+                    "LoRA, or Load LoRA Model.",
                 )
             ],
         )

@@ -137,7 +137,7 @@ class TrainLoRA(io.ComfyNode):
                 io.LoraModel.Output(
                     "lora",
                     display_name="lora",
-                    tooltip="For Load LoRA Model, Save LoRA Weights, or Save LoRA (Chunk-GRPO).",
+                    tooltip="For Apply LoRA, Evaluate LoRA, Save LoRA, or Load LoRA Model.",
                 ),
                 io.LossMap.Output(
                     "loss_map",

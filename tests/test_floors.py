@@ -30,6 +30,7 @@ FLOORS = {
 EDGE_FOLDERS = ("models", "rewards", "tiny")
 EDGE_FILES = (
     "__init__",
+    "comparison",
     "experiment",
     "history",
     "pictures",

@@ -2,7 +2,7 @@
 
     python tools/make_pictures.py
 
-Both example workflows run as they are, in a real server and a real browser: about five minutes on
+All example workflows run as they are, in a real server and a real browser: under ten minutes on
 two CPU cores. ``--quick`` trains two iterations, to see the layout only.
 """
 
@@ -28,8 +28,10 @@ THUMBNAIL_WIDTH, THUMBNAIL_BYTES = 1280, 200_000
 PICTURES = {  # workflow -> picture of its graph after a run
     "01_quick_start_tiny_flux": "quick_start_graph",
     "02_temporal_dynamics": "temporal_dynamics_graph",
+    "04_use_the_lora": "use_the_lora_graph",
 }
-QUICK = {"01_quick_start_tiny_flux": {"ChunkGRPO_TrainLoRA": {"iterations": 2, "group_size": 4}}}
+SHORT = {"ChunkGRPO_TrainLoRA": {"iterations": 2, "group_size": 4}}
+QUICK = {"01_quick_start_tiny_flux": SHORT, "04_use_the_lora": SHORT}
 SET_WIDGETS = """(wishes) => {
   for (const node of window.app.graph.nodes)
     for (const [name, value] of Object.entries(wishes[node.type] ?? {}))

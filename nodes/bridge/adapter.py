@@ -22,7 +22,7 @@ from torch.nn import functional
 from ...chunk_grpo_core.lora import LoraConfig, copy_state, initial_factors, target_pattern
 from .autograd import alias, checkpointed, refetching
 
-__all__ = ["HookLora", "blocks"]
+__all__ = ["HookLora", "blocks", "is_linear", "low_rank"]
 
 
 def blocks(diffusion_model: nn.Module) -> list[nn.Module]:
@@ -31,10 +31,15 @@ def blocks(diffusion_model: nn.Module) -> list[nn.Module]:
     return [block for modules in lists for block in modules]
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     """A layer y = W x; ComfyUI's quantised Linear is one but does not derive from nn.Linear."""
     sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
     return all(isinstance(size, int) for size in sizes) and hasattr(module, "weight")
+
+
+def low_rank(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """B A x in the type of A and B, whatever that of x; shapes (..., in), (r, in), (out, r)."""
+    return functional.linear(functional.linear(x.to(a.dtype), a), b)
 
 
 def _linears(diffusion_model: nn.Module) -> dict[str, Any]:
@@ -42,7 +47,7 @@ def _linears(diffusion_model: nn.Module) -> dict[str, Any]:
     return {
         name: module
         for name, module in diffusion_model.named_modules()
-        if id(module) in inside and _is_linear(module)
+        if id(module) in inside and is_linear(module)
     }
 
 
@@ -167,8 +172,7 @@ class HookLora:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
             if not self.enabled:
                 return output
-            low = functional.linear(inputs[0].to(a.dtype), a)
-            return output + (functional.linear(low, b) * scale).to(output.dtype)
+            return output + (low_rank(inputs[0], a, b) * scale).to(output.dtype)
 
         return hook
 

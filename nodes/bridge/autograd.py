@@ -16,6 +16,7 @@ from __future__ import annotations
 import dis
 import sys
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import lru_cache
 from types import CodeType
 from typing import Any
@@ -113,8 +114,12 @@ def checkpointed(forward: Forward) -> Forward:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
+        # Backward recomputes later, maybe in another thread, but with the context of this call.
+        run_here = copy_context().run
         # Tensors are handed over one by one: torch then notices if a block writes into its inputs.
-        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        return checkpoint(
+            run_here, run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+        )
 
     return wrapped
 

@@ -19,13 +19,13 @@ from comfy.model_sampling import CONST
 from comfy.patcher_extension import PatcherInjection, WrappersMP
 
 from .adapter import HookLora
+from .applied import COMPILE_KEY, held
 
 __all__ = ["check_flow_model", "training_session", "without_dynamic_vram"]
 
 logger = logging.getLogger(__name__)
 
 _KEY = "chunk_grpo"
-_COMPILE_KEY = "torch.compile"  # comfy_api.torch_helpers; compiled blocks would not see the hooks
 
 
 def check_flow_model(model: ModelPatcher) -> None:
@@ -104,7 +104,8 @@ def _prepare(model: ModelPatcher) -> ModelPatcher:
     options = dict(work.model_options.get("transformer_options", {}))
     options["optimized_attention_override"] = _sdpa
     work.model_options["transformer_options"] = options
-    work.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, _COMPILE_KEY)
+    # Compiled blocks would not see the hooks.
+    work.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY)
     work.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _KEY, _load_in_inference_mode)
     return work
 
@@ -131,7 +132,7 @@ def training_session(
     work = _prepare(model)
     work.set_injections(_KEY, [PatcherInjection(inject=adapter.inject, eject=adapter.eject)])
     try:
-        with _training_flag():
+        with _training_flag(), held(work):
             with torch.inference_mode():
                 needed = work.memory_required([2 * batch_shape[0], *batch_shape[1:]])
                 memory.load_models_gpu([work], memory_required=needed)

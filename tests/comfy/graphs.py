@@ -10,10 +10,12 @@ from .client import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "example_workflows"
-NAMES = ("01_quick_start_tiny_flux", "02_temporal_dynamics")
-QUICK_START, DYNAMICS = NAMES
+NAMES = ("01_quick_start_tiny_flux", "02_temporal_dynamics", "04_use_the_lora")
+QUICK_START, DYNAMICS, USE = NAMES
 
 Prompt = dict[str, dict]
+
+MODEL, CLIP, VAE = (["1", slot] for slot in range(3))  # of the quick start
 
 
 def twin(name: str) -> Prompt:
@@ -70,6 +72,35 @@ def training(**inputs: object) -> Prompt:
     plan = find(prompt, "ChunkGRPO_PlanChunks")
     del prompt[plan]["inputs"]["curve"]  # no rollouts only for a plot
     return upstream(prompt, find(prompt, "ChunkGRPO_TrainLoRA"))
+
+
+def sampling(key: str, model: list, caption: str, seed: int, batch: int) -> Prompt:
+    """Return nodes that sample a caption as the measurement does, with standard nodes only."""
+    names = ("positive", "latent", "noise", "guider", "sampler", "sampled", "images")
+    ids = {name: f"{key}.{name}" for name in names}
+    link = {name: [value, 0] for name, value in ids.items()}
+    nodes = {
+        "positive": node("CLIPTextEncode", clip=CLIP, text=caption),
+        "latent": node("EmptySD3LatentImage", width=64, height=64, batch_size=batch),
+        "noise": node("RandomNoise", noise_seed=seed),
+        "guider": node("BasicGuider", model=model, conditioning=link["positive"]),
+        "sampler": node("KSamplerSelect", sampler_name="euler"),
+        "sampled": node(
+            "SamplerCustomAdvanced",
+            noise=link["noise"],
+            guider=link["guider"],
+            sampler=link["sampler"],
+            sigmas=["4", 0],
+            latent_image=link["latent"],
+        ),
+        "images": node("VAEDecode", samples=link["sampled"], vae=VAE),
+    }
+    return {ids[name]: entry for name, entry in nodes.items()}
+
+
+def base_nodes() -> Prompt:
+    """Return model, sigmas and reward of the quick start, under their ids there."""
+    return upstream(twin(QUICK_START), "1", "4", "10")
 
 
 def shown_text(run: Run, key: str) -> str:

@@ -24,12 +24,11 @@ from chunk_grpo_core.sde import SdeConfig
 
 from . import graphs
 from .client import ComfyClient
-from .graphs import change, find, node, shown_text
+from .graphs import MODEL, base_nodes, change, find, node, sampling, shown_text
 from .server import PACK_NAME, ROOT
 
 PREFIX = "ChunkGRPO_"
 TRAIN = "ChunkGRPO_TrainLoRA"
-MODEL, CLIP, VAE = (["1", slot] for slot in range(3))
 
 
 def pictures(client, run, key):
@@ -39,35 +38,6 @@ def pictures(client, run, key):
 def saved_latent(server, prefix):
     (path,) = (server.output / "latents").glob(f"{prefix}_*.latent")
     return load_file(path)["latent_tensor"]
-
-
-def sampling(key, model, caption, seed, batch):
-    """Return nodes that sample a caption as the measurement does, with standard nodes only."""
-    names = ("positive", "latent", "noise", "guider", "sampler", "sampled", "images")
-    ids = {name: f"{key}.{name}" for name in names}
-    link = {name: [value, 0] for name, value in ids.items()}
-    nodes = {
-        "positive": node("CLIPTextEncode", clip=CLIP, text=caption),
-        "latent": node("EmptySD3LatentImage", width=64, height=64, batch_size=batch),
-        "noise": node("RandomNoise", noise_seed=seed),
-        "guider": node("BasicGuider", model=model, conditioning=link["positive"]),
-        "sampler": node("KSamplerSelect", sampler_name="euler"),
-        "sampled": node(
-            "SamplerCustomAdvanced",
-            noise=link["noise"],
-            guider=link["guider"],
-            sampler=link["sampler"],
-            sigmas=["4", 0],
-            latent_image=link["latent"],
-        ),
-        "images": node("VAEDecode", samples=link["sampled"], vae=VAE),
-    }
-    return {ids[name]: entry for name, entry in nodes.items()}
-
-
-def base_nodes():
-    """Return model, sigmas and reward of the quick start, under their ids there."""
-    return graphs.upstream(graphs.twin(graphs.QUICK_START), "1", "4", "10")
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +169,23 @@ def test_the_temporal_dynamics_example_runs_and_shows_pictures(comfy):
     sizes = {key: [p.size for p in pictures(comfy, run, key)] for key in run.outputs}
     assert sorted(map(len, sizes.values())) == [1, 1, 2, 2]  # two plots, two groups of 2
     assert all(min(size) >= 64 for shown in sizes.values() for size in shown)
+
+
+def test_the_example_that_uses_a_lora_runs_and_shows_pictures(comfy):
+    prompt = graphs.small(graphs.twin(graphs.USE))
+    run = comfy.run(prompt, 200)
+    shown = [
+        picture
+        for key in prompt
+        if prompt[key]["class_type"] == "PreviewImage"
+        for picture in pictures(comfy, run, key)
+    ]
+    assert len(shown) == 5
+    for picture in shown:
+        assert min(picture.size) >= 64 and len(picture.convert("RGB").getcolors(10**6)) > 10
+    tables = [shown_text(run, key) for key in prompt if prompt[key]["class_type"] == "PreviewAny"]
+    assert len(set(tables)) == 2, "all steps and the first 60 % gave the same numbers"
+    assert all("| tiny_world |" in table for table in tables)
 
 
 def test_the_sampler_adds_noise_only_in_its_part_of_the_steps(comfy, comfy_server):

@@ -1,0 +1,88 @@
+"""Compare two MODELs as Train LoRA measures: held-out prompts, fixed noise, the same kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...chunk_grpo_core.comparison import Comparison
+from ...chunk_grpo_core.evaluate import Evaluation, evaluate
+from ...chunk_grpo_core.lora import LoraConfig
+from ...chunk_grpo_core.rewards.base import Reward
+from ...chunk_grpo_core.schedule import TimeGrid
+from ..types import PromptSet
+from .host import check_interrupt, progress_bar, show_progress
+from .policy import NativePolicy, latent_shape_of
+
+__all__ = ["compare_models"]
+
+_UNITS = 100
+"""Units of the progress bar for one model."""
+
+
+def compare_models(
+    *,
+    base: Any,
+    other: Any,
+    vae: Any,
+    prompts: PromptSet,
+    reward: Reward,
+    grid: TimeGrid,
+    latent: dict[str, Any],
+    seeds: int,
+    noise_seed: int,
+    batch_size: int | None,
+) -> Comparison:
+    """Evaluate both MODELs on the held-out prompts, one after the other.
+
+    Args:
+        base: MODEL.
+        other: MODEL to compare with it, of the same kind.
+        vae: Decodes the pictures of both.
+        prompts: Only the held-out ones are used.
+        reward: The judge.
+        grid: Noise levels.
+        latent: Gives the picture size.
+        seeds: Pictures of each prompt.
+        noise_seed: Noise seed of the first prompt.
+        batch_size: Samples in one call of the model; all of a prompt when None.
+
+    Raises:
+        ValueError: Fewer than two prompts are held out, or something does not fit.
+        InterruptProcessingException: The user pressed Cancel.
+    """
+    if len(prompts.held_out) < 2:
+        raise ValueError(
+            f"{len(prompts.held_out)} prompts are held out; a comparison needs at least 2. Raise "
+            "held_out in Prompt Set"
+        )
+    bar = progress_bar(2 * _UNITS)
+
+    def measure(model: Any, done: int) -> Evaluation:
+        policy = NativePolicy(
+            model,
+            vae,
+            {prompt: prompts.conditioning[prompt] for prompt in prompts.held_out},
+            latent_shape_of(model, latent),
+            LoraConfig(rank=1, targets="all-linear"),
+            seed=0,
+            batch=batch_size or seeds,
+        )
+        with policy.adapter.disabled():
+            return evaluate(
+                policy,
+                reward,
+                prompts.held_out,
+                grid,
+                seeds=seeds,
+                seed=noise_seed,
+                batch_size=batch_size,
+                progress=lambda fraction: show_progress(bar, done + int(_UNITS * fraction)),
+                check_cancel=check_interrupt,
+            )
+
+    with torch.inference_mode(False):
+        before = measure(base, 0)
+        after = measure(other, _UNITS)
+    return Comparison(before=before, after=after, reward=reward.name, noise_seed=noise_seed)

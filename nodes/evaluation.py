@@ -1,0 +1,133 @@
+"""The node that compares a LoRA with its base model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..chunk_grpo_core.experiment import EVALUATION_SEED
+from ..chunk_grpo_core.rewards.base import Reward
+from ..chunk_grpo_core.schedule import TimeGrid
+from .bridge.applied import apply_lora
+from .bridge.evaluation import compare_models
+from .types import CATEGORY, PromptSet, PromptsSocket, RewardSocket
+
+__all__ = ["EvaluateLoRA"]
+
+
+class EvaluateLoRA(io.ComfyNode):
+    """MODEL and LORA_MODEL or second MODEL, held-out prompts, reward -> table, plot, pairs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_EvaluateLoRA",
+            display_name="Evaluate LoRA",
+            category=CATEGORY,
+            description="Compare a LoRA with its base model on the held-out prompts: same noise "
+            "for both, Euler steps without sampling noise, mean gain with its 95 % interval.",
+            inputs=[
+                io.Model.Input("model", tooltip="The base: any flow-matching MODEL."),
+                io.Vae.Input("vae", tooltip="Decodes the pictures that the reward sees."),
+                PromptsSocket.Input(
+                    "prompts", tooltip="From Prompt Set; only its held-out prompts are used."
+                ),
+                RewardSocket.Input("reward", tooltip="From Load Reward or Combine Rewards."),
+                io.Sigmas.Input("sigmas", tooltip="Noise levels, from 1 down to 0."),
+                io.Latent.Input("latent", tooltip="An empty latent: it gives the picture size."),
+                io.Int.Input(
+                    "pictures_per_prompt",
+                    default=4,
+                    min=1,
+                    max=64,
+                    tooltip="Pictures of each held-out prompt. More prompts narrow the interval "
+                    "more than more pictures do.",
+                ),
+                io.Int.Input(
+                    "noise_seed",
+                    default=EVALUATION_SEED,
+                    min=0,
+                    max=2**63 - 10_000,
+                    control_after_generate=False,
+                    tooltip="Noise seed of the first prompt; the next one has the next seed. "
+                    "RandomNoise with the same seed and batch size draws the same noise. The "
+                    "default is that of Train LoRA.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="Pictures in one call of the model; lower needs less memory. 0: all "
+                    "pictures of a prompt together.",
+                ),
+                io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
+                io.LoraModel.Input(
+                    "lora",
+                    optional=True,
+                    tooltip="From Train LoRA (Chunk-GRPO) or Load LoRA File; used as Apply LoRA "
+                    "does, strength 1 on all steps.",
+                ),
+                io.Model.Input(
+                    "second_model",
+                    optional=True,
+                    tooltip="A MODEL to compare with the base instead of a lora, from Apply LoRA: "
+                    "for another strength or a part of the steps.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "table",
+                    display_name="table",
+                    tooltip="Means, gain with 95 % interval and win rate of every score, then "
+                    "every prompt (Markdown).",
+                ),
+                io.Image.Output(
+                    "plot", display_name="plot", tooltip="Gain of every prompt, and the mean."
+                ),
+                io.Image.Output(
+                    "pairs",
+                    display_name="pairs",
+                    tooltip="Held-out prompts, same noise: base above, LoRA below, with scores.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        prompts: PromptSet,
+        reward: Reward,
+        sigmas: torch.Tensor,
+        latent: dict[str, Any],
+        pictures_per_prompt: int,
+        noise_seed: int,
+        batch_size: int,
+        dark: bool,
+        lora: dict[str, torch.Tensor] | None = None,
+        second_model: Any = None,
+    ) -> io.NodeOutput:
+        """Measure both and compare."""
+        if (lora is None) == (second_model is None):
+            raise ValueError("connect either lora or second_model, to be compared with the base")
+        comparison = compare_models(
+            base=model,
+            other=second_model if lora is None else apply_lora(model, lora),
+            vae=vae,
+            prompts=prompts,
+            reward=reward,
+            grid=TimeGrid.of(sigmas.tolist()),
+            latent=latent,
+            seeds=pictures_per_prompt,
+            noise_seed=noise_seed,
+            batch_size=batch_size or None,
+        )
+        table = comparison.table()
+        plot, pairs = comparison.plot(dark=dark)[None], comparison.pairs()[None]
+        return io.NodeOutput(table, plot, pairs, ui=ui.PreviewText(table))
