@@ -5,7 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
+from .exploration import GRPOExploration
 from .loras import LoadLoRAFile, SaveLoRA
+from .objective import GRPOObjective
+from .presets import GRPOPreset
 from .prompts import PromptSetNode
 from .rewards import CombineRewards, LoadReward, ScoreImages
 from .sampling import FlowSDESampler, ShiftedSigmas
@@ -32,7 +35,10 @@ class ChunkGRPOExtension(ComfyExtension):
             LoadReward,
             CombineRewards,
             ScoreImages,
+            GRPOPreset,
             GRPOSettings,
+            GRPOObjective,
+            GRPOExploration,
             TrainLoRA,
             PlotTraining,
             SaveLoRA,

@@ -124,7 +124,10 @@ class TrainLoRA(io.ComfyNode):
                     "checkpoint_every may change.",
                 ),
                 SettingsSocket.Input(
-                    "settings", optional=True, tooltip="From GRPO Settings, for the fine points."
+                    "settings",
+                    optional=True,
+                    tooltip="From GRPO Settings, Objective, Exploration or Preset, for the fine "
+                    "points.",
                 ),
                 io.LoraModel.Input(
                     "continue_from",
@@ -204,6 +207,9 @@ class TrainLoRA(io.ComfyNode):
             prompts_per_iteration=prompts_per_iteration,
             group_size=group_size,
             chunk_fraction=settings.chunk_fraction,
+            window=settings.window,
+            noise=settings.noise,
+            ode_solver=settings.ode_solver,
             share_initial_noise=settings.share_initial_noise,
             batch_size=settings.batch_size,
             checkpoint_every=settings.checkpoint_every,
