@@ -47,10 +47,10 @@ class GRPOObjective(io.ComfyNode):
                 io.Float.Input(
                     "kl_threshold",
                     default=objective.kl_threshold,
-                    min=1e-9,
+                    min=1e-7,
                     max=1.0,
-                    step=1e-6,
-                    round=1e-9,
+                    step=1e-7,
+                    round=1e-7,
                     tooltip="Only for kl-mask: largest KL per latent dimension. 0.00001 in "
                     "Flow-DPPO. Lower it if pictures break, raise it if nothing is learnt.",
                 ),
@@ -59,7 +59,7 @@ class GRPOObjective(io.ComfyNode):
                     default=0.0,
                     min=0.0,
                     max=0.5,
-                    step=1e-6,
+                    step=1e-7,
                     round=1e-7,
                     tooltip="How far a ratio may fall below 1. 0 keeps the clip of the settings "
                     "that come in (without any: 0.00005, the paper's). Set it for an asymmetric "
@@ -70,7 +70,7 @@ class GRPOObjective(io.ComfyNode):
                     default=0.0,
                     min=0.0,
                     max=0.5,
-                    step=1e-6,
+                    step=1e-7,
                     round=1e-7,
                     tooltip="How far a ratio may rise above 1. 0 keeps the clip of the settings "
                     "that come in. More than clip_low lets rare good samples gain weight.",
@@ -95,8 +95,8 @@ class GRPOObjective(io.ComfyNode):
                     default=objective.kl_ref,
                     min=0.0,
                     max=100.0,
-                    step=1e-4,
-                    round=1e-7,
+                    step=1e-5,
+                    round=1e-5,
                     tooltip="Pull towards the base model: weight of mean |v - v_base|^2. 0.001 "
                     "(Flow-Factory's advice, as in safe-lora) against reward hacking, more if "
                     "pictures still degrade; costs one more forward pass. 0: off.",
@@ -106,8 +106,8 @@ class GRPOObjective(io.ComfyNode):
                     default=objective.kl_ref_k3,
                     min=0.0,
                     max=100.0,
-                    step=1e-4,
-                    round=1e-7,
+                    step=1e-5,
+                    round=1e-5,
                     tooltip="The KL term of Eq. 14 of the paper to the base model, estimated from "
                     "the ratio (k3). Its size depends on the noise of the step: prefer kl_ref, "
                     "unless you repeat a paper. 0: off.",
@@ -117,8 +117,8 @@ class GRPOObjective(io.ComfyNode):
                     default=objective.kl_old,
                     min=0.0,
                     max=100.0,
-                    step=1e-4,
-                    round=1e-7,
+                    step=1e-5,
+                    round=1e-5,
                     tooltip="Pull towards the policy that made the rollout (kl_coeff of the "
                     "official code, 0 there). Acts only from the second update of a rollout on. "
                     "0: off.",

@@ -140,7 +140,7 @@ def _check_no_curve_needed(preset: Preset) -> None:
 
 
 def preset_text(preset: Preset, config: TrainConfig) -> str:
-    """List every value of a run with its source, and what departs from the source.
+    """List every value of a run with its source, and what departs from the source, in Markdown.
 
     Args:
         preset: Where the run comes from.
@@ -152,11 +152,11 @@ def preset_text(preset: Preset, config: TrainConfig) -> str:
     for setting in preset.values:
         value, stated = shown(values[setting.key]), shown(setting.value)
         preset_value = "" if value == stated else f"; the preset says {stated}"
-        lines.append(f"{setting.key} = {value}   [{setting.source}{preset_value}]")
+        lines.append(f"- {setting.key} = {value}   [{setting.source}{preset_value}]")
     stated_keys = {setting.key for setting in preset.values} | {"seed"}
-    lines += ["", "What the preset does not say:"]
-    lines += [f"{key} = {shown(v)}" for key, v in values.items() if key not in stated_keys]
-    lines += ["", "What is different here, or left to you:"]
+    lines += ["", "What the preset does not say:", ""]
+    lines += [f"- {key} = {shown(v)}" for key, v in values.items() if key not in stated_keys]
+    lines += ["", "What is different here, or left to you:", ""]
     lines += [f"- {departure}" for departure in preset.departures]
     return "\n".join(lines)
 

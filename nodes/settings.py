@@ -34,7 +34,7 @@ class GRPOSettings(io.ComfyNode):
                     default=objective.clip_low,
                     min=1e-7,
                     max=0.5,
-                    step=1e-6,
+                    step=1e-7,
                     round=1e-7,
                     tooltip="How far the probability ratio of a chunk may move from 1 before its "
                     "gradient is cut. Ratios are means over all latent dimensions, so this is "
@@ -79,16 +79,16 @@ class GRPOSettings(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=1e-5,
-                    round=1e-7,
+                    round=1e-5,
                     tooltip="AdamW weight decay.",
                 ),
                 io.Float.Input(
                     "max_grad_norm",
                     default=optimizer.max_grad_norm,
-                    min=1e-6,
+                    min=0.001,
                     max=100.0,
-                    step=0.01,
-                    round=1e-6,
+                    step=0.001,
+                    round=0.001,
                     tooltip="Longer gradients are scaled down to this length.",
                 ),
                 io.String.Input(
@@ -139,9 +139,9 @@ class GRPOSettings(io.ComfyNode):
                     "ema_decay",
                     default=optimizer.ema_decay or 0.0,
                     min=0.0,
-                    max=0.99999,
-                    step=0.001,
-                    round=1e-5,
+                    max=0.9999,
+                    step=1e-4,
+                    round=1e-4,
                     optional=True,
                     tooltip="Above 0 the LoRA that you get is a moving average: over about "
                     "1 / (1 - ema_decay) updates. 0 gives that of the last update. Flow-GRPO and "

@@ -82,8 +82,8 @@ class TrainLoRA(io.ComfyNode):
                     default=OptimizerConfig().learning_rate,
                     min=1e-7,
                     max=0.1,
-                    step=1e-6,
-                    round=1e-8,
+                    step=1e-7,
+                    round=1e-7,
                     tooltip="For a LoRA 0.0001 to 0.001. Too high shows as grids and burnt "
                     "colours while the reward still rises.",
                 ),

@@ -178,6 +178,13 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
     assert settings.keys() - {"settings"} == wanted["GRPOSettings"].keys(), "compare the new input"
 
 
+@pytest.mark.parametrize("name", node_ids())
+def test_the_page_can_show_every_number_that_the_server_takes(name, comfy):
+    for key, spec in graphs.input_options(comfy.object_info(name)).items():
+        if "round" in spec:  # the page shows, and keeps, only the digits of step
+            assert spec["step"] <= spec["round"], key
+
+
 # The examples run
 
 

@@ -224,7 +224,9 @@ def check_the_text_of_a_preset_has_every_value_and_its_source(lab):
     for name, preset in presets.PRESETS.items():
         node, curve = nodes(lab).GRPOPreset, curve_for(lab, preset)
         text = preset_outputs(node, name, batch_size=3, curve=curve)["text"]
-        lines = dict(line.split(" = ", 1) for line in text.splitlines() if " = " in line)
+        lines = dict(
+            line.removeprefix("- ").split(" = ", 1) for line in text.splitlines() if " = " in line
+        )
         keys = {key for key, _ in leaves(presets.preset_config(name, curve=curve))}
         assert keys - {"seed"} <= lines.keys()
         for setting in preset.values:

@@ -49,3 +49,19 @@ def test_a_preset_wired_into_train_is_what_trains(comfy, comfy_server):
     text = shown_text(run, "text")
     assert "batch_size = 4" in text and "objective.kl_ref = 0.001" in text
     assert all(setting.source in text for setting in PRESETS["safe-lora"].values)
+
+
+def test_the_page_keeps_every_wire_and_value_of_settings_nodes(comfy, comfy_page):
+    info = comfy.object_info()
+    prompt = graphs.with_preset(graphs.training(), "safe-lora")
+    prompt = graphs.tuned(prompt, "ChunkGRPO_GRPOObjective", info, clip_low=2e-6, kl_threshold=2e-7)
+    prompt = graphs.tuned(prompt, "ChunkGRPO_GRPOExploration", info, noise="drawn")
+    comfy_page.load_api(prompt)
+    assert comfy_page.unknown_types() == []
+    shown = comfy_page.prompt()
+    comfy_page.load(comfy_page.serialize())
+    assert comfy_page.prompt() == shown
+    for key, entry in prompt.items():
+        got = shown[key]["inputs"]
+        assert {name: got.get(name) for name in entry["inputs"]} == entry["inputs"], key
+    assert comfy_page.alerts() == []
