@@ -93,7 +93,7 @@ class GRPOSettings(io.ComfyNode):
                 ),
                 io.String.Input(
                     "lora_targets",
-                    default=default.lora_targets,
+                    default=default.lora.targets,
                     tooltip=f"Layers that get a LoRA: {', '.join(TARGET_PRESETS)}, or a regular "
                     "expression that matches whole module names.",
                 ),
@@ -118,14 +118,14 @@ class GRPOSettings(io.ComfyNode):
                     max=1000,
                     tooltip="Iterations between checkpoints; a stopped run goes on from the last.",
                 ),
+                # Optional, so that prompts saved before they existed still run.
                 io.Boolean.Input(
                     "rs_lora",
-                    default=default.rs_lora,
+                    default=default.lora.rs,
                     optional=True,
                     tooltip="Rank-stabilised LoRA: its scale is alpha / sqrt(rank), so a high rank "
                     "does not weaken it. The saved file carries the scale.",
                 ),
-                # Optional, so that prompts saved before they existed still run.
                 io.Int.Input(
                     "warmup_updates",
                     default=optimizer.warmup_updates,
@@ -187,7 +187,7 @@ class GRPOSettings(io.ComfyNode):
         share_initial_noise: bool,
         batch_size: int,
         checkpoint_every: int,
-        rs_lora: bool = Settings.rs_lora,
+        rs_lora: bool = False,
         warmup_updates: int = 0,
         ema_decay: float = 0.0,
         recompute_log_p: str = "auto",
@@ -214,8 +214,7 @@ class GRPOSettings(io.ComfyNode):
                     ema_decay=ema_decay or None,
                     recompute_log_p=_RECOMPUTE[recompute_log_p],
                 ),
-                lora_targets=lora_targets,
-                rs_lora=rs_lora,
+                lora=replace(base.lora, targets=lora_targets, rs=rs_lora),
                 chunk_fraction=chunk_fraction,
                 share_initial_noise=share_initial_noise,
                 batch_size=batch_size or None,

@@ -200,9 +200,7 @@ class TrainLoRA(io.ComfyNode):
             advantage=settings.advantage,
             objective=settings.objective,
             optimizer=replace(settings.optimizer, learning_rate=learning_rate),
-            lora=LoraConfig(
-                rank=rank, alpha=alpha, rs=settings.rs_lora, targets=settings.lora_targets
-            ),
+            lora=replace(settings.lora, rank=rank, alpha=alpha),
             iterations=iterations,
             prompts_per_iteration=prompts_per_iteration,
             group_size=group_size,

@@ -74,8 +74,8 @@ class Settings:
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     """The learning rate is Train LoRA's own."""
-    lora_targets: str = LoraConfig().targets
-    rs_lora: bool = LoraConfig().rs
+    lora: LoraConfig = LoraConfig()
+    """Rank and alpha are Train LoRA's own."""
     chunk_fraction: float = 0.5
     window: WindowConfig = WindowConfig()
     noise: str = "all"
@@ -87,8 +87,7 @@ class Settings:
     @classmethod
     def of(cls, config: TrainConfig) -> Settings:
         """Take what belongs here from the settings of a run."""
-        own = {field.name for field in fields(cls)} - {"lora_targets"}
-        return cls(lora_targets=config.lora.targets, **{k: getattr(config, k) for k in own})
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ BASIC = {
     "share_initial_noise": False,
     "batch_size": 5,
     "checkpoint_every": 7,
+    "rs_lora": True,
     "warmup_updates": 11,
     "ema_decay": 0.9,
     "recompute_log_p": "off",
@@ -115,8 +116,9 @@ def check_every_input_reaches_the_training(lab):
     settings = settings_of(node.GRPOObjective, **OBJECTIVE, settings=settings)
     settings = settings_of(node.GRPOExploration, **EXPLORATION, settings=settings)
     found = dict(leaves(config_of(lab, settings)))
-    wanted = {"advantage.clamp": 2.5, "lora.targets": "attention", "batch_size": 5}
-    wanted |= {"chunk_fraction": 0.75, "share_initial_noise": False, "checkpoint_every": 7}
+    wanted = {"advantage.clamp": 2.5, "lora.targets": "attention", "lora.rs": True}
+    wanted |= {"chunk_fraction": 0.75, "share_initial_noise": False}
+    wanted |= {"batch_size": 5, "checkpoint_every": 7}
     for name in ("updates_per_rollout", "epochs", "weight_decay", "max_grad_norm"):
         wanted[f"optimizer.{name}"] = BASIC[name]
     wanted |= {"optimizer.warmup_updates": 11, "optimizer.ema_decay": 0.9}
@@ -149,6 +151,7 @@ def check_a_settings_node_replaces_its_part_and_keeps_the_rest(lab):
     objective = {key for key in keys if key.startswith(("objective.", "advantage."))}
     objective -= {"advantage.clamp"} | clips  # 0, the default, keeps the clip
     untouched = {f"optimizer.{name}" for name in ("learning_rate", "beta1", "beta2", "eps")}
+    untouched |= {"lora.rank", "lora.alpha"}
     for one, own in (
         (node.GRPOSettings, keys - exploration - objective - untouched),
         (node.GRPOObjective, objective),
