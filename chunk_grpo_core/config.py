@@ -15,8 +15,7 @@ from .lora import LoraConfig
 from .objective import ObjectiveConfig
 from .schedule import TimeGrid
 from .sde import SdeConfig
-from .solvers import SOLVERS
-from .windows import NOISE, WindowConfig, window_positions
+from .windows import WindowConfig, check_noise, window_positions
 
 __all__ = ["OptimizerConfig", "TrainConfig"]
 
@@ -139,28 +138,9 @@ class TrainConfig:
                 f"updates_per_rollout is {self.optimizer.updates_per_rollout}, but there are only "
                 f"{self.prompts_per_iteration} prompts per iteration; each update needs a group"
             )
-
-        self._check_noise()
-
-    def _check_noise(self) -> None:
-        """Refuse windows that cannot be drawn from, and settings that would have no effect."""
         for window in window_positions(self.window, self.plan):
             drawn_count(self.plan, self.chunk_fraction, window)
-        for name, choices in (("noise", NOISE), ("ode_solver", tuple(SOLVERS))):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
-                )
-        if self.noise == "window" and self.window.kind == "all":
-            raise ValueError(
-                "noise is 'window', but window.kind is 'all', so that no step is outside; choose "
-                "a window, or noise 'all'"
-            )
-        if self.noise == "all" and self.ode_solver != "euler":
-            raise ValueError(
-                f"ode_solver is {self.ode_solver!r}, but with noise 'all' no step follows the ODE; "
-                "set noise to 'window' or 'drawn'"
-            )
+        check_noise(self.noise, self.ode_solver, self.window)
 
     def to_json(self) -> dict[str, object]:
         """Nested plain values; :meth:`from_json` reads them back."""

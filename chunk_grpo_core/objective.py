@@ -30,6 +30,9 @@ from torch import Tensor
 from .chunks import ChunkPlan
 
 __all__ = [
+    "RATIOS",
+    "STEP_WEIGHTS",
+    "TRUST_REGIONS",
     "GroupFacts",
     "ObjectiveConfig",
     "StepTerms",
@@ -42,11 +45,10 @@ __all__ = [
     "step_weights",
 ]
 
-_CHOICES = {
-    "ratio": ("chunk", "step"),
-    "trust_region": ("clip", "kl-mask"),
-    "step_weights": ("equal", "guard", "tempflow"),
-}
+RATIOS = ("chunk", "step")
+TRUST_REGIONS = ("clip", "kl-mask")
+STEP_WEIGHTS = ("equal", "guard", "tempflow")
+_CHOICES = {"ratio": RATIOS, "trust_region": TRUST_REGIONS, "step_weights": STEP_WEIGHTS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,10 +21,19 @@ from torch import Tensor
 
 from .chunks import ChunkPlan
 from .rollout import derive_seed
+from .solvers import SOLVERS
 
-__all__ = ["NOISE", "WindowConfig", "noisy_steps", "window_chunks", "window_positions"]
+__all__ = [
+    "NOISE",
+    "WINDOWS",
+    "WindowConfig",
+    "check_noise",
+    "noisy_steps",
+    "window_chunks",
+    "window_positions",
+]
 
-_KINDS = ("all", "fixed", "sliding", "random")
+WINDOWS = ("all", "fixed", "sliding", "random")
 
 NOISE = ("all", "window", "drawn")
 """Which steps take noise: every one, those of the window, or of each sample those it will train."""
@@ -48,8 +57,10 @@ class WindowConfig:
     """Iterations after which a sliding window moves, 1 or more."""
 
     def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise ValueError(f"window.kind is {self.kind!r}; it must be one of {', '.join(_KINDS)}")
+        if self.kind not in WINDOWS:
+            raise ValueError(
+                f"window.kind is {self.kind!r}; it must be one of {', '.join(WINDOWS)}"
+            )
         for name, least in (("chunks", 1), ("start", 0), ("every", 1)):
             if getattr(self, name) < least:
                 raise ValueError(
@@ -103,6 +114,33 @@ def window_chunks(config: WindowConfig, plan: ChunkPlan, iteration: int, seed: i
     if config.kind == "random":
         return positions[derive_seed(seed, "window", iteration) % len(positions)]
     return positions[iteration // config.every % len(positions)]
+
+
+def check_noise(noise: str, ode_solver: str, window: WindowConfig) -> None:
+    """Refuse unknown choices, and choices that would have no effect together.
+
+    Args:
+        noise: One of :data:`NOISE`.
+        ode_solver: One of :data:`~chunk_grpo_core.solvers.SOLVERS`.
+        window: The chunks of an iteration.
+
+    Raises:
+        ValueError: Either is unknown; ``noise`` is that of a window, but there is none; or there is
+            a solver, but no step for it.
+    """
+    for name, value, choices in (("noise", noise, NOISE), ("ode_solver", ode_solver, SOLVERS)):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+    if noise == "window" and window.kind == "all":
+        raise ValueError(
+            "noise is 'window', but window.kind is 'all', so that no step is outside; choose "
+            "a window, or noise 'all'"
+        )
+    if noise == "all" and ode_solver != "euler":
+        raise ValueError(
+            f"ode_solver is {ode_solver!r}, but with noise 'all' no step follows the ODE; "
+            "set noise to 'window' or 'drawn'"
+        )
 
 
 def noisy_steps(noise: str, plan: ChunkPlan, window: range, drawn: Tensor) -> Tensor:

@@ -7,7 +7,10 @@ from comfy_api.latest import ComfyExtension, io
 from .apply import ApplyLoRA
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
 from .evaluation import EvaluateLoRA
+from .exploration import GRPOExploration
 from .loras import LoadLoRAFile, SaveLoRA
+from .objective import GRPOObjective
+from .presets import GRPOPreset
 from .prompts import PromptSetNode
 from .rewards import CombineRewards, LoadReward, ScoreImages
 from .sampling import FlowSDESampler, ShiftedSigmas
@@ -34,7 +37,10 @@ class ChunkGRPOExtension(ComfyExtension):
             LoadReward,
             CombineRewards,
             ScoreImages,
+            GRPOPreset,
             GRPOSettings,
+            GRPOObjective,
+            GRPOExploration,
             TrainLoRA,
             PlotTraining,
             SaveLoRA,

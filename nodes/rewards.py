@@ -71,8 +71,8 @@ def _weight(name: str, reward: str, *, optional: bool = False) -> io.Float.Input
         default=1.0,
         min=-1000.0,
         max=1000.0,
-        step=0.05,
-        round=1e-6,
+        step=1e-4,
+        round=1e-4,
         optional=optional,
         tooltip=f"Factor of {reward}. Below 0 makes it small; 0 records it without training on it.",
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.advantage import AdvantageConfig
-from ..chunk_grpo_core.config import OptimizerConfig
 from ..chunk_grpo_core.lora import TARGET_PRESETS, target_pattern
-from ..chunk_grpo_core.objective import ObjectiveConfig
-from .types import CATEGORY, Settings, SettingsSocket
+from .types import BUILD_ON, CATEGORY, Settings, SettingsSocket
 from .validation import verdict
 
 __all__ = ["GRPOSettings"]
+
+_RECOMPUTE = {"auto": None, "on": True, "off": False}
 
 
 class GRPOSettings(io.ComfyNode):
@@ -33,7 +34,7 @@ class GRPOSettings(io.ComfyNode):
                     default=objective.clip_low,
                     min=1e-7,
                     max=0.5,
-                    step=1e-6,
+                    step=1e-7,
                     round=1e-7,
                     tooltip="How far the probability ratio of a chunk may move from 1 before its "
                     "gradient is cut. Ratios are means over all latent dimensions, so this is "
@@ -78,21 +79,21 @@ class GRPOSettings(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=1e-5,
-                    round=1e-7,
+                    round=1e-5,
                     tooltip="AdamW weight decay.",
                 ),
                 io.Float.Input(
                     "max_grad_norm",
                     default=optimizer.max_grad_norm,
-                    min=1e-6,
+                    min=0.001,
                     max=100.0,
-                    step=0.01,
-                    round=1e-6,
+                    step=0.001,
+                    round=0.001,
                     tooltip="Longer gradients are scaled down to this length.",
                 ),
                 io.String.Input(
                     "lora_targets",
-                    default=default.lora_targets,
+                    default=default.lora.targets,
                     tooltip=f"Layers that get a LoRA: {', '.join(TARGET_PRESETS)}, or a regular "
                     "expression that matches whole module names.",
                 ),
@@ -117,17 +118,52 @@ class GRPOSettings(io.ComfyNode):
                     max=1000,
                     tooltip="Iterations between checkpoints; a stopped run goes on from the last.",
                 ),
+                # Optional, so that prompts saved before they existed still run.
                 io.Boolean.Input(
                     "rs_lora",
-                    default=default.rs_lora,
+                    default=default.lora.rs,
                     optional=True,
                     tooltip="Rank-stabilised LoRA: its scale is alpha / sqrt(rank), so a high rank "
                     "does not weaken it. The saved file carries the scale.",
                 ),
+                io.Int.Input(
+                    "warmup_updates",
+                    default=optimizer.warmup_updates,
+                    min=0,
+                    max=100_000,
+                    optional=True,
+                    tooltip="Updates over which the learning rate rises to its value. 10 to 50 if "
+                    "the first iterations break pictures; 0 in the sources.",
+                ),
+                io.Float.Input(
+                    "ema_decay",
+                    default=optimizer.ema_decay or 0.0,
+                    min=0.0,
+                    max=0.9999,
+                    step=1e-4,
+                    round=1e-4,
+                    optional=True,
+                    tooltip="Above 0 the LoRA that you get is a moving average: over about "
+                    "1 / (1 - ema_decay) updates. 0 gives that of the last update. Flow-GRPO and "
+                    "DanceGRPO average; use it in runs of some hundred updates whose reward jumps.",
+                ),
+                io.Combo.Input(
+                    "recompute_log_p",
+                    options=list(_RECOMPUTE),
+                    default="auto",
+                    optional=True,
+                    tooltip="Compute the old probabilities again with the batch shapes of "
+                    "training, for one more forward pass. auto: where shapes may change numbers "
+                    "(on a GPU, with more than one update per rollout). on if the summary's ratio "
+                    "error comes near clip.",
+                ),
+                SettingsSocket.Input("settings", optional=True, tooltip=BUILD_ON),
             ],
             outputs=[
                 SettingsSocket.Output(
-                    "settings", display_name="settings", tooltip="For Train LoRA (Chunk-GRPO)."
+                    "changed",  # ids of inputs and outputs may not be equal
+                    display_name="settings",
+                    tooltip="For Train LoRA (Chunk-GRPO).",
                 )
             ],
         )
@@ -151,21 +187,34 @@ class GRPOSettings(io.ComfyNode):
         share_initial_noise: bool,
         batch_size: int,
         checkpoint_every: int,
-        rs_lora: bool = Settings.rs_lora,
+        rs_lora: bool = False,
+        warmup_updates: int = 0,
+        ema_decay: float = 0.0,
+        recompute_log_p: str = "auto",
+        settings: Settings | None = None,
     ) -> io.NodeOutput:
         """Collect them."""
+        if recompute_log_p not in _RECOMPUTE:
+            raise ValueError(
+                f"recompute_log_p is {recompute_log_p!r}; it must be one of {', '.join(_RECOMPUTE)}"
+            )
+        base = settings or Settings()
         return io.NodeOutput(
-            Settings(
-                advantage=AdvantageConfig(clamp=advantage_clamp),
-                objective=ObjectiveConfig(clip_low=clip, clip_high=clip),
-                optimizer=OptimizerConfig(
+            replace(
+                base,
+                advantage=replace(base.advantage, clamp=advantage_clamp),
+                objective=replace(base.objective, clip_low=clip, clip_high=clip),
+                optimizer=replace(
+                    base.optimizer,
                     updates_per_rollout=updates_per_rollout,
                     epochs=epochs,
                     weight_decay=weight_decay,
                     max_grad_norm=max_grad_norm,
+                    warmup_updates=warmup_updates,
+                    ema_decay=ema_decay or None,
+                    recompute_log_p=_RECOMPUTE[recompute_log_p],
                 ),
-                lora_targets=lora_targets,
-                rs_lora=rs_lora,
+                lora=replace(base.lora, targets=lora_targets, rs=rs_lora),
                 chunk_fraction=chunk_fraction,
                 share_initial_noise=share_initial_noise,
                 batch_size=batch_size or None,

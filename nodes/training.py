@@ -82,8 +82,8 @@ class TrainLoRA(io.ComfyNode):
                     default=OptimizerConfig().learning_rate,
                     min=1e-7,
                     max=0.1,
-                    step=1e-6,
-                    round=1e-8,
+                    step=1e-7,
+                    round=1e-7,
                     tooltip="For a LoRA 0.0001 to 0.001. Too high shows as grids and burnt "
                     "colours while the reward still rises.",
                 ),
@@ -124,7 +124,10 @@ class TrainLoRA(io.ComfyNode):
                     "checkpoint_every may change.",
                 ),
                 SettingsSocket.Input(
-                    "settings", optional=True, tooltip="From GRPO Settings, for the fine points."
+                    "settings",
+                    optional=True,
+                    tooltip="From GRPO Settings, Objective, Exploration or Preset, for the fine "
+                    "points.",
                 ),
                 io.LoraModel.Input(
                     "continue_from",
@@ -197,13 +200,14 @@ class TrainLoRA(io.ComfyNode):
             advantage=settings.advantage,
             objective=settings.objective,
             optimizer=replace(settings.optimizer, learning_rate=learning_rate),
-            lora=LoraConfig(
-                rank=rank, alpha=alpha, rs=settings.rs_lora, targets=settings.lora_targets
-            ),
+            lora=replace(settings.lora, rank=rank, alpha=alpha),
             iterations=iterations,
             prompts_per_iteration=prompts_per_iteration,
             group_size=group_size,
             chunk_fraction=settings.chunk_fraction,
+            window=settings.window,
+            noise=settings.noise,
+            ode_solver=settings.ode_solver,
             share_initial_noise=settings.share_initial_noise,
             batch_size=settings.batch_size,
             checkpoint_every=settings.checkpoint_every,

@@ -6,20 +6,22 @@ Payloads are plain frozen dataclasses; nothing here is pickled or compared by cl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..chunk_grpo_core.advantage import AdvantageConfig
-from ..chunk_grpo_core.config import OptimizerConfig
+from ..chunk_grpo_core.config import OptimizerConfig, TrainConfig
 from ..chunk_grpo_core.experiment import Outcome
 from ..chunk_grpo_core.lora import LoraConfig
 from ..chunk_grpo_core.objective import ObjectiveConfig
 from ..chunk_grpo_core.prompts import PromptSet as PlainPromptSet
 from ..chunk_grpo_core.rollout import Trajectory
+from ..chunk_grpo_core.windows import WindowConfig
 
 __all__ = [
+    "BUILD_ON",
     "CATEGORY",
     "CurveSocket",
     "LogSocket",
@@ -44,6 +46,9 @@ RewardSocket = io.Custom("CHUNK_GRPO_REWARD")
 SettingsSocket = io.Custom("CHUNK_GRPO_SETTINGS")
 LogSocket = io.Custom("CHUNK_GRPO_LOG")
 
+BUILD_ON = "Settings to build on: what this node has an input for is replaced, the rest is kept."
+"""Tooltip of the ``settings`` input of every node that gives settings."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSet(PlainPromptSet):
@@ -63,17 +68,26 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Settings:
-    """The rarely touched knobs of a training."""
+    """All of a training's settings that Train LoRA has no input for; names of ``TrainConfig``."""
 
     advantage: AdvantageConfig = AdvantageConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    lora_targets: str = LoraConfig().targets
-    rs_lora: bool = LoraConfig().rs
+    """The learning rate is Train LoRA's own."""
+    lora: LoraConfig = LoraConfig()
+    """Rank and alpha are Train LoRA's own."""
     chunk_fraction: float = 0.5
+    window: WindowConfig = WindowConfig()
+    noise: str = "all"
+    ode_solver: str = "euler"
     share_initial_noise: bool = True
     batch_size: int | None = None
     checkpoint_every: int = 10
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Settings:
+        """Take what belongs here from the settings of a run."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,10 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from chunk_grpo_core.presets import NOT_IN_THE_SOURCE, PRESETS, Preset
-from chunk_grpo_core.schedule import TimeGrid
+from chunk_grpo_core.presets.recipe import shown
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "paper_index.md"
 START, END = "<!-- presets: start -->", "<!-- presets: end -->"
-
-
-def shown(value: object) -> str:
-    """Write a value as a reader would."""
-    if isinstance(value, TimeGrid):
-        ends = ", ".join(f"{sigma:.3g}" for sigma in value.sigmas[:3])
-        return f"{value.steps} steps: {ends} .. {value.sigmas[-2]:.3g}, 0"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def section(preset: Preset) -> str:

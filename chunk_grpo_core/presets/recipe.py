@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["NOT_IN_THE_SOURCE", "Preset", "Setting", "complete", "settings"]
+from ..schedule import TimeGrid
+
+__all__ = ["NOT_IN_THE_SOURCE", "Preset", "Setting", "complete", "settings", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +66,11 @@ def complete(*parts: tuple[Setting, ...]) -> tuple[Setting, ...]:
     known = {setting.key for setting in stated}
     off = (Setting(k, v, NOT_IN_THE_SOURCE) for k, v in _OFF.items() if k not in known)
     return (*stated, *off)
+
+
+def shown(value: object) -> str:
+    """Write a value as a reader would."""
+    if isinstance(value, TimeGrid):
+        first = ", ".join(f"{sigma:.3g}" for sigma in value.sigmas[:3])
+        return f"{value.steps} steps: {first} .. {value.sigmas[-2]:.3g}, 0"
+    return f"{value:g}" if isinstance(value, float) else str(value)

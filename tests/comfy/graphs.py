@@ -13,6 +13,12 @@ EXAMPLES = ROOT / "example_workflows"
 NAMES = ("01_quick_start_tiny_flux", "02_temporal_dynamics", "04_use_the_lora")
 QUICK_START, DYNAMICS, USE = NAMES
 
+PRESET_TO_TRAIN = (
+    "settings", "sampler", "sigmas", "plan", "learning_rate", "rank", "alpha", "iterations",
+    "prompts_per_iteration", "group_size",
+)  # fmt: skip
+"""Inputs of the Train node, in the order of the outputs of the preset that belong to them."""
+
 Prompt = dict[str, dict]
 
 MODEL, CLIP, VAE = (["1", slot] for slot in range(3))  # of the quick start
@@ -101,6 +107,27 @@ def sampling(key: str, model: list, caption: str, seed: int, batch: int) -> Prom
 def base_nodes() -> Prompt:
     """Return model, sigmas and reward of the quick start, under their ids there."""
     return upstream(twin(QUICK_START), "1", "4", "10")
+
+
+def tuned(prompt: Prompt, class_type: str, info: dict, **inputs: object) -> Prompt:
+    """Return a copy with one more settings node, right before the Train node."""
+    options = input_options(info[class_type])
+    widgets = {name: spec["default"] for name, spec in options.items() if "default" in spec}
+    prompt, train = copy.deepcopy(prompt), find(prompt, "ChunkGRPO_TrainLoRA")
+    before = prompt[train]["inputs"]["settings"]
+    prompt[class_type] = node(class_type, **{**widgets, "settings": before, **inputs})
+    prompt[train]["inputs"]["settings"] = [class_type, 0]
+    return prompt
+
+
+def with_preset(prompt: Prompt, name: str, *left_alone: str, **inputs: object) -> Prompt:
+    """Return a copy whose Train node takes all that a preset gives, but for some inputs."""
+    prompt, train = copy.deepcopy(prompt), find(prompt, "ChunkGRPO_TrainLoRA")
+    prompt["preset"] = node("ChunkGRPO_GRPOPreset", **{"preset": name, "batch_size": 0, **inputs})
+    for slot, wired in enumerate(PRESET_TO_TRAIN):
+        if wired not in left_alone:
+            prompt[train]["inputs"][wired] = ["preset", slot]
+    return prompt
 
 
 def shown_text(run: Run, key: str) -> str:

@@ -76,6 +76,66 @@ def test_what_only_shows_in_the_run_is_named(kind, inputs, words, comfy):
     assert [word for word in words if word not in message] == [], message
 
 
+@pytest.mark.parametrize(
+    ("kind", "inputs", "words"),
+    [
+        (
+            "ChunkGRPO_GRPOObjective",
+            {"advantage_combine": "advantages", "advantage_scale": "none"},
+            ["advantage.combine is advantages", "advantage.scale is none"],
+        ),
+        (
+            "ChunkGRPO_GRPOExploration",
+            {"window": "sliding", "window_chunks": 2, "window_stride": 3},
+            ["window.stride is 3", "1..2"],
+        ),
+        ("ChunkGRPO_GRPOExploration", {"noise": "window"}, ["noise is 'window'", "kind is 'all'"]),
+        (
+            "ChunkGRPO_GRPOExploration",
+            {"ode_solver": "dpm2"},
+            ["ode_solver is 'dpm2'", "'window' or 'drawn'"],
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_anything_runs(
+    kind, inputs, words, comfy
+):
+    message = rejected(comfy, graphs.tuned(graphs.training(), kind, comfy.object_info(), **inputs))
+    assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "words"),
+    [
+        (
+            "ChunkGRPO_GRPOExploration",
+            {"window": "fixed", "window_chunks": 3, "window_start": 2},
+            ["a window of 3 chunks that starts at chunk 2", "plan of 4 chunks"],
+        ),
+        (
+            "ChunkGRPO_GRPOExploration",
+            {"window": "random", "window_chunks": 4},
+            ["no room to move", "4 chunks"],
+        ),
+        (
+            "ChunkGRPO_GRPOObjective",
+            {"advantage_keep": 3},
+            ["advantage.keep is 3", "group_size 4", "at most half"],
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_the_graph_are_named(kind, inputs, words, comfy):
+    message = failed(comfy, graphs.tuned(graphs.training(), kind, comfy.object_info(), **inputs))
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_a_preset_that_needs_a_curve_asks_for_it(comfy):
+    prompt = graphs.with_preset(graphs.training(), "gcpo-v3")
+    message = failed(comfy, prompt)
+    words = ["plan of gcpo-v3", "no curve is connected", "Analyze Temporal Dynamics", "17 steps"]
+    assert [word for word in words if word not in message] == [], message
+
+
 def test_a_combination_of_rewards_without_weight_is_refused(comfy):
     prompt = {"reward": node("ChunkGRPO_LoadReward", name="target_colour", colour="#aa0000")}
     prompt["both"] = node(

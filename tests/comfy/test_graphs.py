@@ -112,6 +112,7 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
     assert objective["clip_low"] == objective["clip_high"]
     in_settings = ("chunk_fraction", "share_initial_noise", "checkpoint_every")
     of_optimizer = ("updates_per_rollout", "epochs", "weight_decay", "max_grad_norm")
+    of_optimizer += ("warmup_updates",)
     in_train = ("iterations", "prompts_per_iteration", "group_size", "seed")
     wanted = {
         "GRPOSettings": {
@@ -120,6 +121,8 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
             "lora_targets": lora["targets"],
             "rs_lora": lora["rs"],
             "batch_size": config["batch_size"] or 0,
+            "ema_decay": optimizer["ema_decay"] or 0.0,
+            "recompute_log_p": {None: "auto"}[optimizer["recompute_log_p"]],
             **{name: config[name] for name in in_settings},
             **{name: optimizer[name] for name in of_optimizer},
         },
@@ -142,7 +145,14 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
         options = graphs.input_options(comfy.object_info(PREFIX + name))
         assert {key: options[key]["default"] for key in values} == values, name
     settings = graphs.input_options(comfy.object_info(f"{PREFIX}GRPOSettings"))
-    assert settings.keys() == wanted["GRPOSettings"].keys(), "compare the new input too"
+    assert settings.keys() - {"settings"} == wanted["GRPOSettings"].keys(), "compare the new input"
+
+
+@pytest.mark.parametrize("name", node_ids())
+def test_the_page_can_show_every_number_that_the_server_takes(name, comfy):
+    for key, spec in graphs.input_options(comfy.object_info(name)).items():
+        if "round" in spec:  # the page shows, and keeps, only the digits of step
+            assert spec["step"] <= spec["round"], key
 
 
 # The examples run
