@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 LATENT = (16, 8, 8)
+LORA_RANK, LORA_SCALE = 4, 2.0  # of random_lora
 
 
 def fill(model, std: float = 0.1, seed: int = 0) -> None:
@@ -171,3 +172,32 @@ def every_kind_of_weights(lab):
     yield random_model(lab, torch.bfloat16, torch.float32)
     yield random_model(lab, torch.float8_e4m3fn, torch.bfloat16)
     yield quantised_model(lab)
+
+
+def apply_lora(lab, *arguments, **options):
+    """The MODEL that the node Apply LoRA gives."""
+    return lab.module("nodes.bridge.applied").apply_lora(*arguments, **options)
+
+
+def random_lora(lab, seed=0, std=0.05):
+    """A LORA_MODEL on every linear layer of the blocks, far from the identity."""
+    linears = lab.module("nodes.bridge.adapter")._linears(random_model(lab).model.diffusion_model)
+    generator = torch.Generator().manual_seed(seed)
+    adapter = {}
+    for name, layer in linears.items():
+        a, b = (LORA_RANK, layer.in_features), (layer.out_features, LORA_RANK)
+        adapter[f"{name}.lora_A.weight"] = std * torch.randn(a, generator=generator)
+        adapter[f"{name}.lora_B.weight"] = std * torch.randn(b, generator=generator)
+    return lab.module("chunk_grpo_core.export").native_lora(adapter, LORA_SCALE * LORA_RANK)
+
+
+def merge_lora(model, lora, strength=1.0):
+    """The MODEL that ComfyUI's own loader gives."""
+    import comfy.sd
+
+    return comfy.sd.load_lora_for_models(model, None, lora, strength, 0.0)[0]
+
+
+def distance(a, b):
+    """Largest absolute difference."""
+    return float((a.double() - b.double()).abs().max())
