@@ -104,16 +104,25 @@ def checkpointed(forward: Forward) -> Forward:
     """Wrap a block's forward: recompute it in backward, residuals out of place.
 
     Without gradients (rollouts) the block runs exactly as ComfyUI wrote it. Blocks in evaluation
-    mode draw no random numbers, so the generator states need not be kept.
+    mode draw no random numbers, so the generator states need not be kept. ComfyUI writes the
+    number of the running block into the options that it hands to all of them; the second run gets
+    them as they were.
     """
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with OutOfPlaceAug():
-            return forward(*args, **kwargs)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
+        options = {name: dict(value) for name, value in kwargs.items() if type(value) is dict}
+        is_second_run = False
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal is_second_run
+            if is_second_run:
+                kwargs |= {name: dict(value) for name, value in options.items()}
+            is_second_run = True
+            with OutOfPlaceAug():
+                return forward(*args, **kwargs)
+
         # Backward recomputes later, maybe in another thread, but with the context of this call.
         run_here = copy_context().run
         # Tensors are handed over one by one: torch then notices if a block writes into its inputs.

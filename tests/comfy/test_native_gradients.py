@@ -149,6 +149,29 @@ def check_float32_and_offloaded_weights_give_the_same_gradients(lab):
         assert float((a.double() - c).norm() / c.norm()) < 1e-3
 
 
+def check_a_recomputed_block_sees_its_own_number(lab):
+    """ComfyUI counts blocks in the options they share; patches on a block read the number there."""
+    checkpointed = lab.module("nodes.bridge.autograd").checkpointed
+    numbers = []
+
+    def block(x, transformer_options=None):
+        numbers.append(transformer_options["block_index"])
+        transformer_options["written"] = True
+        return torch.sin(x * (1 + transformer_options["block_index"]))
+
+    start, options = torch.ones(3, requires_grad=True), {}
+    x = start
+    for index in range(3):
+        options["block_index"] = index
+        x = checkpointed(block)(x, transformer_options=options)
+    assert options.pop("written")
+    x.sum().backward()
+    assert sorted(numbers) == [0, 0, 1, 1, 2, 2] and "written" not in options
+    expected = torch.ones(3, requires_grad=True)
+    torch.sin(3 * torch.sin(2 * torch.sin(expected))).sum().backward()
+    assert torch.equal(start.grad, expected.grad)
+
+
 def check_explicit_in_place_calls_keep_their_meaning(lab):
     mode = lab.module("nodes.bridge.autograd").OutOfPlaceAug
     a, b = torch.zeros(3), torch.ones(3)
