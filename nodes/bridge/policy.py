@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...chunk_grpo_core.export import native_lora
 from ...chunk_grpo_core.lora import LoraConfig
+from ...chunk_grpo_core.loss_scale import LossScale
 from ...chunk_grpo_core.policy import Velocity
 from .adapter import HookLora
 from .conditioning import Conditioning, Processed, processed, trainable
@@ -137,6 +138,7 @@ class NativePolicy:
         guidance = "" if cfg == 1.0 else f" (cfg {cfg:g})"
         self._name = name or f"comfyui/{type(model.model).__name__}{guidance}"
         self._adapter = HookLora(model, lora, seed)
+        self._scaled = LossScale(self._adapter.parameters(), self._shape)
         self._trainee: ModelPatcher | None = None
 
     @property
@@ -193,7 +195,8 @@ class NativePolicy:
             # ComfyUI averages the entries of one list, so each call sees one prompt's entries only.
             guider.conds = entries[prompt]
             sigma = torch.full((x_t.shape[0],), t, device=x_t.device)
-            return (x_t - guider(x_t, sigma, **extra_args)) / t  # denoised = x_t - t v_t
+            denoised = guider(x_t, sigma, **extra_args)  # x_t - t v_t
+            return self._scaled((x_t - denoised) / t)
 
         return velocity
 
