@@ -107,6 +107,9 @@ class TrainConfig:
     checkpoint_every: int = 10
     """Iterations between checkpoints, 1 or more."""
     seed: int = 0
+    self_test: bool = True
+    """Before the first update, compare one derivative with a finite difference; see
+    ``selftest.py``."""
 
     def __post_init__(self) -> None:
         self.plan.check_covers(self.grid.trainable_steps)

@@ -42,6 +42,7 @@ from .policy import Policy, Velocity
 from .provenance import plan_mismatches
 from .rewards.base import Reward, RewardBatch, RewardFailed
 from .rollout import Noise, Trajectory, derive_seed, rollout
+from .selftest import self_test
 from .streaming import GroupTask, accumulate_group, recompute_old_policy, with_reference
 from .windows import noisy_steps, window_chunks
 
@@ -95,6 +96,7 @@ class Trainer:
         self.iteration = 0
         self._folder, self._listen, self._check_cancel = run_folder, listener, check_cancel
         self._optimizer = AdapterOptimizer(policy.adapter.parameters(), config.optimizer)
+        self._is_tested = not config.self_test
 
     def resume(self) -> int:
         """Go on from the newest checkpoint of the run folder; returns iterations already done."""
@@ -123,6 +125,7 @@ class Trainer:
             Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; it can be resumed
                 from its last checkpoint.
             FloatingPointError: The gradient is not finite.
+            SelfTestFailed: Gradients through the policy are wrong; see :mod:`.selftest`.
 
         At the end the adapter holds the average of its weights if ``optimizer.ema_decay`` is set.
         """
@@ -225,6 +228,7 @@ class Trainer:
     def _update(self, velocity: Velocity, tasks: list[GroupTask]) -> UpdateReport:
         """Take the optimiser steps of one iteration; the first is on-policy."""
         settings = self.config.optimizer
+        self._test(velocity, tasks)
         if self._must_recompute:
             tasks = [recompute_old_policy(velocity, task, **self._streaming) for task in tasks]
         if self.config.objective.needs_reference:
@@ -259,6 +263,20 @@ class Trainer:
                 first_error,
             )
         return UpdateReport(sum(reports[1:], reports[0]), first_error, norms, passes)
+
+    def _test(self, velocity: Velocity, tasks: list[GroupTask]) -> None:
+        """Test the gradients once, on the first group that has a stochastic step."""
+        for task in tasks:
+            if not self._is_tested and task.trajectory.stochastic.any():
+                self_test(
+                    velocity,
+                    self.policy.adapter.parameters(),
+                    task.trajectory,
+                    device=self.policy.device,
+                    batch_size=self.config.batch_size,
+                    check_cancel=self._check_cancel,
+                )
+                self._is_tested = True
 
     @property
     def _streaming(self) -> dict:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..lora import LoraConfig, PeftAdapter
+from ..loss_scale import LossScale
 from ..policy import Velocity
 
 __all__ = ["FluxPolicy", "pack_latents", "predict_velocity", "unpack_latents"]
@@ -120,6 +121,7 @@ class FluxPolicy:
         self._name, self._latent_shape, self._guidance = name, tuple(latent_shape), guidance
         self._encode, self._decode = encode, decode
         self._adapter = PeftAdapter(transformer, lora, seed)
+        self._scaled = LossScale(self._adapter.parameters(), self._latent_shape)
         self._transformer = transformer.eval()
         self._device = next(transformer.parameters()).device
         self._text: dict[str, tuple[Tensor, Tensor]] = {}
@@ -160,4 +162,4 @@ class FluxPolicy:
         features, pooled = (part.expand(len(x_t), *part.shape[1:]) for part in self._text[prompt])
         times = torch.full((len(x_t),), t, device=x_t.device)
         velocity = predict_velocity(self._transformer, x_t, times, features, pooled, self._guidance)
-        return velocity
+        return self._scaled(velocity)

@@ -2,8 +2,8 @@
 
 ComfyUI's models are written for inference, and four things about them are wrong for training:
 
-1. Blocks add residuals in place (``img += ...``). Plain backward raises; under checkpointing the
-   saved block input is silently overwritten and the gradients are wrong. :class:`OutOfPlaceAug`
+1. Blocks write into tensors that backward still needs (``img += ...``). Plain backward raises;
+   under checkpointing the gradients are silently wrong. :class:`KeepSaved`
 2. Whatever a node outputs was made under ``torch.inference_mode()`` and cannot be saved for
    backward. :func:`alias`
 3. Activations of a whole model do not fit; they are recomputed block by block. :func:`checkpointed`
@@ -13,12 +13,9 @@ ComfyUI's models are written for inference, and four things about them are wrong
 
 from __future__ import annotations
 
-import dis
-import sys
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from functools import lru_cache
-from types import CodeType
 from typing import Any
 
 import torch
@@ -26,47 +23,39 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["OutOfPlaceAug", "alias", "checkpointed", "refetching"]
+__all__ = ["KeepSaved", "alias", "checkpointed", "refetching"]
 
 Forward = Callable[..., Any]
 
-# ``a += b`` reaches a torch-function mode as Tensor.add_, just like an explicit ``a.add_(b)``.
-_OUT_OF_PLACE: dict[Any, Forward] = {
-    torch.Tensor.add_: torch.add,
-    torch.Tensor.sub_: torch.sub,
-    torch.Tensor.mul_: torch.mul,
-    torch.Tensor.div_: torch.div,
-}
-_AUGMENTED = {
-    dis.opmap[name]
-    for name in (
-        "BINARY_OP",  # Python 3.11 and later
-        "INPLACE_ADD",
-        "INPLACE_SUBTRACT",
-        "INPLACE_MULTIPLY",
-        "INPLACE_TRUE_DIVIDE",
-    )
-    if name in dis.opmap
-}
+_HARMLESS = ("requires_grad_", "detach_", "set_")
 
 
 @lru_cache(maxsize=1024)
-def _is_augmented(code: CodeType, offset: int) -> bool:
-    """Whether the instruction at ``offset`` is an augmented assignment.
-
-    Not read from ``code.co_code`` alone: a specialised instruction may stand there.
-    """
-    return any(
-        instruction.offset == offset and instruction.opcode in _AUGMENTED
-        for instruction in dis.get_instructions(code)
-    )
+def _writes(func: Forward) -> bool:
+    """Whether a tensor method changes its tensor: ``add_`` (``a += b`` is one), ``copy_``, ..."""
+    name = getattr(func, "__name__", "")
+    is_in_place = name.endswith("_") and not name.startswith("_") and name not in _HARMLESS
+    return is_in_place or name == "__setitem__"
 
 
-class OutOfPlaceAug(TorchFunctionMode):
-    """Inside this mode ``a += b`` makes a new tensor and rebinds ``a``, as ``a = a + b`` would.
+@torch.no_grad()
+def _renew(tensor: Tensor) -> None:
+    """Give a tensor a copy of its memory; whoever shares the old memory keeps the old values."""
+    base = tensor if tensor._base is None else tensor._base
+    fresh = torch.empty_strided(base.size(), base.stride(), dtype=base.dtype, device=base.device)
+    fresh.copy_(base)
+    if tensor is not base:
+        offset = tensor.storage_offset() - base.storage_offset()
+        tensor.set_(fresh.untyped_storage(), offset, tensor.size(), tensor.stride())
+    base.set_(fresh)
 
-    An explicit ``a.add_(b)`` keeps its meaning, because its caller may ignore the returned tensor;
-    the two are told apart by the instruction that the calling frame is executing.
+
+class KeepSaved(TorchFunctionMode):
+    """Inside this mode, in-place writes leave alone what autograd has saved.
+
+    A tensor of the graph gets a copy of its memory right before it is written to. Its name and its
+    place in the graph stay; saved aliases of it keep the values that backward needs. Buffers that
+    carry no gradient, such as those weights are cast into, are written to as ever.
     """
 
     def __torch_function__(
@@ -76,12 +65,14 @@ class OutOfPlaceAug(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        replacement = _OUT_OF_PLACE.get(func)
-        if replacement is not None:
-            caller = sys._getframe(1)
-            if _is_augmented(caller.f_code, caller.f_lasti):
-                func = replacement
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if _writes(func) or kwargs.get("inplace"):
+            is_in_graph = any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+            if is_in_graph and type(args[0]) is Tensor:
+                written, *rest = args
+                args = (written, *(arg.clone() if arg is written else arg for arg in rest))
+                _renew(written)
+        return func(*args, **kwargs)
 
 
 def alias(tensor: Tensor) -> Tensor:
@@ -101,27 +92,42 @@ def alias(tensor: Tensor) -> Tensor:
 
 
 def checkpointed(forward: Forward) -> Forward:
-    """Wrap a block's forward: recompute it in backward, residuals out of place.
+    """Wrap a block's forward: recompute it in backward, and keep what in-place writes overwrite.
 
     Without gradients (rollouts) the block runs exactly as ComfyUI wrote it. Blocks in evaluation
-    mode draw no random numbers, so the generator states need not be kept.
+    mode draw no random numbers, so the generator states need not be kept. ComfyUI writes the
+    number of the running block into the options that it hands to all of them; the second run gets
+    them as they were.
     """
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with OutOfPlaceAug():
-            return forward(*args, **kwargs)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
+        options = {name: dict(value) for name, value in kwargs.items() if type(value) is dict}
+        is_second_run = False
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal is_second_run
+            if is_second_run:
+                kwargs |= {name: dict(value) for name, value in options.items()}
+            is_second_run = True
+            args = tuple(map(_copied, args))  # the second run needs the inputs as they were
+            kwargs = {name: _copied(value) for name, value in kwargs.items()}
+            with KeepSaved():
+                return forward(*args, **kwargs)
+
         # Backward recomputes later, maybe in another thread, but with the context of this call.
         run_here = copy_context().run
-        # Tensors are handed over one by one: torch then notices if a block writes into its inputs.
+        # Tensors are handed over one by one: torch then notices if anyone writes into them.
         return checkpoint(
             run_here, run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
         )
 
     return wrapped
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if type(value) is Tensor and value.is_floating_point() else value
 
 
 class _Refetch(torch.autograd.Function):

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ...chunk_grpo_core.export import native_lora
 from ...chunk_grpo_core.lora import LoraConfig
+from ...chunk_grpo_core.loss_scale import LossScale
 from ...chunk_grpo_core.policy import Velocity
 from .adapter import HookLora
-from .conditioning import Conditioning, select, tagged
+from .conditioning import Conditioning, Processed, processed, trainable
 from .session import check_flow_model, training_session, without_dynamic_vram
 
 __all__ = ["NativePolicy", "latent_shape_of"]
@@ -31,18 +32,31 @@ __all__ = ["NativePolicy", "latent_shape_of"]
 T = TypeVar("T")
 
 
+_LATENT_OPTIONS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+"""What newer ComfyUI notes on an empty LATENT, so that every model gets its own size."""
+
+
 def latent_shape_of(model: ModelPatcher, latent: Mapping[str, Any]) -> tuple[int, ...]:
     """Shape of one latent of an (empty) LATENT as ``model`` wants it, without the batch axis.
 
     Raises:
-        ValueError: The LATENT belongs to a model with another number of channels.
+        ValueError: The LATENT belongs to a model with other latents; or it is no single tensor.
     """
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-    channels = model.get_model_object("latent_format").latent_channels
-    if samples.shape[1] != channels:
+    form = model.get_model_object("latent_format")
+    samples = latent["samples"]
+    if getattr(samples, "is_nested", False):
         raise ValueError(
-            f"the LATENT has {samples.shape[1]} channels and this MODEL needs {channels}; "
-            "connect an empty latent, for example from EmptySD3LatentImage"
+            "the LATENT holds several tensors (picture and sound); training takes latents of "
+            "pictures"
+        )
+    options = {name: latent[name] for name in _LATENT_OPTIONS if latent.get(name) is not None}
+    samples = comfy.sample.fix_empty_latent_channels(model, samples, **options)
+    axes = form.latent_dimensions + 2
+    if samples.shape[1] != form.latent_channels or samples.ndim != axes:
+        raise ValueError(
+            f"the LATENT has {samples.shape[1]} channels and {samples.ndim} axes; this MODEL needs "
+            f"{form.latent_channels} channels and {axes} axes. Connect an empty latent, for "
+            "example from EmptySD3LatentImage"
         )
     return tuple(samples.shape[1:])
 
@@ -50,7 +64,7 @@ def latent_shape_of(model: ModelPatcher, latent: Mapping[str, Any]) -> tuple[int
 class _Borrow(comfy.samplers.Sampler):
     """A sampler that samples nothing: it lends the guider to ``work``."""
 
-    def __init__(self, work: Callable[[Any, dict[str, Any]], Any]) -> None:
+    def __init__(self, work: Callable[[Any, dict[str, Any], Tensor], Any]) -> None:
         self.work = work
         self.result: Any = None
 
@@ -65,7 +79,7 @@ class _Borrow(comfy.samplers.Sampler):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        self.result = self.work(model_wrap, extra_args)
+        self.result = self.work(model_wrap, extra_args, noise)
         return noise
 
 
@@ -102,25 +116,29 @@ class NativePolicy:
 
         Raises:
             ValueError: Not a flow MODEL, no prompts, unsupported conditioning, a cfg without
-                negative conditioning, or no layer to train.
+                negative conditioning, no layer to train, or a VAE for latents of many frames.
         """
         check_flow_model(model)
         if not conditioning:
             raise ValueError("there are no prompts to train on")
         if cfg != 1.0 and negative is None:
             raise ValueError(f"cfg is {cfg}; connect negative conditioning, or set cfg to 1")
+        if vae is not None and len(latent_shape) == 4 and latent_shape[1] != 1:
+            raise ValueError(
+                f"the LATENT has {latent_shape[1]} frames; a reward looks at one picture of each "
+                "latent, so connect an empty latent of length 1"
+            )
         self._model = model
         self._vae = vae
         self._shape = tuple(latent_shape)
-        self._prompts = tuple(conditioning)
-        self._positive = [
-            entry for prompt in conditioning for entry in tagged(conditioning[prompt], prompt)
-        ]
-        self._negative = None if cfg == 1.0 else tagged(negative or [], "negative")
+        self._positive = {text: trainable(c, text) for text, c in conditioning.items()}
+        self._negative = None if cfg == 1.0 else trainable(negative or [], "negative")
         self._cfg = cfg
         self._batch = batch
-        self._name = name or f"comfyui/{type(model.model).__name__}"
+        guidance = "" if cfg == 1.0 else f" (cfg {cfg:g})"
+        self._name = name or f"comfyui/{type(model.model).__name__}{guidance}"
         self._adapter = HookLora(model, lora, seed)
+        self._scaled = LossScale(self._adapter.parameters(), self._shape)
         self._trainee: ModelPatcher | None = None
 
     @property
@@ -147,31 +165,38 @@ class NativePolicy:
         """Load the MODEL, call ``work(velocity)`` with autograd enabled, and let the MODEL go."""
         if self._trainee is None:
             self._trainee = without_dynamic_vram(self._model)
-        sampler = _Borrow(lambda guider, extra_args: work(self._velocity(guider, extra_args)))
+        sampler = _Borrow(lambda *borrowed: work(self._velocity(*borrowed)))
         noise = torch.zeros(1, *self._shape).expand(self._batch, *self._shape)
         with training_session(self._trainee, self._adapter, noise.shape) as session:
             guider = comfy.samplers.CFGGuider(session)
-            conds = {"positive": self._positive}
-            if self._negative is not None:
-                conds["negative"] = self._negative
-            guider.inner_set_conds(conds)
+            # One prompt stands for all in ComfyUI's memory estimate.
+            guider.inner_set_conds(self._conditioning(next(iter(self._positive))))
             guider.set_cfg(self._cfg)
             # Two sigmas stand for a schedule; process_conds and model hooks expect one.
             sigmas = torch.tensor([1.0, 0.0])
             guider.sample(noise, noise, sampler, sigmas, disable_pbar=True, seed=0)
         return sampler.result
 
-    def _velocity(self, guider: comfy.samplers.CFGGuider, extra_args: dict[str, Any]) -> Velocity:
-        processed = guider.conds["positive"]
-        entries = {prompt: select(processed, prompt) for prompt in self._prompts}
+    def _conditioning(self, prompt: str) -> dict[str, Conditioning]:
+        conditioning = {"positive": self._positive[prompt]}
+        return conditioning | ({"negative": self._negative} if self._negative else {})
+
+    def _velocity(
+        self, guider: comfy.samplers.CFGGuider, extra_args: dict[str, Any], noise: Tensor
+    ) -> Velocity:
+        entries: dict[str, Processed] = {}
 
         def velocity(x_t: Tensor, t: float, prompt: str) -> Tensor:
-            # ComfyUI averages the entries of one list, so each call sees one prompt's entries only.
-            if prompt not in entries:
+            if prompt not in self._positive:
                 raise ValueError(f"no conditioning was given for the prompt {prompt!r}")
-            guider.conds = {**guider.conds, "positive": entries[prompt]}
+            if prompt not in entries:
+                conditioning = self._conditioning(prompt)
+                entries[prompt] = processed(guider.inner_model, noise, conditioning)
+            # ComfyUI averages the entries of one list, so each call sees one prompt's entries only.
+            guider.conds = entries[prompt]
             sigma = torch.full((x_t.shape[0],), t, device=x_t.device)
-            return (x_t - guider(x_t, sigma, **extra_args)) / t  # denoised = x_t - t v_t
+            denoised = guider(x_t, sigma, **extra_args)  # x_t - t v_t
+            return self._scaled((x_t - denoised) / t)
 
         return velocity
 
@@ -184,7 +209,7 @@ class NativePolicy:
             images = self._vae.decode(latents)
         with torch.inference_mode(False):
             images = images.detach().clone().to("cpu", torch.float32)
-            images = images.reshape(-1, *images.shape[-3:])  # a video VAE adds an axis of frames
+            images = images.reshape(len(x_0), *images.shape[-3:])  # a video VAE adds one frame
             return images[..., :3].clamp(0.0, 1.0)
 
     def lora_model(self) -> dict[str, Tensor]:

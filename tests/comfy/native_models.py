@@ -8,19 +8,11 @@ from typing import Any
 
 import torch
 
+from .tiny_architectures import models
+from .tiny_architectures.models import ARCHITECTURES, fill
+
 LATENT = (16, 8, 8)
 LORA_RANK, LORA_SCALE = 4, 2.0  # of random_lora
-
-
-def fill(model, std: float = 0.1, seed: int = 0) -> None:
-    """Draw every weight of a module from N(0, std), scales of norms from N(1, std)."""
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for name, tensor in model.state_dict().items():
-        values = std * torch.randn(tensor.shape, generator=generator)
-        is_scale = name.endswith(("norm.scale", "norm.weight"))
-        state[name] = (values + is_scale).to(tensor.dtype)
-    model.load_state_dict(state)
 
 
 def random_model(lab, dtype=torch.float32, cast=None):
@@ -84,6 +76,20 @@ def random_conditioning(seed: int = 1, tokens: int = 8) -> list[list[Any]]:
     return [[cross_attn, {"pooled_output": torch.randn(1, 64, generator=generator)}]]
 
 
+def architecture_policy(lab, name: str, model=None, targets: str = "all-linear", **options):
+    """A NativePolicy on a random MODEL of one of the ARCHITECTURES; its prompt is ``"p0"``."""
+    lora = lab.module("chunk_grpo_core.lora").LoraConfig(rank=4, alpha=8.0, targets=targets)
+    return lab.module("nodes.bridge.policy").NativePolicy(
+        model or models.build(name),
+        options.pop("vae", None),
+        {"p0": models.conditioning(name, 1)},
+        ARCHITECTURES[name].latent,
+        lora,
+        0,
+        **options,
+    )
+
+
 def make_policy(lab, model, prompts: int = 1, targets: str = "all-linear", **options):
     """A NativePolicy on random conditioning; prompt i is called ``"pi"`` and has 8 - i tokens."""
     conditioning = {f"p{i}": random_conditioning(i + 1, 8 - i) for i in range(prompts)}
@@ -92,20 +98,19 @@ def make_policy(lab, model, prompts: int = 1, targets: str = "all-linear", **opt
     return policy(model, options.pop("vae", None), conditioning, LATENT, lora, 0, **options)
 
 
-def noise(batch: int, seed: int = 5, dtype=torch.float32):
+def noise(batch: int, seed: int = 5, dtype=torch.float32, latent: tuple[int, ...] = LATENT):
     """Noise of the tiny latents."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, *LATENT, generator=generator).to(dtype)
+    return torch.randn(batch, *latent, generator=generator).to(dtype)
 
 
-def sample(model, conditioning, steps: int = 3):
+def sample(model, conditioning, steps: int = 3, *, latent=LATENT, cfg: float = 1.0, negative=None):
     """Ordinary sampling with ComfyUI's own Euler sampler."""
     import comfy.sample
 
-    empty = torch.zeros(2, *LATENT)
     return comfy.sample.sample(
-        model, noise(2), steps, 1.0, "euler", "simple", conditioning, conditioning, empty,
-        disable_pbar=True, seed=0,
+        model, noise(2, latent=latent), steps, cfg, "euler", "simple", conditioning,
+        negative or conditioning, torch.zeros(2, *latent), disable_pbar=True, seed=0,
     )  # fmt: skip
 
 
@@ -134,12 +139,12 @@ def snapshot(model) -> dict[str, Any]:
     }
 
 
-def velocity_at(prompt: str = "p0", t: float = 0.6, batch: int = 2):
+def velocity_at(prompt: str = "p0", t: float = 0.6, batch: int = 2, latent=LATENT):
     """Work for ``policy.run``: the velocity of fixed latents."""
 
     def work(velocity):
         with torch.no_grad():
-            return velocity(noise(batch), t, prompt)
+            return velocity(noise(batch, latent=latent), t, prompt)
 
     return work
 
@@ -148,11 +153,13 @@ def train(policy, steps: int = 2, learning_rate: float = 2e-3) -> list[float]:
     """Move the velocity of ``"p0"`` by a few real updates; returns the losses."""
     optimizer = torch.optim.AdamW(policy.adapter.parameters(), lr=learning_rate)
 
+    start, fresh = (noise(2, seed, latent=policy.latent_shape) for seed in (5, 9))
+
     def work(velocity):
         losses = []
         for _ in range(steps):
             with torch.no_grad():
-                x_t = velocity(noise(2), 1.0, "p0") * 0.1 + noise(2, 9)
+                x_t = velocity(start, 1.0, "p0") * 0.1 + fresh
             with policy.adapter.disabled(), torch.no_grad():
                 reference = velocity(x_t, 0.7, "p0")
             loss = (velocity(x_t, 0.7, "p0") - reference - 1.0).pow(2).mean()

@@ -13,7 +13,6 @@ from .native_models import (
     noise,
     random_conditioning,
     random_model,
-    sample,
     train,
     velocity_at,
 )
@@ -77,27 +76,6 @@ def check_guidance_mixes_the_two_velocities(lab):
         plain = make_policy(lab, model, prompts=2)  # p1 is conditioned like the negative
         yes, no = plain.run(velocity_at("p0")), plain.run(velocity_at("p1"))
         torch.testing.assert_close(guided, no + 3 * (yes - no), rtol=0, atol=1e-4)
-
-
-def check_an_euler_rollout_is_comfyuis_own_sampling(lab):
-    import comfy.samplers
-
-    with torch.inference_mode():
-        model = random_model(lab)
-        want = sample(model, random_conditioning(), steps=4)
-        sampling = model.get_model_object("model_sampling")
-        sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", 4).tolist()
-        assert sigmas[0] == 1.0 and sigmas[-1] == 0.0
-
-        def work(velocity):
-            x_t = noise(2)
-            with torch.no_grad():
-                for t, s in zip(sigmas[:-1], sigmas[1:], strict=True):
-                    x_t = x_t + (s - t) * velocity(x_t, t, "p0")
-            return x_t
-
-        got = model.model.process_latent_out(make_policy(lab, model).run(work))
-        torch.testing.assert_close(got, want, rtol=0, atol=2e-4)
 
 
 def _warnings_of(action):

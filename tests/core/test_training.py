@@ -22,7 +22,7 @@ from chunk_grpo_core.sde import SdeConfig
 from chunk_grpo_core.trainer import Trainer
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "toy_run.json"
-SHORT = toy_config(iterations=7)
+SHORT = toy_config(iterations=7, self_test=False)
 
 
 def trainer_of(folder, config, *, policy=None, reward=None, check=never_cancel, listener=None):
@@ -139,7 +139,12 @@ def test_groups_of_one_update_are_averaged():
             factor.register_hook(lambda gradient, total=total: total.append(gradient.sum()))
         # With no learning both updates are on-policy, so two groups apart are twice their mean.
         still = OptimizerConfig(learning_rate=1e-30, updates_per_rollout=updates)
-        Trainer(policy, Brightness(), PROMPTS, toy_config(iterations=1, optimizer=still)).train()
+        Trainer(
+            policy,
+            Brightness(),
+            PROMPTS,
+            toy_config(iterations=1, optimizer=still, self_test=False),
+        ).train()
         totals.append(float(sum(total)))
     assert totals[1] == pytest.approx(2.0 * totals[0], rel=1e-4) and totals[0] != 0.0
 

@@ -1,0 +1,163 @@
+"""Every native flow architecture: exact gradients, ComfyUI's own velocity, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import torch
+
+from .inprocess import subprocess_tests
+from .native_models import (
+    ARCHITECTURES,
+    architecture_policy,
+    double,
+    models,
+    noise,
+    sample,
+    snapshot,
+    train,
+)
+
+test_native = subprocess_tests(__file__)
+
+
+def _one_of_each_kind(names) -> list[str]:
+    """Tensors whose layers differ by more than the number of their block."""
+    return list({re.sub(r"\.\d+\.", ".#.", name, count=1): name for name in names}.values())
+
+
+def _loss(velocity, latent):
+    x_t, target = noise(2, 7, torch.float64, latent), noise(2, 8, torch.float64, latent)
+    return ((velocity(x_t, 0.6, "p0") - target) ** 2).mean() * 10
+
+
+def _gradient_errors(policy, step: float = 3e-3) -> dict[str, float]:
+    """Autograd against 4-point central differences along gradient plus random, per tensor."""
+    tensors, latent = policy.adapter._tensors(), policy.latent_shape
+    generator = torch.Generator().manual_seed(11)
+    errors = {}
+
+    def work(velocity):
+        loss = _loss(velocity, latent)
+        loss.backward()
+        floor = 1e-4 * float(torch.stack([p.grad.norm() for p in _reached(policy)]).max())
+        with torch.no_grad():
+            for name in _one_of_each_kind(tensors):
+                tensor = tensors[name]
+                gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+                random = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+                direction = random / random.norm() + gradient / gradient.norm().clamp(min=1e-12)
+                direction /= direction.norm()
+                values = {}
+                for k in (1, -1, 2, -2):
+                    tensor.add_(direction, alpha=k * step)
+                    values[k] = float(_loss(velocity, latent))
+                    tensor.sub_(direction, alpha=k * step)
+                numeric = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * step)
+                exact = float((gradient * direction).sum())
+                errors[name] = abs(numeric - exact) / max(abs(exact), floor)
+
+    policy.run(work)
+    return errors
+
+
+def _reached(policy):
+    return [p for p in policy.adapter.parameters() if p.grad is not None]
+
+
+def _float64_policy(lab, name, **options):
+    """A float64 policy whose B factors are not zero, so that A has gradients too."""
+    with torch.inference_mode():  # as in an execute(): the weights are inference tensors
+        policy = architecture_policy(lab, name, double(models.build(name)), **options)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in policy.adapter.parameters():
+        parameter.data = 0.2 * torch.randn(
+            parameter.shape, generator=generator, dtype=torch.float64
+        )
+    return policy
+
+
+def check_gradients_equal_finite_differences(lab):
+    for name in ARCHITECTURES:
+        policy = _float64_policy(lab, name)
+        errors = _gradient_errors(policy)
+        worst = max(errors, key=errors.get)
+        print(name, len(errors), "tensors, worst relative error", errors[worst], worst)
+        assert errors[worst] <= 1e-3, (name, worst, errors[worst])
+        idle = len(policy.adapter.parameters()) - len(_reached(policy))
+        assert idle <= 16, (name, idle)  # text branch of a last block
+
+
+@contextlib.contextmanager
+def _unchanged(name, model):
+    """Bytes, identities, flags, hooks, options and pictures of a MODEL are the same afterwards."""
+    entry, conditioning = ARCHITECTURES[name], models.conditioning(name, 1)
+    images = sample(model, conditioning, latent=entry.latent)
+    before = snapshot(model)
+    yield
+    after = snapshot(model)
+    assert after == before, (name, {key for key in before if before[key] != after[key]})
+    assert torch.equal(sample(model, conditioning, latent=entry.latent), images), name
+
+
+def check_training_twice_leaves_the_model_as_it_was(lab):
+    with torch.inference_mode():
+        for name in ARCHITECTURES:
+            model = models.build(name)
+            for _ in range(2):
+                with _unchanged(name, model):
+                    policy = architecture_policy(lab, name, model, targets="attention+mlp")
+                    losses = train(policy, 4)
+                    assert losses[-1] < losses[0], (name, losses)
+
+
+def check_errors_and_cancel_leave_the_model_as_it_was(lab):
+    import comfy.model_management as memory
+
+    class Boom(Exception):
+        pass
+
+    def fail(velocity, x_t):
+        velocity(x_t, 0.5, "p0").mean().backward()
+        raise Boom
+
+    def cancel_backward(velocity, x_t):
+        loss = velocity(x_t, 0.5, "p0").mean()
+        memory.interrupt_current_processing()
+        loss.backward()
+
+    expected = {fail: Boom, cancel_backward: memory.InterruptProcessingException}
+    with torch.inference_mode():
+        for name, entry in ARCHITECTURES.items():
+            model = models.build(name)
+            policy = architecture_policy(lab, name, model)
+            x_t = noise(1, latent=entry.latent)
+            for work, error in expected.items():
+                with _unchanged(name, model):
+                    try:
+                        policy.run(lambda velocity, work=work, x_t=x_t: work(velocity, x_t))
+                    except error:
+                        pass
+                    else:
+                        raise AssertionError(f"{name}: {work.__name__} went unnoticed")
+            assert len(train(policy)) == 2, name  # and it trains at once
+
+
+def check_rollout_and_training_forward_agree_bit_for_bit(lab):
+    """The ratio of the first update is exactly 1."""
+    with torch.inference_mode():
+        for name, entry in ARCHITECTURES.items():
+            for cfg in (1.0, 3.0):
+                negative = models.conditioning(name, 2, tokens=4)
+                policy = architecture_policy(lab, name, negative=negative, cfg=cfg)
+                train(policy, 1)
+                x_t = noise(2, latent=entry.latent)
+
+                def work(velocity, x_t=x_t):
+                    with torch.no_grad():
+                        rolled_out = velocity(x_t, 0.6, "p0")
+                    trained = velocity(x_t, 0.6, "p0")
+                    return trained.requires_grad and torch.equal(trained, rolled_out)
+
+                assert policy.run(work), (name, cfg)

@@ -1,0 +1,269 @@
+"""The self-test passes correct gradients of any precision, catches wrong ones, changes nothing."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
+
+from chunk_grpo_core import trainer as trainer_module
+from chunk_grpo_core.events import Cancelled
+from chunk_grpo_core.loss_scale import LossScale
+from chunk_grpo_core.rollout import Noise, rollout
+from chunk_grpo_core.schedule import shifted_grid
+from chunk_grpo_core.sde import RULES, SdeConfig
+from chunk_grpo_core.selftest import SelfTestFailed, self_test
+from chunk_grpo_core.trainer import Trainer
+
+GRID = shifted_grid(6, 2.0)
+FINE, COARSE = 2e-3, 0.05
+
+
+class Rounded(torch.autograd.Function):
+    """What a layer in bfloat16 does to its output and to its gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.bfloat16().float()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.bfloat16().float()
+
+
+class Faulty(torch.autograd.Function):
+    """The identity, with a gradient that somebody got wrong."""
+
+    @staticmethod
+    def forward(ctx, x, fault):
+        ctx.fault = fault
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.fault(grad), None
+
+
+class Layers(ToyPolicy):
+    """A toy policy whose two layers pass through ``after``: layer name -> function."""
+
+    def __init__(self, after=None, is_trained=False):
+        super().__init__()
+        self.after = after or {}
+        if is_trained:
+            generator = torch.Generator().manual_seed(1)
+            for factor in self.adapter.parameters():
+                factor.data += 0.1 * torch.randn(factor.shape, generator=generator)
+
+    def _layer(self, name, x):
+        return self.after.get(name, lambda y: y)(super()._layer(name, x))
+
+
+def outcome(policy, *, sampler=None, sde=SdeConfig(), **options):  # noqa: B008 - frozen
+    sampled = rollout(
+        (sampler or policy).velocity, "warm", GRID, sde, Noise(True, 5, 4), policy.latent_shape
+    )
+    return self_test(policy.velocity, policy.adapter.parameters(), sampled, **options)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES.keys() - {"ode"}))
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_exact_gradients_pass_the_fine_test(rule, is_trained):
+    result = outcome(Layers(is_trained=is_trained), sde=SdeConfig(rule=rule))
+    assert result.tolerance == FINE and result.error < FINE / 4
+    assert result.ratio_error == 0.0
+
+
+def rounded():
+    return {"enter": Rounded.apply, "leave": Rounded.apply}
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_gradients_of_a_model_in_bfloat16_pass_the_coarse_test(is_trained):
+    result = outcome(Layers(rounded(), is_trained))
+    assert result.tolerance == COARSE and result.error < COARSE / 2
+
+
+def detached(x):
+    return x.detach()
+
+
+def faulty(fault):
+    return lambda x: Faulty.apply(x, fault)
+
+
+FAULTS = {
+    "one layer is cut off": {"enter": detached},
+    "one per cent too large": {"enter": faulty(lambda grad: 1.01 * grad)},
+    "a part is missing": {"leave": faulty(lambda grad: grad * (torch.arange(64) > 3))},
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_wrong_gradients_are_caught(name, is_trained):
+    with pytest.raises(SelfTestFailed, match=r"wrong.* autograd says .*self_test off"):
+        outcome(Layers(FAULTS[name], is_trained))
+
+
+@pytest.mark.parametrize("fault", [detached, faulty(lambda grad: 0.8 * grad)])
+def test_wrong_gradients_are_caught_in_bfloat16(fault):
+    after = rounded() | {"enter": lambda x: Rounded.apply(fault(x))}
+    with pytest.raises(SelfTestFailed, match="wrong"):
+        outcome(Layers(after))
+
+
+def test_a_model_without_any_gradient_is_named():
+    with pytest.raises(SelfTestFailed, match="no gradient goes through this model"):
+        outcome(Layers({"enter": detached, "leave": detached}))
+
+
+def test_a_model_that_answers_from_a_cache_is_named():
+    policy, answers = ToyPolicy(), {}
+    velocity = policy.velocity
+    policy.velocity = lambda x, t, prompt: answers.setdefault((t, len(x)), velocity(x, t, prompt))
+    with pytest.raises(SelfTestFailed, match="by 0.0 of its size; the LoRA has no effect"):
+        outcome(policy)
+
+
+def test_a_model_that_fails_is_named():
+    with pytest.raises(SelfTestFailed, match="by nan of its size.* the model fails"):
+        outcome(Layers({"leave": lambda x: x * torch.nan}), sampler=ToyPolicy())
+
+
+def test_another_model_than_the_one_that_sampled_is_named():
+    with pytest.raises(SelfTestFailed, match="not the one that sampled.*before any update"):
+        outcome(ToyPolicy(seed=1), sampler=ToyPolicy(seed=0))
+
+
+def test_nothing_is_changed():
+    policy = Layers(is_trained=True)
+    parameters = policy.adapter.parameters()
+    parameters[0].grad = torch.ones_like(parameters[0])
+    before, state = policy.adapter.state_dict(), torch.get_rng_state()
+    outcome(policy)
+    with pytest.raises(SelfTestFailed):
+        outcome(Layers(FAULTS["one layer is cut off"]))
+    with pytest.raises(Cancelled):
+        outcome(policy, check_cancel=CancelAfter(3))
+    after = policy.adapter.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [p.grad is None for p in parameters] == [False, True, True, True]
+    assert torch.equal(parameters[0].grad, torch.ones_like(parameters[0]))
+
+
+def test_the_batch_is_small_and_no_larger_than_allowed():
+    for allowed, expected in ((None, 2), (1, 1), (8, 2)):
+        policy = ToyPolicy()
+        sampled = rollout(
+            policy.velocity, "warm", GRID, SdeConfig(), Noise(True, 5, 4), policy.latent_shape
+        )
+        policy.calls.clear()
+        self_test(policy.velocity, policy.adapter.parameters(), sampled, batch_size=allowed)
+        assert set(policy.calls) == {expected} and len(policy.calls) <= 12
+
+
+def test_only_steps_that_took_noise_are_used():
+    policy, stochastic = ToyPolicy(), torch.zeros(4, 5, dtype=torch.bool)
+    stochastic[2, 4] = True
+    sampled = rollout(
+        policy.velocity,
+        "warm",
+        GRID,
+        SdeConfig(),
+        Noise(True, 5, 4),
+        policy.latent_shape,
+        stochastic=stochastic,
+    )
+    assert self_test(policy.velocity, policy.adapter.parameters(), sampled).error < FINE
+
+
+# In the trainer
+
+
+def train(policy, **changes):
+    config = toy_config(iterations=2, **changes)
+    trainer = Trainer(policy, Brightness(), PROMPTS, config)
+    trainer.train()
+    return policy.adapter.state_dict()
+
+
+def test_a_training_tests_once_before_its_first_update(monkeypatch, caplog):
+    seen = []
+
+    def watched(velocity, parameters, *more, **options):
+        seen.append([p.detach().clone() for p in parameters])
+        return self_test(velocity, parameters, *more, **options)
+
+    monkeypatch.setattr(trainer_module, "self_test", watched)
+    with caplog.at_level(logging.INFO):
+        on = train(ToyPolicy())
+    fresh = ToyPolicy().adapter.parameters()
+    assert len(seen) == 1
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], fresh, strict=True))
+    assert "self-test: SelfTest(derivative=" in caplog.text
+    off = train(ToyPolicy(), self_test=False)
+    assert len(seen) == 1
+    assert all(torch.equal(on[name], off[name]) for name in on)
+
+
+def test_a_training_with_wrong_gradients_does_not_begin():
+    policy = Layers(FAULTS["one layer is cut off"])
+    before = policy.adapter.state_dict()
+    with pytest.raises(SelfTestFailed):
+        train(policy)
+    after = policy.adapter.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    train(Layers(FAULTS["one layer is cut off"]), self_test=False)
+
+
+# Gradients in float16
+
+
+class Half(torch.autograd.Function):
+    """A model that computes in float16: gradients below 6e-8 vanish in it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.half().float()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.half().float()
+
+
+def half_gradient(is_scaled, size=2**17):
+    """Gradient of a mean over a large latent, as a log-density is, through float16."""
+    weight = torch.nn.Parameter(torch.tensor(0.5))
+    scale = LossScale([weight], (size,)) if is_scaled else lambda v: v
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    loss = 0.01 * (scale(Half.apply(weight * torch.ones(size))) * noise).mean()
+    return torch.autograd.grad(loss, weight)[0], 0.01 * noise.mean()
+
+
+def test_small_gradients_survive_float16():
+    (scaled, exact), (plain, _) = half_gradient(True), half_gradient(False)
+    assert abs(float(scaled / exact) - 1) < 1e-3
+    assert abs(float(plain / exact) - 1) > 0.1
+
+
+def test_scaling_changes_no_bit_in_float32():
+    gradients = []
+    for is_scaled in (False, True):
+        policy = ToyPolicy()
+        parameters = policy.adapter.parameters()
+        scale = LossScale(parameters, policy.latent_shape) if is_scaled else lambda v: v
+        x = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
+        scale(policy.velocity(x, 0.5, "warm")).square().mean().backward()
+        gradients.append([p.grad for p in parameters])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_self_test_may_be_switched_on_a_resume():
+    config = toy_config()
+    assert replace(config, self_test=False).to_json()["self_test"] is False
+    assert type(config).from_json({**config.to_json(), "self_test": False}).self_test is False
