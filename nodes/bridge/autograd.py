@@ -47,7 +47,7 @@ def _renew(tensor: Tensor) -> None:
     if tensor is not base:
         offset = tensor.storage_offset() - base.storage_offset()
         tensor.set_(fresh.untyped_storage(), offset, tensor.size(), tensor.stride())
-    base.set_(fresh)
+    base.set_(fresh.untyped_storage(), 0, fresh.size(), fresh.stride())
 
 
 class KeepSaved(TorchFunctionMode):
