@@ -13,6 +13,7 @@ from ..chunk_grpo_core.dynamics import DISTANCES, DynamicsCurve, dynamics_curve
 from ..chunk_grpo_core.planners import needs_curve, read_plan
 from ..chunk_grpo_core.plots import plot_dynamics, plot_plan
 from ..chunk_grpo_core.schedule import TimeGrid
+from .bridge.conditioning import Conditioning
 from .bridge.rollouts import roll_out
 from .bridge.sampler import sde_of
 from .types import (
@@ -23,6 +24,7 @@ from .types import (
     PromptsSocket,
     Rollouts,
     RolloutsSocket,
+    guidance_inputs,
 )
 from .validation import verdict
 
@@ -69,6 +71,7 @@ class RollOutTrajectories(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the noise.",
                 ),
+                *guidance_inputs(),
             ],
             outputs=[
                 RolloutsSocket.Output(
@@ -91,6 +94,8 @@ class RollOutTrajectories(io.ComfyNode):
         prompt_count: int,
         group_size: int,
         seed: int,
+        negative: Conditioning | None = None,
+        cfg: float = 1.0,
     ) -> io.NodeOutput:
         """Sample."""
         rollouts, finished = roll_out(
@@ -102,6 +107,8 @@ class RollOutTrajectories(io.ComfyNode):
             latent,
             group_size,
             seed,
+            negative=negative,
+            cfg=cfg,
         )
         return io.NodeOutput(rollouts, {"samples": finished})
 

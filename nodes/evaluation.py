@@ -11,8 +11,9 @@ from ..chunk_grpo_core.experiment import EVALUATION_SEED
 from ..chunk_grpo_core.rewards.base import Reward
 from ..chunk_grpo_core.schedule import TimeGrid
 from .bridge.applied import apply_lora
+from .bridge.conditioning import Conditioning
 from .bridge.evaluation import compare_models
-from .types import CATEGORY, PromptSet, PromptsSocket, RewardSocket
+from .types import CATEGORY, PromptSet, PromptsSocket, RewardSocket, guidance_inputs
 
 __all__ = ["EvaluateLoRA"]
 
@@ -77,6 +78,7 @@ class EvaluateLoRA(io.ComfyNode):
                     tooltip="A MODEL to compare with the base instead of a lora, from Apply LoRA: "
                     "for another strength or a part of the steps.",
                 ),
+                *guidance_inputs(),
             ],
             outputs=[
                 io.String.Output(
@@ -112,6 +114,8 @@ class EvaluateLoRA(io.ComfyNode):
         dark: bool,
         lora: dict[str, torch.Tensor] | None = None,
         second_model: Any = None,
+        negative: Conditioning | None = None,
+        cfg: float = 1.0,
     ) -> io.NodeOutput:
         """Measure both and compare."""
         if (lora is None) == (second_model is None):
@@ -127,6 +131,8 @@ class EvaluateLoRA(io.ComfyNode):
             seeds=pictures_per_prompt,
             noise_seed=noise_seed,
             batch_size=batch_size or None,
+            negative=negative,
+            cfg=cfg,
         )
         table = comparison.table()
         plot, pairs = comparison.plot(dark=dark)[None], comparison.pairs()[None]

@@ -157,6 +157,14 @@ class GRPOSettings(io.ComfyNode):
                     "(on a GPU, with more than one update per rollout). on if the summary's ratio "
                     "error comes near clip.",
                 ),
+                io.Boolean.Input(
+                    "self_test",
+                    default=default.self_test,
+                    optional=True,
+                    tooltip="Before the first update, compare one gradient with a measured change, "
+                    "and stop if they differ: some models and patches give wrong gradients without "
+                    "an error. Costs a few calls of the model, once.",
+                ),
                 SettingsSocket.Input("settings", optional=True, tooltip=BUILD_ON),
             ],
             outputs=[
@@ -191,6 +199,7 @@ class GRPOSettings(io.ComfyNode):
         warmup_updates: int = 0,
         ema_decay: float = 0.0,
         recompute_log_p: str = "auto",
+        self_test: bool = True,
         settings: Settings | None = None,
     ) -> io.NodeOutput:
         """Collect them."""
@@ -219,5 +228,6 @@ class GRPOSettings(io.ComfyNode):
                 share_initial_noise=share_initial_noise,
                 batch_size=batch_size or None,
                 checkpoint_every=checkpoint_every,
+                self_test=self_test,
             )
         )

@@ -14,6 +14,7 @@ from ..chunk_grpo_core.lora import LoraConfig
 from ..chunk_grpo_core.provenance import plan_mismatches
 from ..chunk_grpo_core.rewards.base import Reward
 from ..chunk_grpo_core.schedule import TimeGrid
+from .bridge.conditioning import Conditioning
 from .bridge.host import safe_name
 from .bridge.sampler import sde_of
 from .bridge.training import RunRequest, train_lora
@@ -27,6 +28,7 @@ from .types import (
     Settings,
     SettingsSocket,
     TrainingLog,
+    guidance_inputs,
 )
 from .validation import verdict
 
@@ -135,6 +137,7 @@ class TrainLoRA(io.ComfyNode):
                     tooltip="A LoRA to train on, from Load LoRA File or an earlier training. It "
                     "needs the same layers and a rank that is not above this one.",
                 ),
+                *guidance_inputs(),
             ],
             outputs=[
                 io.LoraModel.Output(
@@ -190,6 +193,8 @@ class TrainLoRA(io.ComfyNode):
         resume: bool,
         settings: Settings | None = None,
         continue_from: dict[str, torch.Tensor] | None = None,
+        negative: Conditioning | None = None,
+        cfg: float = 1.0,
     ) -> io.NodeOutput:
         """Train."""
         settings = settings or Settings()
@@ -212,6 +217,7 @@ class TrainLoRA(io.ComfyNode):
             batch_size=settings.batch_size,
             checkpoint_every=settings.checkpoint_every,
             seed=seed,
+            self_test=settings.self_test,
         )
         lora, log = train_lora(
             model=model,
@@ -223,6 +229,8 @@ class TrainLoRA(io.ComfyNode):
             request=RunRequest(run_name.strip(), resume),
             evaluation_seeds=pictures_per_held_out,
             continue_from=continue_from,
+            negative=negative,
+            cfg=cfg,
         )
         summary = describe(log)
         rows = log.outcome.rows

@@ -34,6 +34,7 @@ __all__ = [
     "Settings",
     "SettingsSocket",
     "TrainingLog",
+    "guidance_inputs",
 ]
 
 CATEGORY = "training/chunk-grpo"
@@ -48,6 +49,30 @@ LogSocket = io.Custom("CHUNK_GRPO_LOG")
 
 BUILD_ON = "Settings to build on: what this node has an input for is replaced, the rest is kept."
 """Tooltip of the ``settings`` input of every node that gives settings."""
+
+
+def guidance_inputs() -> list[Any]:
+    """Inputs ``negative`` and ``cfg`` of every node that samples with a MODEL."""
+    return [
+        io.Conditioning.Input(
+            "negative",
+            optional=True,
+            tooltip="Negative prompt for all prompts, from CLIP Text Encode; only used when cfg is "
+            "not 1.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=1.0,
+            min=1.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            optional=True,  # prompts saved before it existed still run
+            tooltip="Classifier-free guidance of every call of the model. 1 is off, for FLUX and "
+            "all distilled models; SD3 and Qwen-Image are used with 3 to 5. Above 1 it needs "
+            "negative and takes twice the time.",
+        ),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +108,7 @@ class Settings:
     share_initial_noise: bool = True
     batch_size: int | None = None
     checkpoint_every: int = 10
+    self_test: bool = True
 
     @classmethod
     def of(cls, config: TrainConfig) -> Settings:

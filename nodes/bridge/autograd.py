@@ -43,11 +43,9 @@ def _renew(tensor: Tensor) -> None:
     """Give a tensor a copy of its memory; whoever shares the old memory keeps the old values."""
     base = tensor if tensor._base is None else tensor._base
     fresh = torch.empty_strided(base.size(), base.stride(), dtype=base.dtype, device=base.device)
-    fresh.copy_(base)
-    if tensor is not base:
-        offset = tensor.storage_offset() - base.storage_offset()
-        tensor.set_(fresh.untyped_storage(), offset, tensor.size(), tensor.stride())
-    base.set_(fresh.untyped_storage(), 0, fresh.size(), fresh.stride())
+    memory, start = fresh.copy_(base).untyped_storage(), base.storage_offset()
+    for view in (tensor, base):
+        view.set_(memory, view.storage_offset() - start, view.size(), view.stride())
 
 
 class KeepSaved(TorchFunctionMode):

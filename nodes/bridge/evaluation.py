@@ -12,6 +12,7 @@ from ...chunk_grpo_core.lora import LoraConfig
 from ...chunk_grpo_core.rewards.base import Reward
 from ...chunk_grpo_core.schedule import TimeGrid
 from ..types import PromptSet
+from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress
 from .policy import NativePolicy, latent_shape_of
 
@@ -33,6 +34,8 @@ def compare_models(
     seeds: int,
     noise_seed: int,
     batch_size: int | None,
+    negative: Conditioning | None = None,
+    cfg: float = 1.0,
 ) -> Comparison:
     """Evaluate both MODELs on the held-out prompts, one after the other.
 
@@ -47,6 +50,8 @@ def compare_models(
         seeds: Pictures of each prompt.
         noise_seed: Noise seed of the first prompt.
         batch_size: Samples in one call of the model; all of a prompt when None.
+        negative: Negative conditioning for all prompts; needed when ``cfg`` is not 1.
+        cfg: Scale of classifier-free guidance; 1 means none.
 
     Raises:
         ValueError: Fewer than two prompts are held out, or something does not fit.
@@ -67,6 +72,8 @@ def compare_models(
             latent_shape_of(model, latent),
             LoraConfig(rank=1, targets="all-linear"),
             seed=0,
+            negative=negative,
+            cfg=cfg,
             batch=batch_size or seeds,
         )
         with policy.adapter.disabled():

@@ -14,6 +14,7 @@ from ...chunk_grpo_core.rollout import Noise, Trajectory, derive_seed, rollout
 from ...chunk_grpo_core.schedule import TimeGrid
 from ...chunk_grpo_core.sde import SdeConfig
 from ..types import PromptSet, Rollouts
+from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress
 from .policy import NativePolicy, latent_shape_of
 
@@ -29,6 +30,9 @@ def roll_out(
     latent: dict[str, Any],
     group_size: int,
     seed: int,
+    *,
+    negative: Conditioning | None = None,
+    cfg: float = 1.0,
 ) -> tuple[Rollouts, Tensor]:
     """Sample a group for each of the ``chosen`` prompts with the kernels of training.
 
@@ -43,6 +47,8 @@ def roll_out(
             latent_shape_of(model, latent),
             LoraConfig(rank=1, targets="all-linear"),
             seed=0,
+            negative=negative,
+            cfg=cfg,
             batch=group_size,
         )
         bar = progress_bar(len(chosen))

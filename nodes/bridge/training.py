@@ -16,6 +16,7 @@ from ...chunk_grpo_core.export import continued_state
 from ...chunk_grpo_core.pictures import best_first, enlargement, image_grid
 from ...chunk_grpo_core.rewards.base import Reward
 from ..types import PromptSet, TrainingLog
+from .conditioning import Conditioning
 from .host import check_interrupt, next_run_name, progress_bar, run_folder, show_progress
 from .policy import NativePolicy, latent_shape_of
 
@@ -93,6 +94,8 @@ def train_lora(
     request: RunRequest,
     evaluation_seeds: int,
     continue_from: dict[str, Tensor] | None = None,
+    negative: Conditioning | None = None,
+    cfg: float = 1.0,
 ) -> tuple[dict[str, Tensor], TrainingLog]:
     """Measure, train, measure again.
 
@@ -114,6 +117,8 @@ def train_lora(
             latent_shape_of(model, latent),
             config.lora,
             config.seed,
+            negative=negative,
+            cfg=cfg,
             batch=config.batch_size or config.group_size,
         )
         if continue_from is not None:

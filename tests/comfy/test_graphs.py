@@ -110,7 +110,7 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
     lora = dataclass_defaults(LoraConfig)
     sde = dataclass_defaults(SdeConfig)
     assert objective["clip_low"] == objective["clip_high"]
-    in_settings = ("chunk_fraction", "share_initial_noise", "checkpoint_every")
+    in_settings = ("chunk_fraction", "share_initial_noise", "checkpoint_every", "self_test")
     of_optimizer = ("updates_per_rollout", "epochs", "weight_decay", "max_grad_norm")
     of_optimizer += ("warmup_updates",)
     in_train = ("iterations", "prompts_per_iteration", "group_size", "seed")

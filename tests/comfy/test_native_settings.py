@@ -26,6 +26,7 @@ BASIC = {
     "warmup_updates": 11,
     "ema_decay": 0.9,
     "recompute_log_p": "off",
+    "self_test": False,
 }
 OBJECTIVE = {
     "ratio": "step",
@@ -122,7 +123,7 @@ def check_every_input_reaches_the_training(lab):
     for name in ("updates_per_rollout", "epochs", "weight_decay", "max_grad_norm"):
         wanted[f"optimizer.{name}"] = BASIC[name]
     wanted |= {"optimizer.warmup_updates": 11, "optimizer.ema_decay": 0.9}
-    wanted |= {"optimizer.recompute_log_p": False}
+    wanted |= {"optimizer.recompute_log_p": False, "self_test": False}
     for name, value in OBJECTIVE.items():
         part, under, rest = name.partition("_")
         is_advantage = part == "advantage"

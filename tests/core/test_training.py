@@ -350,7 +350,7 @@ def test_a_first_ratio_away_from_one_is_reported_with_what_to_do(caplog):
         Rounding(),
         Brightness(),
         PROMPTS,
-        toy_config(iterations=1),
+        toy_config(iterations=1, self_test=False),
         listener=lambda e: rows.append(e.metrics) if isinstance(e, IterationEnd) else None,
     ).train()
     assert rows[0]["ratio_error_first_update"] > 1e-3
