@@ -65,7 +65,7 @@ def guidance_inputs() -> list[Any]:
             default=1.0,
             min=1.0,
             max=100.0,
-            step=0.1,
+            step=0.01,
             round=0.01,
             optional=True,  # prompts saved before it existed still run
             tooltip="Classifier-free guidance of every call of the model. 1 is off, for FLUX and "
