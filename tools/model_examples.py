@@ -19,7 +19,7 @@ from PIL import Image
 from real_models import MODELS, ModelExample, layout_of, prompt_of
 from workflow_from_api import convert, write_json
 
-from tests.comfy.browser import ComfyBrowser
+from tests.comfy.browser import ComfyBrowser, ComfyPage
 from tests.comfy.server import ComfyServer
 
 
@@ -32,13 +32,13 @@ def main() -> None:
         for file in {file for model in MODELS for file in model.files}:
             server.add_model(file.directory, file.name)
         with ComfyBrowser(server.url, *WINDOW) as browser:
+            page = browser.open()
             for name in [options.only] if options.only else names:
-                write(browser, names[name])
+                write(page, names[name])
 
 
-def write(browser: ComfyBrowser, model: ModelExample) -> None:
+def write(page: ComfyPage, model: ModelExample) -> None:
     """Write workflow, API form and thumbnail of one model."""
-    page = browser.open()
     workflow, twin = convert(page, prompt_of(model), layout_of(model), model.name)
     write_json(EXAMPLES / f"{model.name}.json", workflow)
     write_json(EXAMPLES / "api" / f"{model.name}.json", twin)
@@ -46,7 +46,6 @@ def write(browser: ComfyBrowser, model: ModelExample) -> None:
     with Image.open(page.screenshot(picture.with_suffix(".png"), graph_only=True)) as full:
         write_thumbnail(full.convert("RGB"), picture)
     picture.with_suffix(".png").unlink()
-    page.close()
 
 
 if __name__ == "__main__":
