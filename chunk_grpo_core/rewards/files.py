@@ -14,7 +14,8 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TypeVar
+from typing import Literal, TypeVar
+from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class WeightFile:
     name: str
     """File name in the repository."""
     repo: str
-    """Repository on the Hugging Face hub, ``owner/name``."""
+    """Repository, ``owner/name``."""
     bytes: int
     """Size, about."""
     licence: str
@@ -55,11 +56,19 @@ class WeightFile:
     """Commit, or a branch where no commit is known."""
     sha256: str | None = None
     """Digest, where it is known."""
+    host: Literal["huggingface.co", "github.com"] = "huggingface.co"
+    """Site of the repository."""
 
     @property
     def page(self) -> str:
         """Address of the page that describes the weights."""
-        return f"https://huggingface.co/{self.repo}"
+        return f"https://{self.host}/{self.repo}"
+
+    @property
+    def url_path(self) -> str:
+        """Path of the file on its host, with a leading slash."""
+        verb = "resolve" if self.host == "huggingface.co" else "raw"
+        return f"/{self.repo}/{verb}/{self.revision}/{quote(self.name)}"
 
     @property
     def size(self) -> str:
