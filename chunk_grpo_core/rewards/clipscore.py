@@ -35,14 +35,14 @@ WEIGHTS: dict[str, WeightFile] = {
         folder="clipscore",
         name="model.safetensors",
         repo="openai/clip-vit-large-patch14",
-        bytes=1_710_540_580,
+        bytes=1_710_000_000,
         licence="none stated for the weights (code: MIT); the card advises against deployment",
     ),
     "clip-h": WeightFile(
         folder="clipscore_h",
         name="model.safetensors",
         repo="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        bytes=3_944_517_836,
+        bytes=3_940_000_000,
         licence="MIT",
     ),
 }

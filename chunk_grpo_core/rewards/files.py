@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..optional import require
 
 __all__ = [
+    "DEFAULT_FOLDER",
     "WeightFile",
     "build_empty",
     "confined",
@@ -31,6 +32,9 @@ __all__ = [
     "read_weights",
     "strict_load",
 ]
+
+DEFAULT_FOLDER = Path("models", "reward_models")
+"""Where weights are looked for and put outside ComfyUI, relative to the current folder."""
 
 _PICKLES = (".pt", ".pth", ".bin")
 _HASHED_WHOLE = 4 * 2**30
@@ -111,7 +115,7 @@ def find_file(
 
 
 def _how_to_get(weights: WeightFile, folders: Sequence[str | Path]) -> str:
-    target = Path(*folders[:1] or ["models", "reward_models"]) / weights.folder
+    target = Path(*folders[:1] or [DEFAULT_FOLDER]) / weights.folder
     return (
         f"get {weights.name} ({weights.size}, licence: {weights.licence}) from {weights.page} and "
         f"put it into {target}"

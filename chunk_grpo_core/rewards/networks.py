@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Metadata, Reward, RewardBatch, check_images
+from .files import DEFAULT_FOLDER
 from .pixels import to_levels
 
 __all__ = [
@@ -38,7 +39,7 @@ class LoadOptions:
 
     path: str | Path | None = None
     """Weight file, or its folder; looked for in ``folders`` when None."""
-    folders: Sequence[str | Path] = ()
+    folders: Sequence[str | Path] = (DEFAULT_FOLDER,)
     """Folders of models, see :func:`~chunk_grpo_core.rewards.files.find_file`."""
     tokenizers: Sequence[str | Path] = ()
     """Folders that may hold the tokenizer; the folder of the weights is tried first."""
@@ -53,6 +54,9 @@ class LoadOptions:
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}; it must be one of {', '.join(_DTYPES)}")
+        for name, folders in (("folders", self.folders), ("tokenizers", self.tokenizers)):
+            if isinstance(folders, (str, Path)):
+                raise ValueError(f"{name} is {str(folders)!r}; it must be a list of folders")
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
 

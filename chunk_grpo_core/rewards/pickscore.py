@@ -22,7 +22,7 @@ WEIGHTS = WeightFile(
     folder="pickscore",
     name="model.safetensors",
     repo="yuvalkirstain/PickScore_v1",
-    bytes=3_944_517_836,
+    bytes=3_940_000_000,
     licence="none stated for the weights (code: MIT)",
 )
 
