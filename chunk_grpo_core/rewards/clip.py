@@ -34,6 +34,7 @@ __all__ = [
     "CLIP_L",
     "ClipShape",
     "CosineReward",
+    "clip_config",
     "clip_network",
     "image_features",
     "load_cosine_reward",
@@ -70,7 +71,8 @@ CLIP_H = ClipShape(text=(1024, 24, 16), vision=(1280, 32, 16), features=1024, ac
 """ViT-H/14 of LAION, 986 million parameters."""
 
 
-def _config(shape: ClipShape) -> Any:
+def clip_config(shape: ClipShape) -> Any:
+    """Settings of both towers, as transformers takes them."""
     transformers = require("transformers", "To judge with CLIP")
 
     def tower(width: int, layers: int, heads: int) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def clip_network(shape: ClipShape, tensors: Mapping[str, Tensor], source: str | 
         ValueError: Names or shapes do not fit.
     """
     transformers = require("transformers", "To judge with CLIP")
-    network = build_empty(lambda: transformers.CLIPModel(_config(shape)))
+    network = build_empty(lambda: transformers.CLIPModel(clip_config(shape)))
     return strict_load(network, transformers_names(tensors), source)
 
 
@@ -121,7 +123,7 @@ def vision_network(
     Arguments and errors: see :func:`clip_network`.
     """
     transformers = require("transformers", "To judge with CLIP")
-    config = _config(shape).vision_config
+    config = clip_config(shape).vision_config
     network = build_empty(lambda: transformers.CLIPVisionModelWithProjection(config))
     named = transformers_names(tensors)
     kept = {k: t for k, t in named.items() if not k.startswith("text_") and k != "logit_scale"}
@@ -173,7 +175,7 @@ class CosineReward:
         Raises:
             ValueError: The tokenizer is not that of the network.
         """
-        rows = network.get_input_embeddings().num_embeddings
+        rows = network.text_model.embeddings.token_embedding.num_embeddings
         if tokens.end != rows - 1 or tokens.size != rows:
             raise ValueError(
                 f"the tokenizer has {tokens.size} entries and ends prompts with {tokens.end}; "

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,16 @@ from .networks import LoadOptions, judging, score_pictures, weight_bytes
 from .pixels import cropped, normalised
 from .tokens import Tokens, bert_tokens
 
-__all__ = ["BLIP_LARGE", "WEIGHTS", "BlipShape", "ImageReward", "blip_network", "load_imagereward"]
+__all__ = [
+    "BLIP_LARGE",
+    "WEIGHTS",
+    "BlipShape",
+    "ImageReward",
+    "blip_network",
+    "blip_scores",
+    "load_imagereward",
+    "tower_configs",
+]
 
 WEIGHTS = WeightFile(
     folder="imagereward",
@@ -72,19 +82,8 @@ _VISION_PARTS = (
 )
 
 
-def blip_network(
-    shape: BlipShape, tensors: Mapping[str, Tensor], source: str | Path
-) -> nn.ModuleDict:
-    """Build the towers ``vision`` and ``text`` and the ``head`` around the tensors of a file.
-
-    Args:
-        shape: Sizes the file must have.
-        tensors: In the layout of the authors' file.
-        source: The file, for messages.
-
-    Raises:
-        ValueError: Names or shapes do not fit.
-    """
+def tower_configs(shape: BlipShape) -> tuple[Any, Any]:
+    """Settings of the image tower and of the text tower, as transformers takes them."""
     transformers = require("transformers", "To judge with ImageReward")
     vision = transformers.BlipVisionConfig(
         **_sizes(shape.vision),
@@ -106,6 +105,24 @@ def blip_network(
         pad_token_id=0,
         sep_token_id=0,
     )
+    return vision, text
+
+
+def blip_network(
+    shape: BlipShape, tensors: Mapping[str, Tensor], source: str | Path
+) -> nn.ModuleDict:
+    """Build the towers ``vision`` and ``text`` and the ``head`` around the tensors of a file.
+
+    Args:
+        shape: Sizes the file must have.
+        tensors: In the layout of the authors' file.
+        source: The file, for messages.
+
+    Raises:
+        ValueError: Names or shapes do not fit.
+    """
+    transformers = require("transformers", "To judge with ImageReward")
+    vision, text = tower_configs(shape)
     towers = nn.ModuleDict(
         {
             "vision": build_empty(lambda: transformers.BlipVisionModel(vision)),
