@@ -31,7 +31,8 @@ def section(name: str, entry: Entry) -> str:
         f"{file.licence}."
         for file in entry.files
     ]
-    lines += [f"- Proved: {entry.evidence}", f"- Not proved: {entry.unproved}"]
+    lines.append(f"- Proved: {entry.evidence}")
+    lines += [f"- Not proved: {entry.unproved}"] if entry.unproved else []
     return "\n".join(lines)
 
 

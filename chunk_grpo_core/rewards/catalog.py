@@ -33,7 +33,7 @@ class Entry:
     """``instant``, ``fast`` (CLIP-size), ``slow`` (billions of parameters), ``network``."""
     evidence: str = ""
     """What the tests prove, and how."""
-    unproved: str = "nothing known"
+    unproved: str = ""
     """What they leave open."""
 
 

@@ -160,7 +160,7 @@ def _sorted_out(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     return named, head
 
 
-def blip_scores(network: nn.ModuleDict, pictures: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+def blip_scores(network: Any, pictures: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """Scores (b,) of pictures (b, 3, S, S) and token ids and mask (b, L)."""
     with judging(network) as device:
         dtype = next(network["vision"].parameters()).dtype
@@ -182,16 +182,14 @@ class ImageReward:
 
     def __init__(
         self,
-        network: nn.ModuleDict,
+        network: Any,
         tokens: Tokens,
         facts: Fingerprint,
-        *,
-        image_size: int = BLIP_LARGE.image,
         batch_size: int = 16,
     ) -> None:
         """Judge with a network (:func:`blip_network`) and its tokenizer."""
         self.network, self.batch_size = network, batch_size
-        self._tokens, self._size = tokens, image_size
+        self._tokens = tokens
         self._facts = {**facts, "tokenizer": tokens.digest}
 
     @property
@@ -214,8 +212,8 @@ class ImageReward:
         return score_pictures(images, prompts, metadata, self._judge, self.batch_size)
 
     def _judge(self, levels: Tensor, prompts: list[str]) -> Tensor:
-        square = cropped("round")
-        pictures = torch.stack([normalised(square(picture, self._size)) for picture in levels])
+        square, size = cropped("round"), self.network["vision"].config.image_size
+        pictures = torch.stack([normalised(square(picture, size)) for picture in levels])
         return blip_scores(self.network, pictures, *self._tokens(prompts))
 
 
@@ -240,5 +238,5 @@ def load_imagereward(options: LoadOptions) -> ImageReward:
         network.to(options.device),
         tokens,
         {"weights": digest(path), "pixels": "crop-round-1"},
-        batch_size=options.batch_size,
+        options.batch_size,
     )

@@ -97,7 +97,7 @@ def letterboxed(levels: Tensor, size: int) -> Tensor:
     """
     height, width = _checked_size(levels)
     scale = size / max(height, width)
-    new = (round(height * scale), round(width * scale))
+    new = (max(1, round(height * scale)), max(1, round(width * scale)))
     picture = levels.permute(2, 0, 1).contiguous().float()[None] / 255.0
     if new != (height, width):
         picture = functional.interpolate(picture, new, mode="bicubic", antialias=True)
