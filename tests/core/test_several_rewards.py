@@ -420,6 +420,7 @@ def test_the_record_of_a_run_names_rewards_and_weights(tmp_path):
     reward = combine(brightness=1.0, contrast=0.5)
     outcome = run_experiment(ToyPolicy(), reward, PROMPTS, ["a", "b"], config, folder)
     assert folder.read_record()["reward"] == "1.0*brightness + 0.5*contrast"
+    assert folder.read_record()["reward_fingerprint"]["contrast/unit"] == 1000.0
     assert outcome.after.to_json()["extras"].keys() >= {"brightness", "contrast"}
     other = combine(brightness=1.0, contrast=0.25)
     with pytest.raises(ValueError, match=r"reward = .*0.5\*contrast.*, not .*0.25\*contrast"):
