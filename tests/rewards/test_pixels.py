@@ -72,7 +72,8 @@ def test_the_crop_with_rounding_down_is_that_of_transformers(size):
 
     kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
     levels = noisy(*size)
-    expected = kind()(Image.fromarray(levels.numpy()), return_tensors="pt")["pixel_values"][0]
+    settings = {"return_tensors": "pt", "input_data_format": "channels_last"}
+    expected = kind()(Image.fromarray(levels.numpy()), **settings)["pixel_values"][0]
     found = normalised(cropped("floor")(levels, 224))
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=2e-6)
 
