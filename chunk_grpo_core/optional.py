@@ -12,6 +12,7 @@ _EXTRAS = {
     "diffusers": "train",
     "peft": "train",
     "transformers": "train",
+    "tokenizers": "train",
     "matplotlib": "plots",
     "typer": "cli",
     "rich": "cli",

@@ -38,10 +38,11 @@ EDGE_FILES = (
     "plots",
     "plot_style",
     "cli",
+    "cli_rewards",
     "__main__",
     "demo",
 )
-COMMANDS = ("cli", "__main__", "demo")
+COMMANDS = ("cli", "cli_rewards", "__main__", "demo")
 
 # May be imported when a core file is; everything else inside the function that needs it.
 LIGHT = {"torch", "numpy", "safetensors", "PIL"}

@@ -1,12 +1,15 @@
 """Reward models. ``REWARDS`` maps the name users choose to a loader that takes keyword settings.
 
-A new reward is a new file with a class that has ``name`` and ``score`` (see ``base.py``), and one
-line here.
+A new reward is a new file with a class that has ``name``, ``fingerprint`` and ``score`` (see
+``base.py``), one line here and one entry in ``catalog.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
 
 from .base import Reward
 
@@ -25,18 +28,77 @@ def _target_colour(colour: str = "#2060c0") -> Reward:
     return TargetColour(colour)
 
 
+def _clipscore(**settings: Any) -> Reward:
+    from .clipscore import load_clipscore
+
+    return _from_files(load_clipscore, settings)
+
+
+def _pickscore(**settings: Any) -> Reward:
+    from .pickscore import load_pickscore
+
+    return _from_files(load_pickscore, settings)
+
+
+def _hpsv2(**settings: Any) -> Reward:
+    from .hpsv2 import load_hpsv2
+
+    return _from_files(load_hpsv2, settings)
+
+
+def _aesthetic(**settings: Any) -> Reward:
+    from .aesthetic import load_aesthetic
+
+    return _from_files(load_aesthetic, settings)
+
+
+def _imagereward(**settings: Any) -> Reward:
+    from .imagereward import load_imagereward
+
+    return _from_files(load_imagereward, settings)
+
+
 REWARDS: dict[str, Callable[..., Reward]] = {
     "tiny_world": _tiny_world,
     "target_colour": _target_colour,
+    "clipscore": _clipscore,
+    "pickscore": _pickscore,
+    "hpsv2": _hpsv2,
+    "aesthetic": _aesthetic,
+    "imagereward": _imagereward,
 }
 
 
 def load_reward(name: str, **settings: object) -> Reward:
     """Load a reward by name.
 
+    Rewards with weight files take the fields of
+    :class:`~chunk_grpo_core.rewards.networks.LoadOptions` among their settings.
+
     Raises:
-        ValueError: The name is unknown, or a setting is out of range.
+        ValueError: The name is unknown, or a setting is missing, unknown or out of range.
+        FileNotFoundError: A file the reward needs is not on this machine.
     """
     if name not in REWARDS:
         raise ValueError(f"reward is {name!r}; it must be one of {', '.join(REWARDS)}")
-    return REWARDS[name](**settings)
+    return _called(REWARDS[name], settings)
+
+
+def _from_files(load: Callable[..., Reward], settings: Mapping[str, Any]) -> Reward:
+    """Call a loader that wants to know first where files are and how a network runs."""
+    from .networks import LoadOptions
+
+    known = {field.name for field in fields(LoadOptions)}
+    options = LoadOptions(**{key: value for key, value in settings.items() if key in known})
+    own = {key: value for key, value in settings.items() if key not in known}
+    return _called(load, {"options": options, **own})
+
+
+def _called(make: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
+    """Call with settings that a user wrote: a wrong name is their mistake, not a bug."""
+    signature = inspect.signature(make)
+    try:
+        signature.bind(**settings)
+    except TypeError as error:
+        raise ValueError(f"settings of the reward: {error}; it takes {signature}") from None
+    return make(**settings)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import RewardBatch, check_images
+from .base import Fingerprint, Metadata, RewardBatch, check_images
 
 __all__ = ["TargetColour"]
 
@@ -37,9 +37,19 @@ class TargetColour:
         """See :class:`~chunk_grpo_core.rewards.base.Reward`."""
         return "target_colour"
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> RewardBatch:
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """See :class:`~chunk_grpo_core.rewards.base.Reward`."""
+        return {"colour": self.colour}
+
+    def score(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        metadata: Sequence[Metadata] | None = None,
+    ) -> RewardBatch:
         """See :class:`~chunk_grpo_core.rewards.base.Reward`; prompts are not looked at."""
-        images = check_images(images, prompts)
+        images = check_images(images, prompts, metadata)
         digits = self.colour.removeprefix("#")
         target = torch.tensor([int(digits[i : i + 2], 16) / 255.0 for i in (0, 2, 4)])
         return RewardBatch.of(1.0 - (images - target).abs().mean((1, 2, 3)))

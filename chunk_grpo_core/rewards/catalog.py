@@ -1,0 +1,179 @@
+"""What there is to know about every reward before it is used; ``docs/rewards.md`` shows it.
+
+No network was at hand when this was written: no reward has been run with its real weights. What
+the tests prove instead, and what they leave open, stands in every entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import aesthetic, clipscore, hpsv2, imagereward, pickscore
+from .files import WeightFile
+
+__all__ = ["CATALOG", "Entry", "files_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Facts about a reward."""
+
+    measures: str
+    """What a high score means."""
+    range: str
+    """Values to expect."""
+    files: tuple[WeightFile, ...] = ()
+    """What has to be on the machine, tokenizers included; of variants, those of the default."""
+    needs: str = "nothing"
+    """Packages or services besides torch."""
+    memory: str = "0"
+    """Of the weights, on the device they run on."""
+    speed: str = "instant"
+    """``instant``, ``fast`` (CLIP-size), ``slow`` (billions of parameters), ``network``."""
+    evidence: str = ""
+    """What the tests prove, and how."""
+    unproved: str = ""
+    """What they leave open."""
+
+
+def _tokenizer(folder: str, repo: str, licence: str, **names: int) -> tuple[WeightFile, ...]:
+    return tuple(
+        WeightFile(
+            folder=folder, name=name.replace("_", "."), repo=repo, bytes=size, licence=licence
+        )
+        for name, size in names.items()
+    )
+
+
+def _clip_tokenizer(folder: str) -> tuple[WeightFile, ...]:
+    return _tokenizer(
+        folder,
+        "openai/clip-vit-large-patch14",
+        "MIT (code)",
+        vocab_json=961_143,
+        merges_txt=524_619,
+    )
+
+
+_NO_REAL_WEIGHTS = "The real file has never been loaded here; its scores are not compared."
+
+CATALOG: dict[str, Entry] = {
+    "tiny_world": Entry(
+        measures="the five attributes of a caption of the tiny FLUX are in the picture",
+        range="0 to 1",
+        evidence="Read back from rendered scenes: `tests/core/test_tiny_reward.py`.",
+    ),
+    "target_colour": Entry(
+        measures="all pixels are near one colour",
+        range="0 to 1",
+        evidence="Closed form: `tests/core/test_contracts.py`.",
+    ),
+    "clipscore": Entry(
+        measures="the picture shows what the prompt says",
+        range="cosine about 0.15 to 0.35; `percent` 100 times that; `paper` 2.5 times that, "
+        "negative values as 0",
+        files=(clipscore.WEIGHTS["clip-l"], *_clip_tokenizer("clipscore")),
+        needs="transformers",
+        memory="1.7 GB (float32)",
+        speed="fast",
+        evidence="The formula, three conventions, preprocessing and tokens against independent "
+        "derivations: `tests/rewards/test_clip.py`, `test_pixels.py`, `test_tokens.py`.",
+        unproved=_NO_REAL_WEIGHTS,
+    ),
+    "pickscore": Entry(
+        measures="people who asked for this prompt would choose the picture",
+        range="about 18 to 24",
+        files=(pickscore.WEIGHTS, *_clip_tokenizer("pickscore")),
+        needs="transformers",
+        memory="3.9 GB (float32), 2.0 GB (float16)",
+        speed="fast",
+        evidence="As for clipscore; the learned temperature is read from the file: "
+        "`tests/rewards/test_clip.py`.",
+        unproved=_NO_REAL_WEIGHTS,
+    ),
+    "hpsv2": Entry(
+        measures="people would prefer the picture among those of the same prompt",
+        range="0.2 to 0.35, times `scale`; compare within one prompt and one version alone",
+        files=(hpsv2.WEIGHTS["2.1"], *_clip_tokenizer("hpsv2")),
+        needs="transformers",
+        memory="3.9 GB (float32), 2.0 GB (float16)",
+        speed="fast",
+        evidence="Features and scores equal those of open_clip on a tiny network in its layout "
+        "(1e-5): `tests/rewards/test_golden.py`; letterbox: `test_pixels.py`.",
+        unproved=f"{_NO_REAL_WEIGHTS} The authors name 0.2876 (2.0) for their demo picture "
+        'and "A cat with two horns on its head". Unlike ftfy, nothing repairs wrongly encoded '
+        "prompts.",
+    ),
+    "aesthetic": Entry(
+        measures="people like the picture, whatever the prompt",
+        range="about 1 to 10",
+        files=(aesthetic.HEAD, clipscore.WEIGHTS["clip-l"]),
+        needs="transformers",
+        memory="1.2 GB (float32), 0.6 GB (float16)",
+        speed="fast",
+        evidence="The head is one affine map and equals its five layers: "
+        "`tests/rewards/test_linear_head.py`. The head's digest was taken from its real file.",
+        unproved="The real image tower has never been loaded here; scores are not compared.",
+    ),
+    "imagereward": Entry(
+        measures="people would rank the picture high for this prompt",
+        range="about -2.3 to 2",
+        files=(
+            imagereward.WEIGHTS,
+            *_tokenizer(
+                "imagereward", "google-bert/bert-base-uncased", "Apache-2.0", vocab_txt=231_508
+            ),
+        ),
+        needs="transformers",
+        memory="1.8 GB (float32)",
+        speed="fast",
+        evidence="Scores equal those of the official code on a tiny network in its layout (1e-5): "
+        "`tests/rewards/test_golden.py`.",
+        unproved=f"{_NO_REAL_WEIGHTS} If its file holds more than tensors it is refused.",
+    ),
+    "hpsv3": Entry(
+        measures="people would prefer the picture (Qwen2-VL 7B; the paper's training reward)",
+        range="unbounded; FLUX.1-dev about 10 to 14, training reaches 15 and more",
+        needs="transformers",
+        memory="15.5 GB (bfloat16)",
+        speed="slow",
+    ),
+    "ocr": Entry(
+        measures="the text the prompt asks for can be read in the picture",
+        range="0 to 1",
+        needs="rapidocr, onnxruntime (on the CPU)",
+        speed="fast",
+    ),
+    "remote_http": Entry(
+        measures="what the server of your choice measures",
+        range="the server's",
+        needs="a server",
+        speed="network",
+    ),
+    "vlm_judge": Entry(
+        measures="what a vision language model answers about the picture",
+        range="0 to 1",
+        needs="a server with an OpenAI-compatible interface",
+        speed="network",
+    ),
+    "geneval": Entry(
+        measures="objects, counts, colours and positions of the prompt are in the picture",
+        range="0 or 1, or the share that is right",
+        needs="a detector",
+        speed="fast",
+    ),
+}
+
+
+def files_of(name: str) -> Sequence[WeightFile]:
+    """Files that a reward needs.
+
+    Raises:
+        ValueError: The name is unknown, or the reward needs no files.
+    """
+    files = CATALOG[name].files if name in CATALOG else ()
+    if not files:
+        known = ", ".join(reward for reward, entry in CATALOG.items() if entry.files)
+        raise ValueError(f"reward is {name!r}; there are files to fetch for {known}")
+    return files
