@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from chunk_grpo_core.rewards import hpsv3_input
-from chunk_grpo_core.rewards.files import build_empty
+from chunk_grpo_core.rewards import hpsv3, hpsv3_input, load_reward
+from chunk_grpo_core.rewards.files import build_empty, check_fit
 from chunk_grpo_core.rewards.hpsv3 import WEIGHTS, HPSv3Reward
 from chunk_grpo_core.rewards.hpsv3_input import (
     SpecialTokens,
@@ -235,6 +235,36 @@ def test_the_real_sizes_are_those_of_the_published_file():
     assert head == 3_687_474
     lm_head = 151658 * 3584  # in the file, not in the network
     assert 2 * (count + lm_head) + 4 * head == pytest.approx(WEIGHTS.bytes, rel=1e-3)
+
+
+def test_embeddings_without_the_row_of_the_reward_token_are_refused():
+    network = build_empty(lambda: HPSv3Network(QWEN2_VL_7B, SpecialTokens()))
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    check_fit(network, shapes, "HPSv3.safetensors")
+    shapes["backbone.language_model.embed_tokens.weight"] = (152064, 3584)
+    with pytest.raises(ValueError, match=r"\(152064, 3584\), not \(151658, 3584\)"):
+        check_fit(network, shapes, "HPSv3.safetensors")
+
+
+def test_by_name_it_runs_in_bfloat16_unless_told_otherwise(reward, text, tmp_path, monkeypatch):
+    (tmp_path / "HPSv3.safetensors").write_bytes(b"weights")
+    given = []
+
+    def network(path, shape, special, *, device, dtype):
+        given.append((path.name, shape, special, device, dtype))
+        return reward.network
+
+    monkeypatch.setattr(hpsv3, "load_network", network)
+    monkeypatch.setattr(hpsv3, "load_text", lambda folders, special: text.tokens)
+    assert load_reward("hpsv3", path=tmp_path).batch_size == 4
+    assert load_reward("hpsv3", path=tmp_path, dtype="float32", batch_size=1).batch_size == 1
+    fixed = ("HPSv3.safetensors", QWEN2_VL_7B, SpecialTokens(), "cpu")
+    assert given == [(*fixed, torch.bfloat16), (*fixed, torch.float32)]
+
+
+def test_without_files_it_says_what_to_get(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"HPSv3.safetensors \(16.6 GB.*MizzenAI/HPSv3"):
+        load_reward("hpsv3", path=tmp_path)
 
 
 # Pictures
