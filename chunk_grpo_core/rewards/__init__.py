@@ -58,6 +58,13 @@ def _imagereward(**settings: Any) -> Reward:
     return _from_files(load_imagereward, settings)
 
 
+def _hpsv3(**settings: Any) -> Reward:
+    from .hpsv3 import load_hpsv3
+
+    # What its authors run it in, and what fits beside 15.5 GB of weights.
+    return _from_files(load_hpsv3, {"dtype": "bfloat16", "batch_size": 4, **settings})
+
+
 REWARDS: dict[str, Callable[..., Reward]] = {
     "tiny_world": _tiny_world,
     "target_colour": _target_colour,
@@ -66,6 +73,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "hpsv2": _hpsv2,
     "aesthetic": _aesthetic,
     "imagereward": _imagereward,
+    "hpsv3": _hpsv3,
 }
 
 

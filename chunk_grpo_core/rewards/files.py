@@ -26,6 +26,7 @@ __all__ = [
     "DEFAULT_FOLDER",
     "WeightFile",
     "build_empty",
+    "check_fit",
     "confined",
     "digest",
     "find_file",
@@ -226,6 +227,36 @@ def build_empty(build: Callable[[], _Network]) -> _Network:
     return network
 
 
+def check_fit(network: nn.Module, shapes: Mapping[str, Sequence[int]], source: str | Path) -> None:
+    """Check that a file holds exactly what a network needs.
+
+    Args:
+        network: May be empty, see :func:`build_empty`.
+        shapes: Name -> shape of every tensor of the file.
+        source: The file, for messages.
+
+    Raises:
+        ValueError: A name is missing or unknown, or a shape differs.
+    """
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    differing = {
+        f"{name} has shape {tuple(shapes[name])}, not {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in shapes and tuple(shapes[name]) != tuple(shape)
+    }
+    for what, names in (
+        ("lacks", wanted.keys() - shapes.keys()),
+        ("has unknown", shapes.keys() - wanted.keys()),
+        ("has other shapes:", differing),
+    ):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+            raise ValueError(
+                f"{source} does not fit: it {what} {shown} ({len(names)} of {len(wanted)} tensors);"
+                " is it the file of another model?"
+            )
+
+
 def strict_load(network: _Network, tensors: Mapping[str, Tensor], source: str | Path) -> _Network:
     """Put tensors into a network that will only judge: every name and shape must fit.
 
@@ -240,23 +271,7 @@ def strict_load(network: _Network, tensors: Mapping[str, Tensor], source: str | 
     Raises:
         ValueError: A name is missing or unknown, or a shape differs.
     """
-    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    differing = {
-        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(shape)}"
-        for name, shape in wanted.items()
-        if name in tensors and tensors[name].shape != shape
-    }
-    for what, names in (
-        ("lacks", wanted.keys() - tensors.keys()),
-        ("has unknown", tensors.keys() - wanted.keys()),
-        ("has other shapes:", differing),
-    ):
-        if names:
-            shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-            raise ValueError(
-                f"{source} does not fit: it {what} {shown} ({len(names)} of {len(wanted)} tensors);"
-                " is it the file of another model?"
-            )
+    check_fit(network, {name: tensor.shape for name, tensor in tensors.items()}, source)
     network.load_state_dict(tensors, strict=True, assign=True)
     left = [n for n, t in (*network.named_parameters(), *network.named_buffers()) if t.is_meta]
     if left:

@@ -22,7 +22,15 @@ from torch import Tensor
 from ..optional import require
 from .files import digest
 
-__all__ = ["BERT_FILES", "CLIP_FILES", "Tokens", "bert_tokens", "clip_tokens", "web_text"]
+__all__ = [
+    "BERT_FILES",
+    "CLIP_FILES",
+    "Tokens",
+    "bert_tokens",
+    "clip_tokens",
+    "folder_with",
+    "web_text",
+]
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +99,7 @@ def clip_tokens(
         FileNotFoundError: No folder holds the files.
         ValueError: They are not those of a CLIP tokenizer.
     """
-    folder = _folder_with(CLIP_FILES, folders, "CLIP's tokenizer", "openai/clip-vit-large-patch14")
+    folder = folder_with(CLIP_FILES, folders, "CLIP's tokenizer", "openai/clip-vit-large-patch14")
     tokenizers = require("tokenizers", "To read prompts")
     rules, cuts = tokenizers.normalizers, tokenizers.pre_tokenizers
     pairs = tokenizers.models.BPE
@@ -118,7 +126,7 @@ def bert_tokens(folders: Sequence[str | Path], *, length: int) -> Tokens:
         FileNotFoundError: No folder holds the file.
         ValueError: It is not that of a BERT tokenizer.
     """
-    folder = _folder_with(BERT_FILES, folders, "BERT's tokenizer", "google-bert/bert-base-uncased")
+    folder = folder_with(BERT_FILES, folders, "BERT's tokenizer", "google-bert/bert-base-uncased")
     tokenizers = require("tokenizers", "To read prompts")
     pieces = tokenizers.models.WordPiece
     vocabulary = pieces.read_file(str(folder / BERT_FILES[0]))
@@ -147,7 +155,18 @@ def _tokens(
     )
 
 
-def _folder_with(files: Sequence[str], folders: Sequence[str | Path], what: str, repo: str) -> Path:
+def folder_with(files: Sequence[str], folders: Sequence[str | Path], what: str, repo: str) -> Path:
+    """The first folder that holds all files.
+
+    Args:
+        files: File names.
+        folders: Where to look.
+        what: What is looked for, for the message.
+        repo: Repository on the Hugging Face hub that has the files, for the message.
+
+    Raises:
+        FileNotFoundError: No folder holds them.
+    """
     for folder in map(Path, folders):
         if all((folder / name).is_file() for name in files):
             return folder
