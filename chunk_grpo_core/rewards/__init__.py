@@ -58,6 +58,28 @@ def _imagereward(**settings: Any) -> Reward:
     return _from_files(load_imagereward, settings)
 
 
+def _remote_http(url: str, batch_size: int = 8, **server: Any) -> Reward:
+    from .http import JsonServer
+    from .remote import RemoteReward
+
+    return RemoteReward(_called(JsonServer, {"url": url, **server}), batch_size=batch_size)
+
+
+def _vlm_judge(
+    url: str,
+    model: str,
+    judge: str = "unified_reward_2",
+    token_env: str = "CHUNK_GRPO_JUDGE_TOKEN",
+    concurrency: int = 4,
+    **server: Any,
+) -> Reward:
+    from .http import JsonServer
+    from .vlm_judge import VlmJudge, load_judge
+
+    server |= {"url": url, "token_env": token_env, "concurrency": concurrency}
+    return VlmJudge(_called(JsonServer, server), model=model, judge=load_judge(judge))
+
+
 REWARDS: dict[str, Callable[..., Reward]] = {
     "tiny_world": _tiny_world,
     "target_colour": _target_colour,
@@ -66,6 +88,8 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "hpsv2": _hpsv2,
     "aesthetic": _aesthetic,
     "imagereward": _imagereward,
+    "remote_http": _remote_http,
+    "vlm_judge": _vlm_judge,
 }
 
 
