@@ -25,6 +25,7 @@ from rich.table import Table
 
 from .checkpoint import RunFolder
 from .cli_rewards import fetch, score
+from .cli_serve import serve_reward
 from .demo import DemoResult, run_demo, tiny_config
 from .events import EvaluationProgress, Event, IterationEnd, PhaseProgress, RunStart
 from .export import convert_lora, load_lora, save_lora
@@ -200,6 +201,7 @@ def _clear_errors() -> Iterator[None]:
 
 app.command()(_clear_errors()(score))
 app.command()(_clear_errors()(fetch))
+app.command("serve-reward")(_clear_errors()(serve_reward))
 
 
 def _demo_folders() -> list[Path]:

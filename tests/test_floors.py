@@ -39,10 +39,11 @@ EDGE_FILES = (
     "plot_style",
     "cli",
     "cli_rewards",
+    "cli_serve",
     "__main__",
     "demo",
 )
-COMMANDS = ("cli", "cli_rewards", "__main__", "demo")
+COMMANDS = ("cli", "cli_rewards", "cli_serve", "__main__", "demo")
 
 # May be imported when a core file is; everything else inside the function that needs it.
 LIGHT = {"torch", "numpy", "safetensors", "PIL"}

@@ -65,6 +65,28 @@ def _hpsv3(**settings: Any) -> Reward:
     return _from_files(load_hpsv3, {"dtype": "bfloat16", "batch_size": 4, **settings})
 
 
+def _remote_http(url: str, batch_size: int = 8, **server: Any) -> Reward:
+    from .http import JsonServer
+    from .remote import RemoteReward
+
+    return RemoteReward(_called(JsonServer, {"url": url, **server}), batch_size=batch_size)
+
+
+def _vlm_judge(
+    url: str,
+    model: str,
+    judge: str = "unified_reward_2",
+    token_env: str = "CHUNK_GRPO_JUDGE_TOKEN",
+    concurrency: int = 4,
+    **server: Any,
+) -> Reward:
+    from .http import JsonServer
+    from .vlm_judge import VlmJudge, load_judge
+
+    server |= {"url": url, "token_env": token_env, "concurrency": concurrency}
+    return VlmJudge(_called(JsonServer, server), model=model, judge=load_judge(judge))
+
+
 REWARDS: dict[str, Callable[..., Reward]] = {
     "tiny_world": _tiny_world,
     "target_colour": _target_colour,
@@ -74,6 +96,8 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "aesthetic": _aesthetic,
     "imagereward": _imagereward,
     "hpsv3": _hpsv3,
+    "remote_http": _remote_http,
+    "vlm_judge": _vlm_judge,
 }
 
 

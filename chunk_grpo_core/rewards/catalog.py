@@ -165,14 +165,21 @@ CATALOG: dict[str, Entry] = {
     "remote_http": Entry(
         measures="what the server of your choice measures",
         range="the server's",
-        needs="a server",
+        needs="a server: `docs/reward_server.md`",
         speed="network",
+        evidence="Scores of a reward lent by `chunk-grpo serve-reward` in another process equal "
+        "those at home bit for bit; servers that hang, drip, redirect or answer nonsense: "
+        "`tests/rewards/test_remote.py`, `test_server.py`.",
+        unproved="HTTPS, and networks between machines.",
     ),
     "vlm_judge": Entry(
         measures="what a vision language model answers about the picture",
         range="0 to 1",
-        needs="a server with an OpenAI-compatible interface",
+        needs="a server with an OpenAI-compatible interface: `docs/reward_server.md`",
         speed="network",
+        evidence="The questions are those of UnifiedReward's repository; how answers are read, and "
+        "that those without a score are masked: `tests/rewards/test_vlm_judge.py`.",
+        unproved="No judge model has been run.",
     ),
     "geneval": Entry(
         measures="objects, counts, colours and positions of the prompt are in the picture",
