@@ -68,8 +68,9 @@ class FunctionReward:
         rows = metadata or [{}] * len(prompts)
         finite = torch.isfinite(images).flatten(1).all(1)
         groups: dict[str, list[int]] = {}
-        for index in finite.nonzero().flatten().tolist():
-            groups.setdefault(prompts[index] if self.groupwise else "", []).append(index)
+        for index, prompt in enumerate(prompts):
+            if finite[index]:
+                groups.setdefault(prompt if self.groupwise else "", []).append(index)
         values = torch.full((len(images),), torch.nan)
         for group in groups.values():
             found = self.function(

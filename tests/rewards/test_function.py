@@ -34,10 +34,10 @@ def test_tensors_arrays_and_lists_are_scores(kind):
 
 
 def test_the_function_gets_prompts_and_their_metadata():
-    reward = FunctionReward(
-        lambda images, prompts, rows: [len(p) + r.get("bonus", 0.0) for p, r in zip(prompts, rows)],
-        name="length",
-    )
+    def length(images, prompts, rows):
+        return [len(p) + r.get("bonus", 0.0) for p, r in zip(prompts, rows, strict=True)]
+
+    reward = FunctionReward(length, name="length")
     assert reward.score(IMAGES, PROMPTS).values.tolist() == [1.0] * 4
     told = with_metadata(reward, {"b": {"bonus": 0.5}})
     assert told.score(IMAGES, PROMPTS).values.tolist() == [1.0, 1.5, 1.0, 1.5]
