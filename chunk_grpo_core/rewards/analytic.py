@@ -40,7 +40,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..optional import require
-from .base import Fingerprint, Metadata, RewardBatch, check_images
+from .base import Fingerprint, Metadata, RewardBatch
+from .networks import score_pictures
 from .pixels import load_picture, to_levels
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
 _HEX = re.compile(r"#?([0-9a-fA-F]{6})")
 _LUMA = (0.299, 0.587, 0.114)
 _ASPECT_TOLERANCE = 0.02
+_PICTURES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +83,11 @@ class AnalyticReward:
         metadata: Sequence[Metadata] | None = None,
     ) -> RewardBatch:
         """See :class:`~chunk_grpo_core.rewards.base.Reward`; prompts are not looked at."""
-        images = check_images(images, prompts, metadata)
-        finite = torch.isfinite(images).flatten(1).all(1)
-        usable = torch.where(finite[:, None, None, None], images, 0.0)
-        values = self.formula(to_levels(usable).float() / 255.0)
-        return RewardBatch.of(torch.where(finite, values, torch.nan))
+
+        def judge(levels: Tensor, prompts: list[str]) -> Tensor:
+            return self.formula(levels.float() / 255.0)
+
+        return score_pictures(images, prompts, metadata, judge, _PICTURES_AT_ONCE)
 
 
 def brightness() -> AnalyticReward:

@@ -107,28 +107,27 @@ class OcrReward:
 
     def __init__(
         self,
+        reader: TextReader,
         *,
         strict: bool = False,
         no_target: Literal["error", "mask"] = "error",
-        reader: TextReader | None = None,
     ) -> None:
         """Set up.
 
         Args:
+            reader: Reads the text, for example :class:`RapidOcr`.
             strict: Whether text beside the target costs.
             no_target: What to do with a prompt without a target text: stop, or give its pictures
                 no valid score.
-            reader: Reads the text; :class:`RapidOcr` by default.
 
         Raises:
-            ImportError: The packages of the default reader are not installed.
             ValueError: ``no_target`` is something else.
         """
         if no_target not in ("error", "mask"):
             raise ValueError(f"no_target is {no_target!r}; it must be 'error' or 'mask'")
         self.strict = strict
         self.no_target = no_target
-        self.reader = reader or RapidOcr()
+        self.reader = reader
 
     @property
     def fingerprint(self) -> Fingerprint:

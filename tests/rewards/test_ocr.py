@@ -100,29 +100,29 @@ def test_the_target_is_what_the_first_double_quotes_hold(prompt, text):
 
 
 def test_metadata_goes_before_the_prompt():
-    told = with_metadata(OcrReward(reader=Says("stop")), {'a "go" sign': {"target_text": "STOP"}})
+    told = with_metadata(OcrReward(Says("stop")), {'a "go" sign': {"target_text": "STOP"}})
     assert told.score(BLANK, ['a "go" sign']).values.item() == 1.0
     assert told.score(BLANK, ['one "go" sign']).values.item() < 1.0
     with pytest.raises(ValueError, match="target_text is 7; it must be a text"):
-        OcrReward(reader=Says()).score(BLANK, ["a"], [{"target_text": 7}])
+        OcrReward(Says()).score(BLANK, ["a"], [{"target_text": 7}])
 
 
 def test_a_prompt_without_a_target_is_an_error_or_masked():
     images, prompts = BLANK.expand(3, -1, -1, -1), ['"yes"', "a dog", '" "']
     with pytest.raises(ValueError, match="the prompt 'a dog' does not say which text to read"):
-        OcrReward(reader=Says("yes")).score(images, prompts)
-    masking = OcrReward(reader=Says("yes"), no_target="mask")
+        OcrReward(Says("yes")).score(images, prompts)
+    masking = OcrReward(Says("yes"), no_target="mask")
     batch = masking.score(images, prompts)
     assert batch.valid.tolist() == [True, False, False] and batch.values[0] == 1.0
     with pytest.raises(ValueError, match="no_target is 'zero'; it must be 'error' or 'mask'"):
-        OcrReward(reader=Says(), no_target="zero")
+        OcrReward(Says(), no_target="zero")
 
 
 def test_what_cannot_be_read_is_masked_and_logged(caplog):
     images = BLANK.repeat(3, 1, 1, 1)
     images[0, 0, 0, 0], images[1, 3, 3, 2] = 1.0, torch.inf
     with caplog.at_level(logging.WARNING):
-        batch = OcrReward(reader=Says("yes")).score(images, ['"yes"'] * 3)
+        batch = OcrReward(Says("yes")).score(images, ['"yes"'] * 3)
     assert batch.valid.tolist() == [False, False, True]
     assert "RuntimeError('the engine is broken')" in caplog.text
 
@@ -148,7 +148,7 @@ def test_the_right_text_scores_1_and_a_wrong_one_0(reader):
     image = picture_of("NASA 2049")
     prompts = ['a sign "NASA 2049"', 'a sign "NASA 2048"', 'a sign "fjord club"']
     for strict in (False, True):
-        batch = OcrReward(reader=reader, strict=strict).score(image.repeat(3, 1, 1, 1), prompts)
+        batch = OcrReward(reader, strict=strict).score(image.repeat(3, 1, 1, 1), prompts)
         right, nearly, wrong = batch.values.tolist()
         assert batch.valid.all()
         assert right == 1.0 and wrong == 0.0
@@ -156,15 +156,14 @@ def test_the_right_text_scores_1_and_a_wrong_one_0(reader):
 
 
 def test_a_blank_picture_is_read_as_no_text_and_not_masked(reader):
-    batch = OcrReward(reader=reader).score(torch.ones(1, 64, 64, 3), ['"yes"'])
+    batch = OcrReward(reader).score(torch.ones(1, 64, 64, 3), ['"yes"'])
     assert batch.valid.all() and batch.values.item() == 0.0
 
 
 def test_further_text_costs_only_where_the_rule_is_strict(reader):
     image = picture_of("open\nclosed", height=160)
     loose, strict = (
-        OcrReward(reader=reader, strict=s).score(image, ['"open"']).values.item()
-        for s in (False, True)
+        OcrReward(reader, strict=s).score(image, ['"open"']).values.item() for s in (False, True)
     )
     assert loose == 1.0 and strict == pytest.approx(0.4)  # four letters of ten
 
@@ -187,7 +186,7 @@ def test_red_and_blue_are_not_swapped_on_the_way_to_the_engine(reader):
 
 
 def test_it_is_loaded_by_name_and_says_what_it_depends_on(reader):
-    reward = load_reward("ocr", strict=True, reader=reader)
+    reward = load_reward("ocr", strict=True, threads=1)
     assert reward.fingerprint["engine"].startswith("rapidocr 3.")
     assert reward.fingerprint["strict"] is True
 
