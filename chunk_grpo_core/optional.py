@@ -16,6 +16,8 @@ _EXTRAS = {
     "matplotlib": "plots",
     "typer": "cli",
     "rich": "cli",
+    "onnxruntime": "ocr",
+    "rapidocr": "ocr",
 }
 
 

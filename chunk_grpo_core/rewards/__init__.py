@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 from .base import Reward
 
@@ -23,9 +23,57 @@ def _tiny_world() -> Reward:
 
 
 def _target_colour(colour: str = "#2060c0") -> Reward:
-    from .analytic import TargetColour
+    from .analytic import target_colour
 
-    return TargetColour(colour)
+    return target_colour(colour)
+
+
+def _target_image(image: str) -> Reward:
+    from .analytic import target_image
+
+    return target_image(image)
+
+
+def _brightness() -> Reward:
+    from .analytic import brightness
+
+    return brightness()
+
+
+def _saturation() -> Reward:
+    from .analytic import saturation
+
+    return saturation()
+
+
+def _sharpness() -> Reward:
+    from .analytic import sharpness
+
+    return sharpness()
+
+
+def _jpeg_compressibility(quality: int = 95) -> Reward:
+    from .analytic import jpeg_size
+
+    return jpeg_size(small=True, quality=quality)
+
+
+def _jpeg_incompressibility(quality: int = 95) -> Reward:
+    from .analytic import jpeg_size
+
+    return jpeg_size(small=False, quality=quality)
+
+
+def _ocr(
+    strict: bool = False,
+    no_target: Literal["error", "mask"] = "error",
+    longest_side: int = 640,
+    threads: int | None = None,
+) -> Reward:
+    from .ocr import OcrReward, RapidOcr
+
+    reader = RapidOcr(longest_side=longest_side, threads=threads)
+    return OcrReward(strict=strict, no_target=no_target, reader=reader)
 
 
 def _clipscore(**settings: Any) -> Reward:
@@ -90,6 +138,12 @@ def _vlm_judge(
 REWARDS: dict[str, Callable[..., Reward]] = {
     "tiny_world": _tiny_world,
     "target_colour": _target_colour,
+    "target_image": _target_image,
+    "brightness": _brightness,
+    "saturation": _saturation,
+    "sharpness": _sharpness,
+    "jpeg_compressibility": _jpeg_compressibility,
+    "jpeg_incompressibility": _jpeg_incompressibility,
     "clipscore": _clipscore,
     "pickscore": _pickscore,
     "hpsv2": _hpsv2,
@@ -98,6 +152,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "hpsv3": _hpsv3,
     "remote_http": _remote_http,
     "vlm_judge": _vlm_judge,
+    "ocr": _ocr,
 }
 
 
