@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -137,6 +139,20 @@ def snapshot(model) -> dict[str, Any]:
         "injections": (list(model.injections), model.is_injected),
         "patches": (sorted(model.patches), model.patches_uuid),
     }
+
+
+@contextlib.contextmanager
+def unchanged(model, conditioning, latent=LATENT) -> Iterator[None]:
+    """Bytes, identities, flags, hooks, options and pictures of a MODEL are the same afterwards."""
+    import comfy.model_management
+
+    images = sample(model, conditioning, latent=latent)
+    before = snapshot(model)  # of a loaded model: loading leaves marks of its own
+    yield
+    after = snapshot(model)
+    assert after == before, {key for key in before if before[key] != after[key]}
+    assert torch.equal(sample(model, conditioning, latent=latent), images)
+    assert not getattr(comfy.model_management, "in_training", False)
 
 
 def velocity_at(prompt: str = "p0", t: float = 0.6, batch: int = 2, latent=LATENT):
