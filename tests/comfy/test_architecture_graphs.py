@@ -1,7 +1,11 @@
-"""Every architecture is trained in a real server, through POST /prompt, and its reward rises."""
+"""Every architecture is trained in a real server, through POST /prompt.
+
+Its reward rises, and its MODEL is what it was after success, an error and Cancel.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from itertools import chain
 from statistics import mean
@@ -63,12 +67,50 @@ def run(comfy, server, prompt):
     return before, after, rows
 
 
+def state(comfy, prompt, load):
+    """What the MODEL that a graph trains is like now; ComfyUI keeps it between prompts."""
+    source = prompt["train"]["inputs"]["model"]
+    asked = {source[0]: prompt[source[0]], "state": node("TestModelState", model=source, load=load)}
+    return json.loads(graphs.shown_text(comfy.run(asked), "state"))
+
+
+@contextlib.contextmanager
+def unchanged(comfy, prompt):
+    """Bytes, identities and flags of the MODEL of a graph are the same afterwards."""
+    before = state(comfy, prompt, load=True)  # loading leaves marks of its own
+    yield
+    after = state(comfy, prompt, load=False)  # and may repair something
+    assert after == before, {key for key in before if before[key] != after[key]}
+
+
+def stop(comfy, prompt, how):
+    """Run a training that is stopped inside the update."""
+    model = {
+        "stopping": node("TestStoppingModel", model=prompt["train"]["inputs"]["model"], how=how)
+    }
+    short = {"iterations": 1, "pictures_per_held_out": 1, "group_size": 4, "model": ["stopping", 0]}
+    train = {**prompt["train"], "inputs": {**prompt["train"]["inputs"], **short}}
+    return comfy.run({**prompt, **model, "train": train}, check=False)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_reward_on_fixed_seeds_rises(name, comfy, comfy_server):
-    before, after, rows = run(comfy, comfy_server, graph(name))
+    prompt = graph(name)
+    with unchanged(comfy, prompt):
+        before, after, rows = run(comfy, comfy_server, prompt)
     print(name, before, after)
     assert after > before + 0.02
     assert [row["ratio_error_first_update"] < 1e-6 for row in rows] == [True] * len(rows)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_error_and_cancel_leave_the_model_as_it_was(name, comfy):
+    prompt = graph(name)
+    with unchanged(comfy, prompt):
+        failed = stop(comfy, prompt, "error")
+    assert "stopped on purpose" in failed.error and failed.error.startswith("ChunkGRPO_TrainLoRA")
+    with unchanged(comfy, prompt):
+        assert stop(comfy, prompt, "cancel").interrupted
 
 
 @pytest.mark.parametrize("weights", FORMATS)
@@ -81,9 +123,13 @@ def test_a_model_file_is_trained_too(weights, comfy, comfy_server):
     prompt["train"]["inputs"]["learning_rate"] = 0.05  # a single block
     prompt["file"] = node("UNETLoader", unet_name=path.name, weight_dtype="default")
     prompt["train"]["inputs"]["model"] = ["file", 0]
-    before, after, _ = run(comfy, comfy_server, prompt)
+    with unchanged(comfy, prompt):
+        before, after, _ = run(comfy, comfy_server, prompt)
     print(weights, before, after)
     assert after > before + 0.02
+    for how in ("error", "cancel"):
+        with unchanged(comfy, prompt):
+            assert not stop(comfy, prompt, how).ok
 
 
 def test_a_model_in_fp8_is_trained_with_guidance(comfy, comfy_server):

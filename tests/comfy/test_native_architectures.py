@@ -13,6 +13,7 @@ from .native_models import (
     double,
     models,
     noise,
+    survives_errors_and_cancel,
     train,
     unchanged,
 )
@@ -135,40 +136,11 @@ def check_training_twice_leaves_the_model_as_it_was(lab):
 
 
 def check_errors_and_cancel_leave_the_model_as_it_was(lab):
-    import comfy.model_management as memory
-
-    class Boom(Exception):
-        pass
-
-    def fail(velocity, x_t):
-        velocity(x_t, 0.5, "p0").mean().backward()
-        raise Boom
-
-    def cancel_forward(velocity, x_t):
-        memory.interrupt_current_processing()
-        velocity(x_t, 0.5, "p0")
-
-    def cancel_backward(velocity, x_t):
-        loss = velocity(x_t, 0.5, "p0").mean()
-        memory.interrupt_current_processing()
-        loss.backward()
-
-    cancelled = memory.InterruptProcessingException
-    expected = {fail: Boom, cancel_forward: cancelled, cancel_backward: cancelled}
     with torch.inference_mode():
-        for name, entry in ARCHITECTURES.items():
+        for name in ARCHITECTURES:
             model = models.build(name)
             policy = architecture_policy(lab, name, model)
-            x_t = noise(1, latent=entry.latent)
-            for work, error in expected.items():
-                with _unchanged(name, model):
-                    try:
-                        policy.run(lambda velocity, work=work, x_t=x_t: work(velocity, x_t))
-                    except error:
-                        pass
-                    else:
-                        raise AssertionError(f"{name}: {work.__name__} went unnoticed")
-            assert len(train(policy)) == 2, name  # and it trains at once
+            survives_errors_and_cancel(policy, model, models.conditioning(name, 1))
 
 
 def check_rollout_and_training_forward_agree_bit_for_bit(lab):
