@@ -256,3 +256,13 @@ def check_a_prompt_without_the_newer_inputs_means_what_the_widgets_show(lab):
         for name, parameter in inspect.signature(method).parameters.items():
             if name in names[6:]:
                 assert parameter.default == inputs[name].default, (method.__name__, name)
+
+
+def check_the_default_guidance_is_left_to_the_model(lab):
+    node = lab.module("nodes.prompts").PromptSetNode
+    with torch.inference_mode():
+        _, clip, _ = lab.module("nodes.bridge.tiny").load_tiny()
+        for guidance, written in ((3.5, {}), (1.0, {"guidance": 1.0}), (0.0, {"guidance": 0.0})):
+            prompts = node.execute(clip, PROMPTS[0], "", 0, 0, guidance, cache_gib=0.0).args[0]
+            ((_, extras),) = prompts.conditioning[PROMPTS[0]]
+            assert {key: extras[key] for key in extras if key == "guidance"} == written

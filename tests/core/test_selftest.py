@@ -19,7 +19,7 @@ from chunk_grpo_core.selftest import SelfTestFailed, self_test
 from chunk_grpo_core.trainer import Trainer
 
 GRID = shifted_grid(6, 2.0)
-FINE, COARSE = 2e-3, 0.05
+FINE, COARSE = 2e-3, 0.03
 
 
 class Rounded(torch.autograd.Function):
@@ -84,7 +84,7 @@ def rounded():
 @pytest.mark.parametrize("is_trained", [False, True])
 def test_gradients_of_a_model_in_bfloat16_pass_the_coarse_test(is_trained):
     result = outcome(Layers(rounded(), is_trained))
-    assert result.tolerance == COARSE and result.error < COARSE / 2
+    assert COARSE < result.tolerance < 4 * COARSE and result.error < COARSE
 
 
 def detached(x):
