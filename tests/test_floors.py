@@ -47,7 +47,15 @@ COMMANDS = ("cli", "__main__", "demo")
 # May be imported when a core file is; everything else inside the function that needs it.
 LIGHT = {"torch", "numpy", "safetensors", "PIL"}
 LIGHT_IN_COMMANDS = {"typer", "rich"}
-HEAVY = {"diffusers", "transformers", "peft", "accelerate", "matplotlib", "onnxruntime"}
+HEAVY = {
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "matplotlib",
+    "onnxruntime",
+    "bitsandbytes",
+}
 LAZY = sorted(HEAVY | {"typer", "rich", "comfy", "PIL"})
 
 COMFY = {"comfy", "comfy_execution", "comfy_extras", "execution", "folder_paths", "server",

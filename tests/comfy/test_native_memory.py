@@ -19,7 +19,6 @@ from .native_models import (
     snapshot,
     velocity_at,
 )
-from .tiny_architectures.models import ARCHITECTURES
 
 test_native = subprocess_tests(__file__)
 
@@ -117,16 +116,16 @@ def check_a_training_that_runs_out_of_memory_is_that_of_a_smaller_batch(lab):
             make_policy(lab, model).run(lambda velocity: None)
             before = snapshot(model)  # of a loaded model: loading leaves marks of its own
             config = core.TrainConfig(
-                grid=core.shifted_grid(4, 3.0),
-                plan=core.parse_plan("1, 2", 3),
+                grid=core.shifted_grid(3, 3.0),
+                plan=core.parse_plan("1, 1", 2),
                 iterations=1,
                 prompts_per_iteration=2,
-                group_size=6,
+                group_size=4,
                 batch_size=batch_size,
                 self_test=False,
             )
             limit = memory.batch_limit(batch_size)
-            policy = make_policy(lab, model, prompts=2, batch=6, limit=limit)
+            policy = make_policy(lab, model, prompts=2, batch=4, limit=limit)
             policy.decode = lambda x_0: x_0[:, :3].permute(0, 2, 3, 1).sigmoid()
             with torch.inference_mode(False):
                 trainer(policy, Brightness(), ["p0", "p1"], config, limit=limit).train()
@@ -134,8 +133,8 @@ def check_a_training_that_runs_out_of_memory_is_that_of_a_smaller_batch(lab):
         return torch.cat([p.detach().flatten() for p in policy.adapter.parameters()]), sizes, limit
 
     found, sizes, limit = trained(fits=2, batch_size=None)
-    assert sizes[:3] == [6, 3, 1] and limit.size == 1
-    assert torch.equal(found, trained(fits=99, batch_size=1)[0])
+    assert sizes[:3] == [4, 2, 2] and limit.size == 2
+    assert torch.equal(found, trained(fits=99, batch_size=2)[0])
 
 
 def check_comfyui_is_asked_for_less_memory_once_less_fits(lab):
@@ -207,7 +206,7 @@ def _gradients(policy):
 
 
 def check_offloaded_checkpoints_give_the_same_gradients_to_the_last_bit(lab):
-    for name in ARCHITECTURES:
+    for name in ("flux", "sd3", "qwen_image"):  # blocks are called in other ways
         with torch.inference_mode():
             found = _gradients(architecture_policy(lab, name, activation_offloading=True))
             wanted = _gradients(architecture_policy(lab, name))
