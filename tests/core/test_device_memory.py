@@ -43,7 +43,7 @@ class Device(TorchFunctionMode):
             return self._count(args[0].clone().as_subclass(OnDevice))
         if name == "cpu" or (name == "to" and str((*args, "")[1]) == "cpu"):
             return args[0].detach().clone().as_subclass(Tensor)
-        if name == "__get__" and isinstance(args[0], OnDevice) and "device" in str(func):
+        if func == Tensor.device.__get__ and isinstance(args[0], OnDevice):
             return DEVICE
         tensors = [a for a in _flat((args, kwargs)) if isinstance(a, Tensor) and a.dim()]
         assert len({isinstance(a, OnDevice) for a in tensors}) < 2, f"{name} mixes two devices"
