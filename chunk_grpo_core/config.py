@@ -112,7 +112,8 @@ class TrainConfig:
     share_initial_noise: bool = True
     """Start all samples of a group from the same noise. Official code: on."""
     batch_size: int | None = None
-    """Samples in one call of the model; None sends a whole group at once."""
+    """Samples in one call of the model; None sends a whole group at once. Halved when memory runs
+    out (``batch_limit.py``)."""
     checkpoint_every: int = 10
     """Iterations between checkpoints, 1 or more."""
     seed: int = 0
