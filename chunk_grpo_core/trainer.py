@@ -266,7 +266,7 @@ class Trainer:
                     self.policy.adapter.parameters(),
                     task.trajectory,
                     device=self.policy.device,
-                    batch_size=self._limit.size,
+                    limit=self._limit,
                     check_cancel=self._check_cancel,
                 )
                 self._is_tested = True

@@ -165,6 +165,9 @@ def check_what_counts_as_running_out_of_memory(lab):
     for error in (RuntimeError("boom"), memory.InterruptProcessingException()):
         assert not test(error)
     assert not test(Other())
+    if hasattr(memory, "is_oom"):  # newer: also what CUDA reports by itself, outside the allocator
+        accelerator = memory.ACCELERATOR_ERROR
+        assert test(accelerator("CUDA error: out of memory")) and not test(accelerator("boom"))
     with _replaced(memory, OOM_EXCEPTION=Other):
         assert test(Other()) and not test(RuntimeError("boom"))
     with _replaced(memory, OOM_EXCEPTION=Exception):  # where torch has no such error

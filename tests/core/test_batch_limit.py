@@ -20,6 +20,8 @@ from chunk_grpo_core.trainer import Trainer
 class SmallMemory(ToyPolicy):
     """A toy policy that runs out of memory, as torch says it, where a batch is too large."""
 
+    error = torch.OutOfMemoryError
+
     def __init__(self, *, forward=10**6, backward=10**6, decode=10**6):
         super().__init__()
         self.limits = {"forward": forward, "backward": backward, "decode": decode}
@@ -28,7 +30,7 @@ class SmallMemory(ToyPolicy):
     def need(self, what, samples):
         if samples > self.limits[what]:
             self.failures.append((what, samples))
-            raise torch.OutOfMemoryError(f"CUDA out of memory in {what} of {samples}")
+            raise self.error(f"CUDA out of memory in {what} of {samples}")
 
     def velocity(self, x_t, t, prompt):
         self.need("forward", len(x_t))
@@ -178,6 +180,17 @@ def test_the_host_says_what_a_lack_of_memory_is_and_hears_of_it():
     samples = torch.arange(7.0)
     assert torch.equal(limit.join(function, samples), 2 * samples)
     assert told == [(7, 3), (3, 1)] and limit.size == 1
+
+
+def test_an_error_that_only_the_host_knows_is_heard_in_every_phase():
+    """Also in the self-test, which takes other errors for a model without gradients."""
+    policy = SmallMemory(forward=6, backward=1)
+    policy.error = RuntimeError
+    limit = BatchLimit(is_out_of_memory=lambda error: type(error) is RuntimeError)
+    config = toy_config(iterations=1, self_test=True)
+    _, factors = run_of(policy, config, limit=limit)
+    assert ("backward", 2) in policy.failures  # of the self-test: two samples
+    assert torch.equal(factors, run_of(ToyPolicy(), replace(config, batch_size=1))[1])
 
 
 def test_evaluation_halves_too_and_scores_the_same_pictures():
