@@ -12,6 +12,7 @@ _EXTRAS = {
     "diffusers": "train",
     "peft": "train",
     "transformers": "train",
+    "bitsandbytes": "low-memory",
     "matplotlib": "plots",
     "typer": "cli",
     "rich": "cli",

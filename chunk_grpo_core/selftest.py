@@ -36,6 +36,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .batch_limit import BatchLimit
 from .events import CheckCancel, never_cancel
 from .policy import Velocity
 from .rollout import Trajectory, derive_seed, replay_step
@@ -111,7 +112,7 @@ def self_test(
     trajectory: Trajectory,
     *,
     device: torch.device | str = "cpu",
-    batch_size: int | None = None,
+    limit: BatchLimit | None = None,
     check_cancel: CheckCancel = never_cancel,
 ) -> SelfTest:
     """Compare one derivative with a finite difference; adapter and random numbers stay as they are.
@@ -121,15 +122,17 @@ def self_test(
         parameters: The adapter's.
         trajectory: A group this very policy has sampled, with at least one stochastic step.
         device: Where the model wants its input.
-        batch_size: Largest B the user allows.
+        limit: Samples that fit into memory at once. A test that does not fit raises; it can be
+            done again.
         check_cancel: Called after every call of the model.
 
     Raises:
         SelfTestFailed: No gradient can be computed, the adapter has no effect, the derivative is
             wrong, or the policy is not the one that sampled; the message says what to do.
     """
+    limit = limit or BatchLimit()
     step = _middle_step(trajectory)
-    samples = trajectory.stochastic[step].nonzero().flatten()[: min(_BATCH, batch_size or _BATCH)]
+    samples = trajectory.stochastic[step].nonzero().flatten()[: min(_BATCH, limit.size or _BATCH)]
     std = trajectory.sde.std(*trajectory.grid.pairs()[step])
     direction = _direction(parameters)
 
@@ -153,9 +156,9 @@ def self_test(
             aimed = replace(trajectory, states=states)
             new = replay_step(velocity, aimed, step, samples, device)
             gradients = torch.autograd.grad(new.log_p.sum(), parameters, allow_unused=True)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if limit.is_out_of_memory(error):
+            raise
         raise SelfTestFailed(
             f"self-test: no gradient goes through this model ({error}). {_REMEDY}"
         ) from error

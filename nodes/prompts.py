@@ -35,9 +35,8 @@ class PromptSetNode(io.ComfyNode):
             display_name="Prompt Set",
             category=CATEGORY,
             description="Prompts to train on and prompts to measure on, encoded once. The result "
-            "is kept on disk and found again by prompt and text encoder; the encoder is known by "
-            "what it makes of one fixed probe prompt and by its embedding tables, so another file "
-            "or LoRA is encoded anew.",
+            "is kept on disk and found again by prompt and text encoder, which is known by samples "
+            "of its weights and by its LoRAs; when all prompts are found, it is not even loaded.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the MODEL."),
                 io.String.Input(

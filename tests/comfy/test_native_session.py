@@ -81,11 +81,11 @@ def check_an_injection_that_fails_halfway_is_undone(lab):
         policy = make_policy(lab, model)
         original, calls = adapter.checkpointed, []
 
-        def failing(forward):
+        def failing(forward, offload):
             calls.append(forward)
             if len(calls) == 3:
                 raise RuntimeError("boom")
-            return original(forward)
+            return original(forward, offload)
 
         with unchanged(model, random_conditioning()):
             adapter.checkpointed = failing

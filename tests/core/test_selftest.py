@@ -10,6 +10,7 @@ import torch
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 
 from chunk_grpo_core import trainer as trainer_module
+from chunk_grpo_core.batch_limit import BatchLimit
 from chunk_grpo_core.events import Cancelled
 from chunk_grpo_core.loss_scale import LossScale
 from chunk_grpo_core.rollout import Noise, rollout
@@ -163,7 +164,9 @@ def test_the_batch_is_small_and_no_larger_than_allowed():
             policy.velocity, "warm", GRID, SdeConfig(), Noise(True, 5, 4), policy.latent_shape
         )
         policy.calls.clear()
-        self_test(policy.velocity, policy.adapter.parameters(), sampled, batch_size=allowed)
+        self_test(
+            policy.velocity, policy.adapter.parameters(), sampled, limit=BatchLimit(size=allowed)
+        )
         assert set(policy.calls) == {expected} and len(policy.calls) <= 12
 
 
