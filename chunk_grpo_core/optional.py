@@ -13,6 +13,7 @@ _EXTRAS = {
     "peft": "train",
     "transformers": "train",
     "tokenizers": "train",
+    "bitsandbytes": "low-memory",
     "matplotlib": "plots",
     "typer": "cli",
     "rich": "cli",
