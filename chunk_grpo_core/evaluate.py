@@ -5,6 +5,7 @@ Legend: P prompts, S seeds for each prompt.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +16,13 @@ from torch import Tensor
 from .batch_limit import BatchLimit
 from .events import CheckCancel, never_cancel
 from .policy import Policy, Velocity
-from .rewards.base import Reward
+from .rewards.base import Reward, RewardBatch, RewardFailed
 from .rollout import sample_ode
 from .schedule import TimeGrid
 
 __all__ = ["Evaluation", "Interval", "evaluate", "paired_gain", "prompt_gains", "win_rate"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def evaluate(
 
     Args:
         policy: Model; its adapter is used as it is (wrap in ``adapter.disabled()`` for the base).
-        reward: The judge.
+        reward: The judge. Where it raises :class:`~chunk_grpo_core.rewards.base.RewardFailed`, the
+            pictures of that prompt have no valid score.
         prompts: P captions.
         grid: Noise levels; sampling is deterministic.
         seeds: S, pictures of each prompt.
@@ -122,7 +126,11 @@ def evaluate(
     for prompt, x_0 in zip(prompts, policy.run(sample), strict=True):
         check_cancel()
         pictures = decode_limit.join(policy.decode, x_0)
-        batch = reward.score(pictures, [prompt] * seeds)
+        try:
+            batch = reward.score(pictures, [prompt] * seeds)
+        except RewardFailed as error:
+            log.warning("the pictures of %r have no reward: %s", prompt, error)
+            batch = RewardBatch.failed(seeds)
         rewards.append(batch.known)
         images.append(pictures[0])
         details.append(batch.details)

@@ -134,6 +134,7 @@ def run_experiment(
     facts = {
         "model": policy.name,
         "reward": reward.name,
+        "reward_fingerprint": dict(reward.fingerprint),
         "prompts": list(prompts),
         "held_out": list(held_out),
     }

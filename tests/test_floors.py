@@ -39,10 +39,12 @@ EDGE_FILES = (
     "plots",
     "plot_style",
     "cli",
+    "cli_rewards",
+    "cli_serve",
     "__main__",
     "demo",
 )
-COMMANDS = ("cli", "__main__", "demo")
+COMMANDS = ("cli", "cli_rewards", "cli_serve", "__main__", "demo")
 
 # May be imported when a core file is; everything else inside the function that needs it.
 LIGHT = {"torch", "numpy", "safetensors", "PIL"}
@@ -55,6 +57,8 @@ HEAVY = {
     "matplotlib",
     "onnxruntime",
     "bitsandbytes",
+    "rapidocr",
+    "cv2",
 }
 LAZY = sorted(HEAVY | {"typer", "rich", "comfy", "PIL"})
 
