@@ -24,6 +24,8 @@ from rich.progress import (
 from rich.table import Table
 
 from .checkpoint import RunFolder
+from .cli_rewards import fetch, score
+from .cli_serve import serve_reward
 from .demo import DemoResult, run_demo, tiny_config
 from .events import EvaluationProgress, Event, IterationEnd, PhaseProgress, RunStart
 from .export import convert_lora, load_lora, save_lora
@@ -195,6 +197,11 @@ def _clear_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         _screen.print("stopped; go on with --resume")
         raise typer.Exit(130) from None
+
+
+app.command()(_clear_errors()(score))
+app.command()(_clear_errors()(fetch))
+app.command("serve-reward")(_clear_errors()(serve_reward))
 
 
 def _demo_folders() -> list[Path]:

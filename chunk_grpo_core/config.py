@@ -17,13 +17,19 @@ from .schedule import TimeGrid
 from .sde import SdeConfig
 from .windows import WindowConfig, check_noise, window_positions
 
-__all__ = ["OptimizerConfig", "TrainConfig"]
+__all__ = ["OPTIMIZERS", "OptimizerConfig", "TrainConfig"]
+
+OPTIMIZERS = ("adamw", "adamw8bit")
+"""Values of ``optimizer.name``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
     """AdamW, and how often it steps."""
 
+    name: str = "adamw"
+    """adamw, or adamw8bit: its moments take 2 bytes for each parameter instead of 8
+    (bitsandbytes; arXiv 2110.02861)."""
     learning_rate: float = 3e-4
     """Above 0."""
     weight_decay: float = 1e-4
@@ -49,6 +55,9 @@ class OptimizerConfig:
     batch shape, when there is more than one update for each rollout."""
 
     def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            known = ", ".join(OPTIMIZERS)
+            raise ValueError(f"optimizer.name is {self.name!r}; it must be one of {known}")
         for name in ("learning_rate", "eps", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be above 0")
@@ -103,7 +112,8 @@ class TrainConfig:
     share_initial_noise: bool = True
     """Start all samples of a group from the same noise. Official code: on."""
     batch_size: int | None = None
-    """Samples in one call of the model; None sends a whole group at once."""
+    """Samples in one call of the model; None sends a whole group at once. Halved when memory runs
+    out (``batch_limit.py``)."""
     checkpoint_every: int = 10
     """Iterations between checkpoints, 1 or more."""
     seed: int = 0

@@ -5,20 +5,24 @@ Legend: P prompts, S seeds for each prompt.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from .batch_limit import BatchLimit
 from .events import CheckCancel, never_cancel
 from .policy import Policy, Velocity
-from .rewards.base import Reward
+from .rewards.base import Reward, RewardBatch, RewardFailed
 from .rollout import sample_ode
 from .schedule import TimeGrid
 
 __all__ = ["Evaluation", "Interval", "evaluate", "paired_gain", "prompt_gains", "win_rate"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def evaluate(
     seeds: int,
     seed: int = 0,
     solver: str = "euler",
-    batch_size: int | None = None,
+    limit: BatchLimit | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
     check_cancel: CheckCancel = never_cancel,
 ) -> Evaluation:
@@ -83,17 +87,20 @@ def evaluate(
 
     Args:
         policy: Model; its adapter is used as it is (wrap in ``adapter.disabled()`` for the base).
-        reward: The judge.
+        reward: The judge. Where it raises :class:`~chunk_grpo_core.rewards.base.RewardFailed`, the
+            pictures of that prompt have no valid score.
         prompts: P captions.
         grid: Noise levels; sampling is deterministic.
         seeds: S, pictures of each prompt.
         seed: Seed of the noise; the same seed gives the same noise to every policy.
         solver: What follows the ODE, one of :data:`~chunk_grpo_core.solvers.SOLVERS`.
-        batch_size: Samples in one call of the model; all S when None.
+        limit: Samples that fit into memory at once; as many as do when None.
         progress: Called with the fraction done.
         check_cancel: Called after every call of the model, and before a prompt's pictures are
             decoded and scored.
     """
+    limit = limit or BatchLimit()
+    decode_limit = replace(limit, size=None)
 
     def sample(velocity: Velocity) -> list[Tensor]:
         latents = []
@@ -102,13 +109,13 @@ def evaluate(
             x_1 = torch.randn(seeds, *policy.latent_shape, generator=generator)
             latents.append(
                 sample_ode(
-                    velocity,
+                    limit.fit(velocity),
                     prompt,
                     grid,
                     x_1,
                     solver=solver,
                     device=policy.device,
-                    batch_size=batch_size,
+                    batch_size=limit.size,
                     check_cancel=check_cancel,
                 )
             )
@@ -118,8 +125,12 @@ def evaluate(
     rewards, images, details = [], [], []
     for prompt, x_0 in zip(prompts, policy.run(sample), strict=True):
         check_cancel()
-        pictures = policy.decode(x_0)
-        batch = reward.score(pictures, [prompt] * seeds)
+        pictures = decode_limit.join(policy.decode, x_0)
+        try:
+            batch = reward.score(pictures, [prompt] * seeds)
+        except RewardFailed as error:
+            log.warning("the pictures of %r have no reward: %s", prompt, error)
+            batch = RewardBatch.failed(seeds)
         rewards.append(batch.known)
         images.append(pictures[0])
         details.append(batch.details)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .batch_limit import BatchLimit
 from .checkpoint import RunFolder
 from .comparison import pair_grid
 from .config import TrainConfig
@@ -93,6 +94,7 @@ def run_experiment(
     evaluation_seeds: int = 4,
     listener: Listener = lambda event: None,
     check_cancel: CheckCancel = never_cancel,
+    limit: BatchLimit | None = None,
 ) -> Outcome:
     """Measure, train, measure again; everything is kept in the run folder.
 
@@ -107,6 +109,7 @@ def run_experiment(
         evaluation_seeds: Pictures of each held-out prompt.
         listener: Hears all events.
         check_cancel: Raises to stop; called after every micro-step.
+        limit: Samples that fit into memory at once; begins at ``config.batch_size`` if None.
 
     Raises:
         FileExistsError: The folder holds a run and ``resume`` is False.
@@ -115,6 +118,7 @@ def run_experiment(
     """
     if len(held_out) < 2:
         raise ValueError(f"{len(held_out)} held-out prompts; a measurement needs at least 2")
+    limit = limit or BatchLimit(size=config.batch_size)
     trainer = Trainer(
         policy,
         reward,
@@ -125,10 +129,12 @@ def run_experiment(
             MetricsWriter(folder.metrics_file), SampleWriter(folder.path / "samples"), listener
         ),
         check_cancel=check_cancel,
+        limit=limit,
     )
     facts = {
         "model": policy.name,
         "reward": reward.name,
+        "reward_fingerprint": dict(reward.fingerprint),
         "prompts": list(prompts),
         "held_out": list(held_out),
     }
@@ -145,7 +151,7 @@ def run_experiment(
             config.grid,
             seeds=evaluation_seeds,
             seed=EVALUATION_SEED,
-            batch_size=config.batch_size,
+            limit=limit,
             progress=lambda fraction: listener(EvaluationProgress(which, fraction)),
             check_cancel=check_cancel,
         )

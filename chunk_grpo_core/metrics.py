@@ -42,6 +42,7 @@ def metrics_row(
     peak_memory_gib: float | None,
     *,
     has_reference: bool = False,
+    batch_size: int | None = None,
 ) -> dict[str, object]:
     """Build the JSON-ready row that goes to metrics.jsonl.
 
@@ -54,6 +55,7 @@ def metrics_row(
         seconds: Time of each phase.
         peak_memory_gib: Peak accelerator memory, None on the CPU.
         has_reference: The distance to the reference policy was measured.
+        batch_size: Samples in one call of the model, as the iteration ended; None for no limit.
     """
     stats = update.statistics
     count = stats.count.clamp(min=1)
@@ -80,6 +82,7 @@ def metrics_row(
         "trained_passes": update.passes,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_gib": peak_memory_gib,
+        "batch_size": batch_size,
     }
 
 

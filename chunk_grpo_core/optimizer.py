@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .config import OptimizerConfig
 from .ema import Ema
+from .optional import require
 
 __all__ = ["AdapterOptimizer"]
 
@@ -17,9 +19,13 @@ class AdapterOptimizer:
     """Steps the adapter's parameters."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> None:
-        """Set up AdamW, and the average if ``config.ema_decay`` is set."""
+        """Set up AdamW, and the average if ``config.ema_decay`` is set.
+
+        Raises:
+            ImportError: ``adamw8bit`` is asked for and bitsandbytes is not installed.
+        """
         self._parameters, self._config = list(parameters), config
-        self._adamw = torch.optim.AdamW(
+        self._adamw = _adamw_of(config.name)(
             self._parameters,
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
@@ -68,19 +74,32 @@ class AdapterOptimizer:
         """Flatten the state to ``"<parameter index>.<name>"`` and ``"ema.<index>"``, on the CPU."""
         state = {
             f"{index}.{name}": torch.as_tensor(value).detach().cpu().contiguous().clone()
-            for index, values in self._adamw.state_dict()["state"].items()
-            for name, value in values.items()
+            for index, parameter in enumerate(self._parameters)
+            # Not state_dict(): that of bitsandbytes has further levels.
+            for name, value in self._adamw.state.get(parameter, {}).items()
         }
         return {**state, **(self._ema.tensors() if self._ema else {})}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what :meth:`tensors` took."""
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[int, dict[str, Any]] = {}
         averages = {key: value for key, value in tensors.items() if key.startswith("ema.")}
         for key in tensors.keys() - averages.keys():
             index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = tensors[key]
+            state.setdefault(int(index), {})[name] = _plain(tensors[key])
         groups = self._adamw.state_dict()["param_groups"]
         self._adamw.load_state_dict({"state": state, "param_groups": groups})
         if self._ema:
             self._ema.restore(averages)
+
+
+def _adamw_of(name: str) -> Any:
+    """The class of an optimiser by its name in the settings."""
+    if name == "adamw":
+        return torch.optim.AdamW
+    return require("bitsandbytes", "For the optimizer adamw8bit").optim.AdamW8bit
+
+
+def _plain(value: Tensor) -> Tensor | int:
+    """Undo ``as_tensor`` of an int: bitsandbytes counts its steps in one, torch in a float32."""
+    return int(value) if value.ndim == 0 and not value.is_floating_point() else value

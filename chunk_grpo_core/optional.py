@@ -12,9 +12,13 @@ _EXTRAS = {
     "diffusers": "train",
     "peft": "train",
     "transformers": "train",
+    "tokenizers": "train",
+    "bitsandbytes": "low-memory",
     "matplotlib": "plots",
     "typer": "cli",
     "rich": "cli",
+    "onnxruntime": "ocr",
+    "rapidocr": "ocr",
 }
 
 

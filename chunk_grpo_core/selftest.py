@@ -14,8 +14,8 @@ and the derivative must be <z, slope> with z = x_s / std - m(0). How well can it
 - Where rounding is small (float32), to 1e-4 of the gradient's length; 2e-3 is allowed. Wrong
   residuals under checkpointing, the finest known fault, make 3e-3 and more.
 - Else (bfloat16, float16, quantised products) the rounding of m drowns <z, slope> for a random z.
-  So the sample is put where the density feels the move most, z = slope; 5 % of <slope, slope>, less
-  the energy of the noise, is allowed.
+  So the sample is put where the density feels the move most, z = slope; 3 % of <slope, slope> plus
+  a quarter of the relative noise is allowed, once the noise's own energy is taken off.
 
 What the model computes in is not asked: the noise tells.
 
@@ -36,6 +36,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .batch_limit import BatchLimit
 from .events import CheckCancel, never_cancel
 from .policy import Velocity
 from .rollout import Trajectory, derive_seed, replay_step
@@ -50,10 +51,11 @@ _ATTEMPTS = 6
 _CHANGE = 0.005
 """Relative change of the velocity that the first move should make, within a factor of two."""
 _FINE_NOISE = 5e-4
-"""Largest noise of the slope, relative, that allows the fine test. Measured on tiny models: float32
-1e-4, float16 0.02, bfloat16 0.1."""
-_FINE_TOLERANCE, _COARSE_TOLERANCE = 2e-3, 0.05
-"""Correct gradients of seven tiny architectures were off by at most 4e-4 and 0.011."""
+"""Largest noise of the slope, relative, that allows the fine test."""
+_FINE_TOLERANCE, _COARSE_TOLERANCE = 2e-3, 0.03
+"""Correct gradients of six tiny architectures in four types of weights, with guidance up to 6, had
+noise of 1e-4 to 4e-4 (float32), 0.02 to 0.1 (float16), 0.1 to 0.5 (bfloat16, fp8), and errors of at
+most 4e-4 in float32 and 0.12 times the noise else."""
 _LARGEST_RATIO_ERROR = 0.01
 """Rounding makes 1e-4 at most, because a log-density is a mean over the latent's dimensions."""
 
@@ -110,7 +112,7 @@ def self_test(
     trajectory: Trajectory,
     *,
     device: torch.device | str = "cpu",
-    batch_size: int | None = None,
+    limit: BatchLimit | None = None,
     check_cancel: CheckCancel = never_cancel,
 ) -> SelfTest:
     """Compare one derivative with a finite difference; adapter and random numbers stay as they are.
@@ -120,15 +122,17 @@ def self_test(
         parameters: The adapter's.
         trajectory: A group this very policy has sampled, with at least one stochastic step.
         device: Where the model wants its input.
-        batch_size: Largest B the user allows.
+        limit: Samples that fit into memory at once. A test that does not fit raises; it can be
+            done again.
         check_cancel: Called after every call of the model.
 
     Raises:
         SelfTestFailed: No gradient can be computed, the adapter has no effect, the derivative is
             wrong, or the policy is not the one that sampled; the message says what to do.
     """
+    limit = limit or BatchLimit()
     step = _middle_step(trajectory)
-    samples = trajectory.stochastic[step].nonzero().flatten()[: min(_BATCH, batch_size or _BATCH)]
+    samples = trajectory.stochastic[step].nonzero().flatten()[: min(_BATCH, limit.size or _BATCH)]
     std = trajectory.sde.std(*trajectory.grid.pairs()[step])
     direction = _direction(parameters)
 
@@ -152,9 +156,9 @@ def self_test(
             aimed = replace(trajectory, states=states)
             new = replay_step(velocity, aimed, step, samples, device)
             gradients = torch.autograd.grad(new.log_p.sum(), parameters, allow_unused=True)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if limit.is_out_of_memory(error):
+            raise
         raise SelfTestFailed(
             f"self-test: no gradient goes through this model ({error}). {_REMEDY}"
         ) from error
@@ -170,7 +174,7 @@ def self_test(
             derivative=derivative,
             difference=difference,
             error=abs(derivative - difference) / max(length, abs(difference)),
-            tolerance=_FINE_TOLERANCE if is_fine else _COARSE_TOLERANCE,
+            tolerance=_FINE_TOLERANCE if is_fine else _COARSE_TOLERANCE + slope.noise / 4,
             ratio_error=float((log_p - trajectory.log_p[step, samples]).expm1().abs().max()),
         )
     )
@@ -204,32 +208,43 @@ def _moved(
 
 
 def _first_move(point: Callable[[float], _Point]) -> float:
-    """Find h that changes the velocity a little."""
-    h, here = 1e-3, point(0.0)
+    """Find h that changes the velocity a little, or h below which rounding makes the change."""
+    here = point(0.0)
+
+    def change(h: float) -> float:
+        return _rms(point(h).v_t - here.v_t) / _rms(here.v_t)
+
+    h, found = 1e-3, change(1e-3)
     for _ in range(_ATTEMPTS):
-        change = _rms(point(h).v_t - here.v_t) / _rms(here.v_t)
-        if _CHANGE / 2 <= change <= 2 * _CHANGE:
-            return h
-        h *= min(max(_CHANGE / max(change, 1e-30), 1e-3), 1e3)
-    if not 0 < change < math.inf:
+        if _CHANGE / 2 <= found <= 2 * _CHANGE:
+            break
+        other = h * min(max(_CHANGE / max(found, 1e-30), 1e-3), 1e3)
+        other_found = change(other)
+        if other < h and other_found > found / 2:
+            break
+        h, found = other, other_found
+    if not 0 < found < math.inf:
         raise SelfTestFailed(
-            f"self-test: moving the LoRA changes the velocity by {change} of its size; the LoRA "
+            f"self-test: moving the LoRA changes the velocity by {found} of its size; the LoRA "
             f"has no effect, or the model fails. {_REMEDY}"
         )
-    return h  # rounding alone may change the velocity by more
+    return h
 
 
 def _slope(point: Callable[[float], _Point]) -> _Slope:
     """Measure the slope with the h that suits: curvature wants it smaller, rounding larger."""
     best = _slope_at(point, _first_move(point))
-    for factor in (0.5, 2.0):
-        for _ in range(_ATTEMPTS):
-            if best.noise <= _FINE_NOISE:
-                return best
-            other = _slope_at(point, factor * best.h)
-            if other.noise >= best.noise:
-                break
-            best = other
+    for _ in range(_ATTEMPTS):
+        smaller = _slope_at(point, best.h / 2) if best.noise > _FINE_NOISE else best
+        if smaller.noise >= best.noise / 2:  # curvature falls eightfold
+            break
+        best = smaller
+    larger = best
+    for _ in range(_ATTEMPTS):
+        if best.noise <= _FINE_NOISE or larger.noise >= 1.5 * best.noise:
+            break
+        larger = _slope_at(point, 2 * larger.h)
+        best = min(best, larger, key=lambda slope: slope.noise)
     return best
 
 
@@ -249,7 +264,7 @@ def _judged(result: SelfTest) -> SelfTest:
             "self-test: gradients through this model are wrong. Along a random direction of the "
             f"LoRA the log-density rises by {result.difference:.4g}, but autograd says "
             f"{result.derivative:.4g}; relative error {result.error:.2g}, allowed "
-            f"{result.tolerance}. {_REMEDY}"
+            f"{result.tolerance:.2g}. {_REMEDY}"
         )
     if not result.ratio_error <= _LARGEST_RATIO_ERROR:
         raise SelfTestFailed(

@@ -18,12 +18,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from .advantage import iteration_advantages
+from .batch_limit import BatchLimit
 from .checkpoint import Checkpoint, RunFolder
 from .chunks import draw_chunks
 from .config import TrainConfig
@@ -43,12 +46,15 @@ from .provenance import plan_mismatches
 from .rewards.base import Reward, RewardBatch, RewardFailed
 from .rollout import Noise, Trajectory, derive_seed, rollout
 from .selftest import self_test
-from .streaming import GroupTask, accumulate_group, recompute_old_policy, with_reference
+from .streaming import GroupTask
+from .update import Updater
 from .windows import noisy_steps, window_chunks
 
 __all__ = ["Trainer", "prompts_of_iteration"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def prompts_of_iteration(
@@ -77,6 +83,7 @@ class Trainer:
         run_folder: RunFolder | None = None,
         listener: Listener = lambda event: None,
         check_cancel: CheckCancel = never_cancel,
+        limit: BatchLimit | None = None,
     ) -> None:
         """Set up a run at iteration 0; call :meth:`resume` to go on with an earlier one.
 
@@ -88,6 +95,7 @@ class Trainer:
             run_folder: Where checkpoints go; None keeps nothing.
             listener: Hears every event.
             check_cancel: Raises to stop; called after every micro-step.
+            limit: Samples that fit into memory at once; begins at ``config.batch_size`` if None.
         """
         if not prompts:
             raise ValueError("there are no prompts to train on; give at least one")
@@ -96,6 +104,15 @@ class Trainer:
         self.iteration = 0
         self._folder, self._listen, self._check_cancel = run_folder, listener, check_cancel
         self._optimizer = AdapterOptimizer(policy.adapter.parameters(), config.optimizer)
+        self._limit = limit or BatchLimit(size=config.batch_size)
+        self._decode_limit = replace(self._limit, size=None)
+        self._updater = Updater(
+            policy=policy,
+            optimizer=self._optimizer,
+            config=config,
+            limit=self._limit,
+            check_cancel=check_cancel,
+        )
         self._is_tested = not config.self_test
 
     def resume(self) -> int:
@@ -150,7 +167,7 @@ class Trainer:
         )
         drawn = [self._draw(index) for index in range(len(prompts))]
         with _timed(seconds, "rollout"):
-            groups = self.policy.run(lambda velocity: self._sample(velocity, prompts, drawn))
+            groups = self._run(lambda velocity: self._sample(velocity, prompts, drawn))
         with _timed(seconds, "score"):
             rewards = [self._score(group) for group in groups]
         advantages = iteration_advantages(rewards, config.advantage)
@@ -159,7 +176,7 @@ class Trainer:
             for group, values, chunks in zip(groups, advantages.values, drawn, strict=True)
         ]
         with _timed(seconds, "update"):
-            report = self.policy.run(lambda velocity: self._update(velocity, tasks))
+            report = self._run(lambda velocity: self._update(velocity, tasks))
         seconds["total"] = sum(seconds.values())
         row = metrics_row(
             self.iteration,
@@ -170,8 +187,13 @@ class Trainer:
             seconds,
             _peak_gib(self.policy.device),
             has_reference=config.objective.kl_ref > 0,
+            batch_size=self._limit.size,
         )
         self._listen(IterationEnd(self.iteration, row))
+
+    def _run(self, work: Callable[[Velocity], T]) -> T:
+        """One phase, with a velocity that never takes more samples than fit."""
+        return self.policy.run(lambda velocity: work(self._limit.fit(velocity)))
 
     def _sample(
         self, velocity: Velocity, prompts: Sequence[str], drawn: Sequence[torch.Tensor]
@@ -192,7 +214,7 @@ class Trainer:
                     stochastic=noisy_steps(config.noise, config.plan, self._window, chunks),
                     solver=config.ode_solver,
                     device=self.policy.device,
-                    batch_size=config.batch_size,
+                    batch_size=self._limit.size,
                     keep_means=config.objective.needs_old_mean,
                     check_cancel=self._check_cancel,
                 )
@@ -202,7 +224,7 @@ class Trainer:
 
     def _score(self, group: Trajectory) -> RewardBatch:
         """Decode a group and score it."""
-        images = self.policy.decode(group.x_0)
+        images = self._decode_limit.join(self.policy.decode, group.x_0)
         try:
             batch = self.reward.score(images, [group.prompt] * group.group_size)
         except RewardFailed as error:
@@ -226,43 +248,14 @@ class Trainer:
         return window_chunks(config.window, config.plan, self.iteration, config.seed)
 
     def _update(self, velocity: Velocity, tasks: list[GroupTask]) -> UpdateReport:
-        """Take the optimiser steps of one iteration; the first is on-policy."""
-        settings = self.config.optimizer
-        self._test(velocity, tasks)
-        if self._must_recompute:
-            tasks = [recompute_old_policy(velocity, task, **self._streaming) for task in tasks]
-        if self.config.objective.needs_reference:
-            with self.policy.adapter.disabled():
-                tasks = [with_reference(velocity, task, **self._streaming) for task in tasks]
-        parts = [
-            tasks[i :: settings.updates_per_rollout] for i in range(settings.updates_per_rollout)
-        ]
-        updates = parts * settings.epochs
-        reports, norms, passes = [], [], 0
-        for number, part in enumerate(updates):
-            for task in part:
-                report, count = accumulate_group(
-                    velocity,
-                    task,
-                    scale=1.0 / len(part),
-                    is_on_policy=number == 0,
-                    **self._streaming,
-                )
-                reports.append(report)
-                passes += count
-            norms.append(self._optimizer.step(self.iteration * len(updates) + number))
-            first_error = max(float(r.deviation.max()) for r in reports[: len(parts[0])])
-            self._progress("update", 0.5 + 0.5 * (number + 1) / len(updates))
-        if first_error > self.config.objective.clip_low:
-            log.warning(
-                "ratio self-test failed: the first update of iteration %d should see a ratio of 1 "
-                "but is off by %.1e, more than the clip range, so rounding is clipped as if the "
-                "policy had moved; set optimizer.recompute_log_p, set batch_size to 1, or train in "
-                "float32",
-                self.iteration,
-                first_error,
-            )
-        return UpdateReport(sum(reports[1:], reports[0]), first_error, norms, passes)
+        """Test the gradients if nobody has, then take the iteration's optimiser steps."""
+        self._limit.attempt(lambda: self._test(velocity, tasks))
+        return self._updater(
+            velocity,
+            tasks,
+            self.iteration,
+            lambda fraction: self._progress("update", 0.5 + 0.5 * fraction),
+        )
 
     def _test(self, velocity: Velocity, tasks: list[GroupTask]) -> None:
         """Test the gradients once, on the first group that has a stochastic step."""
@@ -273,29 +266,10 @@ class Trainer:
                     self.policy.adapter.parameters(),
                     task.trajectory,
                     device=self.policy.device,
-                    batch_size=self.config.batch_size,
+                    limit=self._limit,
                     check_cancel=self._check_cancel,
                 )
                 self._is_tested = True
-
-    @property
-    def _streaming(self) -> dict:
-        """Arguments shared by everything that replays recorded steps."""
-        return {
-            "plan": self.config.plan,
-            "config": self.config.objective,
-            "device": self.policy.device,
-            "batch_size": self.config.batch_size,
-            "check_cancel": self._check_cancel,
-        }
-
-    @property
-    def _must_recompute(self) -> bool:
-        settings = self.config.optimizer
-        if settings.recompute_log_p is not None:
-            return settings.recompute_log_p
-        is_reused = settings.updates_per_rollout * settings.epochs > 1
-        return is_reused and self.policy.device.type != "cpu"
 
     def _progress(self, phase: str, fraction: float) -> None:
         self._listen(PhaseProgress(self.iteration, phase, fraction))

@@ -62,8 +62,8 @@ class EvaluateLoRA(io.ComfyNode):
                     default=0,
                     min=0,
                     max=64,
-                    tooltip="Pictures in one call of the model; lower needs less memory. 0: all "
-                    "pictures of a prompt together.",
+                    tooltip="Pictures in one call of the model. 0: all pictures of a prompt "
+                    "together. When memory runs out, it is halved.",
                 ),
                 io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
                 io.LoraModel.Input(

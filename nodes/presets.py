@@ -46,7 +46,7 @@ class GRPOPreset(io.ComfyNode):
                     min=0,
                     max=256,
                     tooltip="Pictures in one call of the model. 0 keeps the preset's: 1 for "
-                    "safe-lora, a whole group for the others. Set 1, 2 or 4 when memory runs out; "
+                    "safe-lora, a whole group for the others. When memory runs out it is halved; "
                     "the method stays the same.",
                 ),
                 CurveSocket.Input(

@@ -18,6 +18,8 @@ __all__ = ["PromptSetNode", "describe"]
 _SEED = {"min": 0, "max": 2**31 - 1}
 _WILDCARDS = "wildcards"
 _CACHE_GIB = 4.0
+_GUIDANCE = 3.5
+"""Not written into the conditioning: models have defaults of their own, FLUX this one."""
 
 
 class PromptSetNode(io.ComfyNode):
@@ -33,9 +35,8 @@ class PromptSetNode(io.ComfyNode):
             display_name="Prompt Set",
             category=CATEGORY,
             description="Prompts to train on and prompts to measure on, encoded once. The result "
-            "is kept on disk and found again by prompt and text encoder; the encoder is known by "
-            "what it makes of one fixed probe prompt and by its embedding tables, so another file "
-            "or LoRA is encoded anew.",
+            "is kept on disk and found again by prompt and text encoder, which is known by samples "
+            "of its weights and by its LoRAs; when all prompts are found, it is not even loaded.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the MODEL."),
                 io.String.Input(
@@ -68,12 +69,13 @@ class PromptSetNode(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "guidance",
-                    default=3.5,
+                    default=_GUIDANCE,
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="FLUX guidance of FLUX.1-dev and its relatives. Models without "
-                    "guidance (schnell, tiny FLUX, SD3) do not look at it.",
+                    tooltip="FLUX guidance of FLUX.1-dev and its relatives. 3.5 leaves it to the "
+                    "model: FLUX takes 3.5 then, Chroma 0. Models without guidance (schnell, tiny "
+                    "FLUX, SD3) do not look at it.",
                 ),
                 io.Combo.Input(
                     "file",
@@ -216,8 +218,9 @@ class PromptSetNode(io.ComfyNode):
         encoded = encode_prompts(
             clip, (*chosen.train, *chosen.held_out), conditioning_cache(cache_gib)
         )
+        own = {} if guidance == _GUIDANCE else {"guidance": guidance}
         conditioning = {
-            prompt: [[tensor, {**extras, "guidance": guidance}] for tensor, extras in entries]
+            prompt: [[tensor, {**extras, **own}] for tensor, extras in entries]
             for prompt, entries in encoded.conditioning.items()
         }
         prompts = PromptSet(**vars(chosen), conditioning=conditioning)

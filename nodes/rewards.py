@@ -6,13 +6,16 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..chunk_grpo_core.pictures import best_first, enlargement, image_grid
-from ..chunk_grpo_core.rewards import REWARDS, load_reward
+from ..chunk_grpo_core.rewards import load_reward
 from ..chunk_grpo_core.rewards.base import Reward
 from ..chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from .types import CATEGORY, RewardSocket
 from .validation import verdict
 
 __all__ = ["CombineRewards", "LoadReward", "ScoreImages", "prompts_for"]
+
+
+_WITHOUT_FILES = ["tiny_world", "target_colour"]
 
 
 class LoadReward(io.ComfyNode):
@@ -29,7 +32,7 @@ class LoadReward(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=list(REWARDS),
+                    options=_WITHOUT_FILES,
                     default="tiny_world",
                     tooltip="tiny_world: reads colour, shape, size, count and background from "
                     "pictures of the tiny FLUX and compares them with the caption. target_colour: "

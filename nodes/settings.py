@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
+from ..chunk_grpo_core.config import OPTIMIZERS
 from ..chunk_grpo_core.lora import TARGET_PRESETS, target_pattern
 from .types import BUILD_ON, CATEGORY, Settings, SettingsSocket
 from .validation import verdict
@@ -108,8 +109,9 @@ class GRPOSettings(io.ComfyNode):
                     default=0,
                     min=0,
                     max=256,
-                    tooltip="Pictures in one call of the model. 0 sends a whole group at once; "
-                    "lower it when memory runs out. The result is the same up to rounding.",
+                    tooltip="Pictures in one call of the model. 0: a whole group at once. When "
+                    "memory runs out, it is halved and the call is made again; the result is the "
+                    "same up to rounding.",
                 ),
                 io.Int.Input(
                     "checkpoint_every",
@@ -165,6 +167,22 @@ class GRPOSettings(io.ComfyNode):
                     "and stop if they differ: some models and patches give wrong gradients without "
                     "an error. Costs a few calls of the model, once.",
                 ),
+                io.Combo.Input(
+                    "optimizer",
+                    options=list(OPTIMIZERS),
+                    default=optimizer.name,
+                    optional=True,
+                    tooltip="adamw8bit keeps AdamW's moments in 8 bits: 2 bytes for each number of "
+                    "the LoRA instead of 8. Needs the package bitsandbytes; not tested on a GPU.",
+                ),
+                io.Boolean.Input(
+                    "activation_offloading",
+                    default=default.activation_offloading,
+                    optional=True,
+                    tooltip="During updates, keep what goes into the blocks in system memory until "
+                    "it is needed. Same gradients, less GPU memory, some time. Try it when "
+                    "batch_size 1 does not fit.",
+                ),
                 SettingsSocket.Input("settings", optional=True, tooltip=BUILD_ON),
             ],
             outputs=[
@@ -200,6 +218,8 @@ class GRPOSettings(io.ComfyNode):
         ema_decay: float = 0.0,
         recompute_log_p: str = "auto",
         self_test: bool = True,
+        optimizer: str = "adamw",
+        activation_offloading: bool = False,
         settings: Settings | None = None,
     ) -> io.NodeOutput:
         """Collect them."""
@@ -215,6 +235,7 @@ class GRPOSettings(io.ComfyNode):
                 objective=replace(base.objective, clip_low=clip, clip_high=clip),
                 optimizer=replace(
                     base.optimizer,
+                    name=optimizer,
                     updates_per_rollout=updates_per_rollout,
                     epochs=epochs,
                     weight_decay=weight_decay,
@@ -229,5 +250,6 @@ class GRPOSettings(io.ComfyNode):
                 batch_size=batch_size or None,
                 checkpoint_every=checkpoint_every,
                 self_test=self_test,
+                activation_offloading=activation_offloading,
             )
         )

@@ -34,6 +34,8 @@ from .validation import verdict
 
 __all__ = ["PlotTraining", "TrainLoRA"]
 
+_MEMORY = "Memory ran out, so the batch was halved: set batch_size {} in GRPO Settings."
+
 
 class TrainLoRA(io.ComfyNode):
     """MODEL, VAE, prompts, reward, plan -> LORA_MODEL."""
@@ -231,6 +233,7 @@ class TrainLoRA(io.ComfyNode):
             continue_from=continue_from,
             negative=negative,
             cfg=cfg,
+            activation_offloading=settings.activation_offloading,
         )
         summary = describe(log)
         rows = log.outcome.rows
@@ -245,12 +248,14 @@ def describe(log: TrainingLog) -> str:
     outcome = log.outcome
     gain, config = outcome.gain, outcome.config
     mismatches = plan_mismatches(config.plan, config.grid, config.sde, outcome.model)
+    fitted = outcome.rows[-1].get("batch_size")
     lines = [
         f"{len(outcome.rows)} iterations. Held-out reward {outcome.before.mean:.4f} -> "
         f"{outcome.after.mean:.4f}, gain {gain.mean:+.4f} (95 % interval {gain.low:+.4f} to "
         f"{gain.high:+.4f}) on {len(outcome.before.prompts)} prompts.",
         f"Ratio error at the first update: {outcome.ratio_error_first_update:.1e}.",
         f"Run folder: {log.run_folder}",
+        *([] if fitted in (None, config.batch_size) else [_MEMORY.format(fitted)]),
         *(f"Warning: {mismatch}" for mismatch in mismatches),
     ]
     return "\n".join(lines)

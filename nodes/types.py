@@ -93,7 +93,8 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Settings:
-    """All of a training's settings that Train LoRA has no input for; names of ``TrainConfig``."""
+    """All of a training's settings that Train LoRA has no input for; names of ``TrainConfig``,
+    and what concerns the MODEL alone."""
 
     advantage: AdvantageConfig = AdvantageConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -109,11 +110,14 @@ class Settings:
     batch_size: int | None = None
     checkpoint_every: int = 10
     self_test: bool = True
+    activation_offloading: bool = False
+    """Of the MODEL, not of ``TrainConfig``: it changes no number."""
 
     @classmethod
     def of(cls, config: TrainConfig) -> Settings:
         """Take what belongs here from the settings of a run."""
-        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+        known = {field.name for field in fields(cls)} & {field.name for field in fields(config)}
+        return cls(**{name: getattr(config, name) for name in known})
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from chunk_grpo_core.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.dynamics import DynamicsCurve
 from chunk_grpo_core.events import Cancelled
 from chunk_grpo_core.objective import ObjectiveConfig
-from chunk_grpo_core.rewards.base import RewardBatch
+from chunk_grpo_core.rewards.base import Fingerprint, Metadata, RewardBatch
 from chunk_grpo_core.rollout import derive_seed
 from chunk_grpo_core.schedule import shifted_grid
 
@@ -136,8 +136,11 @@ class Brightness:
     """Mean of all pixels, and their spread as a further number."""
 
     name = "brightness"
+    fingerprint: Fingerprint = {}
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> RewardBatch:
+    def score(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Metadata] | None = None
+    ) -> RewardBatch:
         return RewardBatch.of(images.mean((1, 2, 3)), spread=images.std((1, 2, 3)))
 
 
@@ -148,8 +151,11 @@ class Broken:
     samples: Sequence[int]
     value: float = math.nan
     name: str = field(default="broken")
+    fingerprint: Fingerprint = field(default_factory=dict)
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> RewardBatch:
+    def score(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Metadata] | None = None
+    ) -> RewardBatch:
         values = images.mean((1, 2, 3))
         values[list(self.samples)] = self.value
         # Claims that all is well: the trainer has to look for itself.

@@ -19,11 +19,12 @@ NODES = ROOT / "nodes"
 
 FLOORS = {
     "optional": 0, "version": 0, "schedule": 0, "policy": 0, "rewards/base": 0, "events": 0,
-    "ema": 0, "lora_layers": 0, "loss_scale": 0, "sde": 1, "solvers": 1,
+    "ema": 0, "lora_layers": 0, "loss_scale": 0, "sde": 1, "solvers": 1, "batch_limit": 1,
     "lora": 1, "flux_names": 1, "export": 2,
     "rollout": 2, "dynamics": 3, "chunks": 4, "planners": 5, "provenance": 5, "windows": 5,
     "advantage": 5, "objective": 6, "config": 7, "diagnostics": 7, "evaluate": 7,
-    "streaming": 8, "metrics": 8, "optimizer": 8, "selftest": 8, "checkpoint": 8, "trainer": 9,
+    "streaming": 8, "metrics": 8, "optimizer": 8, "selftest": 8, "checkpoint": 8,
+    "update": 9, "trainer": 10,
     "presets/recipe": 1, "presets/gcpo": 2, "presets/step_level": 2, "presets/safe_lora": 2,
     "presets/__init__": 8,
     "prompt_files": 0, "wildcards": 1, "prompts": 2, "tensor_cache": 1,
@@ -38,15 +39,27 @@ EDGE_FILES = (
     "plots",
     "plot_style",
     "cli",
+    "cli_rewards",
+    "cli_serve",
     "__main__",
     "demo",
 )
-COMMANDS = ("cli", "__main__", "demo")
+COMMANDS = ("cli", "cli_rewards", "cli_serve", "__main__", "demo")
 
 # May be imported when a core file is; everything else inside the function that needs it.
 LIGHT = {"torch", "numpy", "safetensors", "PIL"}
 LIGHT_IN_COMMANDS = {"typer", "rich"}
-HEAVY = {"diffusers", "transformers", "peft", "accelerate", "matplotlib", "onnxruntime"}
+HEAVY = {
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "matplotlib",
+    "onnxruntime",
+    "bitsandbytes",
+    "rapidocr",
+    "cv2",
+}
 LAZY = sorted(HEAVY | {"typer", "rich", "comfy", "PIL"})
 
 COMFY = {"comfy", "comfy_execution", "comfy_extras", "execution", "folder_paths", "server",

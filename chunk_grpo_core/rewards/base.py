@@ -5,14 +5,30 @@ Legend: B pictures, H W picture size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Reward", "RewardBatch", "RewardFailed", "RewardPart", "check_images"]
+__all__ = [
+    "Fingerprint",
+    "Metadata",
+    "Reward",
+    "RewardBatch",
+    "RewardFailed",
+    "RewardPart",
+    "check_images",
+    "with_metadata",
+]
+
+Metadata = Mapping[str, Any]
+"""What a prompt carries besides its text, for example the words a picture should show."""
+Fingerprint = Mapping[str, str | int | float]
+"""What a score depends on besides picture, prompt and metadata."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,19 +123,39 @@ class RewardFailed(Exception):
 
 
 class Reward(Protocol):
-    """Judge pictures. ``name`` appears in records and plots."""
+    """Judge pictures.
+
+    A score depends on its own picture, prompt and metadata alone: not on the order of the batch,
+    nor on how many pictures are scored at once.
+    """
 
     @property
     def name(self) -> str:
-        """Short name, for example ``"tiny_world"``."""
+        """Short name for records and plots, for example ``"tiny_world"``."""
         ...
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> RewardBatch:
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Digests of weight files, version of the preprocessing, dtype, settings; for records.
+
+        Equal fingerprints mean comparable scores. No paths and no device: those may change between
+        the start of a run and its resumption.
+        """
+        ...
+
+    def score(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        metadata: Sequence[Metadata] | None = None,
+    ) -> RewardBatch:
         """Score B pictures.
 
         Args:
-            images: (B, H, W, 3), CPU float32 in 0..1.
+            images: (B, H, W, 3), CPU float32 in 0..1. A picture with NaN or infinity gets no valid
+                score.
             prompts: B captions, one for each picture.
+            metadata: B mappings, one for each picture, or None where nobody has any.
 
         Raises:
             ValueError: Shapes or lengths do not match (see :func:`check_images`).
@@ -128,15 +164,68 @@ class Reward(Protocol):
         ...
 
 
-def check_images(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Check what every reward takes and return it as CPU float32.
+def check_images(
+    images: Tensor, prompts: Sequence[str], metadata: Sequence[Metadata] | None = None
+) -> Tensor:
+    """Check what every reward takes and return the pictures as CPU float32.
 
     Raises:
-        ValueError: ``images`` is not (B, H, W, 3) or there is not one prompt for each picture.
+        ValueError: ``images`` is not (B, H, W, 3) in floating point, or there is not one prompt, or
+            not one mapping, for each picture.
     """
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"images must have shape (B, H, W, 3), got {tuple(images.shape)}")
-    if isinstance(prompts, str) or len(prompts) != images.shape[0]:
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floating point in 0..1, got {images.dtype}")
+    count = images.shape[0]
+    if isinstance(prompts, str) or len(prompts) != count:
         got = 1 if isinstance(prompts, str) else len(prompts)
-        raise ValueError(f"{images.shape[0]} images need {images.shape[0]} prompts, got {got}")
+        raise ValueError(f"{count} images need {count} prompts, got {got}")
+    if metadata is not None and (isinstance(metadata, Mapping) or len(metadata) != count):
+        got = 1 if isinstance(metadata, Mapping) else len(metadata)
+        raise ValueError(f"{count} images need metadata {count} times, got {got}")
     return images.detach().to("cpu", torch.float32)
+
+
+@dataclass(frozen=True)
+class _WithMetadata:
+    reward: Reward
+    table: Mapping[str, Metadata]
+
+    @property
+    def name(self) -> str:
+        """That of the reward."""
+        return self.reward.name
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """That of the reward, and a digest of the table."""
+        plain = {prompt: dict(entry) for prompt, entry in self.table.items()}
+        text = json.dumps(plain, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return {**self.reward.fingerprint, "metadata": digest}
+
+    def score(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        metadata: Sequence[Metadata] | None = None,
+    ) -> RewardBatch:
+        """Look the prompts up and score; what is given here adds to the table and wins."""
+        images = check_images(images, prompts, metadata)
+        given = metadata or [{}] * len(prompts)
+        rows = [{**self.table.get(p, {}), **own} for p, own in zip(prompts, given, strict=True)]
+        return self.reward.score(images, prompts, rows)
+
+
+def with_metadata(reward: Reward, table: Mapping[str, Metadata]) -> Reward:
+    """Give a reward the metadata of its prompts.
+
+    Trainer and evaluation know prompts alone; the table travels inside the reward.
+
+    Args:
+        reward: What scores.
+        table: Prompt -> its metadata. A prompt that is not in it has empty metadata; a reward that
+            needs an entry says so.
+    """
+    return _WithMetadata(reward, table)

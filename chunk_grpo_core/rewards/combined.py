@@ -16,7 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Reward, RewardBatch, RewardFailed, RewardPart, check_images
+from .base import (
+    Fingerprint,
+    Metadata,
+    Reward,
+    RewardBatch,
+    RewardFailed,
+    RewardPart,
+    check_images,
+)
 
 __all__ = ["CombinedReward", "WeightedReward"]
 
@@ -79,13 +87,30 @@ class CombinedReward:
         ]
         return " ".join(terms).removeprefix("+ ")
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> RewardBatch:
-        """See :class:`~chunk_grpo_core.rewards.base.Reward`; never raises RewardFailed."""
-        images = check_images(images, prompts)
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Weight and fingerprint of every part, as ``<part>/<key>``."""
+        found: dict[str, str | int | float] = {}
+        for name, part in self.parts.items():
+            found[f"{name}/weight"] = part.weight
+            found |= {f"{name}/{key}": value for key, value in part.reward.fingerprint.items()}
+        return found
+
+    def score(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        metadata: Sequence[Metadata] | None = None,
+    ) -> RewardBatch:
+        """See :class:`~chunk_grpo_core.rewards.base.Reward`; never raises RewardFailed.
+
+        Every part gets the same metadata.
+        """
+        images = check_images(images, prompts, metadata)
         total = torch.zeros(len(images), dtype=torch.float64)
         parts, extras = [], {}
         for name, part in self.parts.items():
-            batch = _score(name, part.reward, images, prompts)
+            batch = _score(name, part.reward, images, prompts, metadata)
             parts.append(
                 RewardPart(name=name, weight=part.weight, values=batch.values, valid=batch.valid)
             )
@@ -97,9 +122,15 @@ class CombinedReward:
         )
 
 
-def _score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str]) -> RewardBatch:
+def _score(
+    name: str,
+    reward: Reward,
+    images: Tensor,
+    prompts: Sequence[str],
+    metadata: Sequence[Metadata] | None,
+) -> RewardBatch:
     try:
-        batch = reward.score(images, prompts)
+        batch = reward.score(images, prompts, metadata)
     except RewardFailed as error:
         log.warning("reward %s has no scores for a batch: %s", name, error)
         return RewardBatch.failed(len(images))

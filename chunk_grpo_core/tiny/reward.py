@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..rewards.base import RewardBatch, check_images
+from ..rewards.base import Fingerprint, Metadata, RewardBatch, check_images
 from .measure import OBJECTS, Reading, measure
 from .render import IMAGE_SIZE, SIZE_LIMIT, palette
 from .world import indices_of, parse
@@ -133,13 +133,24 @@ class TinyWorldReward:
         """``"tiny_world"``."""
         return "tiny_world"
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> RewardBatch:
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The weights of the scores."""
+        return WEIGHTS
+
+    def score(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        metadata: Sequence[Metadata] | None = None,
+    ) -> RewardBatch:
         """Judge B pictures of 64 x 64 pixels.
 
         Args:
             images: (B, 64, 64, 3), CPU float32 in 0..1. A picture with NaN or infinity is not
                 valid.
             prompts: B captions of the tiny world.
+            metadata: Not looked at.
 
         Returns:
             Rewards in 0..1. Extras in 0..1: the scores named in :data:`WEIGHTS`, ``attributes``
@@ -148,7 +159,7 @@ class TinyWorldReward:
         Raises:
             ValueError: Shapes or lengths do not match, or a prompt is not of this world.
         """
-        images = check_images(images, prompts)
+        images = check_images(images, prompts, metadata)
         if images.shape[1:3] != (IMAGE_SIZE, IMAGE_SIZE):
             size = f"{images.shape[2]} x {images.shape[1]}"
             raise ValueError(f"the tiny world has pictures of 64 x 64 pixels, got {size}")

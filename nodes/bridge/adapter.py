@@ -59,13 +59,21 @@ class HookLora:
     are the same objects every time.
     """
 
-    def __init__(self, model: ModelPatcher, config: LoraConfig, seed: int) -> None:
+    def __init__(
+        self,
+        model: ModelPatcher,
+        config: LoraConfig,
+        seed: int,
+        *,
+        activation_offloading: bool = False,
+    ) -> None:
         """Create the factors on the MODEL's compute device; the MODEL is not changed.
 
         Args:
             model: Any native MODEL.
             config: Size and place.
             seed: Seed of the factors A.
+            activation_offloading: Keep what goes into the blocks in system memory until backward.
 
         Raises:
             ValueError: ``config.targets`` matches no linear layer inside a block.
@@ -75,6 +83,7 @@ class HookLora:
         #: Whether the MODEL carries the adapter at this moment.
         self.attached = False
         self._undo = ExitStack()
+        self._offload = activation_offloading
         layers = _linears(model.model.diffusion_model)
         pattern = target_pattern(config.targets)
         chosen = {name: layer for name, layer in layers.items() if pattern.fullmatch(name)}
@@ -144,7 +153,7 @@ class HookLora:
                 handle = layers[name].register_forward_hook(self._hook(*factors))
                 undo.callback(handle.remove)
             for block in blocks(model):
-                _set_forward(undo, block, checkpointed(block.forward))
+                _set_forward(undo, block, checkpointed(block.forward, self._offload))
             self._undo = undo.pop_all()
         self.attached = True
 

@@ -14,12 +14,14 @@ ComfyUI's models are written for inference, and four things about them are wrong
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from contextvars import copy_context
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
@@ -89,37 +91,49 @@ def alias(tensor: Tensor) -> Tensor:
     return type(tensor).__tensor_unflatten__(parts, context, tensor.size(), tensor.stride())
 
 
-def checkpointed(forward: Forward) -> Forward:
+def checkpointed(forward: Forward, offload: bool = False) -> Forward:
     """Wrap a block's forward: recompute it in backward, and keep what in-place writes overwrite.
 
     Without gradients (rollouts) the block runs exactly as ComfyUI wrote it. Blocks in evaluation
     mode draw no random numbers, so the generator states need not be kept. ComfyUI writes the
     number of the running block into the options that it hands to all of them; the second run gets
     them as they were.
+
+    Args:
+        forward: Of a block.
+        offload: Keep the hidden states that go into the block in system memory until backward.
+            What carries no gradient (positions, masks) is shared by all blocks and stays.
     """
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        options = {name: dict(value) for name, value in kwargs.items() if type(value) is dict}
-        is_second_run = False
+        given = {**dict(enumerate(args)), **kwargs}
+        states = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.requires_grad}
+        rest = {key: value for key, value in given.items() if key not in states}
+        options = {key: dict(value) for key, value in rest.items() if type(value) is dict}
+        names, positional, is_second_run = tuple(states), range(len(args)), False
 
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def run(*tensors: Tensor) -> Any:
             nonlocal is_second_run
+            inputs = rest | dict(zip(names, tensors, strict=True))
             if is_second_run:
-                kwargs |= {name: dict(value) for name, value in options.items()}
+                inputs |= {key: dict(value) for key, value in options.items()}
             is_second_run = True
-            args = tuple(map(_copied, args))  # the second run needs the inputs as they were
-            kwargs = {name: _copied(value) for name, value in kwargs.items()}
+            # Copies: the second run needs the inputs as they were.
+            inputs = {key: _copied(value) for key, value in inputs.items()}
+            first = [inputs.pop(i) for i in positional]
             with KeepSaved():
-                return forward(*args, **kwargs)
+                return forward(*first, **inputs)
 
         # Backward recomputes later, maybe in another thread, but with the context of this call.
         run_here = copy_context().run
-        # Tensors are handed over one by one: torch then notices if anyone writes into them.
-        return checkpoint(
-            run_here, run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
-        )
+        # The states are handed over one by one: torch then keeps them as saved tensors, and
+        # notices if anyone writes into them.
+        with save_on_cpu(pin_memory=True) if offload else nullcontext():
+            return checkpoint(
+                run_here, run, *states.values(), use_reentrant=False, preserve_rng_state=False
+            )
 
     return wrapped
 

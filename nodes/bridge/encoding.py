@@ -1,36 +1,25 @@
 """Encode prompts, each once: what was encoded before comes from a cache on disk.
 
-A cached entry must belong to this very text encoder, LoRAs and all. ComfyUI's CLIP does not say
-which file it came from, patches have random ids, and hashing all weights would take as long as
-encoding. So the encoder is known by what it does: the bytes of one encoded probe, which pass
-through every layer, together with the bytes of its embedding tables, of which the probe touches
-only a few rows. The prompt is known by its tokens: they hold the vectors of textual inversions,
-which the text only names.
+A cached entry must belong to this very text encoder, LoRAs and all (:mod:`.text_encoder`), and to
+the prompt's tokens: they hold the vectors of textual inversions, which the text only names. When
+all prompts are cached, the encoder neither runs nor moves to the GPU.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management as memory
-from torch import nn
 
 from ...chunk_grpo_core.tensor_cache import TensorCache, digest
-from ...chunk_grpo_core.tiny.world import EXAMPLE
-from ...chunk_grpo_core.version import __version__
 from .conditioning import Conditioning
 from .host import check_interrupt, output_folder, progress_bar, show_progress
+from .text_encoder import fingerprint
 
 __all__ = ["Encoded", "conditioning_cache", "encode_prompts"]
-
-log = logging.getLogger(__name__)
-
-_PROBE = EXAMPLE
-"""Also the tiny FLUX, which knows few words, can encode it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +54,7 @@ def encode_prompts(clip: Any, prompts: Sequence[str], cache: TensorCache | None)
         InterruptProcessingException: The user pressed Cancel.
     """
     bar = progress_bar(len(prompts))
-    identity = _identity(clip) if cache else None
+    identity = fingerprint(clip) if cache else None
     conditioning, cached = {}, 0
     for number, prompt in enumerate(prompts, start=1):
         check_interrupt()
@@ -82,17 +71,6 @@ def encode_prompts(clip: Any, prompts: Sequence[str], cache: TensorCache | None)
         conditioning[prompt] = found
         show_progress(bar, number)
     return Encoded(conditioning=conditioning, cached=cached)
-
-
-def _identity(clip: Any) -> str | None:
-    """A hash that differs whenever the text encoder does; None when that cannot be told."""
-    probe = clip.encode_from_tokens_scheduled(clip.tokenize(_PROBE))
-    modules = clip.cond_stage_model.modules()
-    tables = [module.weight.detach() for module in modules if isinstance(module, nn.Embedding)]
-    found = _digest((__version__, probe, tables))
-    if found is None:
-        log.info("this text encoder has weights or hooks that cannot be hashed; it is not cached")
-    return found
 
 
 def _digest(tree: Any) -> str | None:

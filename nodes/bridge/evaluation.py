@@ -14,6 +14,7 @@ from ...chunk_grpo_core.schedule import TimeGrid
 from ..types import PromptSet
 from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress
+from .memory import batch_limit
 from .policy import NativePolicy, latent_shape_of
 
 __all__ = ["compare_models"]
@@ -63,6 +64,7 @@ def compare_models(
             "held_out in Prompt Set"
         )
     bar = progress_bar(2 * _UNITS)
+    limit = batch_limit(batch_size)
 
     def measure(model: Any, done: int) -> Evaluation:
         policy = NativePolicy(
@@ -75,6 +77,7 @@ def compare_models(
             negative=negative,
             cfg=cfg,
             batch=batch_size or seeds,
+            limit=limit,
         )
         with policy.adapter.disabled():
             return evaluate(
@@ -84,7 +87,7 @@ def compare_models(
                 grid,
                 seeds=seeds,
                 seed=noise_seed,
-                batch_size=batch_size,
+                limit=limit,
                 progress=lambda fraction: show_progress(bar, done + int(_UNITS * fraction)),
                 check_cancel=check_interrupt,
             )

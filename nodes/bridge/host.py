@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "safe_name",
     "send_event",
     "show_progress",
+    "show_text",
 ]
 
 _PREVIEW_SIZE = 512
@@ -78,6 +80,14 @@ def send_event(name: str, data: Mapping[str, Any]) -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         server.send_sync(name, dict(data), server.client_id)
+
+
+def show_text(text: str) -> None:
+    """Show a line on the node that is running; without a server nothing happens."""
+    # Not imported: where ComfyUI has not done so, there is no page to show it on.
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is not None and server.last_node_id is not None:
+        server.send_progress_text(text, server.last_node_id, server.client_id)
 
 
 def safe_name(name: str) -> str:

@@ -19,6 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import VAE
 from torch import Tensor
 
+from ...chunk_grpo_core.batch_limit import BatchLimit
 from ...chunk_grpo_core.export import native_lora
 from ...chunk_grpo_core.lora import LoraConfig
 from ...chunk_grpo_core.loss_scale import LossScale
@@ -98,6 +99,8 @@ class NativePolicy:
         negative: Conditioning | None = None,
         cfg: float = 1.0,
         batch: int = 1,
+        limit: BatchLimit | None = None,
+        activation_offloading: bool = False,
         name: str | None = None,
     ) -> None:
         """Prepare; nothing is loaded and the MODEL is not changed.
@@ -112,6 +115,8 @@ class NativePolicy:
             negative: Negative CONDITIONING; needed when ``cfg`` is not 1.
             cfg: Scale of classifier-free guidance; 1 means none.
             batch: Largest B that will be asked for, for the memory estimate.
+            limit: What has turned out to fit; makes the estimate smaller.
+            activation_offloading: See :class:`HookLora`.
             name: Name of the base model in records.
 
         Raises:
@@ -135,9 +140,10 @@ class NativePolicy:
         self._negative = None if cfg == 1.0 else trainable(negative or [], "negative")
         self._cfg = cfg
         self._batch = batch
+        self._limit = limit or BatchLimit()
         guidance = "" if cfg == 1.0 else f" (cfg {cfg:g})"
         self._name = name or f"comfyui/{type(model.model).__name__}{guidance}"
-        self._adapter = HookLora(model, lora, seed)
+        self._adapter = HookLora(model, lora, seed, activation_offloading=activation_offloading)
         self._scaled = LossScale(self._adapter.parameters(), self._shape)
         self._trainee: ModelPatcher | None = None
 
@@ -166,7 +172,8 @@ class NativePolicy:
         if self._trainee is None:
             self._trainee = without_dynamic_vram(self._model)
         sampler = _Borrow(lambda *borrowed: work(self._velocity(*borrowed)))
-        noise = torch.zeros(1, *self._shape).expand(self._batch, *self._shape)
+        batch = min(self._batch, self._limit.size or self._batch)
+        noise = torch.zeros(1, *self._shape).expand(batch, *self._shape)
         with training_session(self._trainee, self._adapter, noise.shape) as session:
             guider = comfy.samplers.CFGGuider(session)
             # One prompt stands for all in ComfyUI's memory estimate.
@@ -201,16 +208,23 @@ class NativePolicy:
         return velocity
 
     def decode(self, x_0: Tensor) -> Tensor:
-        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        """See :class:`~chunk_grpo_core.policy.Policy`.
+
+        One picture at a time: where several do not fit, ComfyUI decodes all of them in tiles, and
+        those are other pictures.
+        """
         if self._vae is None:
             raise ValueError("this policy was made without a VAE and cannot decode")
-        with torch.inference_mode():
-            latents = self._model.model.process_latent_out(x_0.detach().float())
-            images = self._vae.decode(latents)
         with torch.inference_mode(False):
-            images = images.detach().clone().to("cpu", torch.float32)
-            images = images.reshape(len(x_0), *images.shape[-3:])  # a video VAE adds one frame
-            return images[..., :3].clamp(0.0, 1.0)
+            return torch.cat([self._decode_one(self._vae, latent) for latent in x_0.split(1)])
+
+    def _decode_one(self, vae: VAE, latent: Tensor) -> Tensor:
+        with torch.inference_mode():
+            latent = self._model.model.process_latent_out(latent.detach().float())
+            image = vae.decode(latent)
+        image = image.detach().clone().to("cpu", torch.float32)
+        image = image.reshape(1, *image.shape[-3:])  # a video VAE adds one frame
+        return image[..., :3].clamp(0.0, 1.0)
 
     def lora_model(self) -> dict[str, Tensor]:
         """The LoRA as a LORA_MODEL: what LoraModelLoader and SaveLoRA of ComfyUI take."""

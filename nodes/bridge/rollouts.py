@@ -16,6 +16,7 @@ from ...chunk_grpo_core.sde import SdeConfig
 from ..types import PromptSet, Rollouts
 from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress
+from .memory import batch_limit
 from .policy import NativePolicy, latent_shape_of
 
 __all__ = ["roll_out"]
@@ -51,10 +52,10 @@ def roll_out(
             cfg=cfg,
             batch=group_size,
         )
-        bar = progress_bar(len(chosen))
+        bar, limit = progress_bar(len(chosen)), batch_limit(None)
 
         def sample(velocity: Velocity) -> list[Trajectory]:
-            groups = []
+            groups, velocity = [], limit.fit(velocity)
             for index, prompt in enumerate(chosen):
                 noise = Noise(False, derive_seed(seed, "rollout", index), group_size)
                 groups.append(

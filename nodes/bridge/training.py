@@ -18,6 +18,7 @@ from ...chunk_grpo_core.rewards.base import Reward
 from ..types import PromptSet, TrainingLog
 from .conditioning import Conditioning
 from .host import check_interrupt, next_run_name, progress_bar, run_folder, show_progress
+from .memory import batch_limit
 from .policy import NativePolicy, latent_shape_of
 
 __all__ = ["RunRequest", "open_run", "train_lora"]
@@ -96,6 +97,7 @@ def train_lora(
     continue_from: dict[str, Tensor] | None = None,
     negative: Conditioning | None = None,
     cfg: float = 1.0,
+    activation_offloading: bool = False,
 ) -> tuple[dict[str, Tensor], TrainingLog]:
     """Measure, train, measure again.
 
@@ -109,6 +111,7 @@ def train_lora(
         ValueError: Something does not fit; nothing has been trained.
         InterruptProcessingException: The user pressed Cancel; the run can be resumed.
     """
+    limit = batch_limit(config.batch_size)
     with torch.inference_mode(False):
         policy = NativePolicy(
             model,
@@ -120,6 +123,8 @@ def train_lora(
             negative=negative,
             cfg=cfg,
             batch=config.batch_size or config.group_size,
+            limit=limit,
+            activation_offloading=activation_offloading,
         )
         if continue_from is not None:
             adapter = policy.adapter
@@ -138,5 +143,6 @@ def train_lora(
             evaluation_seeds=evaluation_seeds,
             listener=_Progress(config.iterations),
             check_cancel=check_interrupt,
+            limit=limit,
         )
         return policy.lora_model(), TrainingLog(outcome, str(folder.path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from environment import unavailable
 
@@ -22,9 +24,10 @@ def comfy_tree():
 
 @pytest.fixture(scope="session")
 def comfy_server(comfy_tree, tmp_path_factory):
-    """Give a running ComfyUI that has this repository as a custom node pack."""
+    """Give a running ComfyUI that has this repository and the test nodes as node packs."""
     try:
-        server = ComfyServer(tmp_path_factory.mktemp("comfy")).start()
+        packs = (Path(__file__).parent / "tiny_architectures",)
+        server = ComfyServer(tmp_path_factory.mktemp("comfy"), packs=packs).start()
     except ComfyUnavailable as error:
         unavailable(str(error))
     yield server

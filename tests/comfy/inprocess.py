@@ -98,6 +98,19 @@ def _load_pack() -> str:
     return name
 
 
+def enter_comfyui(comfyui: str, stubs: str) -> Lab:
+    """Make this process one of ComfyUI's, on one thread of the CPU, with the pack loaded."""
+    sys.path[:0] = [comfyui, stubs]
+    import torch
+
+    torch.set_num_threads(1)
+    from comfy.cli_args import args
+
+    args.cpu = True  # before anything imports comfy.model_management
+    logging.getLogger().setLevel(logging.WARNING)
+    return Lab(_load_pack())
+
+
 def _load_checks(files: Sequence[Path]) -> list[types.ModuleType]:
     package = types.ModuleType("native_checks")  # so that the files' relative imports work
     package.__path__ = [str(HERE)]
@@ -111,15 +124,7 @@ def _main(comfyui: str, stubs: str, report: Path, files: Sequence[Path]) -> None
     modules = _load_checks(files)
     for module in modules:
         getattr(module, "before_comfyui", lambda: None)()
-    sys.path[:0] = [comfyui, stubs]
-    import torch
-
-    torch.set_num_threads(1)
-    from comfy.cli_args import args
-
-    args.cpu = True  # before anything imports comfy.model_management
-    logging.getLogger().setLevel(logging.WARNING)
-    lab = Lab(_load_pack())
+    lab = enter_comfyui(comfyui, stubs)
     outcomes: dict[str, str] = {}
     for module in modules:
         for name, check in list(vars(module).items()):

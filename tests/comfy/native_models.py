@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from .tiny_architectures import models
 from .tiny_architectures.models import ARCHITECTURES, fill
+from .tiny_architectures.state import snapshot
 
 LATENT = (16, 8, 8)
 LORA_RANK, LORA_SCALE = 4, 2.0  # of random_lora
@@ -114,29 +116,53 @@ def sample(model, conditioning, steps: int = 3, *, latent=LATENT, cfg: float = 1
     )  # fmt: skip
 
 
-def _bytes(tensor: torch.Tensor) -> bytes:
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        return b"".join(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+@contextlib.contextmanager
+def unchanged(model, conditioning, latent=LATENT) -> Iterator[None]:
+    """Bytes, identities, flags, hooks, options and pictures of a MODEL are the same afterwards."""
+    import comfy.model_management
+
+    images = sample(model, conditioning, latent=latent)
+    before = snapshot(model)  # of a loaded model: loading leaves marks of its own
+    yield
+    after = snapshot(model)
+    assert after == before, {key for key in before if before[key] != after[key]}
+    assert torch.equal(sample(model, conditioning, latent=latent), images)
+    assert not getattr(comfy.model_management, "in_training", False)
 
 
-def snapshot(model) -> dict[str, Any]:
-    """All that must be the same after training: bytes, identities, flags, hooks, forwards."""
-    module = model.model
-    digest = hashlib.sha256()
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
-    return {
-        "sha256": digest.hexdigest(),
-        "parameters": {n: (id(p), p.requires_grad) for n, p in module.named_parameters()},
-        "modules": [(n, id(m), type(m), m.training) for n, m in module.named_modules()],
-        "dicts": [sorted(child.__dict__) for child in module.modules()],
-        "hooks": [len(child._forward_hooks) for child in module.modules()],
-        "options": repr(model.model_options),
-        "injections": (list(model.injections), model.is_injected),
-        "patches": (sorted(model.patches), model.patches_uuid),
-    }
+def survives_errors_and_cancel(policy, model, conditioning) -> None:
+    """Stop a training in its forward and its backward pass; the MODEL stays and trains at once."""
+    import comfy.model_management as memory
+
+    x_t = noise(1, latent=policy.latent_shape)
+
+    def fail(velocity):
+        velocity(x_t, 0.5, "p0").mean().backward()
+        raise ArithmeticError("stopped on purpose")
+
+    def cancel_forward(velocity):
+        memory.interrupt_current_processing()
+        velocity(x_t, 0.5, "p0")
+
+    def cancel_backward(velocity):
+        loss = velocity(x_t, 0.5, "p0").mean()
+        memory.interrupt_current_processing()
+        loss.backward()
+
+    cancelled = memory.InterruptProcessingException
+    for work, error in (
+        (fail, ArithmeticError),
+        (cancel_forward, cancelled),
+        (cancel_backward, cancelled),
+    ):
+        with unchanged(model, conditioning, policy.latent_shape):
+            try:
+                policy.run(work)
+            except error:
+                pass
+            else:
+                raise AssertionError(f"{work.__name__} went unnoticed")
+    assert len(train(policy)) == 2
 
 
 def velocity_at(prompt: str = "p0", t: float = 0.6, batch: int = 2, latent=LATENT):

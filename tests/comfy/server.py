@@ -106,21 +106,27 @@ def server_environment(stubs: Path) -> dict[str, str]:
 
 
 class ComfyServer:
-    """A ComfyUI server with this repository as its only custom node pack.
+    """A ComfyUI server with this repository as a custom node pack.
 
     Args:
         base: Empty folder for models, input, output and user files; a temporary one by default.
         start_seconds: Time to wait until the server answers.
         arguments: More command line arguments for ``main.py``.
+        packs: Folders of further custom node packs.
     """
 
     def __init__(
-        self, base: Path | None = None, start_seconds: float = 180, arguments: tuple[str, ...] = ()
+        self,
+        base: Path | None = None,
+        start_seconds: float = 180,
+        arguments: tuple[str, ...] = (),
+        packs: tuple[Path, ...] = (),
     ):
         self._own_base = base is None
         self.base = Path(base or tempfile.mkdtemp(prefix="comfy-"))
         self.start_seconds = start_seconds
         self.arguments = arguments
+        self.packs = {PACK_NAME: ROOT, **{pack.name: pack for pack in packs}}
         self.log_file = self.base / "server.log"
         self.url = ""
         self._process: subprocess.Popen | None = None
@@ -193,9 +199,10 @@ class ComfyServer:
     def _lay_out_base(self) -> None:
         for folder in ("custom_nodes", "models/loras", "input", "output", "user/default"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
-        link = self.base / "custom_nodes" / PACK_NAME
-        if not link.is_symlink():
-            link.symlink_to(ROOT, target_is_directory=True)
+        for name, pack in self.packs.items():
+            link = self.base / "custom_nodes" / name
+            if not link.is_symlink():
+                link.symlink_to(pack, target_is_directory=True)
         (self.base / "user/default/comfy.settings.json").write_text(json.dumps(SETTINGS))
 
     def _launch(self, tree: Path, environment: dict[str, str]) -> None:

@@ -123,6 +123,8 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
             "batch_size": config["batch_size"] or 0,
             "ema_decay": optimizer["ema_decay"] or 0.0,
             "recompute_log_p": {None: "auto"}[optimizer["recompute_log_p"]],
+            "optimizer": optimizer["name"],
+            "activation_offloading": False,
             **{name: config[name] for name in in_settings},
             **{name: optimizer[name] for name in of_optimizer},
         },

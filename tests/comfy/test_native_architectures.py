@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 
 import torch
@@ -14,9 +13,9 @@ from .native_models import (
     double,
     models,
     noise,
-    sample,
-    snapshot,
+    survives_errors_and_cancel,
     train,
+    unchanged,
 )
 
 test_native = subprocess_tests(__file__)
@@ -32,7 +31,17 @@ def _loss(velocity, latent):
     return ((velocity(x_t, 0.6, "p0") - target) ** 2).mean() * 10
 
 
-def _gradient_errors(policy, step: float = 3e-3) -> dict[str, float]:
+def _numeric(loss, move, step: float = 3e-3) -> float:
+    """Derivative of ``loss()`` by 4-point central differences; ``move(h)`` moves by h."""
+    values = {}
+    for k in (1, -1, 2, -2):
+        move(k * step)
+        values[k] = float(loss())
+        move(-k * step)
+    return (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * step)
+
+
+def _gradient_errors(policy) -> dict[str, float]:
     """Autograd against 4-point central differences along gradient plus random, per tensor."""
     tensors, latent = policy.adapter._tensors(), policy.latent_shape
     generator = torch.Generator().manual_seed(11)
@@ -49,12 +58,10 @@ def _gradient_errors(policy, step: float = 3e-3) -> dict[str, float]:
                 random = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
                 direction = random / random.norm() + gradient / gradient.norm().clamp(min=1e-12)
                 direction /= direction.norm()
-                values = {}
-                for k in (1, -1, 2, -2):
-                    tensor.add_(direction, alpha=k * step)
-                    values[k] = float(_loss(velocity, latent))
-                    tensor.sub_(direction, alpha=k * step)
-                numeric = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * step)
+                numeric = _numeric(
+                    lambda: _loss(velocity, latent),
+                    lambda h, tensor=tensor, d=direction: tensor.add_(d, alpha=h),
+                )
                 exact = float((gradient * direction).sum())
                 errors[name] = abs(numeric - exact) / max(abs(exact), floor)
 
@@ -89,16 +96,32 @@ def check_gradients_equal_finite_differences(lab):
         assert idle <= 16, (name, idle)  # text branch of a last block
 
 
-@contextlib.contextmanager
+def check_gradients_with_guidance_equal_finite_differences(lab):
+    """Along one direction of all factors at once, the gradient's."""
+    for name in ARCHITECTURES:
+        negative = models.conditioning(name, 2, tokens=4)
+        policy = _float64_policy(lab, name, negative=negative, cfg=3.0)
+
+        def work(velocity, policy=policy):
+            _loss(velocity, policy.latent_shape).backward()
+            reached = _reached(policy)
+            length = float(torch.stack([p.grad.norm() for p in reached]).norm())
+            directions = [p.grad / length for p in reached]
+
+            def move(h):
+                for parameter, direction in zip(reached, directions, strict=True):
+                    parameter.add_(direction, alpha=h)
+
+            with torch.no_grad():
+                numeric = _numeric(lambda: _loss(velocity, policy.latent_shape), move)
+            return abs(numeric - length) / length
+
+        error = policy.run(work)
+        assert error <= 1e-3, (name, error)
+
+
 def _unchanged(name, model):
-    """Bytes, identities, flags, hooks, options and pictures of a MODEL are the same afterwards."""
-    entry, conditioning = ARCHITECTURES[name], models.conditioning(name, 1)
-    images = sample(model, conditioning, latent=entry.latent)
-    before = snapshot(model)
-    yield
-    after = snapshot(model)
-    assert after == before, (name, {key for key in before if before[key] != after[key]})
-    assert torch.equal(sample(model, conditioning, latent=entry.latent), images), name
+    return unchanged(model, models.conditioning(name, 1), ARCHITECTURES[name].latent)
 
 
 def check_training_twice_leaves_the_model_as_it_was(lab):
@@ -113,35 +136,11 @@ def check_training_twice_leaves_the_model_as_it_was(lab):
 
 
 def check_errors_and_cancel_leave_the_model_as_it_was(lab):
-    import comfy.model_management as memory
-
-    class Boom(Exception):
-        pass
-
-    def fail(velocity, x_t):
-        velocity(x_t, 0.5, "p0").mean().backward()
-        raise Boom
-
-    def cancel_backward(velocity, x_t):
-        loss = velocity(x_t, 0.5, "p0").mean()
-        memory.interrupt_current_processing()
-        loss.backward()
-
-    expected = {fail: Boom, cancel_backward: memory.InterruptProcessingException}
     with torch.inference_mode():
-        for name, entry in ARCHITECTURES.items():
+        for name in ARCHITECTURES:
             model = models.build(name)
             policy = architecture_policy(lab, name, model)
-            x_t = noise(1, latent=entry.latent)
-            for work, error in expected.items():
-                with _unchanged(name, model):
-                    try:
-                        policy.run(lambda velocity, work=work, x_t=x_t: work(velocity, x_t))
-                    except error:
-                        pass
-                    else:
-                        raise AssertionError(f"{name}: {work.__name__} went unnoticed")
-            assert len(train(policy)) == 2, name  # and it trains at once
+            survives_errors_and_cancel(policy, model, models.conditioning(name, 1))
 
 
 def check_rollout_and_training_forward_agree_bit_for_bit(lab):

@@ -82,7 +82,7 @@ def check_the_check_fails_without_out_of_place_residuals(lab):
     adapter = lab.module("nodes.bridge.adapter")
     original = adapter.checkpointed
 
-    def hidden(forward):
+    def hidden(forward, offload):
         def run(args, kwargs):
             args = [a.clone() if torch.is_tensor(a) else a for a in args]
             kwargs = {k: v.clone() if k in ("img", "txt") else v for k, v in kwargs.items()}
@@ -106,7 +106,7 @@ def check_the_check_fails_without_out_of_place_residuals(lab):
 
 def check_without_the_mode_plain_backward_raises(lab):
     adapter = lab.module("nodes.bridge.adapter")
-    original, adapter.checkpointed = adapter.checkpointed, lambda forward: forward
+    original, adapter.checkpointed = adapter.checkpointed, lambda forward, _: forward
     try:
         _float64_policy(lab).run(lambda velocity: _loss(velocity).backward())
     except RuntimeError as error:

@@ -62,17 +62,38 @@ def _assert_same(found, wanted):
 def check_what_is_cached_is_identical_and_not_encoded_again(lab):
     with _clip(lab) as (clip, calls, folder):
         first = _encode(lab, clip, folder)
-        assert (first.cached, calls()) == (0, 4)  # a probe, and the prompts
+        assert (first.cached, calls()) == (0, 3)
         again = _encode(lab, clip, folder)
-        assert (again.cached, calls()) == (3, 5)  # the probe alone
+        assert (again.cached, calls()) == (3, 3)
         for prompt in PROMPTS:
             _assert_same(again.conditioning[prompt], _plain(clip, prompt))
             _assert_same(first.conditioning[prompt], _plain(clip, prompt))
         more = (*PROMPTS[1:], "a small black cross on a red background")
         before = calls()
-        assert (_encode(lab, clip, folder, more).cached, calls() - before) == (2, 2)
+        assert (_encode(lab, clip, folder, more).cached, calls() - before) == (2, 1)
         _, same, _ = lab.module("nodes.bridge.tiny").load_tiny()  # as after a restart
         assert _encode(lab, same, folder).cached == 3
+
+
+def check_a_text_encoder_with_nothing_to_encode_is_not_even_loaded(lab):
+    import comfy.model_management as memory
+
+    def refuse(*_, **__):
+        raise AssertionError("the text encoder was needed")
+
+    with _clip(lab) as (clip, _, folder):
+        wanted = _encode(lab, clip, folder).conditioning
+        again = _fresh(lab)  # as after a restart
+        again.cond_stage_model.encode_token_weights = refuse
+        loaders, memory.load_models_gpu = memory.load_models_gpu, refuse
+        one, memory.load_model_gpu = memory.load_model_gpu, refuse
+        try:
+            found = _encode(lab, again, folder)
+        finally:
+            memory.load_models_gpu, memory.load_model_gpu = loaders, one
+        assert found.cached == 3
+        for prompt in PROMPTS:
+            _assert_same(found.conditioning[prompt], wanted[prompt])
 
 
 def _patched(clip, key, change):
@@ -86,7 +107,7 @@ def _fresh(lab):
 
 
 def check_another_text_encoder_never_gets_what_is_not_its_own(lab):
-    """Also one that encodes the probe alike, because only words differ that it lacks."""
+    """Also where one word differs, or one number, merged into the weights or not."""
     text = lab.module("chunk_grpo_core.tiny.text")
     with _clip(lab) as (clip, _, folder):
         _encode(lab, clip, folder)
@@ -100,8 +121,13 @@ def check_another_text_encoder_never_gets_what_is_not_its_own(lab):
         edited = _fresh(lab)
         row = text.VOCABULARY.index("yellow")
         edited.cond_stage_model.encoder.tokens.weight.data[row, 0] += 0.5
-        assert "yellow" not in lab.module("nodes.bridge.encoding")._PROBE
         others["another word"] = edited
+        skipping, precise = _fresh(lab), _fresh(lab)  # the tiny one cannot run so
+        skipping.clip_layer(-2)
+        precise.cond_stage_model.encoder.pool.weight.data = state["pool.weight"].double()
+        fingerprint = lab.module("nodes.bridge.text_encoder").fingerprint
+        known = [fingerprint(one) for one in (clip, skipping, precise, *others.values())]
+        assert len(set(known)) == len(known) and None not in known
         for name, other in others.items():
             found = _encode(lab, other, folder)
             assert found.cached == 0, name
@@ -138,7 +164,41 @@ def check_what_holds_objects_is_encoded_anew(lab):
             assert found.cached == 0
             hooks = found.conditioning[PROMPTS[0]][0][1]["hooks"]
             assert isinstance(hooks, comfy.hooks.HookGroup)
-        assert list(folder.iterdir()) == [] and calls() == 8
+        assert list(folder.iterdir()) == [] and calls() == 6
+
+
+def check_an_encoder_that_runs_foreign_code_is_not_cached(lab):
+    with _clip(lab) as (_, _, folder):
+        objects, wrapped = _fresh(lab), _fresh(lab)
+        objects.patcher.add_object_patch("encoder.gate", object())
+        wrapped.patcher.add_wrapper("any", lambda executor, *args: executor(*args))
+        fingerprint = lab.module("nodes.bridge.text_encoder").fingerprint
+        assert fingerprint(objects) is None and fingerprint(wrapped) is None
+        wrapped.patcher.wrappers.clear()
+        assert fingerprint(wrapped) == fingerprint(_fresh(lab)) is not None
+
+
+def check_large_weights_are_sampled_from_end_to_end_and_tables_are_read_whole(lab):
+    from types import SimpleNamespace
+
+    weights = lab.module("nodes.bridge.text_encoder")._weights
+
+    def seen(**changes):
+        layers = {"layer": torch.nn.Linear(2048, 512), "table": torch.nn.Embedding(2048, 512)}
+        model = torch.nn.ModuleDict(layers).requires_grad_(False).bfloat16()
+        for name, weight in model.named_parameters():
+            weight.zero_()
+            if name in changes:
+                weight.view(-1)[changes[name]] = 1.0
+        found = weights(SimpleNamespace(model=model, backup={}))
+        return {name: sum(int(part.sum()) for part in parts) for name, _, _, parts in found}
+
+    layer, table = "layer.weight", "table.weight"
+    assert set(seen().values()) == {0}
+    for place in (0, -1):
+        assert seen(**{layer: place})[layer] > 0
+    for place in (0, 777_777, -1):
+        assert seen(**{table: place})[table] > 0
 
 
 def check_one_prompt_with_an_object_does_not_spoil_the_others(lab):
@@ -157,7 +217,7 @@ def check_one_prompt_with_an_object_does_not_spoil_the_others(lab):
         assert found.cached == 2 and "model" in found.conditioning[PROMPTS[1]][0][1]
 
 
-def check_no_cache_means_no_probe_and_no_file(lab):
+def check_no_cache_means_no_file(lab):
     with _clip(lab) as (clip, calls, folder):
         encoding = lab.module("nodes.bridge.encoding")
         assert encoding.conditioning_cache(0.0) is None
@@ -256,3 +316,13 @@ def check_a_prompt_without_the_newer_inputs_means_what_the_widgets_show(lab):
         for name, parameter in inspect.signature(method).parameters.items():
             if name in names[6:]:
                 assert parameter.default == inputs[name].default, (method.__name__, name)
+
+
+def check_the_default_guidance_is_left_to_the_model(lab):
+    node = lab.module("nodes.prompts").PromptSetNode
+    with torch.inference_mode():
+        _, clip, _ = lab.module("nodes.bridge.tiny").load_tiny()
+        for guidance, written in ((3.5, {}), (1.0, {"guidance": 1.0}), (0.0, {"guidance": 0.0})):
+            prompts = node.execute(clip, PROMPTS[0], "", 0, 0, guidance, cache_gib=0.0).args[0]
+            ((_, extras),) = prompts.conditioning[PROMPTS[0]]
+            assert {key: extras[key] for key in extras if key == "guidance"} == written

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 
 from .inprocess import subprocess_tests
@@ -16,29 +14,17 @@ from .native_models import (
     sample,
     snapshot,
     train,
+    unchanged,
     velocity_at,
 )
 
 test_native = subprocess_tests(__file__)
 
 
-@contextlib.contextmanager
-def _unchanged(model):
-    images = sample(model, random_conditioning())
-    before = snapshot(model)  # of a loaded model: loading leaves marks of its own
-    yield
-    after = snapshot(model)
-    assert after == before, {key for key in before if before[key] != after[key]}
-    assert torch.equal(sample(model, random_conditioning()), images)
-    import comfy.model_management
-
-    assert not getattr(comfy.model_management, "in_training", False)
-
-
 def check_training_leaves_the_model_as_it_was(lab):
     with torch.inference_mode():
         for model in every_kind_of_weights(lab):
-            with _unchanged(model):
+            with unchanged(model, random_conditioning()):
                 policy = make_policy(lab, model)
                 losses = train(policy, 4)
                 assert losses[-1] < losses[0], losses
@@ -50,7 +36,7 @@ def check_an_exception_leaves_the_model_as_it_was(lab):
         model = random_model(lab)
         policy = make_policy(lab, model)
         for error in (RuntimeError("boom"), KeyboardInterrupt()):
-            with _unchanged(model):
+            with unchanged(model, random_conditioning()):
 
                 def work(velocity, error=error):
                     velocity(noise(1), 0.5, "p0").mean().backward()
@@ -72,7 +58,7 @@ def check_cancel_inside_forward_and_backward_leaves_the_model_as_it_was(lab):
         model = random_model(lab)
         policy = make_policy(lab, model)
         for in_backward in (False, True):
-            with _unchanged(model):
+            with unchanged(model, random_conditioning()):
 
                 def work(velocity, in_backward=in_backward):
                     loss = velocity(noise(1), 0.5, "p0").mean() if in_backward else None
@@ -95,13 +81,13 @@ def check_an_injection_that_fails_halfway_is_undone(lab):
         policy = make_policy(lab, model)
         original, calls = adapter.checkpointed, []
 
-        def failing(forward):
+        def failing(forward, offload):
             calls.append(forward)
             if len(calls) == 3:
                 raise RuntimeError("boom")
-            return original(forward)
+            return original(forward, offload)
 
-        with _unchanged(model):
+        with unchanged(model, random_conditioning()):
             adapter.checkpointed = failing
             try:
                 policy.run(lambda velocity: None)

@@ -27,6 +27,8 @@ BASIC = {
     "ema_decay": 0.9,
     "recompute_log_p": "off",
     "self_test": False,
+    "optimizer": "adamw8bit",
+    "activation_offloading": True,
 }
 OBJECTIVE = {
     "ratio": "step",
@@ -83,7 +85,8 @@ def config_of(lab, settings, **inputs):
     class Stop(Exception):
         pass
 
-    def stop(*, config, **_):
+    def stop(*, config, activation_offloading, **_):
+        assert activation_offloading is settings.activation_offloading
         raise Stop(config)
 
     train_lora, training.train_lora = training.train_lora, stop
@@ -124,6 +127,8 @@ def check_every_input_reaches_the_training(lab):
         wanted[f"optimizer.{name}"] = BASIC[name]
     wanted |= {"optimizer.warmup_updates": 11, "optimizer.ema_decay": 0.9}
     wanted |= {"optimizer.recompute_log_p": False, "self_test": False}
+    wanted |= {"optimizer.name": "adamw8bit"}
+    assert settings.activation_offloading is True
     for name, value in OBJECTIVE.items():
         part, under, rest = name.partition("_")
         is_advantage = part == "advantage"

@@ -111,8 +111,9 @@ def test_cancel_is_heard_between_the_prompts_that_are_scored():
 
     class Counting:
         name = "counting"
+        fingerprint = {}
 
-        def score(self, images, prompts):
+        def score(self, images, prompts, metadata=None):
             scored.append(prompts[0])
             return reward.score(images, prompts)
 

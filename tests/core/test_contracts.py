@@ -13,6 +13,7 @@ import torch
 from fakes import PROMPTS, Brightness, Broken, ToyPolicy, toy_config
 from PIL import Image
 
+from chunk_grpo_core.batch_limit import BatchLimit
 from chunk_grpo_core.checkpoint import RunFolder
 from chunk_grpo_core.chunks import ChunkPlan
 from chunk_grpo_core.dynamics import dynamics_curve
@@ -219,7 +220,8 @@ def test_evaluation_noise_is_that_of_comfyui():
         pictures = policy.decode(sample_ode(policy.velocity, prompt, grid, noise))
         assert torch.equal(found.rewards[index], pictures.mean((1, 2, 3)))
         assert torch.equal(found.images[index], pictures[0])
-    parts = evaluate(policy, Brightness(), PROMPTS[:3], grid, seeds=4, seed=50, batch_size=3)
+    limit = BatchLimit(size=3)
+    parts = evaluate(policy, Brightness(), PROMPTS[:3], grid, seeds=4, seed=50, limit=limit)
     assert torch.equal(parts.rewards, found.rewards)
     assert found.extra_mean("spread") == pytest.approx(float(found.extras["spread"].mean()))
 

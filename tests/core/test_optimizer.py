@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -102,6 +104,7 @@ def test_an_average_cannot_appear_out_of_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"name": "lion"}, "optimizer.name is 'lion'; it must be one of adamw, adamw8bit"),
         ({"warmup_updates": -1}, "optimizer.warmup_updates is -1; it must be 0 or more"),
         ({"ema_decay": 1.0}, r"optimizer.ema_decay is 1.0; it must be in \(0, 1\), or None"),
     ],
@@ -109,3 +112,115 @@ def test_an_average_cannot_appear_out_of_nothing(tmp_path):
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         OptimizerConfig(**settings)
+
+
+# 8 bits
+
+
+class EightBit(torch.optim.Optimizer):
+    """What is peculiar about the state of bitsandbytes: steps are an int, moments are bytes that no
+    load may turn into floats, and state_dict() has a further level."""
+
+    made: list[dict] = []
+    _LEVEL = "__bnb_optimizer_quant_state__"
+
+    def __init__(self, params, **settings):
+        super().__init__(params, settings)
+        EightBit.made.append(settings)
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state.update(step=0, state1=torch.zeros_like(parameter, dtype=torch.uint8))
+                assert type(state["step"]) is int and state["state1"].dtype == torch.uint8
+                state["step"] += 1
+                state["state1"] += (parameter.grad > 0).byte()
+                parameter -= group["lr"] * parameter.grad * state["state1"] / state["step"]
+
+    def state_dict(self):
+        found = super().state_dict()
+        for index, state in found["state"].items():
+            found["state"][index] = {
+                "step": state["step"],
+                self._LEVEL: {"state1": state["state1"]},
+            }
+        return found
+
+    def load_state_dict(self, state_dict):
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for index, state in state_dict["state"].items():
+            self.state[parameters[index]] = state | state.pop(self._LEVEL, {})
+
+
+@pytest.fixture
+def bitsandbytes(monkeypatch):
+    """A stand-in for the package, which needs no GPU; what its optimisers were made with."""
+    package = ModuleType("bitsandbytes")
+    package.optim = SimpleNamespace(AdamW8bit=EightBit)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
+    monkeypatch.setattr(EightBit, "made", [])
+    return EightBit.made
+
+
+def eight_bits(**changes):
+    optimizer = OptimizerConfig(name="adamw8bit", learning_rate=5e-2, warmup_updates=3, **changes)
+    return toy_config(optimizer=optimizer, iterations=3, checkpoint_every=1, self_test=False)
+
+
+def test_adamw8bit_gets_the_settings_of_the_run(bitsandbytes):
+    config = OptimizerConfig(name="adamw8bit", learning_rate=3e-3, beta2=0.98, weight_decay=0.2)
+    AdapterOptimizer([nn.Parameter(torch.zeros(1))], config)
+    expected = {"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-10, "weight_decay": 0.2}
+    assert bitsandbytes == [expected]
+    AdapterOptimizer([nn.Parameter(torch.zeros(1))], OptimizerConfig())
+    assert len(bitsandbytes) == 1
+
+
+def test_a_resumed_run_has_the_same_8_bit_moments(tmp_path, bitsandbytes):
+    whole = ToyPolicy()
+    Trainer(whole, Brightness(), PROMPTS, eight_bits()).train()
+    folder, config = RunFolder(tmp_path / "run"), eight_bits()
+    folder.create(config, {})
+    first = replace(config, iterations=1)
+    Trainer(ToyPolicy(), Brightness(), PROMPTS, first, run_folder=folder).train()
+    policy = ToyPolicy()
+    trainer = Trainer(policy, Brightness(), PROMPTS, config, run_folder=folder)
+    assert trainer.resume() == 1
+    trainer.train()
+    assert torch.equal(weights(policy.adapter.state_dict()), weights(whole.adapter.state_dict()))
+
+
+def test_the_real_package_steps_like_adamw_and_resumes_to_the_last_bit():
+    """Where it is installed; it also works on a CPU. Small tensors keep 32 bits."""
+    pytest.importorskip("bitsandbytes")
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(64, 128, generator=generator) for _ in range(4)]
+
+    def stepped(name, resume):
+        config = OptimizerConfig(name=name, learning_rate=1e-2)
+        parameter = nn.Parameter(torch.zeros(64, 128))
+        optimizer = AdapterOptimizer([parameter], config)
+        for update, gradient in enumerate(gradients):
+            parameter.grad = gradient.clone()
+            optimizer.step(update)
+            if resume:
+                before, optimizer = optimizer.tensors(), AdapterOptimizer([parameter], config)
+                optimizer.restore(before)
+        return parameter.detach(), optimizer.tensors()
+
+    (found, state), (again, _) = (stepped("adamw8bit", resume) for resume in (False, True))
+    assert state["0.state1"].dtype == state["0.state2"].dtype == torch.uint8
+    assert torch.equal(found, again)
+    exact = stepped("adamw", False)[0]
+    assert float((found - exact).norm() / exact.norm()) < 0.1
+
+
+def test_without_bitsandbytes_the_run_does_not_begin_and_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(
+        ImportError, match=r"adamw8bit.*pip install .*chunk-grpo-core\[low-memory\]"
+    ):
+        Trainer(ToyPolicy(), Brightness(), PROMPTS, eight_bits())

@@ -16,7 +16,8 @@ from chunk_grpo_core.schedule import shifted_grid
 from chunk_grpo_core.trainer import Trainer
 
 # What the machine decides, or the user; not the method.
-FREE = {"seed", "checkpoint_every", "batch_size", "optimizer.recompute_log_p", "self_test"}
+FREE = {"seed", "checkpoint_every", "batch_size", "self_test"}
+FREE |= {"optimizer.recompute_log_p", "optimizer.name"}
 every_preset = pytest.mark.parametrize("name", PRESETS)
 
 

@@ -10,6 +10,7 @@ import torch
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 
 from chunk_grpo_core import trainer as trainer_module
+from chunk_grpo_core.batch_limit import BatchLimit
 from chunk_grpo_core.events import Cancelled
 from chunk_grpo_core.loss_scale import LossScale
 from chunk_grpo_core.rollout import Noise, rollout
@@ -19,7 +20,7 @@ from chunk_grpo_core.selftest import SelfTestFailed, self_test
 from chunk_grpo_core.trainer import Trainer
 
 GRID = shifted_grid(6, 2.0)
-FINE, COARSE = 2e-3, 0.05
+FINE, COARSE = 2e-3, 0.03
 
 
 class Rounded(torch.autograd.Function):
@@ -84,7 +85,7 @@ def rounded():
 @pytest.mark.parametrize("is_trained", [False, True])
 def test_gradients_of_a_model_in_bfloat16_pass_the_coarse_test(is_trained):
     result = outcome(Layers(rounded(), is_trained))
-    assert result.tolerance == COARSE and result.error < COARSE / 2
+    assert COARSE < result.tolerance < 4 * COARSE and result.error < COARSE
 
 
 def detached(x):
@@ -163,7 +164,9 @@ def test_the_batch_is_small_and_no_larger_than_allowed():
             policy.velocity, "warm", GRID, SdeConfig(), Noise(True, 5, 4), policy.latent_shape
         )
         policy.calls.clear()
-        self_test(policy.velocity, policy.adapter.parameters(), sampled, batch_size=allowed)
+        self_test(
+            policy.velocity, policy.adapter.parameters(), sampled, limit=BatchLimit(size=allowed)
+        )
         assert set(policy.calls) == {expected} and len(policy.calls) <= 12
 
 

@@ -34,8 +34,9 @@ class Contrast:
     """Spread of the pixels, in thousandths: far larger numbers than brightness."""
 
     name = "contrast"
+    fingerprint = {"unit": 1000.0}
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, metadata=None):
         return RewardBatch.of(1000.0 * images.std((1, 2, 3)), range=images.amax((1, 2, 3)))
 
 
@@ -43,11 +44,12 @@ class Unreachable:
     """Fails for the prompts given, as a server that is down does."""
 
     name = "server"
+    fingerprint = {"address": "here"}
 
     def __init__(self, *prompts):
         self.prompts = prompts
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, metadata=None):
         if prompts[0] in self.prompts:
             raise RewardFailed("timed out")
         return RewardBatch.of(images[:, 0, 0, 0], depth=images[:, 1, 1, 1])
@@ -249,7 +251,7 @@ def test_details_show_nothing_that_is_not_valid():
 
 def test_other_errors_of_a_part_are_not_hidden():
     class Bug(Unreachable):
-        def score(self, images, prompts):
+        def score(self, images, prompts, metadata=None):
             raise KeyError("typo")
 
     with pytest.raises(KeyError, match="typo"):
@@ -310,7 +312,7 @@ def test_combinations_that_mean_nothing_are_refused():
 
 def test_a_part_with_too_few_scores_is_named():
     class Short(Contrast):
-        def score(self, images, prompts):
+        def score(self, images, prompts, metadata=None):
             return super().score(images[:1], prompts[:1])
 
     combined = CombinedReward([WeightedReward(reward=Short())])
@@ -418,6 +420,7 @@ def test_the_record_of_a_run_names_rewards_and_weights(tmp_path):
     reward = combine(brightness=1.0, contrast=0.5)
     outcome = run_experiment(ToyPolicy(), reward, PROMPTS, ["a", "b"], config, folder)
     assert folder.read_record()["reward"] == "1.0*brightness + 0.5*contrast"
+    assert folder.read_record()["reward_fingerprint"]["contrast/unit"] == 1000.0
     assert outcome.after.to_json()["extras"].keys() >= {"brightness", "contrast"}
     other = combine(brightness=1.0, contrast=0.25)
     with pytest.raises(ValueError, match=r"reward = .*0.5\*contrast.*, not .*0.25\*contrast"):

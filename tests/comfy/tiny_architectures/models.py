@@ -59,8 +59,10 @@ ARCHITECTURES = {
     "flux2": Architecture(
         kind="Flux2",
         unet_config={
+            # Shallow, because ComfyUI fills its texts up to 512 tokens.
             **_FLUX, "image_model": "flux2", "patch_size": 1, "in_channels": 128,
-            "out_channels": 128, "vec_in_dim": None, "mlp_ratio": 3.0, "axes_dim": [8, 8, 8, 8],
+            "out_channels": 128, "depth": 1, "depth_single_blocks": 1, "vec_in_dim": None,
+            "mlp_ratio": 3.0, "axes_dim": [8, 8, 8, 8],
             "theta": 2000, "qkv_bias": False, "global_modulation": True, "mlp_silu_act": True,
             "ops_bias": False, "default_ref_method": "index", "ref_index_scale": 10.0,
             "txt_ids_dims": [3],
@@ -126,7 +128,6 @@ def build(
     name: str,
     dtype: torch.dtype = torch.float32,
     cast: torch.dtype | None = None,
-    quantisation: Mapping[str, Any] | None = None,
     seed: int = 0,
 ):
     """A MODEL with random weights.
@@ -135,7 +136,6 @@ def build(
         name: One of :data:`ARCHITECTURES`.
         dtype: Type the weights are stored in.
         cast: Type to compute in, if another one.
-        quantisation: Attributes for ComfyUI's model configuration, for quantised layers.
         seed: Seed of the weights.
     """
     import comfy.model_management as memory
@@ -145,12 +145,9 @@ def build(
     entry = ARCHITECTURES[name]
     config = _known(entry.unet_config)
     settings = getattr(comfy.supported_models, entry.kind)(config)
-    for key, value in (quantisation or {}).items():
-        setattr(settings, key, value)
     settings.set_inference_dtype(dtype, cast)
     model = settings.get_model({}, "", device=torch.device("cpu"))
-    if quantisation is None:
-        fill(model.diffusion_model, seed=seed)
+    fill(model.diffusion_model, seed=seed)
     return comfy.model_patcher.ModelPatcher(
         model, load_device=memory.get_torch_device(), offload_device=memory.unet_offload_device()
     )

@@ -1,0 +1,92 @@
+"""Which servers may be asked, and which of them get a token.
+
+Settings may come with somebody else's workflow. So a token is never one of them, the variable that
+holds it cannot be any variable, and a host that is not local gets it only if the user says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import logging
+import os
+from urllib.parse import SplitResult, urlsplit
+
+__all__ = ["checked_url", "is_local", "read_token", "token_for", "warn_if_remote"]
+
+log = logging.getLogger(__name__)
+
+_TOKEN_PREFIX = "CHUNK_GRPO_"
+
+
+def is_local(host: str) -> bool:
+    """Tell whether a host name or address is this machine by itself (loopback)."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def read_token(env: str) -> str:
+    """Read a bearer token from an environment variable; empty where it is not set.
+
+    Raises:
+        ValueError: The variable's name does not begin with ``CHUNK_GRPO_``, or its value cannot
+            stand in a header.
+    """
+    if not env.startswith(_TOKEN_PREFIX):
+        raise ValueError(
+            f"token_env is {env!r}; the name of the variable must begin with {_TOKEN_PREFIX}"
+        )
+    token = os.environ.get(env, "").strip()
+    if not all("!" <= letter <= "~" for letter in token):
+        raise ValueError(f"the token in {env} must be printable ASCII without spaces")
+    return token
+
+
+def token_for(env: str, host: str) -> str:
+    """Read the token for a host; empty where the variable is not set.
+
+    Raises:
+        ValueError: See :func:`read_token`; or the host is neither local nor what the variable
+            ``<env>_HOST`` names.
+    """
+    token, friend = read_token(env), os.environ.get(f"{env}_HOST", "").strip()
+    if token and not is_local(host) and host.lower() != friend.lower():
+        raise ValueError(
+            f"the token in {env} is not sent to {host}; if that server should have it, set the "
+            f"environment variable {env}_HOST={host}"
+        )
+    return token
+
+
+def checked_url(url: str) -> SplitResult:
+    """Take apart ``http(s)://host[:port][/path]``.
+
+    Raises:
+        ValueError: It is something else, or holds a user, a password, a query or a fragment.
+    """
+    if not all("!" <= letter <= "~" for letter in url):
+        raise ValueError(f"url is {url!r}; it must be printable ASCII without spaces")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"url is {url!r}; write http://host:port or https://host")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(
+            "url must not have a user, a password, a query or a fragment; a token belongs in an "
+            "environment variable"
+        )
+    return parts
+
+
+@functools.cache
+def warn_if_remote(url: str) -> None:
+    """Say once where pictures go, unless they stay on this machine."""
+    parts = urlsplit(url)
+    if not is_local(parts.hostname or ""):
+        plain = "" if parts.scheme == "https" else ", without encryption"
+        log.warning("pictures and prompts are sent to %s%s", parts.netloc, plain)

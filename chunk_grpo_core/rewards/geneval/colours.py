@@ -1,0 +1,71 @@
+"""Names of colours by CLIP: each object, cut out on grey, against "a photo of a red chair".
+
+The words and the cut are GenEval's. Not tried with real weights.
+
+Legend: H W picture size, n objects, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..base import Fingerprint
+from ..clip import image_features, text_features
+from ..networks import PromptCache
+from ..pixels import cropped
+from ..tokens import Tokens
+from .rules import Detection
+from .task import COLOURS
+
+__all__ = ["ClipColours", "cut_out"]
+
+_TEMPLATES = ("a photo of a {} {}", "a photo of a {}-colored {}", "a photo of a {} object")
+_GREY = 0x99
+
+
+class ClipColours:
+    """Implements :class:`~chunk_grpo_core.rewards.geneval.reward.ColourReader`."""
+
+    def __init__(self, network: Any, tokens: Tokens, facts: Fingerprint) -> None:
+        """Judge with CLIP; GenEval takes ViT-L/14 of OpenAI.
+
+        Args:
+            network: From :func:`~chunk_grpo_core.rewards.clip.clip_network`.
+            tokens: Its tokenizer.
+            facts: Digest of the weights.
+        """
+        self.network = network
+        self.fingerprint: Fingerprint = {**facts, "pixels": "crop-round-1"}
+        self._texts = PromptCache(lambda texts: text_features(network, tokens(texts)[0]).cpu())
+
+    def __call__(self, levels: Tensor, objects: Sequence[Detection]) -> list[str]:
+        """Picture (H, W, 3), uint8, and n objects in it -> n names out of ``COLOURS``."""
+        names = []
+        for found in objects:
+            picture = image_features(self.network, cut_out(levels, found)[None], cropped("round"))
+            likeness = self._classes(found.label) @ picture[0].cpu()  # (10,)
+            names.append(COLOURS[int(likeness.argmax())])
+        return names
+
+    def _classes(self, label: str) -> Tensor:
+        """Normalised mean feature of each colour's texts, (10, D)."""
+        texts = [template.format(c, label) for c in COLOURS for template in _TEMPLATES]
+        features = self._texts(texts).view(len(COLOURS), len(_TEMPLATES), -1)
+        return functional.normalize(features.mean(1), dim=-1)
+
+
+def cut_out(levels: Tensor, found: Detection) -> Tensor:
+    """Cut an object's box out of a picture (H, W, 3), uint8, with grey where it is not."""
+    height, width = levels.shape[:2]
+    left, top, right, bottom = (round(edge) for edge in found.box)
+    left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+    rows, columns = slice(top, max(bottom, top + 1)), slice(left, max(right, left + 1))
+    if found.mask is None:
+        return levels[rows, columns]
+    grey = torch.full_like(levels, _GREY)
+    return torch.where(found.mask[..., None], levels, grey)[rows, columns]

@@ -1,0 +1,223 @@
+r"""Does the picture show the words it should: text recognition against the target text.
+
+With n = len(target), all in lower case and without white space:
+
+    score = 1                                  if the text read contains the target
+    score = 1 - min(distance(read, target), n) / n                       otherwise
+    score = 1 - distance(read, target) / max(len(read), n)               if strict
+
+where distance is Levenshtein's. The first two lines are the reward of Flow-GRPO; they do not mind
+further text, so a short target is easily found in a picture full of letters. ``strict`` does.
+
+Legend: B pictures, H W picture size.
+
+References:
+    Flow-GRPO: Training Flow Matching Models via Online RL (Liu et al., 2025), arXiv 2505.05470,
+    section 5.1 (visual text rendering).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import re
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..optional import require
+from .base import Fingerprint, Metadata, RewardBatch, check_images
+from .pixels import to_levels
+
+__all__ = [
+    "OcrReward",
+    "RapidOcr",
+    "TextReader",
+    "edit_distance",
+    "quoted_text",
+    "text_likeness",
+]
+
+log = logging.getLogger(__name__)
+
+_QUOTED = re.compile('["“”„]([^"“”„]*)["“”]')
+
+
+class TextReader(Protocol):
+    """Reads the text in a picture."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What its answer depends on besides the picture."""
+        ...
+
+    def __call__(self, levels: Tensor) -> str:
+        """Picture (H, W, 3), uint8 -> its text, lines from top to bottom; may raise anything."""
+        ...
+
+
+class RapidOcr:
+    """PP-OCR networks on ONNX runtime, on the CPU; they come inside the package ``rapidocr``.
+
+    It brings ``opencv-python-headless``, which puts its files where ``opencv-python`` has its own.
+    Who has that installs ``rapidocr`` with ``--no-deps`` and then what it still misses.
+    """
+
+    def __init__(self, longest_side: int = 640, threads: int | None = None) -> None:
+        """Load the networks.
+
+        Args:
+            longest_side: Pixels. Larger pictures are reduced to it before text is looked for: less
+                is faster and misses small text.
+            threads: Of ONNX runtime; its own choice by default.
+
+        Raises:
+            ImportError: ``rapidocr`` or ``onnxruntime`` is not installed.
+            ValueError: A number is below its least, 32 and 1.
+        """
+        if longest_side < 32:
+            raise ValueError(f"longest_side is {longest_side}; it must be at least 32")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}; it must be at least 1")
+        require("onnxruntime", "To read text in pictures")
+        rapidocr = require("rapidocr", "To read text in pictures")
+        engine = "EngineConfig.onnxruntime"
+        params = {
+            "Global.log_level": "error",
+            "Global.use_cls": False,  # text upside down is no rendered text
+            "Det.limit_side_len": longest_side,
+            "Det.limit_type": "max",
+            f"{engine}.intra_op_num_threads": threads or -1,
+            f"{engine}.inter_op_num_threads": threads or -1,
+        }
+        self._engine = rapidocr.RapidOCR(params=params)
+        self.fingerprint: Fingerprint = {
+            "engine": f"rapidocr {importlib.metadata.version('rapidocr')}",
+            "longest_side": longest_side,
+        }
+
+    def __call__(self, levels: Tensor) -> str:
+        """See :class:`TextReader`."""
+        blue_green_red = levels.flip(-1).contiguous().numpy()
+        return " ".join(self._engine(blue_green_red).txts or ())
+
+
+class OcrReward:
+    """How well the text in a picture fits the target text, 0..1."""
+
+    name = "ocr"
+
+    def __init__(
+        self,
+        reader: TextReader,
+        *,
+        strict: bool = False,
+        no_target: Literal["error", "mask"] = "error",
+    ) -> None:
+        """Set up.
+
+        Args:
+            reader: Reads the text, for example :class:`RapidOcr`.
+            strict: Whether text beside the target costs.
+            no_target: What to do with a prompt without a target text: stop, or give its pictures
+                no valid score.
+
+        Raises:
+            ValueError: ``no_target`` is something else.
+        """
+        if no_target not in ("error", "mask"):
+            raise ValueError(f"no_target is {no_target!r}; it must be 'error' or 'mask'")
+        self.strict = strict
+        self.no_target = no_target
+        self.reader = reader
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Reader and rule."""
+        return {**self.reader.fingerprint, "strict": self.strict}
+
+    def score(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        metadata: Sequence[Metadata] | None = None,
+    ) -> RewardBatch:
+        """Score B pictures.
+
+        Args:
+            images: (B, H, W, 3), CPU float32 in 0..1.
+            prompts: B captions. The target is what stands between the first pair of double
+                quotes, straight or curly.
+            metadata: ``target_text`` in it goes before the prompt.
+
+        Returns:
+            Scores in 0..1. A picture that is not finite, or on which the reader fails, has none.
+
+        Raises:
+            ValueError: Shapes or lengths do not match, or a prompt has no target text.
+        """
+        images = check_images(images, prompts, metadata)
+        rows = metadata or [{}] * len(prompts)
+        targets = [self._target(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
+        scores = [self._one(image, target) for image, target in zip(images, targets, strict=True)]
+        return RewardBatch.of(torch.tensor(scores, dtype=torch.float32))
+
+    def _target(self, prompt: str, row: Metadata) -> str:
+        target = row.get("target_text", quoted_text(prompt))
+        if not isinstance(target, str):
+            raise ValueError(f"target_text is {target!r}; it must be a text")
+        if not _plain(target) and self.no_target == "error":
+            raise ValueError(
+                f"the prompt {prompt!r} does not say which text to read; put it between double "
+                "quotes, give target_text in its metadata, or set no_target to 'mask'"
+            )
+        return target
+
+    def _one(self, image: Tensor, target: str) -> float:
+        if not _plain(target) or not torch.isfinite(image).all():
+            return float("nan")
+        try:
+            read = self.reader(to_levels(image))
+        except Exception as error:  # engines raise all sorts; the picture is masked and counted
+            log.warning("the text of a picture could not be read: %r", error)
+            return float("nan")
+        return text_likeness(read, target, strict=self.strict)
+
+
+def quoted_text(prompt: str) -> str:
+    """Return what stands between the first pair of double quotes; empty if there is none."""
+    found = _QUOTED.search(prompt)
+    return found[1].strip() if found else ""
+
+
+def text_likeness(read: str, target: str, *, strict: bool = False) -> float:
+    """Compare the text read with the target, in 0..1; case and white space do not count.
+
+    Raises:
+        ValueError: The target is empty.
+    """
+    read, target = _plain(read), _plain(target)
+    if not target:
+        raise ValueError("the target text is empty")
+    distance = edit_distance(read, target)
+    if strict:
+        return 1.0 - distance / max(len(read), len(target))
+    return 1.0 if target in read else 1.0 - min(distance, len(target)) / len(target)
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Levenshtein's distance: least number of characters to insert, delete or replace."""
+    row = list(range(len(b) + 1))  # row[j]: distance of the characters of a so far and b[:j]
+    for i, own in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(b, 1):
+            replaced = diagonal + (own != other)
+            diagonal = row[j]
+            row[j] = min(replaced, row[j] + 1, row[j - 1] + 1)
+    return row[-1]
+
+
+def _plain(text: str) -> str:
+    return "".join(text.lower().split())

@@ -1,0 +1,128 @@
+"""The optimiser steps of one iteration, from scored trajectories to a moved adapter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from .batch_limit import BatchLimit
+from .config import TrainConfig
+from .diagnostics import ChunkStatistics
+from .events import CheckCancel
+from .metrics import UpdateReport
+from .optimizer import AdapterOptimizer
+from .policy import Policy, Velocity
+from .streaming import GroupTask, accumulate_group, recompute_old_policy, with_reference
+
+__all__ = ["Updater"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updater:
+    """Steps a policy's adapter."""
+
+    policy: Policy
+    optimizer: AdapterOptimizer
+    config: TrainConfig
+    limit: BatchLimit
+    check_cancel: CheckCancel
+    """Called after every micro-step."""
+
+    def __call__(
+        self,
+        velocity: Velocity,
+        tasks: Sequence[GroupTask],
+        iteration: int,
+        progress: Callable[[float], None],
+    ) -> UpdateReport:
+        """Take the steps of one iteration; the first is on-policy.
+
+        Args:
+            velocity: The model, adapter on.
+            tasks: One for each group of the rollout.
+            iteration: 0-based.
+            progress: Called with the fraction done.
+
+        Raises:
+            FloatingPointError: The gradient is not finite.
+            NothingFits: Memory ran out with one sample at a time.
+        """
+        settings = self.config.optimizer
+        count = settings.updates_per_rollout * settings.epochs
+        prepared, reports, norms, passes, first_error = tasks, [], [], 0, 0.0
+
+        def gradient(number: int) -> list[tuple[ChunkStatistics, int]]:
+            nonlocal prepared
+            if number == 0:
+                prepared = self._prepared(velocity, tasks)  # with the batch shapes of this try
+            return self._accumulate(velocity, prepared, number)
+
+        for number in range(count):
+            found = self.limit.attempt(partial(gradient, number))
+            reports += [report for report, _ in found]
+            passes += sum(samples for _, samples in found)
+            norms.append(self.optimizer.step(iteration * count + number))
+            if number == 0:
+                first_error = max(float(report.deviation.max()) for report in reports)
+            progress((number + 1) / count)
+        if first_error > self.config.objective.clip_low:
+            log.warning(
+                "ratio self-test failed: the first update of iteration %d should see a ratio of 1 "
+                "but is off by %.1e, more than the clip range, so rounding is clipped as if the "
+                "policy had moved; set optimizer.recompute_log_p, set batch_size to 1, or train in "
+                "float32",
+                iteration,
+                first_error,
+            )
+        return UpdateReport(sum(reports[1:], reports[0]), first_error, norms, passes)
+
+    def _prepared(self, velocity: Velocity, tasks: Sequence[GroupTask]) -> Sequence[GroupTask]:
+        """Measure what the updates compare with: the old policy and the reference, if need be."""
+        if self._must_recompute:
+            tasks = [recompute_old_policy(velocity, task, **self._streaming) for task in tasks]
+        if self.config.objective.needs_reference:
+            with self.policy.adapter.disabled():
+                tasks = [with_reference(velocity, task, **self._streaming) for task in tasks]
+        return tasks
+
+    def _accumulate(
+        self, velocity: Velocity, tasks: Sequence[GroupTask], number: int
+    ) -> list[tuple[ChunkStatistics, int]]:
+        """Leave the gradient of one update in the adapter; see :func:`accumulate_group`."""
+        self.optimizer.clear()  # a try that ran out of memory left part of a gradient behind
+        every = self.config.optimizer.updates_per_rollout
+        part = tasks[number % every :: every]
+        return [
+            accumulate_group(
+                velocity,
+                task,
+                scale=1.0 / len(part),
+                is_on_policy=number == 0,
+                **self._streaming,
+            )
+            for task in part
+        ]
+
+    @property
+    def _streaming(self) -> dict[str, Any]:
+        """Arguments shared by everything that replays recorded steps."""
+        return {
+            "plan": self.config.plan,
+            "config": self.config.objective,
+            "device": self.policy.device,
+            "batch_size": self.limit.size,
+            "check_cancel": self.check_cancel,
+        }
+
+    @property
+    def _must_recompute(self) -> bool:
+        settings = self.config.optimizer
+        if settings.recompute_log_p is not None:
+            return settings.recompute_log_p
+        is_reused = settings.updates_per_rollout * settings.epochs > 1
+        return is_reused and self.policy.device.type != "cpu"

@@ -1,0 +1,33 @@
+"""What must be the same about a MODEL after it was borrowed for training."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return b"".join(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def snapshot(model) -> dict[str, Any]:
+    """All that must be the same after training: bytes, identities, flags, hooks, forwards."""
+    module = model.model
+    digest = hashlib.sha256()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return {
+        "sha256": digest.hexdigest(),
+        "parameters": {n: (id(p), p.requires_grad) for n, p in module.named_parameters()},
+        "modules": [(n, id(m), type(m), m.training) for n, m in module.named_modules()],
+        "dicts": [sorted(child.__dict__) for child in module.modules()],
+        "hooks": [len(child._forward_hooks) for child in module.modules()],
+        "options": repr(model.model_options),
+        "injections": (list(model.injections), model.is_injected),
+        "patches": (sorted(model.patches), model.patches_uuid),
+    }

@@ -1,0 +1,134 @@
+"""What all rewards take and tell: metadata, fingerprints, lengths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fakes import PROMPTS, Brightness, ToyPolicy, toy_config
+
+from chunk_grpo_core.checkpoint import RunFolder
+from chunk_grpo_core.experiment import run_experiment
+from chunk_grpo_core.rewards import REWARDS, load_reward
+from chunk_grpo_core.rewards.base import RewardBatch, check_images, with_metadata
+from chunk_grpo_core.rewards.catalog import CATALOG
+from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
+
+IMAGES = torch.rand(3, 4, 4, 3)
+
+
+class Counting(Brightness):
+    """Scores a number that the metadata holds."""
+
+    name = "counting"
+    fingerprint = {"unit": 2}
+
+    def score(self, images, prompts, metadata=None):
+        assert metadata is not None
+        return RewardBatch.of(torch.tensor([float(row.get("count", -1)) for row in metadata]))
+
+
+def test_metadata_of_a_table_reaches_the_reward_prompt_by_prompt():
+    reward = with_metadata(Counting(), {"one": {"count": 1}, "two": {"count": 2}})
+    batch = reward.score(IMAGES, ["two", "nobody", "one"])
+    assert batch.values.tolist() == [2.0, -1.0, 1.0]
+
+
+def test_metadata_given_with_the_call_adds_to_the_table_and_wins():
+    seen = []
+
+    class Watching(Brightness):
+        def score(self, images, prompts, metadata=None):
+            seen.extend(metadata)
+            return super().score(images, prompts)
+
+    reward = with_metadata(Watching(), {"a": {"count": 1, "text": "x"}})
+    reward.score(IMAGES[:2], ["a", "b"], [{"count": 5}, {}])
+    assert seen == [{"count": 5, "text": "x"}, {}]
+
+
+def test_a_combination_hands_metadata_to_every_part():
+    parts = [WeightedReward(reward=Counting()), WeightedReward(reward=Brightness())]
+    reward = with_metadata(CombinedReward(parts), {"a": {"count": 7}})
+    batch = reward.score(IMAGES, ["a"] * 3)
+    assert batch.parts[0].values.tolist() == [7.0] * 3
+
+
+def test_fingerprints_tell_parts_weights_and_tables_apart():
+    def combined(weight):
+        return CombinedReward([WeightedReward(reward=Counting(), weight=weight)])
+
+    assert combined(0.5).fingerprint == {"counting/weight": 0.5, "counting/unit": 2}
+    first, same, other = (
+        with_metadata(Counting(), table).fingerprint
+        for table in ({"a": {"count": 1}}, {"a": {"count": 1}}, {"a": {"count": 2}})
+    )
+    assert first == same != other and first["unit"] == 2
+
+
+def test_a_run_is_not_resumed_with_a_reward_that_scores_otherwise(tmp_path):
+    folder, config = RunFolder(tmp_path), toy_config(iterations=1)
+    run_experiment(ToyPolicy(), Brightness(), PROMPTS, ["a", "b"], config, folder)
+    assert folder.read_record()["reward_fingerprint"] == {}
+
+    class Changed(Brightness):
+        fingerprint = {"weights": "of another file"}
+
+    with pytest.raises(ValueError, match="reward_fingerprint"):
+        run_experiment(ToyPolicy(), Changed(), PROMPTS, ["a", "b"], config, folder, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts", "metadata", "message"),
+    [
+        (torch.rand(3, 4, 4), ["a"] * 3, None, r"shape \(B, H, W, 3\)"),
+        (torch.rand(3, 4, 4, 4), ["a"] * 3, None, r"shape \(B, H, W, 3\)"),
+        (torch.zeros(3, 4, 4, 3, dtype=torch.uint8), ["a"] * 3, None, "floating point"),
+        (IMAGES, ["a"] * 2, None, "3 images need 3 prompts, got 2"),
+        (IMAGES, "abc", None, "3 images need 3 prompts, got 1"),
+        (IMAGES, ["a"] * 3, [{}] * 2, "3 images need metadata 3 times, got 2"),
+        (IMAGES, ["a"] * 3, {"a": {}, "b": {}, "c": {}}, "3 images need metadata 3 times, got 1"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(images, prompts, metadata, message):
+    with pytest.raises(ValueError, match=message):
+        check_images(images, prompts, metadata)
+
+
+def test_unknown_rewards_and_settings_are_named():
+    with pytest.raises(ValueError, match="'hps'; it must be one of tiny_world"):
+        load_reward("hps")
+    with pytest.raises(ValueError, match="color"):
+        load_reward("target_colour", color="#ffffff")
+    with pytest.raises(ValueError, match="folders is 'models'; it must be a list"):
+        load_reward("pickscore", folders="models")
+    with pytest.raises(ValueError, match="dtype is 'half'; it must be one of float32"):
+        load_reward("pickscore", dtype="half")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        load_reward("pickscore", batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("clipscore", {"model": "clip-b"}, "model is 'clip-b'; it must be one of clip-l, clip-h"),
+        ("clipscore", {"convention": "x100"}, "convention is 'x100'; .* cosine, percent, paper"),
+        ("hpsv2", {"version": "3"}, "version is '3'; it must be one of 2.1, 2.0"),
+        ("hpsv2", {"scale": 0}, "scale is 0; it must be above 0"),
+        ("imagereward", {"version": "3"}, "settings of the reward"),
+    ],
+)
+def test_settings_are_checked_before_any_file_is_looked_for(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        load_reward(name, **settings)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in REWARDS if CATALOG[name].files))
+def test_missing_weights_are_asked_for_by_name_and_nothing_is_downloaded(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    file = CATALOG[name].files[0]
+    with pytest.raises(FileNotFoundError) as error:
+        load_reward(name, folders=[tmp_path])
+    for fact in (file.name, file.size, file.licence, file.page, str(tmp_path / file.folder)):
+        assert fact in str(error.value)

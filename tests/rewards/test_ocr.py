@@ -1,0 +1,209 @@
+"""The reward for rendered text: its formula, and the real networks on real pictures of text."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
+
+from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.rewards.base import with_metadata
+from chunk_grpo_core.rewards.ocr import (
+    OcrReward,
+    RapidOcr,
+    edit_distance,
+    quoted_text,
+    text_likeness,
+)
+
+BLANK = torch.zeros(1, 4, 4, 3)
+WORDS = st.text("ab ", max_size=6)
+
+
+class Says:
+    """Reads the same text in every picture, or fails where the first pixel is white."""
+
+    fingerprint = {"engine": "fake"}
+
+    def __init__(self, text=""):
+        self.text = text
+
+    def __call__(self, levels):
+        assert levels.dtype == torch.uint8 and levels.ndim == 3
+        if levels[0, 0, 0] == 255:
+            raise RuntimeError("the engine is broken")
+        return self.text
+
+
+def by_recursion(a, b):
+    """Levenshtein's distance by its definition."""
+    if not a or not b:
+        return len(a) + len(b)
+    return min(
+        by_recursion(a[1:], b) + 1,
+        by_recursion(a, b[1:]) + 1,
+        by_recursion(a[1:], b[1:]) + (a[0] != b[0]),
+    )
+
+
+@given(st.text("abc", max_size=5), st.text("abc", max_size=5))
+def test_edit_distance_is_levenshteins(a, b):
+    assert edit_distance(a, b) == by_recursion(a, b)
+
+
+def test_edit_distance_of_known_words():
+    assert edit_distance("kitten", "sitting") == 3
+    assert edit_distance("intention", "execution") == 5
+
+
+@pytest.mark.parametrize(
+    ("read", "target", "loose", "strict"),
+    [
+        ("Hello World", "hello  WORLD", 1.0, 1.0),
+        ("say hello now", "hello", 1.0, 5 / 11),  # contained; six letters too many
+        ("helo", "hello", 0.8, 0.8),
+        ("", "hello", 0.0, 0.0),
+        ("xxxxxxxxxx", "hello", 0.0, 0.0),  # distance 10 counts as 5
+        ("abcd", "wxyzabcdef", 0.4, 0.4),
+    ],
+)
+def test_likeness_follows_the_formula(read, target, loose, strict):
+    assert text_likeness(read, target) == pytest.approx(loose)
+    assert text_likeness(read, target, strict=True) == pytest.approx(strict)
+
+
+@given(WORDS, WORDS.filter(str.strip))
+def test_likeness_lies_in_0_to_1_and_strict_is_1_for_the_same_text_alone(read, target):
+    loose, strict = (text_likeness(read, target, strict=strict) for strict in (False, True))
+    assert 0.0 <= loose <= 1.0 and 0.0 <= strict <= 1.0
+    assert (strict == 1.0) == (read.replace(" ", "") == target.replace(" ", ""))
+    assert (loose == 1.0) == (target.replace(" ", "") in read.replace(" ", ""))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ('a sign that says "Open 24h" and "no"', "Open 24h"),
+        ("a sign that says “Café”, neon", "Café"),
+        ("ein Schild „Offen“ im Regen", "Offen"),
+        ('a 12" ruler', ""),
+        ("it's a dog's 'life'", ""),
+    ],
+)
+def test_the_target_is_what_the_first_double_quotes_hold(prompt, text):
+    assert quoted_text(prompt) == text
+
+
+def test_metadata_goes_before_the_prompt():
+    told = with_metadata(OcrReward(Says("stop")), {'a "go" sign': {"target_text": "STOP"}})
+    assert told.score(BLANK, ['a "go" sign']).values.item() == 1.0
+    assert told.score(BLANK, ['one "go" sign']).values.item() < 1.0
+    with pytest.raises(ValueError, match="target_text is 7; it must be a text"):
+        OcrReward(Says()).score(BLANK, ["a"], [{"target_text": 7}])
+
+
+def test_a_prompt_without_a_target_is_an_error_or_masked():
+    images, prompts = BLANK.expand(3, -1, -1, -1), ['"yes"', "a dog", '" "']
+    with pytest.raises(ValueError, match="the prompt 'a dog' does not say which text to read"):
+        OcrReward(Says("yes")).score(images, prompts)
+    masking = OcrReward(Says("yes"), no_target="mask")
+    batch = masking.score(images, prompts)
+    assert batch.valid.tolist() == [True, False, False] and batch.values[0] == 1.0
+    with pytest.raises(ValueError, match="no_target is 'zero'; it must be 'error' or 'mask'"):
+        OcrReward(Says(), no_target="zero")
+
+
+def test_what_cannot_be_read_is_masked_and_logged(caplog):
+    images = BLANK.repeat(3, 1, 1, 1)
+    images[0, 0, 0, 0], images[1, 3, 3, 2] = 1.0, torch.inf
+    with caplog.at_level(logging.WARNING):
+        batch = OcrReward(Says("yes")).score(images, ['"yes"'] * 3)
+    assert batch.valid.tolist() == [False, False, True]
+    assert "RuntimeError('the engine is broken')" in caplog.text
+
+
+# The networks of the package, with the network of the machine cut off (conftest.py)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    pytest.importorskip("rapidocr")
+    pytest.importorskip("onnxruntime")
+    return RapidOcr(threads=1)
+
+
+def picture_of(text, *, size=44, width=360, height=120):
+    """Black text on white by PIL's own font, as (1, H, W, 3)."""
+    canvas = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(canvas).text((16, 28), text, fill="black", font=ImageFont.load_default(size))
+    return torch.from_numpy(np.asarray(canvas) / 255.0).float()[None]
+
+
+def test_the_right_text_scores_1_and_a_wrong_one_0(reader):
+    image = picture_of("NASA 2049")
+    prompts = ['a sign "NASA 2049"', 'a sign "NASA 2048"', 'a sign "fjord club"']
+    for strict in (False, True):
+        batch = OcrReward(reader, strict=strict).score(image.repeat(3, 1, 1, 1), prompts)
+        right, nearly, wrong = batch.values.tolist()
+        assert batch.valid.all()
+        assert right == 1.0 and wrong == 0.0
+        assert nearly == pytest.approx(7 / 8)  # one letter of eight
+
+
+def test_a_blank_picture_is_read_as_no_text_and_not_masked(reader):
+    batch = OcrReward(reader).score(torch.ones(1, 64, 64, 3), ['"yes"'])
+    assert batch.valid.all() and batch.values.item() == 0.0
+
+
+def test_further_text_costs_only_where_the_rule_is_strict(reader):
+    image = picture_of("open\nclosed", height=160)
+    loose, strict = (
+        OcrReward(reader, strict=s).score(image, ['"open"']).values.item() for s in (False, True)
+    )
+    assert loose == 1.0 and strict == pytest.approx(0.4)  # four letters of ten
+
+
+def test_red_and_blue_are_not_swapped_on_the_way_to_the_engine(reader):
+    seen = []
+
+    class Engine:
+        txts = None
+
+        def __call__(self, picture):
+            seen.append(picture)
+            return self
+
+    mine = RapidOcr.__new__(RapidOcr)
+    mine._engine = Engine()
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(40, 40, 3)
+    assert mine(red) == ""
+    assert seen[0][0, 0].tolist() == [0, 0, 255] and seen[0].dtype == np.uint8  # as OpenCV does
+
+
+def test_it_is_loaded_by_name_and_says_what_it_depends_on(reader):
+    reward = load_reward("ocr", strict=True, threads=1)
+    assert reward.fingerprint["engine"].startswith("rapidocr 3.")
+    assert reward.fingerprint["strict"] is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"longest_side": 8}, "longest_side is 8; it must be at least 32"),
+     ({"threads": 0}, "threads is 0; it must be at least 1")],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RapidOcr(**settings)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r"chunk-grpo-core\[ocr\]"):
+        RapidOcr()
