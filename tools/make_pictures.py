@@ -2,8 +2,9 @@
 
     python tools/make_pictures.py
 
-All example workflows run as they are, in a real server and a real browser: under ten minutes on
-two CPU cores. ``--quick`` trains two iterations, to see the layout only.
+The examples of the tiny FLUX run as they are, in a real server and a real browser: under ten
+minutes on two CPU cores. ``--quick`` trains two iterations, to see the layout only. Thumbnails of
+the real models' examples come from ``model_examples.py``.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ PICTURES = {  # workflow -> picture of its graph after a run
     "01_quick_start_tiny_flux": "quick_start_graph",
     "02_temporal_dynamics": "temporal_dynamics_graph",
     "04_use_the_lora": "use_the_lora_graph",
+    "05_grpo_preset": "grpo_preset_graph",
 }
 SHORT = {"ChunkGRPO_TrainLoRA": {"iterations": 2, "group_size": 4}}
-QUICK = {"01_quick_start_tiny_flux": SHORT, "04_use_the_lora": SHORT}
+QUICK = dict.fromkeys(("01_quick_start_tiny_flux", "04_use_the_lora", "05_grpo_preset"), SHORT)
 SET_WIDGETS = """(wishes) => {
   for (const node of window.app.graph.nodes)
     for (const [name, value] of Object.entries(wishes[node.type] ?? {}))

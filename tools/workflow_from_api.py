@@ -103,6 +103,8 @@ def arrange(workflow: dict, layout: dict) -> dict:
     for node in workflow["nodes"]:
         wish = wishes.get(str(node["id"]), {})
         node.update({key: wish[key] for key in NODE_FIELDS if key in wish})
+        if "models" in wish:  # the page offers to download what is missing of these
+            node["properties"]["models"] = wish["models"]
         values = node.get("widgets_values", [])
         node["widgets_values"] = ["fixed" if value == "randomize" else value for value in values]
     workflow["groups"] = [

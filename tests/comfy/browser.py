@@ -73,7 +73,7 @@ class ComfyPage:
         self.page = page
         self.errors: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.goto(url, wait_until="domcontentloaded")
+        page.goto(url, wait_until="domcontentloaded", timeout=120_000)
         page.wait_for_function("() => window.app?.graph && window.app?.canvas", timeout=120_000)
         page.wait_for_load_state("networkidle")
         page.wait_for_timeout(1500)  # the default graph loads after the app is there

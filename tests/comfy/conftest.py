@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from environment import unavailable
 
+from . import graphs
 from .browser import BrowserUnavailable, ComfyBrowser
 from .client import ComfyClient
 from .server import ComfyServer, ComfyUnavailable, comfyui_path
@@ -37,6 +38,18 @@ def comfy_server(comfy_tree, tmp_path_factory):
 def comfy(comfy_server):
     """Give a fresh client of the server."""
     return ComfyClient(comfy_server.url)
+
+
+@pytest.fixture(scope="module")
+def model_files(comfy_server):
+    """Let the server list the files of all examples; each is empty."""
+    files = {
+        (f["directory"], f["name"]) for name in graphs.NAMES for _, f in graphs.model_files(name)
+    }
+    paths = [comfy_server.add_model(*file) for file in files]
+    yield
+    for path in paths:
+        path.unlink()
 
 
 @pytest.fixture(scope="module")

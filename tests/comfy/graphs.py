@@ -10,8 +10,15 @@ from .client import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "example_workflows"
-NAMES = ("01_quick_start_tiny_flux", "02_temporal_dynamics", "04_use_the_lora")
-QUICK_START, DYNAMICS, USE = NAMES
+TINY = ("01_quick_start_tiny_flux", "02_temporal_dynamics", "04_use_the_lora", "05_grpo_preset")
+"""Examples that need no download and run on a CPU."""
+QUICK_START, DYNAMICS, USE, PRESET = TINY
+REAL = (
+    "10_flux1_dev_bf16", "11_flux1_dev_fp8", "12_flux2_dev", "13_sd35", "14_qwen_image",
+    "15_z_image",
+)  # fmt: skip
+"""Examples for models that the user brings."""
+NAMES = (*TINY, *REAL)
 
 PRESET_TO_TRAIN = (
     "settings", "sampler", "sigmas", "plan", "learning_rate", "rank", "alpha", "iterations",
@@ -27,6 +34,17 @@ MODEL, CLIP, VAE = (["1", slot] for slot in range(3))  # of the quick start
 def twin(name: str) -> Prompt:
     """Read the API form of an example workflow."""
     return json.loads((EXAMPLES / "api" / f"{name}.json").read_text())
+
+
+def workflow(name: str) -> dict:
+    """Read an example workflow as ComfyUI's page takes it."""
+    return json.loads((EXAMPLES / f"{name}.json").read_text())
+
+
+def model_files(name: str) -> list[tuple[dict, dict]]:
+    """Return (node, file) for every model file of an example; a file has name, directory, url."""
+    nodes = workflow(name)["nodes"]
+    return [(entry, file) for entry in nodes for file in entry["properties"].get("models", ())]
 
 
 def node(class_type: str, **inputs: object) -> dict:

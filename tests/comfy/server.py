@@ -146,6 +146,13 @@ class ComfyServer:
         """The folder of LoRA files."""
         return self.base / "models" / "loras"
 
+    def add_model(self, directory: str, name: str) -> Path:
+        """Put an empty file where the loaders of this server list it; nothing can read it."""
+        path = self.base / "models" / directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return path
+
     def log(self, lines: int | None = None) -> str:
         """Return what the server has logged, or the last lines of it."""
         text = self.log_file.read_text(errors="replace") if self.log_file.exists() else ""

@@ -1,6 +1,5 @@
 """The example workflows: whole files, and what a person sees who opens them in ComfyUI's page."""
 
-import json
 from itertools import combinations
 
 import pytest
@@ -14,10 +13,7 @@ SMALL = {  # positions in widgets_values
     "ChunkGRPO_RollOutTrajectories": {0: 1, 1: 2},  # prompt_count, group_size
 }
 examples = pytest.mark.parametrize("name", graphs.NAMES)
-
-
-def workflow(name):
-    return json.loads((graphs.EXAMPLES / f"{name}.json").read_text())
+workflow = graphs.workflow
 
 
 def box(node):
@@ -48,7 +44,7 @@ def test_an_example_has_a_small_thumbnail_of_its_graph(name):
         assert len(picture.getcolors(10**7)) > 1000
 
 
-@examples
+@pytest.mark.parametrize("name", graphs.TINY)
 def test_a_note_says_what_to_expect(name):
     notes = [node for node in workflow(name)["nodes"] if node["type"] == "MarkdownNote"]
     text = notes[0]["widgets_values"][0]
@@ -107,7 +103,7 @@ def arrangement(graph):
 
 
 @examples
-def test_an_example_opens_as_its_api_twin(name, comfy, comfy_page):
+def test_an_example_opens_as_its_api_twin(name, comfy, model_files, comfy_page):
     comfy_page.load(workflow(name), name)
     assert comfy_page.unknown_types() == []
     info = comfy.object_info()
@@ -118,7 +114,7 @@ def test_an_example_opens_as_its_api_twin(name, comfy, comfy_page):
 
 
 @examples
-def test_saving_and_opening_again_changes_nothing(name, comfy_page):
+def test_saving_and_opening_again_changes_nothing(name, model_files, comfy_page):
     comfy_page.load(workflow(name), name)
     prompt, saved = comfy_page.prompt(), comfy_page.serialize()
     comfy_page.load(saved, name)

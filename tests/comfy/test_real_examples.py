@@ -1,0 +1,119 @@
+"""Example workflows for real models: the files they ask for, their wiring, and a small stand-in."""
+
+import re
+
+import pytest
+
+from . import graphs
+from .graphs import MODEL, PRESET_TO_TRAIN, find, node
+
+TRAIN, EVALUATE, SAVE = "ChunkGRPO_TrainLoRA", "ChunkGRPO_EvaluateLoRA", "ChunkGRPO_SaveLoRA"
+OF_THE_TINY_FLUX = {"model": MODEL, "clip": graphs.CLIP, "vae": graphs.VAE}
+real_examples = pytest.mark.parametrize("name", graphs.REAL)
+
+
+def listed(definition, name):
+    """Return the values that a server offers for an input, in both forms of /object_info."""
+    kind, *options = definition["input"]["required"][name]
+    return kind if isinstance(kind, list) else options[0]["options"]
+
+
+def loaders(prompt, name):
+    """Return the nodes that name a model file."""
+    names = {file["name"] for _, file in graphs.model_files(name)}
+    return {k: entry for k, entry in prompt.items() if names & set(map(str, values_of(entry)))}
+
+
+def values_of(entry):
+    return entry["inputs"].values()
+
+
+@real_examples
+def test_the_page_can_offer_exactly_the_files_that_the_loaders_name(name):
+    for entry in graphs.workflow(name)["nodes"]:
+        named = {v for v in entry.get("widgets_values") or () if str(v).endswith(".safetensors")}
+        files = entry["properties"].get("models", [])
+        assert {file["name"] for file in files} == named
+        for file in files:
+            url = rf"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/main/\S*{file['name']}"
+            assert re.fullmatch(url, file["url"])
+    assert graphs.model_files(name)
+
+
+@real_examples
+def test_the_note_names_every_file_and_claims_no_measurement(name):
+    notes = [n for n in graphs.workflow(name)["nodes"] if n["type"] == "MarkdownNote"]
+    text = next(n["widgets_values"][0] for n in notes if n["title"] == "Read me first")
+    for _, file in graphs.model_files(name):
+        assert f"`models/{file['directory']}/{file['name']}`" in text
+    for word in ("**Memory**", "**Time**", "**Watch**", "been measured on a GPU yet"):
+        assert word in text
+    assert {n["title"] for n in notes} > {"The reward", "What to change first"}
+
+
+@real_examples
+def test_a_preset_trains_and_the_lora_is_saved_and_measured(name):
+    prompt = graphs.twin(name)
+    train, preset = find(prompt, TRAIN), find(prompt, "ChunkGRPO_GRPOPreset")
+    inputs = prompt[train]["inputs"]
+    own = {"iterations"} | ({"sigmas"} if name == "12_flux2_dev" else set())
+    wired = {key: [preset, slot] for slot, key in enumerate(PRESET_TO_TRAIN) if key not in own}
+    assert {key: inputs[key] for key in wired} == wired
+    assert prompt[preset]["inputs"]["preset"] == "safe-lora"
+    save, evaluate = (prompt[find(prompt, kind)]["inputs"] for kind in (SAVE, EVALUATE))
+    assert (save["lora"], save["log"], evaluate["lora"]) == ([train, 0], [train, 2], [train, 0])
+    assert save["name"] == f"chunk_grpo/{name[3:]}"
+    shared = ("model", "vae", "prompts", "reward", "cfg", "negative")
+    assert [evaluate.get(key) for key in shared] == [inputs.get(key) for key in shared]
+    assert (inputs["cfg"] > 1) == ("negative" in inputs)
+    kinds = [entry["class_type"] for entry in prompt.values()]
+    assert kinds.count("ChunkGRPO_LoadReward") == 1
+
+
+@real_examples
+def test_the_server_lists_the_files_and_stops_only_at_reading_them(name, comfy, model_files):
+    """Both 0.3.75 and newer servers have every loader and text encoder type of every example.
+
+    No server is let off: an example that needs a newer one fails here on the older.
+    """
+    prompt, info = graphs.twin(name), comfy.object_info()
+    assert [e["class_type"] for e in prompt.values() if e["class_type"] not in info] == []
+    found = loaders(prompt, name)
+    for entry in found.values():
+        for key, value in entry["inputs"].items():
+            if key in graphs.input_options(info[entry["class_type"]]):
+                offered = info[entry["class_type"]]["input"]["required"].get(key)
+                assert offered is None or value in listed(info[entry["class_type"]], key)
+    run = comfy.run(graphs.for_server(prompt, info), check=False)  # submit raises if refused
+    assert run.error is not None
+    stopped = re.match(r"\w+ #(\S+):", run.error)[1]
+    assert stopped in found, run.error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["10_flux1_dev_bf16", "12_flux2_dev", "15_z_image"])
+def test_the_graph_trains_when_the_tiny_flux_stands_in(name, comfy, comfy_server):
+    prompt = stand_in(graphs.twin(name), name)
+    run = comfy.run(prompt)
+    summary = graphs.shown_text(run, find(prompt, TRAIN))
+    assert summary.startswith("1 iterations.")
+    assert "ratio error at the first update: 0.0e+00" in summary.lower()
+    assert "| target_colour |" in graphs.shown_text(run, find(prompt, EVALUATE))
+    assert list((comfy_server.loras / "chunk_grpo").glob(f"{name[3:]}*.safetensors"))
+
+
+def stand_in(prompt, name):
+    """Return a small copy of an example in which the tiny FLUX takes the place of its loaders."""
+    gone = loaders(prompt, name)
+    prompt = {key: entry for key, entry in prompt.items() if key not in gone}
+    prompt["1"] = node("ChunkGRPO_LoadTinyFlux")
+    for entry in prompt.values():
+        for key, value in entry["inputs"].items():
+            if isinstance(value, list) and value[0] in gone:
+                entry["inputs"][key] = OF_THE_TINY_FLUX[key]
+        if entry["class_type"].startswith("Empty"):
+            entry |= node("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+    captions = {"text": ["1", 3], "held_out_text": ["1", 4]}
+    prompt = graphs.change(prompt, "ChunkGRPO_PromptSet", **captions)
+    prompt = graphs.change(prompt, "ChunkGRPO_GRPOPreset", batch_size=4)
+    return graphs.small(prompt)

@@ -1,0 +1,176 @@
+"""The graph that all example workflows of real models share: API prompt and layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.comfy.graphs import PRESET_TO_TRAIN, node
+
+from .models import Loader, ModelExample
+
+__all__ = ["layout_of", "prompt_of"]
+
+TRAIN_SIZE, MEASURE_SIZE = 512, 1024
+STEPS, PICTURES = 17, 48  # of safe-lora: of a rollout, and in an iteration
+ITERATIONS = 30  # a first try
+
+
+def text(name: str) -> str:
+    """Read a text that lies beside this file."""
+    return Path(__file__).with_name(name).read_text().strip()
+
+
+def read_me(model: ModelExample) -> str:
+    """Text of the note that one reads first."""
+    return text("read_me.md").format(
+        title=model.title,
+        files="\n".join(f"- `models/{file.directory}/{file.name}`" for file in model.files),
+        memory=model.memory,
+        steps=STEPS,
+        iterations=ITERATIONS,
+        calls=PICTURES * STEPS,
+        twice=", each twice for `cfg`" if model.cfg > 1 else "",
+        advice=model.advice,
+    )
+
+
+def prompt_of(model: ModelExample) -> dict[str, dict]:
+    """API-format prompt."""
+    ids = [f"{number}" for number in range(1, 1 + len(model.loaders))]
+    loaders = {
+        key: node(
+            loader.class_type,
+            **{name: file.name for name, file in loader.files.items()},
+            **loader.options,
+        )
+        for key, loader in zip(ids, model.loaders, strict=True)
+    }
+    base, clip, vae = ([ids[index], slot] for index, slot in (model.model, model.clip, model.vae))
+    shared = {"model": base, "vae": vae, "prompts": ["10", 0], "reward": ["30", 0]}
+    guided = {"cfg": model.cfg} | ({"negative": ["11", 0]} if model.cfg > 1 else {})
+    preset = {name: ["20", slot] for slot, name in enumerate(PRESET_TO_TRAIN)}
+    preset["iterations"] = ITERATIONS
+    measured_sigmas = preset["sigmas"]
+    nodes = loaders | {
+        "10": node(
+            "ChunkGRPO_PromptSet", clip=clip, text=text("prompts.txt"), variants=4,
+            held_out_text=text("held_out.txt"), held_out=8, split_seed=0, guidance=model.guidance,
+        ),
+        "12": _size(model, TRAIN_SIZE),
+        "20": node("ChunkGRPO_GRPOPreset", preset="safe-lora", batch_size=0),
+        "21": node("PreviewAny", source=["20", len(PRESET_TO_TRAIN)]),
+        "30": node("ChunkGRPO_LoadReward", name="target_colour", colour="#2060c0"),
+        "43": node("ChunkGRPO_PlotTraining", log=["40", 2], dark=True),
+        "44": node("PreviewImage", images=["43", 0]),
+        "45": node("PreviewImage", images=["40", 3]),
+        "41": node("PreviewAny", source=["40", 4]),
+        "42": node(
+            "ChunkGRPO_SaveLoRA", lora=["40", 0], log=["40", 2], for_diffusers=False,
+            name=f"chunk_grpo/{model.name[3:]}",
+        ),
+        "50": _size(model, MEASURE_SIZE),
+        "52": node("PreviewAny", source=["51", 0]),
+        "53": node("PreviewImage", images=["51", 1]),
+        "54": node("PreviewImage", images=["51", 2]),
+    }  # fmt: skip
+    if model.cfg > 1:
+        nodes["11"] = node("CLIPTextEncode", clip=clip, text="")
+    if model.scheduler:
+        preset["sigmas"], measured_sigmas = ["13", 0], ["55", 0]
+        nodes["13"] = _scheduler(model.scheduler, TRAIN_SIZE)
+        nodes["55"] = _scheduler(model.scheduler, MEASURE_SIZE)
+    nodes["40"] = node(
+        "ChunkGRPO_TrainLoRA", **shared, **guided, **preset, latent=["12", 0], seed=0,
+        pictures_per_held_out=2, run_name="", resume=False,
+    )  # fmt: skip
+    nodes["51"] = node(
+        "ChunkGRPO_EvaluateLoRA", **shared, **guided, sigmas=measured_sigmas, latent=["50", 0],
+        lora=["40", 0], pictures_per_prompt=2, noise_seed=20_000, batch_size=1, dark=True,
+    )  # fmt: skip
+    return dict(sorted(nodes.items()))
+
+
+def _size(model: ModelExample, side: int) -> dict:
+    return node(model.latent, width=side, height=side, batch_size=1)
+
+
+def _scheduler(class_type: str, side: int) -> dict:
+    return node(class_type, steps=STEPS, width=side, height=side)
+
+
+TITLE_BAR, GAP, TOP, BOTTOM = 30, 30, 80, 1220
+STEP = TITLE_BAR + GAP
+
+
+def layout_of(model: ModelExample) -> dict:
+    """Layout as ``workflow_from_api.py`` takes it."""
+    nodes: dict[str, dict] = {}
+
+    def place(x: int, y: int, width: int, *entries: tuple[str, int, str | None]) -> int:
+        """Stack nodes from ``y`` down, a height of 0 filling the room; return where they end."""
+        room = BOTTOM - 20 - y - sum(height + STEP for _, height, _ in entries) + STEP
+        for key, height, title in entries:
+            named = {"title": title} if title else {}
+            nodes[key] = {"pos": [x, y], "size": [width, height or room], **named}
+            y += (height or room) + STEP
+        return y - STEP
+
+    loaders = [(str(n), loader.height, None) for n, loader in enumerate(model.loaders, 1)]
+    files_end = place(20, 480 + TOP, 420, *loaders) + 20
+    for (key, _, _), loader in zip(loaders, model.loaders, strict=True):
+        nodes[key]["models"] = _offered(loader)
+
+    size = ("12", 106, f"Picture size: {TRAIN_SIZE} for a first try")
+    levels = [("13", 106, "Noise levels of this size")] if model.scheduler else []
+    negative = [("11", 88, "Negative prompt")] if model.cfg > 1 else []
+    place(520, TOP, 420, ("10", 0, None), *negative, size, *levels)
+
+    place(1020, TOP, 420, ("30", 82, "Load Reward: choose yours here"))
+    nodes["30"] |= {"color": "#322", "bgcolor": "#533"}
+    place(1020, 540, 420, ("20", 290, None), ("21", 0, "Every value and its source"))
+
+    place(1520, TOP, 360, ("40", 660, None))
+    place(1900, TOP, 480, ("41", 340, "What the training gained"), ("42", 142, None))
+    place(1900, 682, 480, ("43", 58, None))
+    place(1520, 800, 480, ("45", 0, "Held-out prompts, before and after"))
+    place(2020, 800, 360, ("44", 0, "Training curves"))
+
+    size = ("50", 106, f"Picture size: {MEASURE_SIZE}, as you will draw")
+    levels = [("55", 106, "Noise levels of this size")] if model.scheduler else []
+    place(2460, TOP, 340, size, *levels, ("51", 320, None), ("53", 0, "Gain of every prompt"))
+    place(2820, TOP, 480, ("52", 340, "Base against LoRA"), ("54", 0, "Base above, LoRA below"))
+    return {
+        "nodes": nodes,
+        "groups": [
+            _group("Model files", 0, 480, 460, files_end - 480, "#3f789e"),
+            _group("Prompts and size", 500, 0, 460, BOTTOM, "#3f789e"),
+            _group("Reward", 1000, 0, 460, 440, "#8a3535"),
+            _group("Recipe", 1000, 460, 460, BOTTOM - 460, "#3f7a52"),
+            _group("Train and save", 1500, 0, 900, BOTTOM, "#6a4a8c"),
+            _group("Measure at the size you will use", 2440, 0, 880, BOTTOM, "#8a6a35"),
+        ],
+        "notes": [
+            _note("Read me first", read_me(model), 0, 30, 460, 430),
+            _note(
+                "What to change first",
+                text("change_first.md"),
+                0, files_end + 50, 460, BOTTOM - files_end - 50,
+            ),
+            _note("The reward", text("reward.md"), 1020, 212, 420, 208),
+        ],
+    }  # fmt: skip
+
+
+def _offered(loader: Loader) -> list[dict[str, str]]:
+    return [
+        {"name": file.name, "url": file.url, "directory": file.directory}
+        for file in loader.files.values()
+    ]
+
+
+def _group(title: str, x: int, y: int, width: int, height: int, color: str) -> dict:
+    return {"title": title, "bounding": [x, y, width, height], "color": color}
+
+
+def _note(title: str, text: str, x: int, y: int, width: int, height: int) -> dict:
+    return {"title": title, "text": text, "pos": [x, y], "size": [width, height]}
