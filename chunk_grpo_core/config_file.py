@@ -31,6 +31,7 @@ from .config_keys import (
     tables,
 )
 from .dynamics import DynamicsCurve
+from .listeners import TRACKERS
 from .models.flux_model import FluxModel
 from .optional import require
 from .planners import needs_curve, read_plan
@@ -167,6 +168,8 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     )
     if not config.plan.chunks:
         raise ValueError('plan.chunks is missing; write "step", sizes such as "2, 3, 4, 7", ...')
+    if strange := set(config.run.log) - set(TRACKERS):
+        raise ValueError(f"run.log has {min(strange)!r}; it may have {', '.join(TRACKERS)}")
     config.sampling_config() if config.needs_curve else config.train_config()
     return config
 
