@@ -15,7 +15,7 @@ from rich.table import Table
 
 from .checkpoint import RunFolder
 from .comparison import Comparison
-from .config_file import MODELS, RewardEntry, RunConfig, read_config_file
+from .config_file import RewardEntry, RunConfig, read_config_file
 from .config_text import preset_text
 from .evaluate import evaluate as measure
 from .experiment import EVALUATION_SEED
@@ -40,7 +40,15 @@ from .workbench import train as train_run
 
 __all__ = ["analyze", "evaluate", "presets", "resume", "sample", "train"]
 
-ModelKind = Enum("ModelKind", {name: name for name in MODELS}, type=str)
+
+
+class ModelKind(str, Enum):
+    """What a preset is written for."""
+
+    tiny = "tiny"
+    flux = "flux"
+
+
 Source = Annotated[
     Path,
     typer.Argument(
@@ -250,9 +258,9 @@ def presets(
         str | None, typer.Option(metavar="NAME", help="Print this preset as a whole file.")
     ] = None,
     model: Annotated[
-        ModelKind,  # type: ignore[valid-type]
+        ModelKind,
         typer.Option(help="tiny runs as it is; flux needs your paths."),
-    ] = ModelKind("tiny"),
+    ] = ModelKind.tiny,
 ) -> None:
     """List the presets, or print one as a configuration file with every key explained.
 
