@@ -41,7 +41,6 @@ from .workbench import train as train_run
 __all__ = ["analyze", "evaluate", "presets", "resume", "sample", "train"]
 
 
-
 class ModelKind(str, Enum):
     """What a preset is written for."""
 

@@ -82,25 +82,49 @@ def test_a_preset_fills_what_the_file_does_not_say(name):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (changed("optimizer", lerning_rate=1.0), "[optimizer] has no key lerning_rate; did you mean learning_rate?"),
-        (changed("optimizer", iterations=3), "[optimizer] has no key iterations; it belongs into [run]"),
+        (
+            changed("optimizer", lerning_rate=1.0),
+            "[optimizer] has no key lerning_rate; did you mean learning_rate?",
+        ),
+        (
+            changed("optimizer", iterations=3),
+            "[optimizer] has no key iterations; it belongs into [run]",
+        ),
         (changed("run", xyzzy=3), "[run] has no key xyzzy; there are folder, pictures"),
         ({**SMALL, "optimiser": {}}, "there is no table [optimiser]; did you mean optimizer?"),
         ({**SMALL, "lora": 3}, "lora is 3; it must be a table: [lora]"),
-        ({**SMALL, "preset": "safe-lore"}, "there is no preset 'safe-lore'; did you mean safe-lora?"),
+        (
+            {**SMALL, "preset": "safe-lore"},
+            "there is no preset 'safe-lore'; did you mean safe-lora?",
+        ),
         ({**SMALL, "preset": 3}, "there is no preset 3"),
         (changed("run", iterations=2.5), "run.iterations is 2.5; it must be a whole number"),
         (changed("run", iterations=True), "run.iterations is True; it must be a whole number"),
-        (changed("run", batch_size="all"), "run.batch_size is 'all'; it must be a whole number, or \"none\""),
+        (
+            changed("run", batch_size="all"),
+            "run.batch_size is 'all'; it must be a whole number, or \"none\"",
+        ),
         (changed("run", log=["paper"]), "run.log has 'paper'; it may have tensorboard, wandb"),
         (changed("run", log="wandb"), "run.log is 'wandb'; it must be a list of texts"),
         (changed("run", group_size=1), "group_size is 1; advantages compare"),
         (changed("run", pictures=0), "run.pictures is 0; it must be 1 or more"),
-        (changed("optimizer", learning_rate="fast"), "optimizer.learning_rate is 'fast'; it must be a number"),
-        (changed("optimizer", learning_rate=-1), "optimizer.learning_rate is -1.0; it must be above 0"),
+        (
+            changed("optimizer", learning_rate="fast"),
+            "optimizer.learning_rate is 'fast'; it must be a number",
+        ),
+        (
+            changed("optimizer", learning_rate=-1),
+            "optimizer.learning_rate is -1.0; it must be above 0",
+        ),
         (changed("sde", rule="dense"), "sde.rule is 'dense'; it must be one of"),
-        (changed("grid", sigmas=[1.0, 0.0]), "[grid] has shift, sigmas, steps; it needs steps and shift"),
-        (changed("grid", shift="flux"), "grid.shift is 'flux'; it must be a number, or \"flux\" for"),
+        (
+            changed("grid", sigmas=[1.0, 0.0]),
+            "[grid] has shift, sigmas, steps; it needs steps and shift",
+        ),
+        (
+            changed("grid", shift="flux"),
+            "grid.shift is 'flux'; it must be a number, or \"flux\" for",
+        ),
         (changed("plan", chunks="3, 3"), "cover 6 steps, but there are 4"),
         (changed("plan", weights="1, 2, 3"), "2 chunks need as many weights"),
         ({"model": {"type": "tiny"}, "plan": SMALL["plan"]}, "[grid] has nothing; it needs steps"),
@@ -110,13 +134,22 @@ def test_a_preset_fills_what_the_file_does_not_say(name):
         (changed("model", type="flux"), "prompts.file is missing"),
         (changed("prompts", file="a.txt", text=["b"]), "prompts has both file and text"),
         (changed("prompts", held_out=-1), "held_out is -1; it must be 0 or more"),
-        ({**changed("model", type="flux"), "prompts": {"file": "a"}}, "[reward] is missing; give it a name"),
+        (
+            {**changed("model", type="flux"), "prompts": {"file": "a"}},
+            "[reward] is missing; give it a name",
+        ),
         (changed("reward", name="beauty"), "reward.name is 'beauty'; there are tiny_world"),
         (changed("reward", name=["beauty"]), "reward.name is ['beauty']"),
-        (changed("reward", name="target_colour", color="#000000"), "has no setting color; did you mean colour?"),
-        (changed("reward", name="tiny_world", weight="much"), "reward.weight is 'much'; it must be a number"),
+        (
+            changed("reward", name="target_colour", color="#000000"),
+            "has no setting color; did you mean colour?",
+        ),
+        (
+            changed("reward", name="tiny_world", weight="much"),
+            "reward.weight is 'much'; it must be a number",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named_with_what_is_allowed(data, message):
     with pytest.raises(ValueError) as caught:
         read(data)
@@ -189,7 +222,8 @@ def test_texts_survive_writing():
     odd = ['a "quoted" fox\\', "naïve \u2028 \U0001f98a", "tab\there\x7f"]
     config = read(changed("prompts", text=odd))
     again = read_config(parse_toml(write_config(config)), Path("/elsewhere"), "mine")
-    assert again == config
+    assert again.prompts == config.prompts
+    assert again.train_config() == config.train_config()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
