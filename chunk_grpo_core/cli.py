@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from .checkpoint import RunFolder
+from .cli_measure import analyze, evaluate, sample
 from .cli_rewards import fetch, score
 from .cli_serve import serve_reward
-from .cli_train import analyze, evaluate, presets, resume, sample, train
+from .cli_train import presets, resume, train
 from .demo import DemoResult, run_demo, tiny_config
 from .export import convert_lora, load_lora, save_lora
 from .progress import ProgressBar, clear_errors

@@ -14,88 +14,23 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .chunks import ChunkPlan, parse_weights, per_step_plan
-from .config import TrainConfig
-from .config_keys import (
-    GridTable,
-    PlanTable,
-    PromptTable,
-    RunTable,
-    checked,
-    keys,
-    nearest,
-    tables,
-)
-from .dynamics import DynamicsCurve
+from .config_keys import Key, checked, keys, nearest, tables
 from .listeners import TRACKERS
 from .models.flux_model import FluxModel
 from .optional import require
-from .planners import needs_curve, read_plan
-from .presets import PRESETS, build_config, preset_values
+from .presets import PRESETS, preset_values
 from .prompts import PromptConfig
 from .rewards import REWARDS
+from .run_config import GridTable, PlanTable, PromptTable, RewardEntry, RunConfig, RunTable
 from .schedule import TimeGrid, flux_shift, shifted_grid
 
-__all__ = ["RewardEntry", "RunConfig", "parse_toml", "read_config", "read_config_file"]
+__all__ = ["parse_toml", "read_config", "read_config_file"]
 
 MODELS = ("tiny", "flux")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardEntry:
-    """One reward of a file."""
-
-    name: str
-    weight: float
-    settings: Mapping[str, object]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """All that a configuration file says, checked."""
-
-    name: str
-    """Name of the file, for the run folder."""
-    preset: str
-    """Name of a preset, or empty."""
-    model: FluxModel | None
-    """None is the tiny FLUX."""
-    prompts: PromptTable
-    prompt_config: PromptConfig
-    rewards: tuple[RewardEntry, ...]
-    grid: TimeGrid
-    plan: PlanTable
-    settings: Mapping[str, object]
-    """Dotted names of ``TrainConfig``, without grid and plan."""
-    run: RunTable
-
-    @property
-    def needs_curve(self) -> bool:
-        """Whether the plan is read off a curve that must be measured first."""
-        words = self.plan.weights.split()[:1]
-        return needs_curve(self.plan.chunks) or words in (["curve"], ["softmax"])
-
-    def train_config(self, curve: DynamicsCurve | None = None) -> TrainConfig:
-        """Settings of the training.
-
-        Raises:
-            ValueError: A setting is out of range, or the plan needs a curve.
-        """
-        plan = read_plan(self.plan.chunks, self.grid.trainable_steps, curve)
-        if self.plan.weights:
-            plan = parse_weights(self.plan.weights, plan, curve)
-        return self._with(plan)
-
-    def sampling_config(self) -> TrainConfig:
-        """Settings of everything but the plan, which is not known before a curve is measured."""
-        return self._with(per_step_plan(self.grid.trainable_steps))
-
-    def _with(self, plan: ChunkPlan) -> TrainConfig:
-        return build_config({**self.settings, "grid": self.grid, "plan": plan})
 
 
 def read_config_file(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
@@ -272,12 +207,14 @@ def _reward(entry: dict[str, Any]) -> RewardEntry:
         raise ValueError(f"reward.name is {name!r}{nearest(str(name), list(REWARDS))}")
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
         raise ValueError(f"reward.weight is {weight!r}; it must be a number")
-    parameters = inspect.signature(REWARDS[name]).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    parameters = inspect.signature(REWARDS[name], eval_str=True).parameters
     known = ["name", "weight", *parameters]
-    for setting in settings:
-        if setting not in known and not takes_all:
+    for setting, value in settings.items():
+        if setting not in known:
             raise ValueError(f"the reward {name} has no setting {setting}{nearest(setting, known)}")
+        settings[setting] = checked(
+            Key("reward", setting, parameters[setting].annotation, ""), value
+        )
     return RewardEntry(name=name, weight=float(weight), settings=settings)
 
 

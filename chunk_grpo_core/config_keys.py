@@ -21,77 +21,11 @@ from .lora import LoraConfig
 from .models.flux_model import FluxModel
 from .objective import ObjectiveConfig
 from .prompts import PromptConfig
+from .run_config import GridTable, PlanTable, PromptTable, RunTable
 from .sde import SdeConfig
 from .windows import WindowConfig
 
-__all__ = [
-    "GridTable",
-    "Key",
-    "PlanTable",
-    "PromptTable",
-    "RunTable",
-    "checked",
-    "keys",
-    "nearest",
-    "tables",
-]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GridTable:
-    """Noise levels of the rollout: steps and shift, or sigmas."""
-
-    steps: int = 0
-    """Sampling steps, the deterministic last one included; 2 or more."""
-    shift: float | str = ""
-    """Shift towards noise, above 0: 1 is even, 3 is common; "flux" is FLUX.1-dev's own for the
-    size of the pictures."""
-    sigmas: tuple[float, ...] = ()
-    """The noise levels themselves, falling from 1 to 0, instead of steps and shift."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanTable:
-    """Which steps share an importance ratio."""
-
-    chunks: str = ""
-    """Sizes such as "2, 3, 4, 7"; "step" (step-level GRPO), "whole", "size 4"; or read off a curve
-    that is measured first: "adaptive", "adaptive 2 4", "cut 4", "cut 4 2"."""
-    weights: str = ""
-    """How often chunks are drawn: "uniform", "curve", "softmax 0.5", or one number for each. Empty
-    for uniform."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PromptTable:
-    """Where prompts come from; without any, the tiny FLUX takes its own captions."""
-
-    file: str = ""
-    """Prompts to train on: .txt (one on a line), .jsonl or .csv."""
-    text: tuple[str, ...] = ()
-    """Prompts to train on, instead of a file."""
-    held_out_file: str = ""
-    """Prompts to measure on. Without any, some are taken out of those to train on."""
-    wildcards: str = ""
-    """Folder of lists for __name__ in prompts."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunTable:
-    """Of a run, what is no setting of the training."""
-
-    folder: str = ""
-    """Run folder, which must be new; empty for runs/<name of this file>-001 and so on."""
-    pictures: int = 4
-    """Pictures of each held-out prompt, before and after training; 1 or more."""
-    continue_from: str = ""
-    """A LoRA file to train on from."""
-    log: tuple[str, ...] = ()
-    """Also log to "tensorboard", "wandb". metrics.jsonl is always written."""
-
-    def __post_init__(self) -> None:
-        if self.pictures < 1:
-            raise ValueError(f"run.pictures is {self.pictures}; it must be 1 or more")
+__all__ = ["Key", "checked", "keys", "nearest", "tables"]
 
 
 @dataclass(frozen=True)
@@ -250,5 +184,5 @@ def _field_docs(kind: type) -> Mapping[str, str]:
             and isinstance(text, ast.Expr)
             and isinstance(text.value, ast.Constant)
         ):
-            docs[field.target.id] = " ".join(str(text.value.value).split())
+            docs[field.target.id] = " ".join(str(text.value.value).replace("``", "").split())
     return docs

@@ -12,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .config_file import RewardEntry, RunConfig, read_config
+from .config_file import read_config
 from .config_keys import Key, keys
 from .presets import PRESETS
 from .rewards import REWARDS
+from .run_config import RewardEntry, RunConfig
 from .schedule import TimeGrid, shifted_grid
 
 __all__ = ["preset_text", "write_config"]

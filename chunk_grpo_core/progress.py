@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -18,10 +18,13 @@ from rich.progress import (
 )
 
 from .events import EvaluationProgress, Event, IterationEnd, PhaseProgress, RunStart
+from .selftest import SelfTestFailed
 
 __all__ = ["ProgressBar", "clear_errors"]
 
 _screen = Console(stderr=True)
+#: Their messages are written for users.
+_MISTAKES = (ValueError, OSError, ImportError, FloatingPointError, SelfTestFailed)
 _TITLES = {"curve": "relative L1", "before": "base model", "after": "with LoRA"}
 
 
@@ -42,14 +45,15 @@ class ProgressBar:
         self._iterations = 1
 
     def __enter__(self) -> ProgressBar:
-        self._progress.start()
-        return self
+        return self  # it appears with the first update, so that a mistake is one line
 
     def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+        if self._tasks:
+            self._progress.stop()
 
     def update(self, name: str, fraction: float, note: str | None = None) -> None:
         """Show how much of something is done."""
+        self._progress.start()
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=1.0, note="")
         task = self._tasks[name]
@@ -78,18 +82,19 @@ class ProgressBar:
 
 
 @contextmanager
-def clear_errors(hint: str) -> Iterator[None]:
+def clear_errors(hint: str | Callable[[], str]) -> Iterator[None]:
     """Show a user's mistake as one line; let bugs keep their traceback.
 
     Args:
-        hint: What to do after Ctrl-C.
+        hint: What to say after Ctrl-C, or a function that finds it out then.
     """
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
+    except _MISTAKES as error:
         _screen.print("[red]error:[/red]", end=" ")
         _screen.print(str(error), highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
-        _screen.print(f"stopped; {hint}", markup=False, soft_wrap=True)
+        text = hint if isinstance(hint, str) else hint()
+        _screen.print(f"stopped; {text}", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(130) from None

@@ -41,13 +41,13 @@ def write_results(
         prompts: What the curve of relative L1 is measured on.
     """
     config = outcome.config
-    with policy.adapter.disabled():
-        curve = measure_curve(policy, prompts, config)
     lora = save_lora(
         diffusers_lora(policy.adapter.state_dict(), config.lora.file_alpha),
         folder.path / LORA_FILE,
         outcome.lora_metadata(),
     )
+    with policy.adapter.disabled():
+        curve = measure_curve(policy, prompts, config)
     plots = folder.path / "plots"
     return RunFiles(
         lora,

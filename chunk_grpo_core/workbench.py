@@ -7,26 +7,28 @@ load      model, reward and prompts for anything else (pictures, curves, measure
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .checkpoint import RunFolder
 from .config import TrainConfig
-from .config_file import RunConfig, read_config_file
-from .config_keys import PromptTable
+from .config_file import read_config_file
 from .config_text import write_config
-from .events import CheckCancel, EvaluationProgress, Listener, broadcast, never_cancel
-from .experiment import Outcome, run_experiment
+from .events import EvaluationProgress, Listener, broadcast
+from .experiment import Outcome, check_held_out, run_experiment
 from .export import continued_state, load_lora
+from .history import read_metrics
 from .listeners import TRACKERS
 from .models.flux import FluxPolicy
+from .optional import require
 from .prompt_files import PromptLine, read_prompt_file
 from .prompts import PromptSet, make_prompt_set
 from .results import RunFiles, measure_curve, write_results
 from .rewards import load_reward
 from .rewards.base import Reward
 from .rewards.combined import CombinedReward, WeightedReward
+from .run_config import RunConfig
 from .wildcards import WildcardFolder
 
 __all__ = [
@@ -55,19 +57,14 @@ class TrainedRun:
 
 
 def train(
-    config: RunConfig,
-    folder: Path,
-    *,
-    listener: Listener = lambda event: None,
-    check_cancel: CheckCancel = never_cancel,
+    config: RunConfig, folder: Path, *, listener: Listener = lambda event: None
 ) -> TrainedRun:
     """Train as a configuration says.
 
     Args:
         config: From :func:`~.config_file.read_config_file`.
         folder: Run folder, new.
-        listener: Hears all events.
-        check_cancel: Raises to stop; called after every micro-step.
+        listener: Hears all events; what it raises stops the run.
 
     Raises:
         FileExistsError: The folder holds a run already.
@@ -77,46 +74,42 @@ def train(
     run = RunFolder(folder)
     if run.config_file.exists():
         raise FileExistsError(f"{folder} already holds a run; resume it, or choose another folder")
-    prompts = load_prompts(config)
-    policy = load_policy(config, (*prompts.train, *prompts.held_out))
-    settings = _settings(config, policy, prompts, listener)
+    parts = _prepare(config, run, listener)
+    policy = load_policy(config, (*parts.prompts.train, *parts.prompts.held_out))
+    settings = _settings(config, policy, parts)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_COPY).write_text(write_config(config), encoding="utf-8")
-    return _run(config, settings, policy, prompts, run, False, listener, check_cancel)
+    return _run(parts, settings, policy, run, resume=False)
 
 
 def resume(
-    folder: Path,
-    *,
-    iterations: int | None = None,
-    listener: Listener = lambda event: None,
-    check_cancel: CheckCancel = never_cancel,
+    folder: Path, *, iterations: int | None = None, listener: Listener = lambda event: None
 ) -> TrainedRun:
     """Go on with a run that was stopped or killed, or train a finished one for longer.
 
     Args:
         folder: Run folder.
-        iterations: Iterations in all; those of the run when None.
-        listener: Hears all events.
-        check_cancel: Raises to stop.
+        iterations: Iterations in all; those the run was started with when None.
+        listener: Hears all events; what it raises stops the run.
 
     Raises:
         FileNotFoundError: The folder holds no run of :func:`train`.
+        ValueError: The run has done more iterations already, or a file that it needs is wrong now.
     """
     run = RunFolder(folder)
     if not (folder / CONFIG_COPY).is_file():
-        raise FileNotFoundError(f"{folder} holds no run: {CONFIG_COPY} is missing")
+        raise FileNotFoundError(f"{folder} holds no run of 'train': {CONFIG_COPY} is missing")
     config = read_config_file(folder / CONFIG_COPY)
-    prompts = load_prompts(config)
-    policy = load_policy(config, (*prompts.train, *prompts.held_out))
-    if not run.config_file.exists():  # killed before the first measurement
-        settings = _settings(config, policy, prompts, listener)
-    else:
-        settings = run.read_config()
+    is_old = run.config_file.exists()  # not if it was killed before the first measurement
+    done = len(read_metrics(run.metrics_file))
+    if iterations is not None and iterations < done:
+        raise ValueError(f"iterations is {iterations}, but {folder} has done {done} already")
+    parts = _prepare(config, run, listener)
+    policy = load_policy(config, (*parts.prompts.train, *parts.prompts.held_out))
+    settings = run.read_config() if is_old else _settings(config, policy, parts)
     if iterations is not None:
         settings = replace(settings, iterations=iterations)
-    is_old = run.config_file.exists()
-    return _run(config, settings, policy, prompts, run, is_old, listener, check_cancel)
+    return _run(parts, settings, policy, run, resume=is_old)
 
 
 def load_prompts(config: RunConfig) -> PromptSet:
@@ -126,7 +119,7 @@ def load_prompts(config: RunConfig) -> PromptSet:
         FileNotFoundError: A file is missing.
         ValueError: A line is wrong, or none is left to train on.
     """
-    table: PromptTable = config.prompts
+    table = config.prompts
     held_out = read_prompt_file(table.held_out_file) if table.held_out_file else []
     if table.file:
         lines = read_prompt_file(table.file)
@@ -196,43 +189,54 @@ def _lines(texts: Sequence[str], where: str) -> list[PromptLine]:
     ]
 
 
-def _settings(
-    config: RunConfig, policy: FluxPolicy, prompts: PromptSet, listener: Listener
-) -> TrainConfig:
+@dataclass(frozen=True)
+class _Parts:
+    """All that a training needs beside the model."""
+
+    prompts: PromptSet
+    reward: Reward
+    listener: Listener
+    pictures: int
+
+
+def _prepare(config: RunConfig, folder: RunFolder, listener: Listener) -> _Parts:
+    """Load what may fail before the model, which takes minutes; nothing is written."""
+    require("matplotlib", "To draw the plots of a run")
+    prompts = load_prompts(config)
+    check_held_out(prompts.held_out)
+    trackers = [TRACKERS[name](folder.path) for name in config.run.log]
+    return _Parts(
+        prompts, load_rewards(config), broadcast(*trackers, listener), config.run.pictures
+    )
+
+
+def _settings(config: RunConfig, policy: FluxPolicy, parts: _Parts) -> TrainConfig:
     """Settings of the training; measures the curve first if the plan is read off one."""
     if not config.needs_curve:
         return config.train_config()
 
     def progress(fraction: float) -> None:
-        listener(EvaluationProgress("curve", fraction))
+        parts.listener(EvaluationProgress("curve", fraction))
 
     with policy.adapter.disabled():
-        few = prompts.train[:_CURVE_PROMPTS]
+        few = parts.prompts.train[:_CURVE_PROMPTS]
         curve = measure_curve(policy, few, config.sampling_config(), progress)
     return config.train_config(curve)
 
 
 def _run(
-    config: RunConfig,
-    settings: TrainConfig,
-    policy: FluxPolicy,
-    prompts: PromptSet,
-    folder: RunFolder,
-    is_old: bool,
-    listener: Listener,
-    check_cancel: Callable[[], None],
+    parts: _Parts, settings: TrainConfig, policy: FluxPolicy, folder: RunFolder, *, resume: bool
 ) -> TrainedRun:
     outcome = run_experiment(
         policy,
-        load_rewards(config),
-        prompts.train,
-        prompts.held_out,
+        parts.reward,
+        parts.prompts.train,
+        parts.prompts.held_out,
         settings,
         folder,
-        resume=is_old,
-        evaluation_seeds=config.run.pictures,
-        listener=broadcast(*(TRACKERS[name](folder.path) for name in config.run.log), listener),
-        check_cancel=check_cancel,
+        resume=resume,
+        evaluation_seeds=parts.pictures,
+        listener=parts.listener,
     )
-    files = write_results(outcome, policy, folder, prompts.train[:_CURVE_PROMPTS])
+    files = write_results(outcome, policy, folder, parts.prompts.train[:_CURVE_PROMPTS])
     return TrainedRun(outcome, files, folder.path)

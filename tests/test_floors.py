@@ -42,9 +42,11 @@ EDGE_FILES = (
     "cli_rewards",
     "cli_serve",
     "cli_train",
+    "cli_measure",
     "progress",
     "__main__",
     "demo",
+    "run_config",
     "config_keys",
     "config_file",
     "config_text",
@@ -53,7 +55,16 @@ EDGE_FILES = (
     "sampling",
     "workbench",
 )
-COMMANDS = ("cli", "cli_rewards", "cli_serve", "cli_train", "progress", "__main__", "demo")
+COMMANDS = (
+    "cli",
+    "cli_rewards",
+    "cli_serve",
+    "cli_train",
+    "cli_measure",
+    "progress",
+    "__main__",
+    "demo",
+)
 
 # May be imported when a core file is; everything else inside the function that needs it.
 LIGHT = {"torch", "numpy", "safetensors", "PIL"}

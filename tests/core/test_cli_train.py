@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import flux_sources
 import pytest
@@ -10,12 +11,14 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from chunk_grpo_core import workbench
 from chunk_grpo_core.cli import app
 from chunk_grpo_core.config_file import read_config_file
 from chunk_grpo_core.events import PhaseProgress
 from chunk_grpo_core.history import read_metrics
 from chunk_grpo_core.presets import PRESETS
-from chunk_grpo_core.workbench import load_policy, resume, train
+from chunk_grpo_core.progress import ProgressBar
+from chunk_grpo_core.workbench import load_policy
 
 TINY = """
 [model]
@@ -33,7 +36,7 @@ rank = 2
 learning_rate = 1e-2
 [run]
 iterations = 3
-checkpoint_every = 1
+checkpoint_every = 10
 prompts_per_iteration = 2
 group_size = 2
 pictures = 1
@@ -88,20 +91,23 @@ def test_a_run_leaves_what_the_next_commands_need(trained, config):
     assert copied.train_config() == read_config_file(config).train_config()
 
 
-def test_a_stopped_run_goes_on_to_the_same_numbers(trained, config):
+def test_a_stopped_run_goes_on_to_the_same_numbers(trained, config, monkeypatch):
     whole, _ = trained
     folder = config.parent / "stopped"
 
-    def stop(event):
+    def stop(self, event):
         if isinstance(event, PhaseProgress) and event.iteration == 1 and event.phase == "update":
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        train(read_config_file(config), folder, listener=stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressBar, "listen", stop)
+        code, _, errors = run("train", config, "--out", folder)
+    assert code == 130 and errors.endswith(f"stopped; go on with: chunk-grpo resume {folder}\n")
     assert len(without_times(folder)) == 1
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000001"]
     code, _, errors = run("train", config, "--out", folder)
     assert code == 2 and "already holds a run; resume it" in errors
-    resume(folder)
+    finished("resume", folder)
     assert without_times(folder) == without_times(whole)
     assert same_files(folder / "lora.safetensors", whole / "lora.safetensors")
 
@@ -138,17 +144,49 @@ def test_a_curve_is_measured_and_chunks_are_proposed(config, tmp_path):
     assert found["adaptive"] == ", ".join(map(str, found["plan"])) and plot.exists()
 
 
-def test_mistakes_are_one_line(config, tmp_path):
+def test_a_stop_before_anything_is_trained_says_so(config, tmp_path, monkeypatch):
+    def stop(*words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workbench, "load_policy", stop)
+    code, _, errors = run("train", config, "--out", tmp_path / "new")
+    assert (code, errors) == (130, "stopped; nothing was written\n")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["prompts.file=absent.txt"], "there is no prompt file"),
+        (["prompts.held_out=1"], "1 held-out prompts; a measurement needs at least 2"),
+        (["run.log=['wandb']"], "chunk-grpo-core[tracking]"),
+        (["reward.name=target_colour", "reward.colour=blue"], "colour is 'blue'"),
+    ],
+)
+def test_mistakes_are_found_before_the_model_is_loaded(
+    config, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.setattr(workbench, "load_policy", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    words = [word for change in changes for word in ("--set", change)]
+    code, _, errors = run("train", config, "--out", tmp_path / "new", *words)
+    assert code == 2 and message in errors
+    assert not (tmp_path / "new").exists()
+
+
+def test_mistakes_are_one_line(config, trained, tmp_path):
     for words, message in (
         (["train", config, "--set", "run.iteration=3"], "did you mean iterations?"),
         (["train", tmp_path / "absent.toml"], "there is no configuration file"),
         (["resume", tmp_path], "run.toml is missing"),
         (["sample", tmp_path], "run.toml is missing"),
+        (["resume", trained[0], "--iterations", 2], "whole has done 3 already"),
+        (["sample", config, "--set", "prompts.held_out=0"], "say what to draw with --prompt"),
         (["evaluate", config], "has no LoRA of its own; name one with --lora"),
         (["presets", "--write", "safe"], "there is no preset 'safe'"),
     ):
         code, _, errors = run(*words)
-        assert code == 2 and message in errors.replace("\n", " ")
+        assert code == 2 and message in errors and errors.count("\n") == 1
 
 
 def test_presets_are_listed_and_written():

@@ -145,6 +145,10 @@ def test_a_preset_fills_what_the_file_does_not_say(name):
             "has no setting color; did you mean colour?",
         ),
         (
+            changed("reward", name="target_colour", colour=3),
+            "reward.colour is 3; it must be a text in quotes",
+        ),
+        (
             changed("reward", name="tiny_world", weight="much"),
             "reward.weight is 'much'; it must be a number",
         ),

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save, save_file
 
 from chunk_grpo_core.models.flux_convert import diffusers_state, flux_config
-from chunk_grpo_core.models.flux_files import find_part, identify, read_header, read_tensors
+from chunk_grpo_core.models.flux_files import find_part, read_header, read_tensors
+from chunk_grpo_core.models.flux_identify import identify
 from chunk_grpo_core.models.flux_vae import diffusers_vae_state, vae_config
 
 #: What a header has -> what the message says.
@@ -52,7 +53,7 @@ def test_the_parts_of_flux_are_told_from_each_other(tmp_path):
     }
     for number, (title, tensors) in enumerate(models.items()):
         file = read_header(write(tmp_path / f"{number}.safetensors", tensors))
-        assert identify(file) == title
+        assert identify(file.shapes) == title
         kinds = [kind for kind in ("transformer", "vae", "clip", "t5") if is_part(file, kind)]
         assert kinds == [["transformer", "vae", "clip", "t5"][number]]
 
@@ -68,7 +69,7 @@ def is_part(file, kind):
 @pytest.mark.parametrize("channels, title", [(16, "a FLUX.1 or SD3 VAE"), (4, "a Stable Diff")])
 def test_a_vae_is_named_by_its_latents(tmp_path, channels, title):
     shape = {"decoder.conv_in.weight": torch.zeros(2, channels, 3, 3)}
-    assert identify(read_header(write(tmp_path / "x.safetensors", shape))).startswith(title)
+    assert identify(read_header(write(tmp_path / "x.safetensors", shape)).shapes).startswith(title)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
