@@ -33,7 +33,11 @@ class ModelKind(str, Enum):
 
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change one value. May be repeated."),
+    typer.Option(
+        "--set",
+        metavar="TABLE.KEY=VALUE",
+        help="Change one value; paths start at the file's folder. May be repeated.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
@@ -51,13 +55,10 @@ def train(
     A file needs little: a preset fills in what it does not say.
 
         preset = "safe-lora"
-        [model]
-        type = "flux"
-        path = "black-forest-labs/FLUX.1-dev"
-        [prompts]
-        file = "prompts.txt"
-        [reward]
-        name = "target_colour"
+        model.type = "flux"
+        model.path = "black-forest-labs/FLUX.1-dev"
+        prompts.file = "prompts.txt"
+        reward.name = "target_colour"
 
     'chunk-grpo presets --write NAME' prints a whole file with every key explained. The run folder
     keeps settings, metrics, samples, plots, checkpoints and lora.safetensors; 'chunk-grpo resume'

@@ -10,6 +10,7 @@ import torch
 from ..lora import LoraConfig
 from ..tensor_cache import TensorCache
 from .flux import FluxPolicy
+from .flux_files import find_part, read_header
 from .flux_model import FluxModel
 from .flux_text import encode_prompts
 from .flux_transformer import WEIGHTS, load_transformer
@@ -46,10 +47,14 @@ def flux_policy(
     dtype = WEIGHTS[model.weights]
     # T5 overflows in float16.
     text_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
+    vae_source, transformer_source = model.part("vae"), model.part("transformer")
+    for kind, source in (("vae", vae_source), ("transformer", transformer_source)):
+        if source.is_file():  # read last, refused first: T5 takes minutes
+            find_part(read_header(source), kind)
     cache = TensorCache(model.cache_folder, _CACHE_BYTES)
     encode = encode_prompts(prompts, model.text_source(), cache, text_dtype, device)
-    vae: Any = load_vae(model.part("vae"), dtype, device, tiling=model.vae_tiling)
-    transformer: Any = load_transformer(model.part("transformer"), model.weights, device)
+    vae: Any = load_vae(vae_source, dtype, device, tiling=model.vae_tiling)
+    transformer: Any = load_transformer(transformer_source, model.weights, device)
     channels, scale = vae.config.latent_channels, pixels_per_latent(vae)
     if 4 * channels != transformer.config.in_channels:
         raise ValueError(

@@ -189,6 +189,14 @@ def test_mistakes_are_one_line(config, trained, tmp_path):
         assert code == 2 and message in errors and errors.count("\n") == 1
 
 
+def test_the_file_in_the_help_is_a_file(tmp_path):
+    lines = [line.strip() for line in finished("train", "--help").splitlines() if " = " in line]
+    file = tmp_path / "mine.toml"
+    file.write_text("\n".join(lines))
+    config = read_config_file(file)
+    assert (config.preset, config.rewards[0].name) == ("safe-lora", "target_colour")
+
+
 def test_presets_are_listed_and_written():
     listed = finished("presets")
     assert [line.split()[0] for line in listed.splitlines()] == list(PRESETS)

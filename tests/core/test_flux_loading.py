@@ -280,6 +280,13 @@ def test_mistakes_are_named(files, tmp_path, changes, message):
         flux_policy(model_of(files, tmp_path, **keys), PROMPTS)
 
 
+@pytest.mark.parametrize("kind", ["vae", "transformer"])
+def test_a_wrong_file_is_refused_before_the_encoders_are_read(files, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(flux_text, "load_t5", None)
+    with pytest.raises(ValueError, match="is a T5 text encoder, not a"):
+        flux_policy(model_of(files | {kind: files["t5"]}, tmp_path), PROMPTS)
+
+
 @pytest.mark.parametrize("changes", [{"width": 100}, {"height": 48}, {"guidance": -1.0}])
 def test_values_out_of_range_are_named(changes):
     ((name, value),) = changes.items()
