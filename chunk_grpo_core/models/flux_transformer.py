@@ -33,6 +33,7 @@ WEIGHTS = {
     "nf4": torch.bfloat16,
     "gguf": torch.bfloat16,
 }
+_BITSANDBYTES = ("int8", "nf4")
 _FP8_TYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 _IN_BLOCK = re.compile(r"(single_)?transformer_blocks\.\d+\..+")
 
@@ -57,11 +58,16 @@ def load_transformer(source: Path, weights: str, device: torch.device) -> nn.Mod
     """
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
+    if weights in _BITSANDBYTES:
+        require("bitsandbytes", f"To keep weights as {weights}")
+        require("accelerate", f"To keep weights as {weights}")
+        if device.type != "cuda":
+            raise ValueError(f"weights is {weights!r}, which needs a CUDA device, not {device}")
     if source.is_dir() and weights == "gguf":
         raise ValueError(f"weights is 'gguf', but {source} is a folder; give the .gguf file itself")
     model = _from_folder(source, weights) if source.is_dir() else _from_file(source, weights)
     model.requires_grad_(False).eval()
-    return model if weights in ("int8", "nf4") else model.to(device)  # those are placed already
+    return model if weights in _BITSANDBYTES else model.to(device)  # those are placed already
 
 
 def check_same_names(found: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:
@@ -100,9 +106,7 @@ def to_type(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
 
 def _from_folder(folder: Path, weights: str) -> nn.Module:
     diffusers = require("diffusers", "To load FLUX")
-    extra = (
-        {} if weights not in ("int8", "nf4") else {"quantization_config": _bitsandbytes(weights)}
-    )
+    extra = {"quantization_config": _bitsandbytes(weights)} if weights in _BITSANDBYTES else {}
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no transformer: config.json is missing")
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
@@ -131,7 +135,7 @@ def _from_file(path: Path, weights: str) -> nn.Module:
     if weights == "gguf":
         kind = require("diffusers", "To load FLUX").GGUFQuantizationConfig
         return _quantised(config, state, kind(compute_dtype=WEIGHTS[weights]), weights, path)
-    if weights in ("int8", "nf4"):
+    if weights in _BITSANDBYTES:
         state = to_type(state, WEIGHTS[weights])
         return _quantised(config, state, _bitsandbytes(weights), weights, path)
     return _filled(config, state, weights, path)
@@ -209,8 +213,6 @@ def _quantised(
 
 
 def _bitsandbytes(weights: str) -> Any:
-    require("bitsandbytes", f"To keep weights as {weights}")
-    require("accelerate", f"To keep weights as {weights}")
     kind = require("diffusers", "To load FLUX").BitsAndBytesConfig
     if weights == "int8":
         return kind(load_in_8bit=True)

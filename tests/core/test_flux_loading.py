@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
+import types
 from pathlib import Path
 
 import flux_sources
@@ -234,14 +236,13 @@ def test_gguf_keeps_its_blocks(tmp_path):
 
 
 @pytest.mark.parametrize("weights", ["int8", "nf4"])
-def test_a_missing_back_end_is_named(files, weights):
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
-        with pytest.raises(ImportError, match=r"chunk-grpo-core\[quantised\]"):
-            load_transformer(Path(files["transformer"]), weights, CPU)
-    else:
-        pytest.skip("bitsandbytes is installed")
+def test_what_bitsandbytes_needs_is_named(files, weights, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ImportError, match=r"chunk-grpo-core\[quantised\]"):
+        load_transformer(Path(files["transformer"]), weights, CPU)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+    with pytest.raises(ValueError, match=f"weights is '{weights}', which needs a CUDA device"):
+        load_transformer(Path(files["transformer"]), weights, CPU)
 
 
 def test_files_with_missing_and_unknown_tensors_are_refused(files, tmp_path):
