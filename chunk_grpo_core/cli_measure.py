@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .batch_limit import BatchLimit
+from .cli_rewards import reward_settings
 from .cli_train import AsJson, Changes
 from .comparison import Comparison
 from .config_file import read_config_file
@@ -73,7 +75,7 @@ def sample(
                 shifted_grid(steps) if steps else settings.grid,
                 count=count,
                 seed=seed,
-                batch_size=settings.batch_size,
+                limit=BatchLimit(size=settings.batch_size),
                 progress=lambda fraction: bar.update("drawing", fraction),
             )
         files = write_pictures(pictures, prompts, out, seed)
@@ -129,6 +131,10 @@ def evaluate(
         str | None,
         typer.Option(help="Judge with this reward instead of those of the file, by its name."),
     ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE for --reward, for example device=cuda; repeatable."),
+    ] = None,
     pictures: Annotated[
         int | None, typer.Option(min=1, help="Pictures of each prompt. Default: run.pictures.")
     ] = None,
@@ -146,14 +152,15 @@ def evaluate(
     with clear_errors("nothing was written"), ProgressBar() as bar:
         config, own_lora = _open(source, changes)
         if reward is not None:
-            config = replace(config, rewards=(RewardEntry(name=reward, weight=1.0, settings={}),))
+            entry = RewardEntry(name=reward, weight=1.0, settings=reward_settings(setting or []))
+            config = replace(config, rewards=(entry,))
         chosen = lora or own_lora
         if chosen is None:
             raise ValueError(f"{source} has no LoRA of its own; name one with --lora")
         judge, held_out = load_rewards(config), load_prompts(config).held_out
         policy, settings = load_policy(config, held_out), config.sampling_config()
         load_adapter(policy, chosen)
-        sides = {}
+        limit, sides = BatchLimit(size=settings.batch_size), {}
         for which in ("before", "after"):
             with policy.adapter.disabled() if which == "before" else nullcontext():
                 sides[which] = measure(
@@ -163,7 +170,7 @@ def evaluate(
                     settings.grid,
                     seeds=pictures or config.run.pictures,
                     seed=seed,
-                    batch_size=settings.batch_size,
+                    limit=limit,
                     progress=lambda f, which=which: bar.update(
                         "base model" if which == "before" else "with LoRA", f
                     ),

@@ -31,6 +31,8 @@ from .schedule import TimeGrid, flux_shift, shifted_grid
 __all__ = ["parse_toml", "read_config", "read_config_file"]
 
 MODELS = ("tiny", "flux")
+#: Settings of rewards that name files or folders.
+_REWARD_PATHS = {"image", "path", "head", "folders", "tokenizers"}
 
 
 def read_config_file(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
@@ -95,7 +97,7 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
         model=model,
         prompts=_prompt_table(values["prompts"], model),
         prompt_config=_table(PromptConfig, values["prompts"]),
-        rewards=_rewards(data.get("reward"), model),
+        rewards=_rewards(data.get("reward"), folder, model),
         grid=_grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model),
         plan=replace(plan, chunks=plan.chunks or str(base.get("plan", ""))),
         settings=settings,
@@ -140,7 +142,7 @@ def _where(name: str, table: str) -> str:
     return nearest(name, list(keys()[table]))
 
 
-def _absolute(text: str, folder: Path, *, may_be_name: bool) -> str:
+def _absolute(text: str, folder: Path, *, may_be_name: bool = False) -> str:
     path = folder / Path(text).expanduser()
     return text if may_be_name and not path.exists() else str(path)
 
@@ -191,30 +193,37 @@ def _grid(table: GridTable, base: TimeGrid | None, model: FluxModel | None) -> T
     return shifted_grid(table.steps, shift)
 
 
-def _rewards(data: object, model: FluxModel | None) -> tuple[RewardEntry, ...]:
+def _rewards(data: object, folder: Path, model: FluxModel | None) -> tuple[RewardEntry, ...]:
     if data is None and model is None:
         return (RewardEntry(name="tiny_world", weight=1.0, settings={}),)
     entries = data if isinstance(data, list) else [data]
     if data is None or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"[reward] is missing; give it a name, one of {', '.join(REWARDS)}")
-    return tuple(_reward(entry) for entry in entries)  # type: ignore[arg-type]
+    return tuple(_reward(entry, folder) for entry in entries)  # type: ignore[arg-type]
 
 
-def _reward(entry: dict[str, Any]) -> RewardEntry:
+def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
     settings = dict(entry)
     name, weight = settings.pop("name", None), settings.pop("weight", 1.0)
     if not isinstance(name, str) or name not in REWARDS:
         raise ValueError(f"reward.name is {name!r}{nearest(str(name), list(REWARDS))}")
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
         raise ValueError(f"reward.weight is {weight!r}; it must be a number")
-    parameters = inspect.signature(REWARDS[name], eval_str=True).parameters
-    known = ["name", "weight", *parameters]
-    for setting, value in settings.items():
-        if setting not in known:
+    parameters = inspect.signature(REWARDS[name], eval_str=True).parameters.values()
+    kinds = {p.name: p.annotation for p in parameters if p.kind is not p.VAR_KEYWORD}
+    is_open = len(kinds) < len(parameters)  # its loader knows further settings, and checks them
+    known = ["name", "weight", *kinds]
+    for setting in settings:
+        value: Any = settings[setting]
+        if setting not in kinds and not is_open:
             raise ValueError(f"the reward {name} has no setting {setting}{nearest(setting, known)}")
-        settings[setting] = checked(
-            Key("reward", setting, parameters[setting].annotation, ""), value
-        )
+        key = Key("reward", setting, kinds.get(setting), "")
+        value = checked(key, value) if key.has_plain_kind else value
+        if setting in _REWARD_PATHS:
+            is_list = isinstance(value, list)
+            paths = [_absolute(str(text), folder) for text in (value if is_list else [value])]
+            value = paths if is_list else paths[0]
+        settings[setting] = value
     return RewardEntry(name=name, weight=float(weight), settings=settings)
 
 

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .batch_limit import NothingFits
 from .events import EvaluationProgress, Event, IterationEnd, PhaseProgress, RunStart
 from .selftest import SelfTestFailed
 
@@ -24,7 +25,15 @@ __all__ = ["ProgressBar", "clear_errors"]
 
 _screen = Console(stderr=True)
 #: Their messages are written for users.
-_MISTAKES = (ValueError, OSError, ImportError, FloatingPointError, SelfTestFailed)
+_MISTAKES = (
+    ValueError,
+    OSError,
+    ImportError,
+    FloatingPointError,
+    SelfTestFailed,
+    NothingFits,
+    MemoryError,
+)
 _TITLES = {"curve": "relative L1", "before": "base model", "after": "with LoRA"}
 
 

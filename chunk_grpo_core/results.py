@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .batch_limit import BatchLimit
 from .checkpoint import RunFolder
 from .config import TrainConfig
 from .dynamics import DynamicsCurve, dynamics_curve
@@ -75,19 +76,19 @@ def measure_curve(
     """
 
     def sample(velocity: Velocity) -> list[Trajectory]:
-        trajectories = []
+        limit, trajectories = BatchLimit(size=config.batch_size), []
         for index, prompt in enumerate(prompts):
             noise = Noise(False, derive_seed(config.seed, "curve", index), config.group_size)
             trajectories.append(
                 rollout(
-                    velocity,
+                    limit.fit(velocity),
                     prompt,
                     config.grid,
                     config.sde,
                     noise,
                     policy.latent_shape,
                     device=policy.device,
-                    batch_size=config.batch_size,
+                    batch_size=limit.size,
                 )
             )
             progress((index + 1) / len(prompts))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .batch_limit import BatchLimit
 from .pictures import save_png
 from .policy import Policy, Velocity
 from .rollout import sample_ode
@@ -28,7 +30,7 @@ def draw(
     *,
     count: int,
     seed: int,
-    batch_size: int | None = None,
+    limit: BatchLimit | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[Tensor]:
     """Sample the ODE from fixed noise; the noise is that of :func:`~.evaluate.evaluate`.
@@ -39,7 +41,7 @@ def draw(
         grid: Noise levels.
         count: S, 1 or more.
         seed: Noise seed of the first prompt; the next one has the next.
-        batch_size: Samples in one call of the model; all S when None.
+        limit: Samples that fit into memory at once; as many as do when None.
         progress: Called with the fraction done.
 
     Returns:
@@ -47,6 +49,8 @@ def draw(
     """
     if count < 1:
         raise ValueError(f"count is {count}; it must be 1 or more")
+    limit = limit or BatchLimit()
+    decode_limit = replace(limit, size=None)
 
     def sample(velocity: Velocity) -> list[Tensor]:
         latents = []
@@ -54,12 +58,19 @@ def draw(
             generator = torch.Generator().manual_seed(seed + index)
             x_1 = torch.randn(count, *policy.latent_shape, generator=generator)
             latents.append(
-                sample_ode(velocity, prompt, grid, x_1, device=policy.device, batch_size=batch_size)
+                sample_ode(
+                    limit.fit(velocity),
+                    prompt,
+                    grid,
+                    x_1,
+                    device=policy.device,
+                    batch_size=limit.size,
+                )
             )
             progress((index + 1) / len(prompts))
         return latents
 
-    return [policy.decode(x_0) for x_0 in policy.run(sample)]
+    return [decode_limit.join(policy.decode, x_0) for x_0 in policy.run(sample)]
 
 
 def write_pictures(

@@ -194,6 +194,24 @@ def test_relative_paths_start_at_the_file(tmp_path):
     assert hub.model is not None and hub.model.path == "black-forest-labs/FLUX.1-dev"
 
 
+def test_settings_of_rewards_are_checked_and_their_paths_start_at_the_file():
+    entries = [
+        {"name": "target_image", "image": "a.png"},
+        {"name": "aesthetic", "folders": ["one", "/two"], "head": "head.pth", "batch_size": 2},
+        {"name": "ocr", "strict": True, "no_target": "mask", "threads": "none"},
+    ]
+    found = read({**SMALL, "reward": entries}).rewards
+    assert [dict(entry.settings) for entry in found] == [
+        {"image": "/somewhere/a.png"},
+        {"folders": ["/somewhere/one", "/two"], "head": "/somewhere/head.pth", "batch_size": 2},
+        {"strict": True, "no_target": "mask", "threads": None},
+    ]
+    assert read_config(parse_toml(write_config(read({**SMALL, "reward": entries}))), Path(), "x")
+    for setting, value in (("strict", 1), ("longest_side", 0.5), ("threads", "many")):
+        with pytest.raises(ValueError, match=rf"^reward\.{setting} is .*; it must be"):
+            read(changed("reward", name="ocr", **{setting: value}))
+
+
 def test_errors_name_the_file(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text("[model\n")

@@ -238,7 +238,7 @@ def test_gguf_keeps_its_blocks(tmp_path):
 @pytest.mark.parametrize("weights", ["int8", "nf4"])
 def test_what_bitsandbytes_needs_is_named(files, weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ImportError, match=r"chunk-grpo-core\[quantised\]"):
+    with pytest.raises(ImportError, match=r"chunk-grpo-core\[low-memory\]"):
         load_transformer(Path(files["transformer"]), weights, CPU)
     monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
     with pytest.raises(ValueError, match=f"weights is '{weights}', which needs a CUDA device"):
