@@ -65,8 +65,9 @@ class AdvantageConfig:
     The others get 0, which saves their passes unless the objective has a penalty; the loss is
     still a mean over the whole group. Groups with fewer than 2 keep valid samples train all."""
     combine: str = "rewards"
-    """How several rewards become one advantage; see the top of this file. Changes nothing for one
-    reward."""
+    """How several rewards become one advantage. rewards: that of their weighted sum. advantages:
+    the weighted sum of theirs, so that no reward dominates because its numbers are large (GDPO).
+    Changes nothing for one reward."""
 
     def __post_init__(self) -> None:
         if not self.clamp > 0:

@@ -3,8 +3,6 @@
 # No ``from __future__ import annotations`` here: typer reads the annotations at run time.
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -12,23 +10,16 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from .checkpoint import RunFolder
+from .cli_measure import analyze, evaluate, sample
 from .cli_rewards import fetch, score
 from .cli_serve import serve_reward
+from .cli_train import presets, resume, train
 from .demo import DemoResult, run_demo, tiny_config
-from .events import EvaluationProgress, Event, IterationEnd, PhaseProgress, RunStart
 from .export import convert_lora, load_lora, save_lora
+from .progress import ProgressBar, clear_errors
 from .version import __version__
 
 app = typer.Typer(
@@ -38,7 +29,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_screen = Console(stderr=True)
+for command in (train, resume, sample, analyze, evaluate, presets):
+    app.command()(command)
 
 
 class Algorithm(str, Enum):
@@ -100,10 +92,10 @@ def demo(
     checkpoints and the LoRA.
     """
     torch.set_num_threads(threads)
-    with _clear_errors():
+    with clear_errors("go on with --resume"):
         config = tiny_config(algorithm.value, iterations, seed)
         run_dir = out or (_newest_demo() if resume else _free_demo())
-        with _Bar() as bar:
+        with ProgressBar() as bar:
             result = run_demo(
                 config, run_dir, resume=resume, evaluation_seeds=pictures, listener=bar.listen
             )
@@ -128,7 +120,7 @@ def convert(
 
     The function stays the same; the metadata is kept.
     """
-    with _clear_errors():
+    with clear_errors("nothing was written"):
         tensors, metadata = load_lora(source)
         if target.exists():
             raise FileExistsError(f"{target} exists already; choose another name")
@@ -136,72 +128,9 @@ def convert(
         typer.echo(save_lora(converted, target, metadata))
 
 
-class _Bar:
-    """One progress bar for every phase of a run."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=_screen,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._iterations = 1
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def _update(self, name: str, fraction: float, note: str | None = None) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=1.0, note="")
-        task = self._tasks[name]
-        self._progress.update(task, completed=fraction)
-        if note is not None:
-            self._progress.update(task, note=note)
-
-    def listen(self, event: Event) -> None:
-        """Show one event."""
-        if isinstance(event, EvaluationProgress):
-            name = {"before": "base model", "after": "with LoRA"}[event.which]
-            self._update(name, event.fraction)
-        elif isinstance(event, RunStart):
-            self._iterations = event.iterations
-            self._update("training", event.first_iteration / event.iterations)
-        elif isinstance(event, PhaseProgress):
-            self._update("training", (event.iteration + event.fraction) / self._iterations)
-        elif isinstance(event, IterationEnd):
-            row = event.metrics
-            reward = row["reward_mean"]
-            text = "no valid reward" if reward is None else f"reward {reward:.3f}"
-            done = event.iteration + 1
-            note = f"{done}/{self._iterations}  {text}"
-            self._update("training", done / self._iterations, note)
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Show a user's mistake as one line; let bugs keep their traceback."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        _screen.print(f"[red]error:[/red] {error}", highlight=False)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        _screen.print("stopped; go on with --resume")
-        raise typer.Exit(130) from None
-
-
-app.command()(_clear_errors()(score))
-app.command()(_clear_errors()(fetch))
-app.command("serve-reward")(_clear_errors()(serve_reward))
+app.command()(clear_errors("nothing was written")(score))
+app.command()(clear_errors("run it again")(fetch))
+app.command("serve-reward")(clear_errors("no longer served")(serve_reward))
 
 
 def _demo_folders() -> list[Path]:

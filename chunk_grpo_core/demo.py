@@ -13,17 +13,12 @@ from pathlib import Path
 from .checkpoint import RunFolder
 from .chunks import parse_plan, parse_weights
 from .config import OptimizerConfig, TrainConfig
-from .dynamics import DynamicsCurve, dynamics_curve
 from .events import Listener
 from .experiment import Outcome, run_experiment
-from .export import diffusers_lora, save_lora
 from .lora import LoraConfig
 from .models.tiny import tiny_policy
 from .objective import ObjectiveConfig
-from .pictures import save_png
-from .plots import plot_dynamics
-from .policy import Policy
-from .rollout import Noise, derive_seed, rollout
+from .results import write_results
 from .schedule import shifted_grid
 from .tiny.reward import TinyWorldReward
 from .tiny.world import HELD_OUT, TRAIN, caption
@@ -118,10 +113,11 @@ def run_demo(
     """
     start = time.perf_counter()
     policy = tiny_policy(config.lora, config.seed)
+    prompts = [caption(scene) for scene in TRAIN]
     outcome = run_experiment(
         policy,
         TinyWorldReward(),
-        [caption(scene) for scene in TRAIN],
+        prompts,
         [caption(scene) for scene in HELD_OUT],
         config,
         RunFolder(run_dir),
@@ -129,45 +125,11 @@ def run_demo(
         evaluation_seeds=evaluation_seeds,
         listener=listener,
     )
-    with policy.adapter.disabled():
-        curve = _measure_curve(policy, config)
-    lora = save_lora(
-        diffusers_lora(policy.adapter.state_dict(), config.lora.file_alpha),
-        run_dir / "lora.safetensors",
-        outcome.lora_metadata(),
-    )
+    files = write_results(outcome, policy, RunFolder(run_dir), prompts[:4])
     return DemoResult(
         outcome=outcome,
         seconds=time.perf_counter() - start,
         run_dir=run_dir,
-        lora=lora,
-        pictures=_draw(run_dir / "plots", outcome, curve),
-    )
-
-
-def _measure_curve(policy: Policy, config: TrainConfig, prompts: int = 4) -> DynamicsCurve:
-    """Roll a few training captions out with the training sampler and measure relative L1."""
-    captions = [caption(scene) for scene in TRAIN[:prompts]]
-    trajectories = policy.run(
-        lambda velocity: [
-            rollout(
-                velocity,
-                text,
-                config.grid,
-                config.sde,
-                Noise(False, derive_seed(config.seed, "curve", index), config.group_size),
-                policy.latent_shape,
-                device=policy.device,
-            )
-            for index, text in enumerate(captions)
-        ]
-    )
-    return dynamics_curve(trajectories, policy.name)
-
-
-def _draw(folder: Path, outcome: Outcome, curve: DynamicsCurve) -> tuple[Path, ...]:
-    return (
-        save_png(outcome.plot(), folder / "training.png"),
-        save_png(plot_dynamics(curve, outcome.config.plan), folder / "dynamics.png"),
-        save_png(outcome.before_after_grid(), folder / "before_after.png"),
+        lora=files.lora,
+        pictures=files.pictures,
     )

@@ -53,12 +53,12 @@ class PhaseProgress:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationProgress:
-    """A piece of the evaluation on held-out prompts is done."""
+    """A piece of a measurement outside training is done."""
 
     which: str
-    """before or after (training)."""
+    """before or after (training): on the held-out prompts; curve: of the relative-L1 curve."""
     fraction: float
-    """Part of this evaluation done, 0..1."""
+    """Part of this measurement done, 0..1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from .rewards.base import Reward
 from .trainer import Trainer
 from .version import __version__
 
-__all__ = ["EVALUATION_SEED", "Outcome", "run_experiment"]
+__all__ = ["EVALUATION_SEED", "Outcome", "check_held_out", "run_experiment"]
 
 EVALUATION_SEED = 20_000
 """Noise seed of the first held-out prompt; far from seeds people type for training."""
@@ -82,6 +82,16 @@ class Outcome:
         }
 
 
+def check_held_out(prompts: Sequence[str]) -> None:
+    """Make sure that there are enough prompts to measure on.
+
+    Raises:
+        ValueError: There are fewer than two, which have no interval.
+    """
+    if len(prompts) < 2:
+        raise ValueError(f"{len(prompts)} held-out prompts; a measurement needs at least 2")
+
+
 def run_experiment(
     policy: Policy,
     reward: Reward,
@@ -116,8 +126,7 @@ def run_experiment(
         FileNotFoundError: The folder holds no run and ``resume`` is True.
         ValueError: The run was started with other settings, or there are too few prompts.
     """
-    if len(held_out) < 2:
-        raise ValueError(f"{len(held_out)} held-out prompts; a measurement needs at least 2")
+    check_held_out(held_out)
     limit = limit or BatchLimit(size=config.batch_size)
     trainer = Trainer(
         policy,

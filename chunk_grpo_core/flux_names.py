@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .lora_layers import LoraLayer
 
-__all__ = ["diffusers_to_native", "native_to_diffusers"]
+__all__ = ["block_pieces", "diffusers_to_native", "native_to_diffusers"]
 
 _Layers = Mapping[str, LoraLayer]
 
@@ -64,6 +64,19 @@ _NATIVE = {
     for leaf, pieces in table.items()
     for piece, _, _ in pieces
 }
+
+
+def block_pieces(module: str) -> list[tuple[str, int, int]]:
+    """Name the diffusers layers that one native layer of a block consists of.
+
+    Returns:
+        Name, first row and number of rows of each, rows in units of h; empty for other layers.
+    """
+    kind, index, leaf = _split(module)
+    if kind not in _BLOCKS:
+        return []
+    blocks, _, table = _BLOCKS[kind]
+    return [(f"{blocks}.{index}.{name}", a, count) for name, a, count in table.get(leaf, [])]
 
 
 def native_to_diffusers(layers: _Layers) -> dict[str, LoraLayer]:

@@ -19,6 +19,11 @@ _EXTRAS = {
     "rich": "cli",
     "onnxruntime": "ocr",
     "rapidocr": "ocr",
+    "tomli": "cli",
+    "gguf": "low-memory",
+    "accelerate": "low-memory",
+    "tensorboard": "tracking",
+    "wandb": "tracking",
 }
 
 

@@ -52,6 +52,8 @@ def read_text(path: Path) -> str:
         FileNotFoundError: There is no such file.
         ValueError: It is not UTF-8; the message names the line.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no prompt file {path}")
     body = path.read_bytes()
     try:
         return body.decode("utf-8-sig")

@@ -127,20 +127,20 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of the present state, if there is a run folder."""
         if self._folder:
-            self._folder.save(
-                Checkpoint(
-                    self.iteration,
-                    self.policy.adapter.state_dict(),
-                    self._optimizer.tensors(),
-                )
-            )
+            self._folder.save(self._state())
+
+    def _state(self) -> Checkpoint:
+        """A copy, on the CPU."""
+        return Checkpoint(
+            self.iteration, self.policy.adapter.state_dict(), self._optimizer.tensors()
+        )
 
     def train(self) -> None:
         """Run the iterations that are left.
 
         Raises:
-            Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; it can be resumed
-                from its last checkpoint.
+            Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; a checkpoint of
+                the iterations that were done is left in the run folder.
             FloatingPointError: The gradient is not finite.
             SelfTestFailed: Gradients through the policy are wrong; see :mod:`.selftest`.
 
@@ -152,12 +152,20 @@ class Trainer:
             log.warning("the chunk plan does not fit this training: %s", " ".join(mismatches))
         self._optimizer.clear()  # a cancelled run left half an update behind
         self._listen(RunStart(self.iteration, self.config.iterations))
+        saved = self.iteration
         while self.iteration < self.config.iterations:
-            self._iterate()
+            start = self._state() if self._folder and self.iteration > saved else None
+            try:
+                self._iterate()
+            except BaseException:  # cancelled, Ctrl-C, out of memory: keep whole iterations
+                if self._folder and start:
+                    self._folder.save(start)
+                raise
             self.iteration += 1
             done = self.iteration == self.config.iterations
             if done or self.iteration % self.config.checkpoint_every == 0:
                 self.save()
+                saved = self.iteration
         self._optimizer.finish()
 
     def _iterate(self) -> None:

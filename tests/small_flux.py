@@ -34,7 +34,7 @@ def encode(caption):
     return torch.randn(1, 3, 24, generator=generator), torch.randn(1, 16, generator=generator)
 
 
-def small_policy(transformer=None, lora=LORA):
+def small_policy(transformer=None, lora=LORA, encode=encode):
     return FluxPolicy(
         name="small",
         transformer=transformer or small_flux(),

@@ -41,10 +41,30 @@ EDGE_FILES = (
     "cli",
     "cli_rewards",
     "cli_serve",
+    "cli_train",
+    "cli_measure",
+    "progress",
+    "__main__",
+    "demo",
+    "run_config",
+    "config_keys",
+    "config_file",
+    "config_text",
+    "listeners",
+    "results",
+    "sampling",
+    "workbench",
+)
+COMMANDS = (
+    "cli",
+    "cli_rewards",
+    "cli_serve",
+    "cli_train",
+    "cli_measure",
+    "progress",
     "__main__",
     "demo",
 )
-COMMANDS = ("cli", "cli_rewards", "cli_serve", "__main__", "demo")
 
 # May be imported when a core file is; everything else inside the function that needs it.
 LIGHT = {"torch", "numpy", "safetensors", "PIL"}

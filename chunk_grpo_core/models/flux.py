@@ -9,6 +9,7 @@ Legend: B samples, C latent channels, h w latent size (even), n = h w / 4 tokens
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,8 @@ from ..policy import Velocity
 __all__ = ["FluxPolicy", "pack_latents", "predict_velocity", "unpack_latents"]
 
 T = TypeVar("T")
+_CAPTIONS = 64
+"""Captions whose features stay on the device: 4 MiB each for FLUX.1."""
 
 
 def pack_latents(latents: Tensor) -> Tensor:
@@ -110,8 +113,8 @@ class FluxPolicy:
         Args:
             name: Name of the base model, for records.
             transformer: A FluxTransformer2DModel; it is modified (the LoRA is injected).
-            encode: Caption -> text features (1, L, D) and pooled features (1, P); called once for
-                each caption.
+            encode: Caption -> text features (1, L, D) and pooled features (1, P); the answers for
+                the last few captions are kept.
             decode: Latents (B, C, h, w) -> pictures (B, H, W, 3) in 0..1.
             latent_shape: (C, h, w).
             lora: Size and place of the adapter.
@@ -119,12 +122,11 @@ class FluxPolicy:
             guidance: See :func:`predict_velocity`.
         """
         self._name, self._latent_shape, self._guidance = name, tuple(latent_shape), guidance
-        self._encode, self._decode = encode, decode
+        self._encode, self._decode = lru_cache(_CAPTIONS)(torch.no_grad()(encode)), decode
         self._adapter = PeftAdapter(transformer, lora, seed)
         self._scaled = LossScale(self._adapter.parameters(), self._latent_shape)
         self._transformer = transformer.eval()
         self._device = next(transformer.parameters()).device
-        self._text: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def name(self) -> str:
@@ -156,10 +158,7 @@ class FluxPolicy:
         return self._decode(x_0.to(self._device)).clamp(0.0, 1.0).cpu().float()
 
     def _velocity(self, x_t: Tensor, t: float, prompt: str) -> Tensor:
-        if prompt not in self._text:
-            with torch.no_grad():
-                self._text[prompt] = self._encode(prompt)
-        features, pooled = (part.expand(len(x_t), *part.shape[1:]) for part in self._text[prompt])
+        features, pooled = (part.expand(len(x_t), *part.shape[1:]) for part in self._encode(prompt))
         times = torch.full((len(x_t),), t, device=x_t.device)
         velocity = predict_velocity(self._transformer, x_t, times, features, pooled, self._guidance)
         return self._scaled(velocity)

@@ -18,7 +18,15 @@ from .recipe import NOT_IN_THE_SOURCE, Preset, Setting
 from .safe_lora import SAFE_LORA
 from .step_level import DANCE_GRPO, FLOW_GRPO, MIX_GRPO
 
-__all__ = ["NOT_IN_THE_SOURCE", "PRESETS", "Preset", "Setting", "preset_config"]
+__all__ = [
+    "NOT_IN_THE_SOURCE",
+    "PRESETS",
+    "Preset",
+    "Setting",
+    "build_config",
+    "preset_config",
+    "preset_values",
+]
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
@@ -44,11 +52,30 @@ def preset_config(
         ValueError: The name or a key is unknown (the message names the nearest known one), a value
             is out of range, or the plan needs a curve.
     """
+    return build_config(preset_values(name) | overrides, curve)
+
+
+def preset_values(name: str) -> dict[str, object]:
+    """Dotted keys of ``TrainConfig`` and the values of a preset for them.
+
+    Raises:
+        ValueError: There is no such preset.
+    """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"there is no preset {name!r}; {hint}Known: {', '.join(PRESETS)}")
-    values = {setting.key: setting.value for setting in PRESETS[name].values} | overrides
+    return {setting.key: setting.value for setting in PRESETS[name].values}
+
+
+def build_config(values: Mapping[str, object], curve: DynamicsCurve | None = None) -> TrainConfig:
+    """Build settings from dotted keys; arguments and errors are those of :func:`preset_config`.
+
+    Args:
+        values: ``grid``, ``plan``, and what differs from the defaults.
+        curve: For a plan that is read off one.
+    """
+    values = dict(values)
     grid, plan = values.pop("grid"), values.pop("plan")
     if not isinstance(grid, TimeGrid):
         raise ValueError(f"grid is {grid!r}; it must be a TimeGrid")

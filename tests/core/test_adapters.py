@@ -142,8 +142,7 @@ def test_velocity_of_a_batch_is_that_of_its_micro_batches():
 
 def test_caption_is_encoded_once():
     calls = []
-    policy = small_policy()
-    policy._encode = lambda caption: calls.append(caption) or encode(caption)
+    policy = small_policy(encode=lambda caption: calls.append(caption) or encode(caption))
     velocity_of(policy), velocity_of(policy)
     assert calls == ["a fox"]
 

@@ -64,7 +64,8 @@ def invoke(*words):
         (["demo", "--iterations", "0"], 2, "iterations"),
         (["demo", "--iterations", "many"], 2, "integer"),
         (["demo", "--threads", "0"], 2, "threads"),
-        (["train"], 2, "No such command"),
+        (["train"], 2, "CONFIG.toml"),
+        (["teach"], 2, "No such command"),
     ],
 )
 def test_command_line_answers_with_the_right_exit_code(words, code, text):

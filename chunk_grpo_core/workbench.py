@@ -1,0 +1,242 @@
+"""From a configuration file to the things it names, and through a run with them.
+
+train     measure, train, measure again; a run folder that can be resumed
+resume    the same folder, from its own copy of the configuration
+load      model, reward and prompts for anything else (pictures, curves, measurements)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .checkpoint import RunFolder
+from .config import TrainConfig
+from .config_file import read_config_file
+from .config_text import write_config
+from .events import EvaluationProgress, Listener, broadcast
+from .experiment import Outcome, check_held_out, run_experiment
+from .export import continued_state, load_lora
+from .history import read_metrics
+from .listeners import TRACKERS
+from .models.flux import FluxPolicy
+from .optional import require
+from .prompt_files import PromptLine, read_prompt_file
+from .prompts import PromptSet, make_prompt_set
+from .results import RunFiles, measure_curve, write_results
+from .rewards import load_reward
+from .rewards.base import Reward
+from .rewards.combined import CombinedReward, WeightedReward
+from .run_config import RunConfig
+from .wildcards import WildcardFolder
+
+__all__ = [
+    "CONFIG_COPY",
+    "TrainedRun",
+    "load_adapter",
+    "load_policy",
+    "load_prompts",
+    "load_rewards",
+    "resume",
+    "train",
+]
+
+CONFIG_COPY = "run.toml"
+"""A run folder's own configuration, with everything in it."""
+_CURVE_PROMPTS = 4
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run."""
+
+    outcome: Outcome
+    files: RunFiles
+    folder: Path
+
+
+def train(
+    config: RunConfig, folder: Path, *, listener: Listener = lambda event: None
+) -> TrainedRun:
+    """Train as a configuration says.
+
+    Args:
+        config: From :func:`~.config_file.read_config_file`.
+        folder: Run folder, new.
+        listener: Hears all events; what it raises stops the run.
+
+    Raises:
+        FileExistsError: The folder holds a run already.
+        ValueError: Something in the configuration, or a file that it names, is wrong.
+        ImportError: A package is missing.
+    """
+    run = RunFolder(folder)
+    if run.config_file.exists():
+        raise FileExistsError(f"{folder} already holds a run; resume it, or choose another folder")
+    parts = _prepare(config, run, listener)
+    policy = load_policy(config, (*parts.prompts.train, *parts.prompts.held_out))
+    settings = _settings(config, policy, parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_COPY).write_text(write_config(config), encoding="utf-8")
+    return _run(parts, settings, policy, run, resume=False)
+
+
+def resume(
+    folder: Path, *, iterations: int | None = None, listener: Listener = lambda event: None
+) -> TrainedRun:
+    """Go on with a run that was stopped or killed, or train a finished one for longer.
+
+    Args:
+        folder: Run folder.
+        iterations: Iterations in all; those the run was started with when None.
+        listener: Hears all events; what it raises stops the run.
+
+    Raises:
+        FileNotFoundError: The folder holds no run of :func:`train`.
+        ValueError: The run has done more iterations already, or a file that it needs is wrong now.
+    """
+    run = RunFolder(folder)
+    if not (folder / CONFIG_COPY).is_file():
+        raise FileNotFoundError(f"{folder} holds no run of 'train': {CONFIG_COPY} is missing")
+    config = read_config_file(folder / CONFIG_COPY)
+    is_old = run.config_file.exists()  # not if it was killed before the first measurement
+    done = len(read_metrics(run.metrics_file))
+    if iterations is not None and iterations < done:
+        raise ValueError(f"iterations is {iterations}, but {folder} has done {done} already")
+    parts = _prepare(config, run, listener)
+    policy = load_policy(config, (*parts.prompts.train, *parts.prompts.held_out))
+    settings = run.read_config() if is_old else _settings(config, policy, parts)
+    if iterations is not None:
+        settings = replace(settings, iterations=iterations)
+    return _run(parts, settings, policy, run, resume=is_old)
+
+
+def load_prompts(config: RunConfig) -> PromptSet:
+    """Read and split the prompts.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A line is wrong, or none is left to train on.
+    """
+    table = config.prompts
+    held_out = read_prompt_file(table.held_out_file) if table.held_out_file else []
+    if table.file:
+        lines = read_prompt_file(table.file)
+    elif table.text:
+        lines = _lines(table.text, "prompts.text")
+    else:
+        from .tiny.world import HELD_OUT, TRAIN, caption
+
+        lines = _lines([caption(scene) for scene in TRAIN], "the tiny FLUX's captions")
+        held_out = held_out or _lines([caption(scene) for scene in HELD_OUT], "its held-out ones")
+    folder = WildcardFolder(table.wildcards) if table.wildcards else None
+    return make_prompt_set(lines, held_out, config.prompt_config, folder)
+
+
+def load_rewards(config: RunConfig) -> Reward:
+    """Load the rewards; several, or one with a weight, become a combination."""
+    parts = [
+        WeightedReward(reward=load_reward(entry.name, **entry.settings), weight=entry.weight)
+        for entry in config.rewards
+    ]
+    if len(parts) == 1 and parts[0].weight == 1.0:
+        return parts[0].reward
+    return CombinedReward(parts)
+
+
+def load_policy(config: RunConfig, prompts: Sequence[str]) -> FluxPolicy:
+    """Load the model with a fresh adapter, or with ``run.continue_from`` in it.
+
+    Args:
+        config: What to load.
+        prompts: All prompts that it will be asked for.
+    """
+    settings = config.sampling_config()
+    if config.model is None:
+        from .models.tiny import tiny_policy
+
+        policy = tiny_policy(settings.lora, settings.seed)
+    else:
+        from .models.flux_loading import flux_policy
+
+        policy = flux_policy(config.model, prompts, settings.lora, settings.seed)
+    if config.run.continue_from:
+        load_adapter(policy, Path(config.run.continue_from))
+    return policy
+
+
+def load_adapter(policy: FluxPolicy, path: Path) -> None:
+    """Put a LoRA file, of either layout, into the adapter of a model.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It belongs to another model, or has a higher rank than the adapter.
+    """
+    tensors, _ = load_lora(path)
+    adapter = policy.adapter
+    try:
+        state = continued_state(tensors, adapter.state_dict(), adapter.config.scale)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    adapter.load_state_dict(state)
+
+
+def _lines(texts: Sequence[str], where: str) -> list[PromptLine]:
+    return [
+        PromptLine(text=text, where=f"{where}, number {number}")
+        for number, text in enumerate(texts, start=1)
+    ]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """All that a training needs beside the model."""
+
+    prompts: PromptSet
+    reward: Reward
+    listener: Listener
+    pictures: int
+
+
+def _prepare(config: RunConfig, folder: RunFolder, listener: Listener) -> _Parts:
+    """Load what may fail before the model, which takes minutes; nothing is written."""
+    require("matplotlib", "To draw the plots of a run")
+    prompts = load_prompts(config)
+    check_held_out(prompts.held_out)
+    trackers = [TRACKERS[name](folder.path) for name in config.run.log]
+    return _Parts(
+        prompts, load_rewards(config), broadcast(*trackers, listener), config.run.pictures
+    )
+
+
+def _settings(config: RunConfig, policy: FluxPolicy, parts: _Parts) -> TrainConfig:
+    """Settings of the training; measures the curve first if the plan is read off one."""
+    if not config.needs_curve:
+        return config.train_config()
+
+    def progress(fraction: float) -> None:
+        parts.listener(EvaluationProgress("curve", fraction))
+
+    with policy.adapter.disabled():
+        few = parts.prompts.train[:_CURVE_PROMPTS]
+        curve = measure_curve(policy, few, config.sampling_config(), progress)
+    return config.train_config(curve)
+
+
+def _run(
+    parts: _Parts, settings: TrainConfig, policy: FluxPolicy, folder: RunFolder, *, resume: bool
+) -> TrainedRun:
+    outcome = run_experiment(
+        policy,
+        parts.reward,
+        parts.prompts.train,
+        parts.prompts.held_out,
+        settings,
+        folder,
+        resume=resume,
+        evaluation_seeds=parts.pictures,
+        listener=parts.listener,
+    )
+    files = write_results(outcome, policy, folder, parts.prompts.train[:_CURVE_PROMPTS])
+    return TrainedRun(outcome, files, folder.path)

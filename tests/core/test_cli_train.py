@@ -1,0 +1,237 @@
+"""The commands, from a file to a LoRA and back, on the tiny FLUX and on small FLUX files."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import flux_sources
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from chunk_grpo_core import workbench
+from chunk_grpo_core.cli import app
+from chunk_grpo_core.config_file import read_config_file
+from chunk_grpo_core.events import PhaseProgress
+from chunk_grpo_core.history import read_metrics
+from chunk_grpo_core.presets import PRESETS
+from chunk_grpo_core.progress import ProgressBar
+from chunk_grpo_core.workbench import load_policy
+
+TINY = """
+[model]
+type = "tiny"
+[prompts]
+held_out = 2
+[grid]
+steps = 3
+shift = 3.0
+[plan]
+chunks = "1, 1"
+[lora]
+rank = 2
+[optimizer]
+learning_rate = 1e-2
+[run]
+iterations = 3
+checkpoint_every = 10
+prompts_per_iteration = 2
+group_size = 2
+pictures = 1
+"""
+SMALL = [
+    "prompts.held_out=2", "run.iterations=1", "run.prompts_per_iteration=4", "run.group_size=2",
+    "run.pictures=1", "lora.rank=2",
+]  # fmt: skip
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def finished(*words):
+    code, printed, errors = run(*words)
+    assert code == 0, errors
+    return printed
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny") / "mine.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(config):
+    folder = config.parent / "whole"
+    return folder, json.loads(finished("train", config, "--out", folder, "--json"))
+
+
+def without_times(folder):
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def same_files(one, other):
+    a, b = load_file(one), load_file(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_leaves_what_the_next_commands_need(trained, config):
+    folder, facts = trained
+    assert facts["iterations"] == 3 and facts["ratio_error_first_update"] == 0.0
+    assert facts["lora"] == str(folder / "lora.safetensors")
+    files = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert {"run.toml", "config.json", "metrics.jsonl", "evaluation.json", "training.png"} <= files
+    copied = read_config_file(folder / "run.toml")
+    assert copied.train_config() == read_config_file(config).train_config()
+
+
+def test_a_stopped_run_goes_on_to_the_same_numbers(trained, config, monkeypatch):
+    whole, _ = trained
+    folder = config.parent / "stopped"
+
+    def stop(self, event):
+        if isinstance(event, PhaseProgress) and event.iteration == 1 and event.phase == "update":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressBar, "listen", stop)
+        code, _, errors = run("train", config, "--out", folder)
+    assert code == 130 and errors.endswith(f"stopped; go on with: chunk-grpo resume {folder}\n")
+    assert len(without_times(folder)) == 1
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000001"]
+    code, _, errors = run("train", config, "--out", folder)
+    assert code == 2 and "already holds a run; resume it" in errors
+    finished("resume", folder)
+    assert without_times(folder) == without_times(whole)
+    assert same_files(folder / "lora.safetensors", whole / "lora.safetensors")
+
+
+def test_pictures_are_drawn_with_and_without_the_lora(trained, tmp_path):
+    folder, _ = trained
+    prompt = "a small red circle on a blue background"
+    fixed = ["--prompt", prompt, "--count", "1", "--steps", "2"]
+    with_lora = finished("sample", folder, *fixed, "--out", tmp_path / "lora").split()
+    base = finished("sample", folder, *fixed, "--base", "--out", tmp_path / "base").split()
+    name = "a_small_red_circle_on_a_blue_background_20000_0.png"
+    assert [path.rpartition("/")[2] for path in (*with_lora, *base)] == [name, name]
+    one, other = ((tmp_path / kind / name).read_bytes() for kind in ("lora", "base"))
+    assert one != other
+
+
+def test_a_lora_is_compared_with_its_base(trained, tmp_path):
+    folder, facts = trained
+    found = json.loads(finished("evaluate", folder, "--json"))
+    assert found["reward"] == "tiny_world"
+    assert found["gain"] == pytest.approx(facts["gain"], abs=1e-5)
+    table = finished("evaluate", folder, "--reward", "target_colour", "--out", tmp_path)
+    assert "| target_colour |" in table
+    assert (tmp_path / "table.md").read_text().strip() == table.strip()
+    assert (tmp_path / "gains.png").exists() and (tmp_path / "pairs.png").exists()
+
+
+def test_a_curve_is_measured_and_chunks_are_proposed(config, tmp_path):
+    plot = tmp_path / "curve.png"
+    longer = ["--set", "grid.steps=6", "--set", "plan.chunks=adaptive"]
+    words = ["analyze", config, "--prompts", "1", *longer, "--out", plot, "--json"]
+    found = json.loads(finished(*words))
+    assert len(found["mean"]) == 6 and sum(found["plan"]) == 5
+    assert found["adaptive"] == ", ".join(map(str, found["plan"])) and plot.exists()
+
+
+def test_a_stop_before_anything_is_trained_says_so(config, tmp_path, monkeypatch):
+    def stop(*words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workbench, "load_policy", stop)
+    code, _, errors = run("train", config, "--out", tmp_path / "new")
+    assert (code, errors) == (130, "stopped; nothing was written\n")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["prompts.file=absent.txt"], "there is no prompt file"),
+        (["prompts.held_out=1"], "1 held-out prompts; a measurement needs at least 2"),
+        (["run.log=['wandb']"], "chunk-grpo-core[tracking]"),
+        (["reward.name=target_colour", "reward.colour=blue"], "colour is 'blue'"),
+    ],
+)
+def test_mistakes_are_found_before_the_model_is_loaded(
+    config, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.setattr(workbench, "load_policy", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    words = [word for change in changes for word in ("--set", change)]
+    code, _, errors = run("train", config, "--out", tmp_path / "new", *words)
+    assert code == 2 and message in errors
+    assert not (tmp_path / "new").exists()
+
+
+def test_mistakes_are_one_line(config, trained, tmp_path):
+    for words, message in (
+        (["train", config, "--set", "run.iteration=3"], "did you mean iterations?"),
+        (["train", tmp_path / "absent.toml"], "there is no configuration file"),
+        (["resume", tmp_path], "run.toml is missing"),
+        (["sample", tmp_path], "run.toml is missing"),
+        (["resume", trained[0], "--iterations", 2], "whole has done 3 already"),
+        (["sample", config, "--set", "prompts.held_out=0"], "say what to draw with --prompt"),
+        (["evaluate", config], "has no LoRA of its own; name one with --lora"),
+        (["presets", "--write", "safe"], "there is no preset 'safe'"),
+    ):
+        code, _, errors = run(*words)
+        assert code == 2 and message in errors and errors.count("\n") == 1
+
+
+def test_the_file_in_the_help_is_a_file(tmp_path):
+    lines = [line.strip() for line in finished("train", "--help").splitlines() if " = " in line]
+    file = tmp_path / "mine.toml"
+    file.write_text("\n".join(lines))
+    config = read_config_file(file)
+    assert (config.preset, config.rewards[0].name) == ("safe-lora", "target_colour")
+
+
+def test_presets_are_listed_and_written():
+    listed = finished("presets")
+    assert [line.split()[0] for line in listed.splitlines()] == list(PRESETS)
+    assert "learning_rate = 0.0001" in finished("presets", "--write", "safe-lora")
+
+
+def test_flux_files_train_and_their_lora_goes_on(tmp_path):
+    keys = flux_sources.write_single_files(tmp_path)
+    file = tmp_path / "flux.toml"
+    paths = "\n".join(f"{name} = {json.dumps(path)}" for name, path in keys.items())
+    file.write_text(
+        f'{TINY.replace("tiny", "flux")}\n[reward]\nname = "target_colour"\n'.replace(
+            "[prompts]",
+            f'{paths}\nweights = "fp8"\nwidth = 64\nheight = 64\nmax_tokens = 8\n'
+            'text_cache = "cache"\n[prompts]\ntext = ["a fox", "a bird", "a fish", "a cat"]',
+        )
+    )
+    small = ["--set", "run.iterations=1", "--json"]
+    facts = json.loads(finished("train", file, "--out", tmp_path / "run", *small))
+    assert facts["iterations"] == 1
+    trained = load_file(tmp_path / "run" / "lora.safetensors")
+    assert all(name.startswith("transformer.") for name in trained)
+    config = read_config_file(file, [f"run.continue_from={tmp_path}/run/lora.safetensors"])
+    state = load_policy(config, ["a fox", "a bird"]).adapter.state_dict()
+    name = "transformer_blocks.0.attn.to_q.lora_B.weight"
+    scale = config.sampling_config().lora.scale
+    torch.testing.assert_close(state[name] * scale, trained[f"transformer.{name}"])
+    assert state[name].abs().max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_trains_the_tiny_flux(name, tmp_path):
+    file = tmp_path / f"{name}.toml"
+    file.write_text(finished("presets", "--write", name))
+    changes = [word for change in SMALL for word in ("--set", change)]
+    facts = json.loads(finished("train", file, "--out", tmp_path / "run", *changes, "--json"))
+    assert facts["iterations"] == 1 and facts["ratio_error_first_update"] == 0.0
