@@ -120,7 +120,8 @@ def test_a_model_file_is_trained_too(weights, comfy, comfy_server):
     write_sd3(path, weights)
     assert path.stat().st_size < 2**20
     prompt = graph("sd3")
-    prompt["train"]["inputs"]["learning_rate"] = 0.05  # a single block
+    # A single block needs more than the others; the gain is 0.06 to 0.09 over three seeds.
+    prompt["train"]["inputs"] |= {"learning_rate": 0.02, "iterations": 12}
     prompt["file"] = node("UNETLoader", unet_name=path.name, weight_dtype="default")
     prompt["train"]["inputs"]["model"] = ["file", 0]
     with unchanged(comfy, prompt):

@@ -62,7 +62,10 @@ def check_events_go_to_the_page_that_queued(lab):
 
     host.send_event("chunk_grpo.metrics", {})  # no server, nobody to tell
     server.PromptServer.instance = Fake()
-    host.send_event("chunk_grpo.metrics", {"reward": 1.0})
+    try:
+        host.send_event("chunk_grpo.metrics", {"reward": 1.0})
+    finally:
+        del server.PromptServer.instance  # the checks after this one have no server either
     assert sent == [("chunk_grpo.metrics", {"reward": 1.0}, "me")]
 
 
