@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import collections
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -25,8 +26,9 @@ import sys
 import tempfile
 import traceback
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -109,6 +111,21 @@ def enter_comfyui(comfyui: str, stubs: str) -> Lab:
     args.cpu = True  # before anything imports comfy.model_management
     logging.getLogger().setLevel(logging.WARNING)
     return Lab(_load_pack())
+
+
+@contextlib.contextmanager
+def page_server(instance: Any) -> Iterator[None]:
+    """While open, ``instance`` is ComfyUI's server; what stood in its place comes back."""
+    before = sys.modules.get("server")
+    server = types.ModuleType("server")
+    server.PromptServer = types.SimpleNamespace(instance=instance)  # type: ignore[attr-defined]
+    sys.modules["server"] = server
+    try:
+        yield
+    finally:
+        del sys.modules["server"]
+        if before is not None:
+            sys.modules["server"] = before
 
 
 def _load_checks(files: Sequence[Path]) -> list[types.ModuleType]:

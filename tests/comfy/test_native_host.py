@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
-import types
 from pathlib import Path
 
 import torch
 
-from .inprocess import subprocess_tests
+from .inprocess import page_server, subprocess_tests
 
 test_native = subprocess_tests(__file__)
 
@@ -49,8 +47,6 @@ def check_interrupt_passes_through(lab):
 
 
 def check_events_go_to_the_page_that_queued(lab):
-    server = sys.modules.setdefault("server", types.ModuleType("server"))
-    server.PromptServer = type("PromptServer", (), {})
     host = lab.module("nodes.bridge.host")
     sent = []
 
@@ -60,12 +56,10 @@ def check_events_go_to_the_page_that_queued(lab):
         def send_sync(self, *message):
             sent.append(message)
 
-    host.send_event("chunk_grpo.metrics", {})  # no server, nobody to tell
-    server.PromptServer.instance = Fake()
-    try:
+    with page_server(None):
+        host.send_event("chunk_grpo.metrics", {})  # nobody to tell
+    with page_server(Fake()):
         host.send_event("chunk_grpo.metrics", {"reward": 1.0})
-    finally:
-        del server.PromptServer.instance  # the checks after this one have no server either
     assert sent == [("chunk_grpo.metrics", {"reward": 1.0}, "me")]
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import weakref
 from types import SimpleNamespace
 
 import torch
 
-from .inprocess import subprocess_tests
+from .inprocess import page_server, subprocess_tests
 from .native_models import (
     LATENT,
     architecture_policy,
@@ -33,16 +32,6 @@ def _replaced(owner, **values):
     finally:
         for name, value in before.items():
             setattr(owner, name, value)
-
-
-@contextlib.contextmanager
-def _page(server):
-    assert "server" not in sys.modules  # checks run without one
-    sys.modules["server"] = server
-    try:
-        yield
-    finally:
-        del sys.modules["server"]
 
 
 def _model_of(lab, fits):
@@ -77,8 +66,7 @@ def check_a_call_that_does_not_fit_is_done_in_pieces_and_the_user_is_told(lab):
     page = SimpleNamespace(
         last_node_id="7", client_id="me", send_progress_text=lambda *args: told.append(args)
     )
-    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=page))
-    with _page(server):
+    with page_server(page):
         with (
             torch.inference_mode(),
             _replaced(memory, soft_empty_cache=lambda: emptied.append(len(sizes))),
