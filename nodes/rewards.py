@@ -39,7 +39,8 @@ class CombineRewards(io.ComfyNode):
             node_id="ChunkGRPO_CombineRewards",
             display_name="Combine Rewards",
             category=f"{CATEGORY}/rewards",
-            description="The weighted sum of several rewards, as one reward.",
+            description="Several rewards as one: their weighted sum or, with advantage_combine of "
+            "GRPO Objective, each brought to one scale first.",
             inputs=[
                 RewardSocket.Input("reward_1", tooltip="From Load Reward or Combine Rewards."),
                 RewardSocket.Input("reward_2", tooltip="A second reward."),
