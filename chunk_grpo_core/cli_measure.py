@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from .batch_limit import BatchLimit
-from .cli_rewards import reward_settings
 from .cli_train import AsJson, Changes
 from .comparison import Comparison
 from .config_file import read_config_file
@@ -24,6 +23,7 @@ from .planners import adaptive_plan
 from .plots import plot_dynamics
 from .progress import ProgressBar, clear_errors
 from .results import LORA_FILE, measure_curve
+from .rewards.settings import reward_settings
 from .run_config import RewardEntry, RunConfig
 from .sampling import draw, write_pictures
 from .schedule import shifted_grid

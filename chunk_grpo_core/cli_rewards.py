@@ -19,8 +19,9 @@ from .rewards.catalog import files_of
 from .rewards.fetch import fetch_file
 from .rewards.files import DEFAULT_FOLDER
 from .rewards.pixels import load_picture
+from .rewards.settings import reward_settings
 
-__all__ = ["fetch", "reward_settings", "score"]
+__all__ = ["fetch", "score"]
 
 
 def score(
@@ -89,24 +90,6 @@ def fetch(
                 progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
             )
         typer.echo(f"{path}  sha256 {digest}")
-
-
-def reward_settings(pairs: list[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` with a VALUE in JSON, or else a text.
-
-    Raises:
-        ValueError: There is no ``=``, or KEY is no name.
-    """
-    found = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not (key.isidentifier() and equals):
-            raise ValueError(f"setting is {pair!r}; write KEY=VALUE")
-        try:
-            found[key] = json.loads(text)
-        except ValueError:
-            found[key] = text
-    return found
 
 
 def _score_files(reward: Reward, paths: list[Path], prompts: list[str]) -> list[dict[str, Any]]:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from .cli_rewards import reward_settings
 from .rewards import load_reward
 from .rewards.address import read_token
 from .rewards.server import RewardServer, ServerLimits, serve
+from .rewards.settings import reward_settings
 
 __all__ = ["serve_reward"]
 

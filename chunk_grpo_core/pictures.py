@@ -30,8 +30,8 @@ def to_pil(images: Tensor) -> list[Any]:
 
 
 def best_first(rewards: Tensor) -> Tensor:
-    """Indices of B rewards from the best to the worst; NaN comes last."""
-    return rewards.nan_to_num(-math.inf).argsort(descending=True)
+    """Indices of B rewards from the best to the worst, equal ones in order; NaN comes last."""
+    return rewards.nan_to_num(-math.inf).argsort(descending=True, stable=True)
 
 
 def enlargement(images: Tensor, pixels: int = 128) -> int:

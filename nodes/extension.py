@@ -8,11 +8,12 @@ from .apply import ApplyLoRA
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
 from .evaluation import EvaluateLoRA
 from .exploration import GRPOExploration
+from .load_reward import LoadReward
 from .loras import LoadLoRAFile, SaveLoRA
 from .objective import GRPOObjective
 from .presets import GRPOPreset
 from .prompts import PromptSetNode
-from .rewards import CombineRewards, LoadReward, ScoreImages
+from .rewards import CombineRewards, PickBestImages, ScoreImages
 from .sampling import FlowSDESampler, ShiftedSigmas
 from .settings import GRPOSettings
 from .tiny import LoadTinyFlux
@@ -37,6 +38,7 @@ class ChunkGRPOExtension(ComfyExtension):
             LoadReward,
             CombineRewards,
             ScoreImages,
+            PickBestImages,
             GRPOPreset,
             GRPOSettings,
             GRPOObjective,

@@ -2,70 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from comfy_api.latest import io, ui
 
 from ..chunk_grpo_core.pictures import best_first, enlargement, image_grid
-from ..chunk_grpo_core.rewards import load_reward
 from ..chunk_grpo_core.rewards.base import Reward
 from ..chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from .types import CATEGORY, RewardSocket
-from .validation import verdict
 
-__all__ = ["CombineRewards", "LoadReward", "ScoreImages", "prompts_for"]
-
-
-_WITHOUT_FILES = ["tiny_world", "target_colour"]
-
-
-class LoadReward(io.ComfyNode):
-    """Name -> reward."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """See ComfyUI's V3 node interface."""
-        return io.Schema(
-            node_id="ChunkGRPO_LoadReward",
-            display_name="Load Reward",
-            category=f"{CATEGORY}/rewards",
-            description="What the training maximises.",
-            inputs=[
-                io.Combo.Input(
-                    "name",
-                    options=_WITHOUT_FILES,
-                    default="tiny_world",
-                    tooltip="tiny_world: reads colour, shape, size, count and background from "
-                    "pictures of the tiny FLUX and compares them with the caption. target_colour: "
-                    "how close all pixels are to one colour; for a first try with any model.",
-                ),
-                io.String.Input(
-                    "colour",
-                    default="#2060c0",
-                    tooltip="For target_colour: six hexadecimal digits, red green blue.",
-                ),
-            ],
-            outputs=[
-                RewardSocket.Output(
-                    "reward",
-                    display_name="reward",
-                    tooltip="For Train LoRA, Score Images and Combine Rewards.",
-                )
-            ],
-        )
-
-    @classmethod
-    def validate_inputs(cls, name: str | None, colour: str | None) -> bool | str:
-        """Refuse an unknown name or colour before anything runs."""
-        return verdict(_load, name, colour)
-
-    @classmethod
-    def execute(cls, name: str, colour: str) -> io.NodeOutput:
-        """Load it."""
-        return io.NodeOutput(_load(name, colour))
-
-
-def _load(name: str, colour: str) -> Reward:
-    return load_reward(name, **({"colour": colour} if name == "target_colour" else {}))
+__all__ = ["CombineRewards", "PickBestImages", "ScoreImages", "prompts_for"]
 
 
 def _weight(name: str, reward: str, *, optional: bool = False) -> io.Float.Input:
@@ -91,7 +39,8 @@ class CombineRewards(io.ComfyNode):
             node_id="ChunkGRPO_CombineRewards",
             display_name="Combine Rewards",
             category=f"{CATEGORY}/rewards",
-            description="The weighted sum of several rewards, as one reward.",
+            description="Several rewards as one: their weighted sum or, with advantage_combine of "
+            "GRPO Objective, each brought to one scale first.",
             inputs=[
                 RewardSocket.Input("reward_1", tooltip="From Load Reward or Combine Rewards."),
                 RewardSocket.Input("reward_2", tooltip="A second reward."),
@@ -186,6 +135,13 @@ class ScoreImages(io.ComfyNode):
                     display_name="grid",
                     tooltip="All pictures with their scores, best first.",
                 ),
+                io.Float.Output(
+                    "scores",
+                    display_name="scores",
+                    is_output_list=True,
+                    tooltip="The score of every picture, in their order; nan where there is none. "
+                    "For Pick Best Images.",
+                ),
             ],
             is_output_node=True,
         )
@@ -204,4 +160,73 @@ class ScoreImages(io.ComfyNode):
         captions = [f"#{index}  {float(shown[index]):.3f}" for index in order]
         grid = image_grid(pictures[order], scale=enlargement(pictures), captions=captions)
         mean = float(shown.nanmean())
-        return io.NodeOutput(mean, table, grid[None], ui=ui.PreviewText(table))
+        return io.NodeOutput(mean, table, grid[None], shown.tolist(), ui=ui.PreviewText(table))
+
+
+class PickBestImages(io.ComfyNode):
+    """IMAGE and scores -> the best of them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_PickBestImages",
+            display_name="Pick Best Images",
+            category=f"{CATEGORY}/rewards",
+            description="The pictures with the highest scores, best first.",
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures that were scored."),
+                io.Float.Input(
+                    "scores",
+                    force_input=True,
+                    tooltip="From Score Images: one for each picture. Pictures without a score "
+                    "are never picked.",
+                ),
+                io.Int.Input("count", default=1, min=1, max=4096, tooltip="Pictures to keep."),
+            ],
+            outputs=[
+                io.Image.Output("best", display_name="images", tooltip="The best, best first."),
+                io.Float.Output(
+                    "kept",
+                    display_name="scores",
+                    is_output_list=True,
+                    tooltip="Their scores, best first.",
+                ),
+                io.Int.Output(
+                    "numbers",
+                    display_name="numbers",
+                    is_output_list=True,
+                    tooltip="Their places in the batch, from 0.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, images: list[torch.Tensor], scores: list[float], count: list[int]
+    ) -> io.NodeOutput:
+        """Sort and cut."""
+        pictures = one_batch(images)
+        if len(scores) != len(pictures):
+            raise ValueError(
+                f"{len(pictures)} pictures need as many scores, got {len(scores)}; wire images and "
+                "scores from the same Score Images"
+            )
+        order = best_first(torch.tensor(scores)).tolist()
+        best = [index for index in order if math.isfinite(scores[index])][: count[0]]
+        if not best:
+            raise ValueError("no picture has a score; see the table of Score Images for them")
+        return io.NodeOutput(pictures[best], [scores[index] for index in best], best)
+
+
+def one_batch(images: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Join the batches of a list.
+
+    Raises:
+        ValueError: The pictures have several sizes.
+    """
+    sizes = {tuple(batch.shape[1:]) for batch in images}
+    if len(sizes) > 1:
+        raise ValueError(f"the pictures have several sizes: {sorted(sizes)}; they must have one")
+    return torch.cat(list(images))

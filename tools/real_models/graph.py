@@ -59,7 +59,10 @@ def prompt_of(model: ModelExample) -> dict[str, dict]:
         "12": _size(model, TRAIN_SIZE),
         "20": node("ChunkGRPO_GRPOPreset", preset="safe-lora", batch_size=0),
         "21": node("PreviewAny", source=["20", len(PRESET_TO_TRAIN)]),
-        "30": node("ChunkGRPO_LoadReward", name="target_colour", colour="#2060c0"),
+        "30": node(
+            "ChunkGRPO_LoadReward", name="target_colour", colour="#2060c0", settings="", file="",
+            url="", allow_download=False,
+        ),
         "43": node("ChunkGRPO_PlotTraining", log=["40", 2], dark=True),
         "44": node("PreviewImage", images=["43", 0]),
         "45": node("PreviewImage", images=["40", 3]),
@@ -125,9 +128,9 @@ def layout_of(model: ModelExample) -> dict:
     negative = [("11", 88, "Negative prompt")] if model.cfg > 1 else []
     place(520, TOP, 420, ("10", 0, None), *negative, size, *levels)
 
-    place(1020, TOP, 420, ("30", 82, "Load Reward: choose yours here"))
+    place(1020, TOP, 420, ("30", 250, "Load Reward: choose yours here"))
     nodes["30"] |= {"color": "#322", "bgcolor": "#533"}
-    place(1020, 540, 420, ("20", 290, None), ("21", 0, "Every value and its source"))
+    place(1020, 690, 420, ("20", 290, None), ("21", 0, "Every value and its source"))
 
     place(1520, TOP, 360, ("40", 660, None))
     place(1900, TOP, 480, ("41", 340, "What the training gained"), ("42", 142, None))
@@ -144,8 +147,8 @@ def layout_of(model: ModelExample) -> dict:
         "groups": [
             _group("Model files", 0, 480, 460, files_end - 480, "#3f789e"),
             _group("Prompts and size", 500, 0, 460, BOTTOM, "#3f789e"),
-            _group("Reward", 1000, 0, 460, 440, "#8a3535"),
-            _group("Recipe", 1000, 460, 460, BOTTOM - 460, "#3f7a52"),
+            _group("Reward", 1000, 0, 460, 590, "#8a3535"),
+            _group("Recipe", 1000, 610, 460, BOTTOM - 610, "#3f7a52"),
             _group("Train and save", 1500, 0, 900, BOTTOM, "#6a4a8c"),
             _group("Measure at the size you will use", 2440, 0, 880, BOTTOM, "#8a6a35"),
         ],
@@ -156,7 +159,7 @@ def layout_of(model: ModelExample) -> dict:
                 text("change_first.md"),
                 0, files_end + 50, 460, BOTTOM - files_end - 50,
             ),
-            _note("The reward", text("reward.md"), 1020, 212, 420, 208),
+            _note("The reward", text("reward.md"), 1020, 370, 420, 208),
         ],
     }  # fmt: skip
 

@@ -1,0 +1,29 @@
+"""Settings of a reward as people write them: ``version=2.0``, one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["reward_settings"]
+
+
+def reward_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` with a VALUE in JSON, or else a text. Spaces around both are dropped.
+
+    Raises:
+        ValueError: There is no ``=``, KEY is no name, or it was given twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = (part.strip() for part in pair.partition("="))
+        if not (key.isidentifier() and equals):
+            raise ValueError(f"setting is {pair!r}; write KEY=VALUE")
+        if key in found:
+            raise ValueError(f"setting {key} was given twice")
+        try:
+            found[key] = json.loads(text)
+        except ValueError:
+            found[key] = text
+    return found

@@ -1,0 +1,138 @@
+"""Reward models among ComfyUI's models: one card holds the denoiser, the VAE or the reward.
+
+A reward's network is a model like any other to ComfyUI: it is moved to the card when pictures are
+scored, and it makes room when another model needs the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as memory
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ...chunk_grpo_core.rewards import load_reward
+from ...chunk_grpo_core.rewards.base import Fingerprint, Metadata, Reward, RewardBatch
+from ...chunk_grpo_core.rewards.catalog import CATALOG, files_of
+from ...chunk_grpo_core.rewards.fetch import fetch_file
+from ...chunk_grpo_core.rewards.files import confined, find_file
+from ...chunk_grpo_core.rewards.networks import NetworkReward
+from .host import check_interrupt, progress_bar
+
+__all__ = ["ManagedReward", "fetch_missing", "load_managed", "weight_path"]
+
+_FOLDER = "reward_models"
+folder_paths.add_model_folder_path(_FOLDER, str(Path(folder_paths.models_dir, _FOLDER)))
+
+
+class _Holder(nn.Module):
+    """ComfyUI writes ``device`` and more on the module it manages; some networks forbid that."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
+class ManagedReward:
+    """A reward whose network is on the card only while ComfyUI has room for it there."""
+
+    def __init__(self, reward: NetworkReward) -> None:
+        """Hand the network over to ComfyUI; it is moved when pictures are scored.
+
+        Args:
+            reward: Its network is on the CPU.
+        """
+        self.reward = reward
+        self.patcher = ModelPatcher(
+            _Holder(reward.network),
+            load_device=memory.get_torch_device(),
+            offload_device=memory.text_encoder_offload_device(),
+        )
+
+    @property
+    def name(self) -> str:
+        """That of the reward."""
+        return self.reward.name
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """That of the reward."""
+        return self.reward.fingerprint
+
+    def score(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        metadata: Sequence[Metadata] | None = None,
+    ) -> RewardBatch:
+        """See :class:`~chunk_grpo_core.rewards.base.Reward`."""
+        with torch.inference_mode(False):  # a training may use the network outside it
+            # In part would do for layers of ComfyUI only; these are those of torch.
+            memory.load_models_gpu([self.patcher], force_full_load=True)
+        return self.reward.score(images, prompts, metadata)
+
+
+def _folders() -> list[str]:
+    return folder_paths.get_folder_paths(_FOLDER)
+
+
+def _tokenizers(name: str) -> list[Path]:
+    """ComfyUI brings the tokenizers of CLIP and of Qwen2, whose files have the same names."""
+    comfy = Path(str(memory.__file__)).parent
+    own = Path("text_encoders", "qwen25_tokenizer") if name == "hpsv3" else Path("sd1_tokenizer")
+    return [comfy / own]
+
+
+def weight_path(file: str) -> Path:
+    """Find a file or folder of weights by its name below the folders of models.
+
+    Raises:
+        ValueError: The name leads out of them.
+        FileNotFoundError: It is not there.
+    """
+    return confined(file, [*_folders(), *folder_paths.get_folder_paths("clip_vision")])
+
+
+def fetch_missing(name: str) -> None:
+    """Download the files of a reward that are not on this machine, with ComfyUI's progress bar.
+
+    Raises:
+        OSError: The server cannot be reached, refuses, or stops early.
+        ValueError: What arrived is not the file whose digest is known.
+        InterruptProcessingException: The user pressed Cancel; whole files stay.
+    """
+    folders = _folders()
+    for file in files_of(name):
+        try:
+            find_file(file, folders=[*folders, *_tokenizers(name)])
+        except FileNotFoundError:
+            bar = progress_bar(1000)
+
+            def show(done: float, bar: Any = bar) -> None:
+                check_interrupt()
+                bar.update_absolute(round(1000 * done))
+
+            fetch_file(file, folders[0], progress=show)
+
+
+def load_managed(name: str, settings: Mapping[str, Any]) -> Reward:
+    """Load a reward by name, its network under ComfyUI's model management.
+
+    Args:
+        name: A key of ``REWARDS``.
+        settings: Its own settings.
+
+    Raises:
+        ValueError: A setting is missing, unknown or out of range.
+        FileNotFoundError: A file is not on this machine; the message says which, and where it goes.
+    """
+    if CATALOG[name].files:
+        settings = {"folders": _folders(), "tokenizers": _tokenizers(name), **settings}
+    with torch.inference_mode(False):
+        reward = load_reward(name, **settings)
+    return ManagedReward(reward) if isinstance(reward, NetworkReward) else reward

@@ -1,0 +1,142 @@
+"""The node that loads a reward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..chunk_grpo_core.rewards import REWARDS, load_reward
+from ..chunk_grpo_core.rewards.catalog import CATALOG
+from ..chunk_grpo_core.rewards.settings import reward_settings
+from .bridge.rewards import fetch_missing, load_managed, weight_path
+from .types import CATEGORY, RewardSocket
+from .validation import verdict
+
+__all__ = ["LoadReward"]
+
+_WITH_SERVER = ("remote_http", "vlm_judge")
+_OF_OTHER_INPUTS = {
+    "colour": "colour", "image": "image", "path": "file", "url": "url", "folders": "file",
+    "tokenizers": "file", "head": "file", "device": "ComfyUI's own choice",
+}  # fmt: skip
+
+
+class LoadReward(io.ComfyNode):
+    """Name -> reward."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_LoadReward",
+            display_name="Load Reward",
+            category=f"{CATEGORY}/rewards",
+            description="What the training maximises.",
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=list(REWARDS),
+                    default="tiny_world",
+                    tooltip="\n".join(f"{name}: {CATALOG[name].measures}" for name in REWARDS),
+                ),
+                io.String.Input(
+                    "colour",
+                    default="#2060c0",
+                    tooltip="For target_colour: six hexadecimal digits, red green blue.",
+                ),
+                io.String.Input(
+                    "settings",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="Further settings of the reward, one KEY=VALUE on each line, such as "
+                    "dtype=float16, version=2.0 or batch_size=4. Lines that begin with # are "
+                    "comments. The help page lists them.",
+                ),
+                io.String.Input(
+                    "file",
+                    default="",
+                    optional=True,
+                    tooltip="Weights below models/reward_models or models/clip_vision, if they "
+                    "have not the usual name. Empty: the usual name, then the cache of the hub.",
+                ),
+                io.String.Input(
+                    "url",
+                    default="",
+                    optional=True,
+                    tooltip="For remote_http and vlm_judge: http://host:port of the server. "
+                    "Pictures and prompts are sent there.",
+                ),
+                io.Boolean.Input(
+                    "allow_download",
+                    default=False,
+                    optional=True,
+                    tooltip="Download weights that are missing, at a fixed revision where one is "
+                    "known, into models/reward_models. Off: nothing is ever downloaded.",
+                ),
+                io.Image.Input("image", optional=True, tooltip="For target_image: one picture."),
+            ],
+            outputs=[
+                RewardSocket.Output(
+                    "reward",
+                    display_name="reward",
+                    tooltip="For Train LoRA, Score Images and Combine Rewards.",
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        name: str | None,
+        colour: str | None,
+        settings: str | None = "",
+        url: str | None = "",
+    ) -> bool | str:
+        """Refuse an unknown name, a wrong colour or setting before anything runs."""
+        return verdict(_check, name, colour, settings, url)
+
+    @classmethod
+    def execute(
+        cls,
+        name: str,
+        colour: str,
+        settings: str = "",
+        file: str = "",
+        url: str = "",
+        allow_download: bool = False,
+        image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        """Load it."""
+        found = _check(name, colour, settings, url)
+        if name == "target_image":
+            if image is None:
+                raise ValueError("target_image needs a picture at the input image")
+            found["image"] = image[0, ..., :3]
+        if CATALOG[name].files:
+            if allow_download:
+                fetch_missing(name)
+            if file.strip():
+                found["path"] = weight_path(file.strip())
+        return io.NodeOutput(load_managed(name, found))
+
+
+def _check(name: str, colour: str, settings: str, url: str) -> dict[str, Any]:
+    """Everything that can be known before files are read; the settings of the reward."""
+    if name not in REWARDS:
+        raise ValueError(f"reward is {name!r}; it must be one of {', '.join(REWARDS)}")
+    lines = (line.strip() for line in settings.splitlines())
+    found = reward_settings([line for line in lines if line and not line.startswith("#")])
+    for key in found:
+        if key in _OF_OTHER_INPUTS:
+            raise ValueError(f"{key} is no setting here; it comes from {_OF_OTHER_INPUTS[key]}")
+    if name == "target_colour":
+        load_reward(name, colour=colour)
+        found["colour"] = colour
+    if name in _WITH_SERVER:
+        if not url.strip():
+            raise ValueError(f"{name} needs the url of a server, such as http://127.0.0.1:8765")
+        found["url"] = url.strip()
+    return found
