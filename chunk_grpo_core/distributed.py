@@ -100,6 +100,8 @@ class Processes:
     """0-based number of this process."""
     count: int = 1
     """Processes in all."""
+    device: torch.device | None = None
+    """Where this process computes; None leaves it to the model."""
 
     def __init__(self, *, split_groups: bool = False) -> None:
         """Args: see :func:`divided`."""
@@ -126,9 +128,10 @@ class Processes:
         """
         return work()
 
-    def wait(self) -> None:
-        """Go on when all processes have come here."""
-        self.gather(None)
+    def one_first(self, work: Callable[[], T]) -> T:
+        """Do ``work()`` in one process of each machine, then in the others, which find on disk what
+        the first one has put there."""
+        return work()
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Give every parameter the sum of its gradients in all processes; None if nobody has one.
@@ -144,15 +147,25 @@ class Processes:
 class TorchProcesses(Processes):
     """The processes of torch.distributed's default group, which must exist."""
 
-    def __init__(self, *, timeout: timedelta, split_groups: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        timeout: timedelta,
+        device: torch.device,
+        local_rank: int,
+        split_groups: bool = False,
+    ) -> None:
         """Make a second group, over the CPU, for all that is not a gradient.
 
         Args:
             timeout: Longest time that a process waits for the others.
+            device: Where this process computes.
+            local_rank: Number of this process on its machine.
             split_groups: See :func:`divided`.
         """
         super().__init__(split_groups=split_groups)
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
+        self.device, self._local_rank = device, local_rank
         # gloo notices at once when a process at the other end is gone; nccl does not.
         self._words: Any = dist.new_group(backend="gloo", timeout=timeout)
         self.lock_step = LockStep(self._words)
@@ -181,6 +194,15 @@ class TorchProcesses(Processes):
         if told[1] is not None:
             raise PeerFailed(told[1])
         return told[0]
+
+    def one_first(self, work: Callable[[], T]) -> T:
+        """See :class:`Processes`."""
+        if self._local_rank:
+            self.gather(None)
+        result = work()
+        if not self._local_rank:
+            self.gather(None)
+        return result
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -13,8 +13,8 @@ from .batch_limit import BatchLimit
 from .checkpoint import RunFolder
 from .comparison import pair_grid
 from .config import TrainConfig
-from .evaluate import Evaluation, Interval, evaluate, paired_gain
 from .distributed import Processes
+from .evaluate import Evaluation, Interval, evaluate, paired_gain
 from .events import (
     CheckCancel,
     EvaluationProgress,
