@@ -7,6 +7,7 @@ accelerate is imported, so that it is needed by those alone who launch with it.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -93,8 +94,7 @@ def join_processes(*, timeout: float = TIMEOUT, split_groups: bool = False) -> I
 
 def _device(local_rank: int) -> tuple[torch.device, str]:
     """Where this process computes, and what its tensors travel by."""
-    forced = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"
-    if forced or not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         return torch.device("cpu"), "gloo"
     if local_rank >= torch.cuda.device_count():
         raise ValueError(
@@ -114,12 +114,14 @@ def _losses_named() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise PeerLost(
-            f"another process of this run has ended or does not answer ({_first_line(error)})"
+            f"another process of this run has ended or does not answer ({_reason(error)})"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
+def _reason(error: Exception) -> str:
+    """The first sentence, without the place in the source of gloo."""
+    text = re.sub(r"^\[\S+\]\s*", "", str(error).strip())
+    return re.split(r"\.\s|\n", text)[0].rstrip(".")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ the weights are frozen, and the LoRA's gradients are summed like those of unshar
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -99,6 +100,8 @@ def _shard(transformer: Any, adapter: PeftAdapter, device: torch.device) -> None
     for factor in factors:
         factor.data = factor.data.to(device)
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    # Blocks return views, which is a danger where the next one writes into them; diffusers' do not.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
         fully_shard(block, mesh=mesh, ignored_params=factors)
     fully_shard(transformer, mesh=mesh, ignored_params=factors)
