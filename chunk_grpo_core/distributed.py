@@ -64,11 +64,11 @@ def divided(
     if groups % count:
         below, above = groups - groups % count, groups - groups % count + count
         sizes = f"{below} or {above}" if below else str(above)
-        counts = ", ".join(str(n) for n in range(1, groups + 1) if groups % n == 0)
+        counts = _divisors(groups)
         split = ", or split groups (--split-groups)" if groups * group_size % count == 0 else ""
         raise ValueError(
             f"prompts_per_iteration is {groups}, which {count} processes cannot share evenly; set "
-            f"it to {sizes} (a multiple of {count}), start one of {counts} processes{split}"
+            f"it to {sizes} (a multiple of {count}), start {counts} processes{split}"
         )
     each = groups // count
     whole = slice(0, group_size)
@@ -78,11 +78,10 @@ def divided(
 def _divided_samples(groups: int, group_size: int, rank: int, count: int) -> list[Share]:
     total = groups * group_size
     if total % count:
-        counts = ", ".join(str(n) for n in range(1, total + 1) if total % n == 0)
         raise ValueError(
             f"an iteration has {groups} x {group_size} = {total} samples (prompts_per_iteration x "
-            f"group_size), which {count} processes cannot share evenly; start one of {counts} "
-            "processes, or change one of the two"
+            f"group_size), which {count} processes cannot share evenly; start "
+            f"{_divisors(total)} processes, or change one of the two"
         )
     first, last = rank * total // count, (rank + 1) * total // count
     shares = []
@@ -91,6 +90,11 @@ def _divided_samples(groups: int, group_size: int, rank: int, count: int) -> lis
         samples = slice(max(first - start, 0), min(last - start, group_size))
         shares.append(Share(group, samples))
     return shares
+
+
+def _divisors(number: int) -> str:
+    *rest, last = (str(n) for n in range(1, number + 1) if number % n == 0)
+    return f"{', '.join(rest)} or {last}" if rest else last
 
 
 class Processes:
@@ -168,8 +172,13 @@ class TorchProcesses(Processes):
         self.device, self._local_rank = device, local_rank
         # gloo notices at once when a process at the other end is gone; nccl does not.
         self._words: Any = dist.new_group(backend="gloo", timeout=timeout)
-        self.lock_step = LockStep(self._words)
+        self.lock_step = LockStep(self._largest)
         """Set up by whoever spreads a model over the processes."""
+
+    def _largest(self, number: int) -> int:
+        found = torch.tensor(number)
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self._words)
+        return int(found)
 
     def gather(self, value: T) -> list[T]:
         """See :class:`Processes`."""

@@ -9,10 +9,8 @@ on what comes next; whoever has nothing of that kind to do makes a call whose re
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-import torch.distributed as dist
 
 __all__ = ["LockStep"]
 
@@ -26,9 +24,9 @@ class LockStep:
     follows it. Calls without gradients go first.
     """
 
-    def __init__(self, group: Any) -> None:
-        """Args: ``group``: A process group over the CPU."""
-        self._group = group
+    def __init__(self, largest: Callable[[int], int]) -> None:
+        """Args: ``largest``: Tells every process the largest of the numbers that they give."""
+        self._largest = largest
         self._idle: Callable[[bool], None] | None = None
 
     def start(self, idle: Callable[[bool], None]) -> None:
@@ -43,7 +41,7 @@ class LockStep:
     def before_call(self) -> None:
         """Wait until it is the turn of this process to call the model."""
         mine = _GRADIENT if torch.is_grad_enabled() else _FORWARD
-        while (kind := self._agreed(mine)) != mine:
+        while (kind := self._largest(mine)) != mine:
             self._make_idle_call(kind)
 
     def settle(self) -> None:
@@ -51,13 +49,8 @@ class LockStep:
         other collective, because a process that waits in one cannot call the model."""
         if self._idle is None:
             return
-        while (kind := self._agreed(_NOTHING)) != _NOTHING:
+        while (kind := self._largest(_NOTHING)) != _NOTHING:
             self._make_idle_call(kind)
-
-    def _agreed(self, mine: int) -> int:
-        kind = torch.tensor(mine)
-        dist.all_reduce(kind, dist.ReduceOp.MAX, group=self._group)
-        return int(kind)
 
     def _make_idle_call(self, kind: int) -> None:
         assert self._idle is not None
