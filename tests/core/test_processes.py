@@ -6,6 +6,7 @@ What threads can show is in ``test_distributed.py``.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -97,12 +98,14 @@ def alone(config):
 
 
 def numbers(value):
-    """Every number of something JSON-ready, in order, without times."""
+    """Every number of something JSON-ready, in order, without times; nan for null."""
     if isinstance(value, dict):
         return [n for key, v in value.items() if key != "seconds" for n in numbers(v)]
     if isinstance(value, list):
         return [n for item in value for n in numbers(item)]
-    return [] if isinstance(value, str) else [value]
+    if isinstance(value, str):
+        return []
+    return [math.nan if value is None else value]
 
 
 def same_run(folder, other):
@@ -110,7 +113,7 @@ def same_run(folder, other):
     rows, other_rows = (read_metrics(path / "metrics.jsonl") for path in (folder, other))
     assert [row["iteration"] for row in rows] == list(range(len(other_rows))) != []
     assert [row.keys() for row in rows] == [row.keys() for row in other_rows]
-    close = {"rel": 1e-5, "abs": 1e-5}
+    close = {"rel": 1e-5, "abs": 1e-5, "nan_ok": True}
     assert numbers(rows) == pytest.approx(numbers(other_rows), **close)
     scores = [json.loads((path / "evaluation.json").read_text()) for path in (folder, other)]
     assert numbers(scores[0]) == pytest.approx(numbers(scores[1]), **close)
@@ -127,11 +130,9 @@ def same_run(folder, other):
     [
         (TORCHRUN, []),
         (TORCHRUN, ["--split-groups"]),
-        (TORCHRUN, ["--shard"]),
-        (["accelerate.commands.launch", "--config_file", "ddp.yaml"], []),
         (["accelerate.commands.launch", "--config_file", "fsdp2.yaml"], []),
     ],
-    ids=["torchrun", "torchrun, split groups", "torchrun, sharded", "accelerate", "FSDP2"],
+    ids=["torchrun", "torchrun, split groups", "accelerate, FSDP2"],
 )
 def test_two_processes_give_the_numbers_of_one(alone, config, tmp_path, launcher, more):
     if launcher is not TORCHRUN:
@@ -164,7 +165,7 @@ def worker_of(launcher, rank):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-@pytest.mark.parametrize(("rank", "more"), [(0, []), (1, []), (1, ["--shard"])])
+@pytest.mark.parametrize(("rank", "more"), [(0, []), (1, ["--shard"])])
 def test_when_one_process_is_killed_the_other_ends_and_one_goes_on(
     alone, config, tmp_path, rank, more
 ):
@@ -196,7 +197,7 @@ def test_prompts_that_two_processes_cannot_share_are_refused(config, tmp_path):
 
 def test_a_process_that_hangs_is_waited_for_no_longer_than_asked(config, tmp_path):
     folder = tmp_path / "stuck"
-    words = ["train", config, "--out", folder, "--timeout", "4", "--set", "run.iterations=50"]
+    words = ["train", config, "--out", folder, "--timeout", "25", "--set", "run.iterations=50"]
     process = start(*words, launcher=TORCHRUN)
     deadline = time.monotonic() + 120
     while not read_metrics(folder / "metrics.jsonl"):
@@ -222,7 +223,7 @@ def test_flux_files_train_sharded_with_checkpointing(tmp_path):
         f'{TINY.replace("tiny", "flux")}\n[reward]\nname = "target_colour"\n'.replace(
             "[prompts]",
             f'{paths}\nweights = "float32"\nwidth = 64\nheight = 64\nmax_tokens = 8\n'
-            'text_cache = "cache"\n[prompts]\ntext = ["a fox", "a bird", "a fish", "a cat", "a cow"]',
+            'text_cache = "cache"\n[prompts]\ntext = ["a fox", "a cat", "a cow", "owls", "ants"]',
         )
     )
     small = ["--set", "run.iterations=2", "--set", "prompts.held_out=2"]
