@@ -140,8 +140,7 @@ def _signals_raise() -> Iterator[None]:
         yield  # only the main thread may have handlers
         return
     before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    yield
+    # Not after an error: what there is to say about it is said outside.
+    for number, handler in before.items():
+        signal.signal(number, handler)

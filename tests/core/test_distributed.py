@@ -14,7 +14,7 @@ from threading import Barrier
 import pytest
 import torch
 from fakes import PROMPTS, Brightness, ToyPolicy, toy_config
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunk_grpo_core.advantage import AdvantageConfig
@@ -72,11 +72,11 @@ class Threads(Processes):
                 parameter.copy_(value)
 
 
-def together(count, work, **settings):
+def together(count, work, **options):
     """Call ``work(processes)`` in as many threads."""
     meeting = Meeting(count)
     with ThreadPoolExecutor(count) as pool:
-        futures = [pool.submit(work, Threads(rank, meeting, **settings)) for rank in range(count)]
+        futures = [pool.submit(work, Threads(rank, meeting, **options)) for rank in range(count)]
         return [future.result(timeout=60) for future in futures]
 
 
@@ -149,9 +149,10 @@ def mixed():
     return CombinedReward([WeightedReward(reward=reward, weight=w) for reward, w in parts])
 
 
-PLAIN = {"iterations": 2, "prompts_per_iteration": 4, "group_size": 4}
+PLAIN = {"iterations": 2, "prompts_per_iteration": 4, "group_size": 4, "self_test": False}
 RICH = {
     **PLAIN,
+    "self_test": True,
     "optimizer": OptimizerConfig(learning_rate=1e-2, epochs=2, ema_decay=0.5, max_grad_norm=1e-4),
     "objective": ObjectiveConfig(clip_low=1e-5, clip_high=1e-5, kl_ref=0.1),
     "advantage": AdvantageConfig(scale="global-std", keep=1),
@@ -172,8 +173,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_any_number_of_processes_trains_as_one_does(case):
-    settings, reward, count, split = CASES[case]
-    config, reward = toy_config(**settings), reward or Brightness
+    changes, reward, count, split = CASES[case]
+    config, reward = toy_config(**changes), reward or Brightness
     alone = train(config, reward())
     found = together(
         count, lambda processes: train(config, reward(), processes), split_groups=split
@@ -186,6 +187,7 @@ def test_any_number_of_processes_trains_as_one_does(case):
     assert (sum(row["masked_scores"] for row in alone[0]) > 0) == (reward in (mixed, Unreachable))
 
 
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.booleans())
 def test_shares_are_equal_and_cover_every_sample_once(groups, group_size, count, split):
     size = groups * group_size if split else groups
@@ -212,8 +214,8 @@ def test_prompts_that_cannot_be_shared_name_what_can():
         divided(2, 3, 0, 4, split_groups=True)
 
 
-def experiment(processes, folder, reward=None, **settings):
-    config = toy_config(**PLAIN, checkpoint_every=1, **settings)
+def experiment(processes, folder, reward=None):
+    config = toy_config(**PLAIN, checkpoint_every=1)
     policy = ToyPolicy()
     outcome = run_experiment(
         policy, reward or Brightness(), PROMPTS[:4], PROMPTS[2:], config, RunFolder(folder),

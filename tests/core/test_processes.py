@@ -108,12 +108,12 @@ def numbers(value):
     return [math.nan if value is None else value]
 
 
-def same_run(folder, other):
-    """Metrics, scores and LoRA of two runs agree to 1e-5, and both left the same files."""
+def same_run(folder, other, tolerance=1e-5):
+    """Metrics and scores agree to ``tolerance``, the LoRA to 1e-5; both left the same files."""
     rows, other_rows = (read_metrics(path / "metrics.jsonl") for path in (folder, other))
     assert [row["iteration"] for row in rows] == list(range(len(other_rows))) != []
     assert [row.keys() for row in rows] == [row.keys() for row in other_rows]
-    close = {"rel": 1e-5, "abs": 1e-5, "nan_ok": True}
+    close = {"rel": tolerance, "abs": tolerance, "nan_ok": True}
     assert numbers(rows) == pytest.approx(numbers(other_rows), **close)
     scores = [json.loads((path / "evaluation.json").read_text()) for path in (folder, other)]
     assert numbers(scores[0]) == pytest.approx(numbers(scores[1]), **close)
@@ -229,7 +229,8 @@ def test_flux_files_train_sharded_with_checkpointing(tmp_path):
     small = ["--set", "run.iterations=2", "--set", "prompts.held_out=2"]
     finished("train", file, "--out", tmp_path / "one", *small)
     finished("train", file, "--out", tmp_path / "two", *small, "--shard", launcher=TORCHRUN)
-    same_run(tmp_path / "two", tmp_path / "one")
+    # The reward rounds pictures to 8 bits, which turns a last bit into a whole level of a pixel.
+    same_run(tmp_path / "two", tmp_path / "one", tolerance=1e-4)
     words = ["train", file, "--out", tmp_path / "new", "--shard", "--set", "model.weights=fp8"]
     code, _, errors = ended(start(*words, launcher=TORCHRUN))
     assert code != 0 and "model.weights is fp8, which cannot be spread" in errors
