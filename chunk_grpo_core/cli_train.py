@@ -2,6 +2,7 @@
 
 # No ``from __future__ import annotations`` here: typer reads the annotations at run time.
 import json
+import os
 import shlex
 import sys
 from enum import Enum
@@ -14,6 +15,7 @@ from rich.console import Console
 from .checkpoint import RunFolder
 from .config_file import read_config_file
 from .config_text import preset_text
+from .launch import TIMEOUT, asks_for_sharding, is_launched, join_processes
 from .presets import PRESETS
 from .progress import ProgressBar, clear_errors
 from .run_config import RunConfig
@@ -39,6 +41,24 @@ Changes = Annotated[
         help="Change one value; paths start at the file's folder. May be repeated.",
     ),
 ]
+Shard = Annotated[
+    bool | None,
+    typer.Option(
+        "--shard/--no-shard",
+        help="Several processes: spread the frozen weights over them (FSDP2). Default: as "
+        "accelerate's configuration says, else no.",
+        show_default=False,
+    ),
+]
+SplitGroups = Annotated[
+    bool, typer.Option("--split-groups", help="Several processes: let them share groups, too.")
+]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS", help="Several processes: longest time that one waits for the others."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
@@ -48,6 +68,9 @@ def train(
         Path | None, typer.Option(help="Run folder; must be new. Default: run.folder of the file.")
     ] = None,
     changes: Changes = None,
+    shard: Shard = None,
+    split_groups: SplitGroups = False,
+    timeout: Timeout = TIMEOUT,
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA as a configuration file says, and measure what it gained.
@@ -62,14 +85,30 @@ def train(
 
     'chunk-grpo presets --write NAME' prints a whole file with every key explained. The run folder
     keeps settings, metrics, samples, plots, checkpoints and lora.safetensors; 'chunk-grpo resume'
-    goes on with it.
+    goes on with it. Behind torchrun or 'accelerate launch' the processes share the prompts of each
+    iteration (docs/distributed.md).
     """
-    with clear_errors("nothing was written"):
+
+    def read() -> tuple[RunConfig, Path]:
         settings = read_config_file(config, changes or ())
-        folder = out or _free_folder(settings)
-    with clear_errors(lambda: _how_to_go_on(folder)), ProgressBar() as bar:
-        run = train_run(settings, folder, listener=bar.listen)
-    _print_run(run, as_json)
+        return settings, out or _free_folder(settings)
+
+    folder: Path | None = None
+    with (
+        clear_errors(lambda: _how_to_go_on(folder)),
+        join_processes(timeout=timeout, split_groups=split_groups) as processes,
+        ProgressBar() as bar,
+    ):
+        settings, folder = processes.from_writer(read)
+        run = train_run(
+            settings,
+            folder,
+            listener=bar.listen,
+            processes=processes,
+            shard=asks_for_sharding() if shard is None else shard,
+        )
+    if processes.is_writer:
+        _print_run(run, as_json)
 
 
 def resume(
@@ -77,12 +116,29 @@ def resume(
     iterations: Annotated[
         int | None, typer.Option(min=1, help="Iterations in all, to train for longer.")
     ] = None,
+    shard: Shard = None,
+    split_groups: SplitGroups = False,
+    timeout: Timeout = TIMEOUT,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was stopped or killed; its numbers are as if it had not been."""
-    with clear_errors(lambda: _how_to_go_on(folder, iterations)), ProgressBar() as bar:
-        run = resume_run(folder, iterations=iterations, listener=bar.listen)
-    _print_run(run, as_json)
+    """Go on with a run that was stopped or killed; its numbers are as if it had not been.
+
+    Behind torchrun or 'accelerate launch' there may be more processes than before, or fewer.
+    """
+    with (
+        clear_errors(lambda: _how_to_go_on(folder, iterations)),
+        join_processes(timeout=timeout, split_groups=split_groups) as processes,
+        ProgressBar() as bar,
+    ):
+        run = resume_run(
+            folder,
+            iterations=iterations,
+            listener=bar.listen,
+            processes=processes,
+            shard=asks_for_sharding() if shard is None else shard,
+        )
+    if processes.is_writer:
+        _print_run(run, as_json)
 
 
 def presets(
@@ -106,11 +162,13 @@ def presets(
         typer.echo(f"{preset.name:12} {preset.title}")
 
 
-def _how_to_go_on(folder: Path, iterations: int | None = None) -> str:
-    if not (folder / CONFIG_COPY).is_file():
+def _how_to_go_on(folder: Path | None, iterations: int | None = None) -> str:
+    sees_folder = os.environ.get("RANK", "0") == "0"  # other machines may not
+    if folder is None or (sees_folder and not (folder / CONFIG_COPY).is_file()):
         return "nothing was written"
     longer = f" --iterations {iterations}" if iterations else ""
-    return f"go on with: chunk-grpo resume {shlex.quote(str(folder))}{longer}"
+    launched = " (alone, or with a launcher and any number of processes)" if is_launched() else ""
+    return f"go on with: chunk-grpo resume {shlex.quote(str(folder))}{longer}{launched}"
 
 
 def _free_folder(config: RunConfig) -> Path:

@@ -41,6 +41,12 @@ class ChunkStatistics:
     gap: Tensor
     """Sum of mean |v - v_ref|^2; 0 when no reference was measured."""
 
+    @classmethod
+    def none(cls, chunks: int) -> ChunkStatistics:
+        """Those of no samples at all, for K chunks."""
+        zero = torch.zeros(chunks, dtype=torch.float64)
+        return cls(zero.long(), zero, zero, zero, zero, zero)
+
     def __add__(self, other: ChunkStatistics) -> ChunkStatistics:
         return ChunkStatistics(
             self.count + other.count,

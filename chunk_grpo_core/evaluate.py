@@ -47,6 +47,23 @@ class Evaluation:
         extras = {name: plain(scores) for name, scores in self.extras.items()}
         return {"prompts": list(self.prompts), "rewards": plain(self.rewards), "extras": extras}
 
+    @classmethod
+    def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
+        """Put evaluations of different prompts together, one or more; extras that one of them lacks
+        are NaN there."""
+        unknown = [torch.full_like(part.rewards, torch.nan) for part in parts]
+        return cls(
+            tuple(prompt for part in parts for prompt in part.prompts),
+            torch.cat([part.rewards for part in parts]),
+            {
+                name: torch.cat(
+                    [p.extras.get(name, u) for p, u in zip(parts, unknown, strict=True)]
+                )
+                for name in dict.fromkeys(name for part in parts for name in part.extras)
+            },
+            torch.cat([part.images for part in parts]),
+        )
+
     @property
     def mean(self) -> float:
         """Mean of the valid rewards."""

@@ -22,6 +22,7 @@ __all__ = [
     "RolloutEnd",
     "RunStart",
     "broadcast",
+    "ignore",
     "never_cancel",
 ]
 
@@ -87,6 +88,10 @@ Event = RunStart | PhaseProgress | EvaluationProgress | RolloutEnd | IterationEn
 Listener = Callable[[Event], None]
 CheckCancel = Callable[[], None]
 """Called after every micro-step; raises (``Cancelled`` or the host's own exception) to stop."""
+
+
+def ignore(event: Event) -> None:
+    """The listener of a run that nobody watches."""
 
 
 def never_cancel() -> None:

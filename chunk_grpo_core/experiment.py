@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,16 @@ from .batch_limit import BatchLimit
 from .checkpoint import RunFolder
 from .comparison import pair_grid
 from .config import TrainConfig
+from .distributed import Processes
 from .evaluate import Evaluation, Interval, evaluate, paired_gain
-from .events import CheckCancel, EvaluationProgress, Listener, broadcast, never_cancel
+from .events import (
+    CheckCancel,
+    EvaluationProgress,
+    Listener,
+    broadcast,
+    ignore,
+    never_cancel,
+)
 from .history import MetricsWriter, read_metrics
 from .pictures import SampleWriter
 from .plots import plot_training
@@ -102,9 +110,10 @@ def run_experiment(
     *,
     resume: bool = False,
     evaluation_seeds: int = 4,
-    listener: Listener = lambda event: None,
+    listener: Listener = ignore,
     check_cancel: CheckCancel = never_cancel,
     limit: BatchLimit | None = None,
+    processes: Processes | None = None,
 ) -> Outcome:
     """Measure, train, measure again; everything is kept in the run folder.
 
@@ -117,16 +126,20 @@ def run_experiment(
         folder: Where the run is created, or resumed.
         resume: Go on with the run that is in the folder.
         evaluation_seeds: Pictures of each held-out prompt.
-        listener: Hears all events.
+        listener: Hears all events, in the first process.
         check_cancel: Raises to stop; called after every micro-step.
         limit: Samples that fit into memory at once; begins at ``config.batch_size`` if None.
+        processes: Those that train together; this one alone if None. Only the first touches the
+            run folder, which the others need not even see.
 
     Raises:
         FileExistsError: The folder holds a run and ``resume`` is False.
         FileNotFoundError: The folder holds no run and ``resume`` is True.
-        ValueError: The run was started with other settings, or there are too few prompts.
+        ValueError: The run was started with other settings, there are too few prompts, or the
+            processes have different models, rewards or prompts.
     """
     check_held_out(held_out)
+    processes = processes or Processes()
     limit = limit or BatchLimit(size=config.batch_size)
     trainer = Trainer(
         policy,
@@ -139,7 +152,9 @@ def run_experiment(
         ),
         check_cancel=check_cancel,
         limit=limit,
+        processes=processes,
     )
+    listener = listener if processes.is_writer else ignore
     facts = {
         "model": policy.name,
         "reward": reward.name,
@@ -147,23 +162,34 @@ def run_experiment(
         "prompts": list(prompts),
         "held_out": list(held_out),
     }
-    if resume:
-        folder.check_same(config, facts)
-    else:
-        folder.create(config, {**facts, "version": __version__})
+    _check_equal(processes.gather(facts))
+
+    def open_folder() -> None:
+        if resume:
+            folder.check_same(config, facts)
+        else:
+            folder.create(config, {**facts, "version": __version__})
+
+    processes.from_writer(open_folder)
 
     def measure(which: str) -> Evaluation:
-        return evaluate(
-            policy,
-            reward,
-            held_out,
-            config.grid,
-            seeds=evaluation_seeds,
-            seed=EVALUATION_SEED,
-            limit=limit,
-            progress=lambda fraction: listener(EvaluationProgress(which, fraction)),
-            check_cancel=check_cancel,
+        own = _part(len(held_out), processes)
+        found = (
+            evaluate(
+                policy,
+                reward,
+                held_out[own.start : own.stop],
+                config.grid,
+                seeds=evaluation_seeds,
+                seed=EVALUATION_SEED + own.start,
+                limit=limit,
+                progress=lambda fraction: listener(EvaluationProgress(which, fraction)),
+                check_cancel=check_cancel,
+            )
+            if own
+            else None
         )
+        return Evaluation.joined([part for part in processes.gather(found) if part])
 
     with policy.adapter.disabled():
         before = measure("before")
@@ -171,13 +197,32 @@ def run_experiment(
         trainer.resume()
     trainer.train()
     after = measure("after")
-    folder.write_json(
-        "evaluation.json",
-        {
-            "noise_seed": EVALUATION_SEED,
-            "before": before.to_json(),
-            "after": after.to_json(),
-        },
-    )
-    rows = read_metrics(folder.metrics_file)
+
+    def keep() -> list[dict[str, Any]]:
+        scores = {"before": before.to_json(), "after": after.to_json()}
+        folder.write_json("evaluation.json", {"noise_seed": EVALUATION_SEED, **scores})
+        return read_metrics(folder.metrics_file)
+
+    rows = processes.from_writer(keep)
     return Outcome(config, policy.name, reward.name, rows, before, after)
+
+
+def _part(count: int, processes: Processes) -> range:
+    """The prompts that this process measures; as many as the others, give or take one."""
+    rank, all_of_them = processes.rank, processes.count
+    return range(rank * count // all_of_them, (rank + 1) * count // all_of_them)
+
+
+def _check_equal(facts: Sequence[Mapping[str, object]]) -> None:
+    """Make sure that all processes train the same thing.
+
+    Raises:
+        ValueError: They do not; the message names process and fact.
+    """
+    for rank, other in enumerate(facts):
+        for name, value in other.items():
+            if value != facts[0][name]:
+                raise ValueError(
+                    f"process {rank} has another {name} than process 0 ({value!s:.200} instead of "
+                    f"{facts[0][name]!s:.200}); all must load the same files"
+                )

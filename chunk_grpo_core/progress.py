@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,9 @@ from rich.progress import (
 )
 
 from .batch_limit import NothingFits
+from .distributed import PeerFailed
 from .events import EvaluationProgress, Event, IterationEnd, PhaseProgress, RunStart
+from .launch import PeerLost, is_launched
 from .selftest import SelfTestFailed
 
 __all__ = ["ProgressBar", "clear_errors"]
@@ -100,10 +103,21 @@ def clear_errors(hint: str | Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except _MISTAKES as error:
-        _screen.print("[red]error:[/red]", end=" ")
-        _screen.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        _show_error(str(error))
         raise typer.Exit(2) from error
+    except PeerFailed as error:
+        raise typer.Exit(2) from error  # the first process shows it
+    except PeerLost as error:
+        text = hint if isinstance(hint, str) else hint()
+        _show_error(f"{error}. What the run folder holds is whole; {text}")
+        raise typer.Exit(1) from error
     except KeyboardInterrupt:
         text = hint if isinstance(hint, str) else hint()
         _screen.print(f"stopped; {text}", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
+
+
+def _show_error(text: str) -> None:
+    who = f" (process {os.environ.get('RANK')})" if is_launched() else ""
+    _screen.print(f"[red]error{who}:[/red]", end=" ")
+    _screen.print(text, highlight=False, markup=False, soft_wrap=True)

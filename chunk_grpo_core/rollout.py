@@ -42,17 +42,23 @@ class Noise:
     seed: int
     """Seed of the group, see :func:`derive_seed`."""
     group_size: int
+    """Samples that are rolled out."""
+    first: int = 0
+    """Number of the first of them, where only a part of the group is rolled out."""
 
     def generators(self) -> list[torch.Generator]:
         """One fresh CPU generator for each sample, for the noise of its steps."""
         return [
-            torch.Generator().manual_seed(derive_seed(self.seed, "steps", i))
-            for i in range(self.group_size)
+            torch.Generator().manual_seed(derive_seed(self.seed, "steps", i)) for i in self._numbers
         ]
+
+    @property
+    def _numbers(self) -> range:
+        return range(self.first, self.first + self.group_size)
 
     def initial(self, latent_shape: Sequence[int]) -> Tensor:
         """Draw x_1, CPU float32, shape (G, *latent)."""
-        owners = [0] * self.group_size if self.shared_start else range(self.group_size)
+        owners = [0] * self.group_size if self.shared_start else self._numbers
         return torch.stack(
             [
                 torch.randn(

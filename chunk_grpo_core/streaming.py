@@ -63,6 +63,8 @@ class GroupTask:
     """Bool, shape (G, K): the chunks each sample trains on."""
     reference: Reference | None = None
     """See :func:`with_reference`."""
+    weight: float = 1.0
+    """Part of its group that these samples are."""
 
     def trained_chunks(self, config: ObjectiveConfig) -> Tensor:
         """The drawn chunks of samples that have a gradient at all, bool, shape (G, K)."""
@@ -233,7 +235,7 @@ def accumulate_group(
         task: Trajectory, advantages, drawn chunks.
         plan: K chunks covering the N - 1 trainable steps.
         config: The objective.
-        scale: Weight of this group in the update (1 / groups).
+        scale: Weight of this group in the update (1 / groups); ``task.weight`` comes on top.
         is_on_policy: The policy is the one that sampled the trajectory, so every ratio is 1.
         device: Where the model wants its input.
         batch_size: Samples in one call of the model; all that need the step when None.
@@ -250,7 +252,7 @@ def accumulate_group(
                 new = replay_step(velocity, task.trajectory, step, part, device)
                 _store(terms, part, step, _terms_of(new, task, step, part, config))
                 check_cancel()
-    weights = StepTerms(*(c * scale for c in coefficients(terms, facts, config)))
+    weights = StepTerms(*(c * (scale * task.weight) for c in coefficients(terms, facts, config)))
     passes = 0
     with torch.enable_grad():
         for step, part, count in _micro_batches(_any_nonzero(weights), batch_size):

@@ -30,6 +30,7 @@ from .batch_limit import BatchLimit
 from .checkpoint import Checkpoint, RunFolder
 from .chunks import draw_chunks
 from .config import TrainConfig
+from .distributed import Processes, Share
 from .events import (
     CheckCancel,
     IterationEnd,
@@ -37,6 +38,7 @@ from .events import (
     PhaseProgress,
     RolloutEnd,
     RunStart,
+    ignore,
     never_cancel,
 )
 from .metrics import UpdateReport, metrics_row
@@ -81,9 +83,10 @@ class Trainer:
         config: TrainConfig,
         *,
         run_folder: RunFolder | None = None,
-        listener: Listener = lambda event: None,
+        listener: Listener = ignore,
         check_cancel: CheckCancel = never_cancel,
         limit: BatchLimit | None = None,
+        processes: Processes | None = None,
     ) -> None:
         """Set up a run at iteration 0; call :meth:`resume` to go on with an earlier one.
 
@@ -93,16 +96,26 @@ class Trainer:
             prompts: Captions to train on, at least one.
             config: All settings.
             run_folder: Where checkpoints go; None keeps nothing.
-            listener: Hears every event.
+            listener: Hears every event; of several processes only that of the first does, and only
+                of its own groups.
             check_cancel: Raises to stop; called after every micro-step.
             limit: Samples that fit into memory at once; begins at ``config.batch_size`` if None.
+            processes: Those that train together; this one alone if None.
+
+        Raises:
+            ValueError: There are no prompts, or the processes cannot share them.
         """
         if not prompts:
             raise ValueError("there are no prompts to train on; give at least one")
         self.policy, self.reward, self.config = policy, reward, config
         self.prompts = list(prompts)
         self.iteration = 0
-        self._folder, self._listen, self._check_cancel = run_folder, listener, check_cancel
+        self._processes = processes or Processes()
+        self._shares = self._processes.shares(config.prompts_per_iteration, config.group_size)
+        writes = self._processes.is_writer
+        self._folder, self._listen = (run_folder, listener) if writes else (None, ignore)
+        self._check_cancel = check_cancel
+        self._processes.copy_from_writer(policy.adapter.parameters())
         self._optimizer = AdapterOptimizer(policy.adapter.parameters(), config.optimizer)
         self._limit = limit or BatchLimit(size=config.batch_size)
         self._decode_limit = replace(self._limit, size=None)
@@ -112,12 +125,14 @@ class Trainer:
             config=config,
             limit=self._limit,
             check_cancel=check_cancel,
+            processes=self._processes,
         )
         self._is_tested = not config.self_test
 
     def resume(self) -> int:
         """Go on from the newest checkpoint of the run folder; returns iterations already done."""
-        checkpoint = self._folder.load() if self._folder else None
+        folder = self._folder
+        checkpoint = self._processes.from_writer(lambda: folder.load() if folder else None)
         if checkpoint:
             self.policy.adapter.load_state_dict(checkpoint.adapter)
             self._optimizer.restore(checkpoint.optimizer)
@@ -173,16 +188,17 @@ class Trainer:
         prompts = prompts_of_iteration(
             self.prompts, self.iteration, config.prompts_per_iteration, config.seed
         )
-        drawn = [self._draw(index) for index in range(len(prompts))]
+        drawn = [self._draw(share) for share in self._shares]
         with _timed(seconds, "rollout"):
             groups = self._run(lambda velocity: self._sample(velocity, prompts, drawn))
         with _timed(seconds, "score"):
-            rewards = [self._score(group) for group in groups]
+            rewards = self._all_rewards([self._score(group) for group in groups])
         advantages = iteration_advantages(rewards, config.advantage)
-        tasks = [
-            GroupTask(group, values, chunks)
-            for group, values, chunks in zip(groups, advantages.values, drawn, strict=True)
-        ]
+        tasks: list[GroupTask | None] = [None] * len(prompts)
+        for share, group, chunks in zip(self._shares, groups, drawn, strict=True):
+            values = advantages.values[share.group][share.samples]
+            weight = group.group_size / config.group_size
+            tasks[share.group] = GroupTask(group, values, chunks, weight=weight)
         with _timed(seconds, "update"):
             report = self._run(lambda velocity: self._update(velocity, tasks))
         seconds["total"] = sum(seconds.values())
@@ -193,9 +209,9 @@ class Trainer:
             advantages,
             report,
             seconds,
-            _peak_gib(self.policy.device),
+            _largest(self._processes.gather(_peak_gib(self.policy.device))),
             has_reference=config.objective.kl_ref > 0,
-            batch_size=self._limit.size,
+            batch_size=_smallest(self._processes.gather(self._limit.size)),
         )
         self._listen(IterationEnd(self.iteration, row))
 
@@ -206,18 +222,18 @@ class Trainer:
     def _sample(
         self, velocity: Velocity, prompts: Sequence[str], drawn: Sequence[torch.Tensor]
     ) -> list[Trajectory]:
-        """Roll out one group for each prompt, with noise where the config wants it."""
+        """Roll out the groups of this process, with noise where the config wants it."""
         config = self.config
         groups = []
-        for index, (prompt, chunks) in enumerate(zip(prompts, drawn, strict=True)):
-            seed = derive_seed(config.seed, "rollout", self.iteration, index)
+        for share, chunks in zip(self._shares, drawn, strict=True):
+            seed = derive_seed(config.seed, "rollout", self.iteration, share.group)
             groups.append(
                 rollout(
                     velocity,
-                    prompt,
+                    prompts[share.group],
                     config.grid,
                     config.sde,
-                    Noise(config.share_initial_noise, seed, config.group_size),
+                    Noise(config.share_initial_noise, seed, len(chunks), share.samples.start),
                     self.policy.latent_shape,
                     stochastic=noisy_steps(config.noise, config.plan, self._window, chunks),
                     solver=config.ode_solver,
@@ -227,7 +243,7 @@ class Trainer:
                     check_cancel=self._check_cancel,
                 )
             )
-            self._progress("rollout", 0.5 * (index + 1) / len(prompts))
+            self._progress("rollout", 0.5 * len(groups) / len(self._shares))
         return groups
 
     def _score(self, group: Trajectory) -> RewardBatch:
@@ -241,13 +257,22 @@ class Trainer:
         self._listen(RolloutEnd(self.iteration, group.prompt, images, batch.known))
         return batch
 
-    def _draw(self, index: int) -> torch.Tensor:
-        """Draw the chunks that the samples of group ``index`` train on."""
+    def _all_rewards(self, own: list[RewardBatch]) -> list[RewardBatch]:
+        """The scores of all groups, in their order."""
+        parts: list[list[RewardBatch]] = [[] for _ in range(self.config.prompts_per_iteration)]
+        for found in self._processes.gather(list(zip(self._shares, own, strict=True))):
+            for share, batch in found:
+                parts[share.group].append(batch)
+        return [RewardBatch.joined(batches) for batches in parts]
+
+    def _draw(self, share: Share) -> torch.Tensor:
+        """Draw the chunks that the samples of a share train on."""
         config = self.config
-        seed = derive_seed(config.seed, "chunks", self.iteration, index)
-        return draw_chunks(
+        seed = derive_seed(config.seed, "chunks", self.iteration, share.group)
+        group = draw_chunks(
             config.plan, config.chunk_fraction, config.group_size, seed, self._window
         )
+        return group[share.samples]
 
     @property
     def _window(self) -> range:
@@ -255,7 +280,7 @@ class Trainer:
         config = self.config
         return window_chunks(config.window, config.plan, self.iteration, config.seed)
 
-    def _update(self, velocity: Velocity, tasks: list[GroupTask]) -> UpdateReport:
+    def _update(self, velocity: Velocity, tasks: Sequence[GroupTask | None]) -> UpdateReport:
         """Test the gradients if nobody has, then take the iteration's optimiser steps."""
         self._limit.attempt(lambda: self._test(velocity, tasks))
         return self._updater(
@@ -265,9 +290,9 @@ class Trainer:
             lambda fraction: self._progress("update", 0.5 + 0.5 * fraction),
         )
 
-    def _test(self, velocity: Velocity, tasks: list[GroupTask]) -> None:
-        """Test the gradients once, on the first group that has a stochastic step."""
-        for task in tasks:
+    def _test(self, velocity: Velocity, tasks: Sequence[GroupTask | None]) -> None:
+        """Test the gradients once, on the first own group that has a stochastic step."""
+        for task in filter(None, tasks):
             if not self._is_tested and task.trajectory.stochastic.any():
                 self_test(
                     velocity,
@@ -294,3 +319,11 @@ def _peak_gib(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     return torch.cuda.max_memory_allocated(device) / 2**30
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _smallest(values: Sequence[int | None]) -> int | None:
+    return min((value for value in values if value is not None), default=None)

@@ -11,6 +11,7 @@ from typing import Any
 from .batch_limit import BatchLimit
 from .config import TrainConfig
 from .diagnostics import ChunkStatistics
+from .distributed import Processes
 from .events import CheckCancel
 from .metrics import UpdateReport
 from .optimizer import AdapterOptimizer
@@ -32,11 +33,12 @@ class Updater:
     limit: BatchLimit
     check_cancel: CheckCancel
     """Called after every micro-step."""
+    processes: Processes
 
     def __call__(
         self,
         velocity: Velocity,
-        tasks: Sequence[GroupTask],
+        tasks: Sequence[GroupTask | None],
         iteration: int,
         progress: Callable[[float], None],
     ) -> UpdateReport:
@@ -44,7 +46,7 @@ class Updater:
 
         Args:
             velocity: The model, adapter on.
-            tasks: One for each group of the rollout.
+            tasks: One for each group of the rollout; None for groups of other processes.
             iteration: 0-based.
             progress: Called with the fraction done.
 
@@ -66,10 +68,15 @@ class Updater:
             found = self.limit.attempt(partial(gradient, number))
             reports += [report for report, _ in found]
             passes += sum(samples for _, samples in found)
+            self.processes.sum_gradients(self.policy.adapter.parameters())
             norms.append(self.optimizer.step(iteration * count + number))
             if number == 0:
-                first_error = max(float(report.deviation.max()) for report in reports)
+                errors = [float(report.deviation.max()) for report in reports]
+                first_error = max(errors, default=0.0)
             progress((number + 1) / count)
+        statistics = sum(reports, ChunkStatistics.none(self.config.plan.count))
+        found = self.processes.gather((statistics, passes, first_error))
+        first_error = max(error for _, _, error in found)
         if first_error > self.config.objective.clip_low:
             log.warning(
                 "ratio self-test failed: the first update of iteration %d should see a ratio of 1 "
@@ -79,19 +86,30 @@ class Updater:
                 iteration,
                 first_error,
             )
-        return UpdateReport(sum(reports[1:], reports[0]), first_error, norms, passes)
+        return UpdateReport(
+            sum((part for part, _, _ in found[1:]), found[0][0]),
+            first_error,
+            norms,
+            sum(passes for _, passes, _ in found),
+        )
 
-    def _prepared(self, velocity: Velocity, tasks: Sequence[GroupTask]) -> Sequence[GroupTask]:
+    def _prepared(
+        self, velocity: Velocity, tasks: Sequence[GroupTask | None]
+    ) -> Sequence[GroupTask | None]:
         """Measure what the updates compare with: the old policy and the reference, if need be."""
+
+        def each(measure: Callable[..., GroupTask]) -> list[GroupTask | None]:
+            return [task and measure(velocity, task, **self._streaming) for task in tasks]
+
         if self._must_recompute:
-            tasks = [recompute_old_policy(velocity, task, **self._streaming) for task in tasks]
+            tasks = each(recompute_old_policy)
         if self.config.objective.needs_reference:
             with self.policy.adapter.disabled():
-                tasks = [with_reference(velocity, task, **self._streaming) for task in tasks]
+                tasks = each(with_reference)
         return tasks
 
     def _accumulate(
-        self, velocity: Velocity, tasks: Sequence[GroupTask], number: int
+        self, velocity: Velocity, tasks: Sequence[GroupTask | None], number: int
     ) -> list[tuple[ChunkStatistics, int]]:
         """Leave the gradient of one update in the adapter; see :func:`accumulate_group`."""
         self.optimizer.clear()  # a try that ran out of memory left part of a gradient behind
@@ -106,6 +124,7 @@ class Updater:
                 **self._streaming,
             )
             for task in part
+            if task is not None
         ]
 
     @property

@@ -11,17 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .batch_limit import BatchLimit
 from .checkpoint import RunFolder
 from .config import TrainConfig
 from .config_file import read_config_file
 from .config_text import write_config
-from .events import EvaluationProgress, Listener, broadcast
+from .distributed import Processes, TorchProcesses
+from .dynamics import DynamicsCurve
+from .events import EvaluationProgress, Listener, broadcast, ignore
 from .experiment import Outcome, check_held_out, run_experiment
 from .export import continued_state, load_lora
 from .history import read_metrics
 from .listeners import TRACKERS
 from .models.flux import FluxPolicy
+from .models.sharding import SHARDABLE, ShardedPolicy
 from .optional import require
+from .policy import Policy
 from .prompt_files import PromptLine, read_prompt_file
 from .prompts import PromptSet, make_prompt_set
 from .results import RunFiles, measure_curve, write_results
@@ -57,59 +62,88 @@ class TrainedRun:
 
 
 def train(
-    config: RunConfig, folder: Path, *, listener: Listener = lambda event: None
+    config: RunConfig,
+    folder: Path,
+    *,
+    listener: Listener = ignore,
+    processes: Processes | None = None,
+    shard: bool = False,
 ) -> TrainedRun:
     """Train as a configuration says.
 
     Args:
         config: From :func:`~.config_file.read_config_file`.
         folder: Run folder, new.
-        listener: Hears all events; what it raises stops the run.
+        listener: Hears all events, in the first process; what it raises stops the run.
+        processes: Those that train together, each calling this; this one alone if None.
+        shard: Spread the frozen weights over them (FSDP2).
 
     Raises:
         FileExistsError: The folder holds a run already.
-        ValueError: Something in the configuration, or a file that it names, is wrong.
+        ValueError: Something in the configuration, or a file that it names, is wrong, or the
+            processes cannot share the work.
         ImportError: A package is missing.
     """
-    run = RunFolder(folder)
-    if run.config_file.exists():
-        raise FileExistsError(f"{folder} already holds a run; resume it, or choose another folder")
-    parts = _prepare(config, run, listener)
-    policy = load_policy(config, (*parts.prompts.train, *parts.prompts.held_out))
+    run, processes = RunFolder(folder), processes or Processes()
+
+    def check() -> None:
+        if run.config_file.exists():
+            raise FileExistsError(
+                f"{folder} already holds a run; resume it, or choose another folder"
+            )
+
+    def begin() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_COPY).write_text(write_config(config), encoding="utf-8")
+
+    processes.from_writer(check)
+    parts = _prepare(config, run, listener, processes, shard)
+    policy = _load(config, parts)
     settings = _settings(config, policy, parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_COPY).write_text(write_config(config), encoding="utf-8")
+    processes.from_writer(begin)
     return _run(parts, settings, policy, run, resume=False)
 
 
 def resume(
-    folder: Path, *, iterations: int | None = None, listener: Listener = lambda event: None
+    folder: Path,
+    *,
+    iterations: int | None = None,
+    listener: Listener = ignore,
+    processes: Processes | None = None,
+    shard: bool = False,
 ) -> TrainedRun:
     """Go on with a run that was stopped or killed, or train a finished one for longer.
 
     Args:
         folder: Run folder.
         iterations: Iterations in all; those the run was started with when None.
-        listener: Hears all events; what it raises stops the run.
+        listener: See :func:`train`.
+        processes: See :func:`train`; not necessarily as many as the run was started with.
+        shard: See :func:`train`.
 
     Raises:
         FileNotFoundError: The folder holds no run of :func:`train`.
         ValueError: The run has done more iterations already, or a file that it needs is wrong now.
     """
-    run = RunFolder(folder)
-    if not (folder / CONFIG_COPY).is_file():
-        raise FileNotFoundError(f"{folder} holds no run of 'train': {CONFIG_COPY} is missing")
-    config = read_config_file(folder / CONFIG_COPY)
-    is_old = run.config_file.exists()  # not if it was killed before the first measurement
-    done = len(read_metrics(run.metrics_file))
-    if iterations is not None and iterations < done:
-        raise ValueError(f"iterations is {iterations}, but {folder} has done {done} already")
-    parts = _prepare(config, run, listener)
-    policy = load_policy(config, (*parts.prompts.train, *parts.prompts.held_out))
-    settings = run.read_config() if is_old else _settings(config, policy, parts)
+    run, processes = RunFolder(folder), processes or Processes()
+
+    def read() -> tuple[RunConfig, TrainConfig | None]:
+        if not (folder / CONFIG_COPY).is_file():
+            raise FileNotFoundError(f"{folder} holds no run of 'train': {CONFIG_COPY} is missing")
+        config = read_config_file(folder / CONFIG_COPY)
+        done = len(read_metrics(run.metrics_file))
+        if iterations is not None and iterations < done:
+            raise ValueError(f"iterations is {iterations}, but {folder} has done {done} already")
+        # There is none if it was killed before the first measurement.
+        return config, run.read_config() if run.config_file.exists() else None
+
+    config, old = processes.from_writer(read)
+    parts = _prepare(config, run, listener, processes, shard)
+    policy = _load(config, parts)
+    settings = old or _settings(config, policy, parts)
     if iterations is not None:
         settings = replace(settings, iterations=iterations)
-    return _run(parts, settings, policy, run, resume=is_old)
+    return _run(parts, settings, policy, run, resume=old is not None)
 
 
 def load_prompts(config: RunConfig) -> PromptSet:
@@ -145,12 +179,15 @@ def load_rewards(config: RunConfig) -> Reward:
     return CombinedReward(parts)
 
 
-def load_policy(config: RunConfig, prompts: Sequence[str]) -> FluxPolicy:
+def load_policy(
+    config: RunConfig, prompts: Sequence[str], *, keep_on_cpu: bool = False
+) -> FluxPolicy:
     """Load the model with a fresh adapter, or with ``run.continue_from`` in it.
 
     Args:
         config: What to load.
         prompts: All prompts that it will be asked for.
+        keep_on_cpu: See :func:`~.models.flux_loading.flux_policy`.
     """
     settings = config.sampling_config()
     if config.model is None:
@@ -160,7 +197,9 @@ def load_policy(config: RunConfig, prompts: Sequence[str]) -> FluxPolicy:
     else:
         from .models.flux_loading import flux_policy
 
-        policy = flux_policy(config.model, prompts, settings.lora, settings.seed)
+        policy = flux_policy(
+            config.model, prompts, settings.lora, settings.seed, keep_on_cpu=keep_on_cpu
+        )
     if config.run.continue_from:
         load_adapter(policy, Path(config.run.continue_from))
     return policy
@@ -197,20 +236,60 @@ class _Parts:
     reward: Reward
     listener: Listener
     pictures: int
+    processes: Processes
+    shard: bool
 
 
-def _prepare(config: RunConfig, folder: RunFolder, listener: Listener) -> _Parts:
+def _prepare(
+    config: RunConfig, folder: RunFolder, listener: Listener, processes: Processes, shard: bool
+) -> _Parts:
     """Load what may fail before the model, which takes minutes; nothing is written."""
     require("matplotlib", "To draw the plots of a run")
-    prompts = load_prompts(config)
+    _check_processes(config, processes, shard)
+    prompts = processes.from_writer(lambda: load_prompts(config))
     check_held_out(prompts.held_out)
-    trackers = [TRACKERS[name](folder.path) for name in config.run.log]
-    return _Parts(
-        prompts, load_rewards(config), broadcast(*trackers, listener), config.run.pictures
-    )
+    heard = ignore
+    if processes.is_writer:
+        trackers = [TRACKERS[name](folder.path) for name in config.run.log]
+        heard = broadcast(*trackers, listener)
+    return _Parts(prompts, load_rewards(config), heard, config.run.pictures, processes, shard)
 
 
-def _settings(config: RunConfig, policy: FluxPolicy, parts: _Parts) -> TrainConfig:
+def _check_processes(config: RunConfig, processes: Processes, shard: bool) -> None:
+    """Make sure that the processes can do what they are asked for.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    sizes = config.sampling_config()
+    processes.shares(sizes.prompts_per_iteration, sizes.group_size)
+    model, device = config.model, processes.device
+    if model and device and model.device not in ("auto", device.type):
+        raise ValueError(
+            f"model.device is {model.device}, but each of several processes takes a device of its "
+            f"own (this one {device}); set it to auto"
+        )
+    if shard and processes.count == 1:
+        raise ValueError("--shard needs several processes; start them with torchrun or accelerate")
+    if shard and model and model.weights not in SHARDABLE:
+        raise ValueError(
+            f"model.weights is {model.weights}, which cannot be spread over processes; it must be "
+            f"one of {', '.join(SHARDABLE)}, or leave --shard out"
+        )
+
+
+def _load(config: RunConfig, parts: _Parts) -> Policy:
+    """Load the model into every process, on its own device, or spread it over them."""
+    processes, prompts = parts.processes, (*parts.prompts.train, *parts.prompts.held_out)
+    if config.model and processes.device:
+        config = replace(config, model=replace(config.model, device=str(processes.device)))
+    policy = processes.one_first(lambda: load_policy(config, prompts, keep_on_cpu=parts.shard))
+    if parts.shard and isinstance(processes, TorchProcesses):
+        return ShardedPolicy(policy, processes, prompts[0])
+    return policy
+
+
+def _settings(config: RunConfig, policy: Policy, parts: _Parts) -> TrainConfig:
     """Settings of the training; measures the curve first if the plan is read off one."""
     if not config.needs_curve:
         return config.train_config()
@@ -218,15 +297,20 @@ def _settings(config: RunConfig, policy: FluxPolicy, parts: _Parts) -> TrainConf
     def progress(fraction: float) -> None:
         parts.listener(EvaluationProgress("curve", fraction))
 
-    with policy.adapter.disabled():
-        few = parts.prompts.train[:_CURVE_PROMPTS]
-        curve = measure_curve(policy, few, config.sampling_config(), progress)
-    return config.train_config(curve)
+    def measure() -> DynamicsCurve:
+        with policy.adapter.disabled():
+            few = parts.prompts.train[:_CURVE_PROMPTS]
+            return measure_curve(policy, few, config.sampling_config(), progress)
+
+    return config.train_config(parts.processes.from_writer(measure))
 
 
 def _run(
-    parts: _Parts, settings: TrainConfig, policy: FluxPolicy, folder: RunFolder, *, resume: bool
+    parts: _Parts, settings: TrainConfig, policy: Policy, folder: RunFolder, *, resume: bool
 ) -> TrainedRun:
+    limit = BatchLimit(size=settings.batch_size)
+    if parts.shard:  # a call that one process tries again would be answered by no other
+        limit.is_out_of_memory = lambda error: False
     outcome = run_experiment(
         policy,
         parts.reward,
@@ -237,6 +321,9 @@ def _run(
         resume=resume,
         evaluation_seeds=parts.pictures,
         listener=parts.listener,
+        limit=limit,
+        processes=parts.processes,
     )
-    files = write_results(outcome, policy, folder, parts.prompts.train[:_CURVE_PROMPTS])
+    few = parts.prompts.train[:_CURVE_PROMPTS]
+    files = parts.processes.from_writer(lambda: write_results(outcome, policy, folder, few))
     return TrainedRun(outcome, files, folder.path)

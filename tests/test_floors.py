@@ -25,6 +25,7 @@ FLOORS = {
     "advantage": 5, "objective": 6, "config": 7, "diagnostics": 7, "evaluate": 7,
     "streaming": 8, "metrics": 8, "optimizer": 8, "selftest": 8, "checkpoint": 8,
     "update": 9, "trainer": 10,
+    "lock_step": 0, "distributed": 1, "launch": 2,
     "presets/recipe": 1, "presets/gcpo": 2, "presets/step_level": 2, "presets/safe_lora": 2,
     "presets/__init__": 8,
     "prompt_files": 0, "wildcards": 1, "prompts": 2, "tensor_cache": 1,

@@ -107,6 +107,7 @@ class FluxPolicy:
         lora: LoraConfig,
         seed: int = 0,
         guidance: float | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """Freeze the transformer and put a fresh LoRA on it.
 
@@ -120,13 +121,14 @@ class FluxPolicy:
             lora: Size and place of the adapter.
             seed: Seed of the adapter's initial weights.
             guidance: See :func:`predict_velocity`.
+            device: Where the model will compute; where the transformer is when None.
         """
         self._name, self._latent_shape, self._guidance = name, tuple(latent_shape), guidance
         self._encode, self._decode = lru_cache(_CAPTIONS)(torch.no_grad()(encode)), decode
         self._adapter = PeftAdapter(transformer, lora, seed)
         self._scaled = LossScale(self._adapter.parameters(), self._latent_shape)
         self._transformer = transformer.eval()
-        self._device = next(transformer.parameters()).device
+        self._device = device or next(transformer.parameters()).device
 
     @property
     def name(self) -> str:
@@ -142,6 +144,11 @@ class FluxPolicy:
     def device(self) -> torch.device:
         """See :class:`~chunk_grpo_core.policy.Policy`."""
         return self._device
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The FluxTransformer2DModel, the LoRA in it."""
+        return self._transformer
 
     @property
     def adapter(self) -> PeftAdapter:

@@ -22,7 +22,12 @@ _CACHE_BYTES = 16 * 2**30
 
 
 def flux_policy(
-    model: FluxModel, prompts: Sequence[str], lora: LoraConfig | None = None, seed: int = 0
+    model: FluxModel,
+    prompts: Sequence[str],
+    lora: LoraConfig | None = None,
+    seed: int = 0,
+    *,
+    keep_on_cpu: bool = False,
 ) -> FluxPolicy:
     """Load a FLUX.1 and put a fresh LoRA on it.
 
@@ -33,6 +38,7 @@ def flux_policy(
         prompts: All prompts that the policy will be asked for.
         lora: Size and place of the adapter.
         seed: Seed of the adapter's initial weights.
+        keep_on_cpu: Leave the transformer there, for :class:`~.sharding.ShardedPolicy` to spread.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -54,7 +60,9 @@ def flux_policy(
     cache = TensorCache(model.cache_folder, _CACHE_BYTES)
     encode = encode_prompts(prompts, model.text_source(), cache, text_dtype, device)
     vae: Any = load_vae(vae_source, dtype, device, tiling=model.vae_tiling)
-    transformer: Any = load_transformer(transformer_source, model.weights, device)
+    transformer: Any = load_transformer(
+        transformer_source, model.weights, torch.device("cpu") if keep_on_cpu else device
+    )
     channels, scale = vae.config.latent_channels, pixels_per_latent(vae)
     if 4 * channels != transformer.config.in_channels:
         raise ValueError(
@@ -73,6 +81,7 @@ def flux_policy(
         lora=lora or LoraConfig(),
         seed=seed,
         guidance=model.guidance if transformer.config.guidance_embeds else None,
+        device=device if keep_on_cpu else None,
     )
 
 

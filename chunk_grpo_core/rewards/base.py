@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -98,6 +98,41 @@ class RewardBatch:
     def failed(cls, count: int) -> RewardBatch:
         """Build a batch of ``count`` invalid scores."""
         return cls(torch.full((count,), torch.nan), torch.zeros(count, dtype=torch.bool))
+
+    @classmethod
+    def joined(cls, batches: Sequence[RewardBatch]) -> RewardBatch:
+        """Put the parts of one group together; a part that failed as a whole has no extras.
+
+        Args:
+            batches: One or more, of the same reward.
+        """
+        if len(batches) == 1:
+            return batches[0]
+        names = dict.fromkeys(name for batch in batches for name in batch.extras)
+        parts = next((batch.parts for batch in batches if batch.parts), ())
+        unknown = [cls.failed(len(batch.values)) for batch in batches]
+
+        def part(index: int) -> RewardPart:
+            found = [
+                b.parts[index] if b.parts else u for b, u in zip(batches, unknown, strict=True)
+            ]
+            return replace(
+                parts[index],
+                values=torch.cat([piece.values for piece in found]),
+                valid=torch.cat([piece.valid for piece in found]),
+            )
+
+        return cls(
+            torch.cat([batch.values for batch in batches]),
+            torch.cat([batch.valid for batch in batches]),
+            {
+                name: torch.cat(
+                    [b.extras.get(name, u.values) for b, u in zip(batches, unknown, strict=True)]
+                )
+                for name in names
+            },
+            tuple(map(part, range(len(parts)))),
+        )
 
     @classmethod
     def of(cls, values: Tensor, **extras: Tensor) -> RewardBatch:

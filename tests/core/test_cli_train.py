@@ -145,7 +145,7 @@ def test_a_curve_is_measured_and_chunks_are_proposed(config, tmp_path):
 
 
 def test_a_stop_before_anything_is_trained_says_so(config, tmp_path, monkeypatch):
-    def stop(*words):
+    def stop(*words, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(workbench, "load_policy", stop)

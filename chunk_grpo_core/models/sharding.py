@@ -1,0 +1,107 @@
+"""A FLUX whose frozen weights are spread over processes (FSDP2); the LoRA stays whole in each.
+
+Each block is gathered when it is computed and let go afterwards. Nothing is ever scattered back:
+the weights are frozen, and the LoRA's gradients are summed like those of unsharded processes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..distributed import TorchProcesses
+from ..lora import PeftAdapter
+from ..policy import Velocity
+from .flux import FluxPolicy
+
+__all__ = ["SHARDABLE", "ShardedPolicy"]
+
+T = TypeVar("T")
+
+SHARDABLE = ("float32", "float16", "bf16")
+"""Values of ``model.weights`` that can be spread; the others keep numbers beside the weights."""
+
+
+class ShardedPolicy:
+    """A :class:`~chunk_grpo_core.policy.Policy` that every process must call equally often, which
+    the lock-step of the processes sees to."""
+
+    def __init__(self, policy: FluxPolicy, processes: TorchProcesses, prompt: str) -> None:
+        """Spread the weights; from now on each process has its part of them.
+
+        Args:
+            policy: With its adapter; the transformer may still be on the CPU.
+            processes: All that train.
+            prompt: One that the model knows, for calls that only help the others.
+
+        Raises:
+            ValueError: PyTorch is too old.
+        """
+        self._policy, self._prompt, self._lock_step = policy, prompt, processes.lock_step
+        _shard(policy.transformer, policy.adapter, policy.device)
+        processes.lock_step.start(self._idle)
+
+    @property
+    def name(self) -> str:
+        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        return self._policy.name
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        return self._policy.latent_shape
+
+    @property
+    def device(self) -> torch.device:
+        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        return self._policy.device
+
+    @property
+    def adapter(self) -> PeftAdapter:
+        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        return self._policy.adapter
+
+    def run(self, work: Callable[[Velocity], T]) -> T:
+        """See :class:`~chunk_grpo_core.policy.Policy`."""
+
+        def phase(velocity: Velocity) -> T:
+            def in_step(x_t: Tensor, t: float, prompt: str) -> Tensor:
+                self._lock_step.before_call()
+                return velocity(x_t, t, prompt)
+
+            return work(in_step)
+
+        return self._policy.run(phase)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        return self._policy.decode(x_0)
+
+    def _idle(self, with_gradient: bool) -> None:
+        """One call, and one backward pass that leaves no gradient in the adapter."""
+        x_t = torch.zeros(1, *self.latent_shape, device=self.device)
+        v_t = self._policy.run(lambda velocity: velocity(x_t, 0.5, self._prompt))
+        if with_gradient:
+            torch.autograd.grad(v_t.sum(), self.adapter.parameters(), allow_unused=True)
+
+
+def _shard(transformer: Any, adapter: PeftAdapter, device: torch.device) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    if "ignored_params" not in inspect.signature(fully_shard).parameters:
+        raise ValueError(f"sharding needs PyTorch 2.7 or newer, and this is {torch.__version__}")
+    factors = set(adapter.parameters())
+    for factor in factors:
+        factor.data = factor.data.to(device)
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    # Blocks return views, which is a danger where the next one writes into them; diffusers' do not.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
+        fully_shard(block, mesh=mesh, ignored_params=factors)
+    fully_shard(transformer, mesh=mesh, ignored_params=factors)
