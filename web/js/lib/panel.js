@@ -1,0 +1,36 @@
+// Panels: pieces of page inside a node, in the classic canvas and in "Nodes 2.0" alike.
+// No side effects: ComfyUI loads every .js below web/ as an extension.
+
+import { useStyle } from "./dom.js";
+
+/**
+ * Put an element below the widgets of a node. It stays out of prompts and of saved workflows.
+ * @param node - a node of the canvas
+ * @param name - of the widget
+ * @param element - what to show; it gets the class "chunk-grpo" and its theme variables
+ * @param minHeight - pixels
+ */
+export function addPanel(node, name, element, minHeight) {
+  useStyle("panel.css");
+  element.classList.add("chunk-grpo");
+  element.style.minHeight = `${minHeight}px`; // Nodes 2.0 looks at this
+  for (const event of ["pointerdown", "wheel", "contextmenu"]) {
+    element.addEventListener(event, (e) => insideControl(e, element) && e.stopPropagation());
+  }
+  const widget = node.addDOMWidget(name, "CHUNK_GRPO_PANEL", element, {
+    serialize: false, // not into the prompt
+    hideOnZoom: false,
+    getMinHeight: () => minHeight, // the classic canvas looks at this
+  });
+  widget.serialize = false; // not into widgets_values
+  return widget;
+}
+
+/** Whether an event is for a control in the panel, and not for the canvas below it. */
+function insideControl(event, element) {
+  if (event.type === "wheel") {
+    const list = event.target.closest?.(".scrolls");
+    return !!list && element.contains(list) && list.scrollHeight > list.clientHeight;
+  }
+  return !!event.target.closest?.("button, select, input, a, summary, .takes-pointer");
+}
