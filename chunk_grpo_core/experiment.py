@@ -18,12 +18,17 @@ from .evaluate import Evaluation, Interval, evaluate, paired_gain
 from .events import (
     CheckCancel,
     EvaluationProgress,
+    HeldOutEnd,
     Listener,
+    RunEnd,
+    StopWish,
     broadcast,
     ignore,
     never_cancel,
+    never_stop,
 )
-from .history import MetricsWriter, read_metrics
+from .history import HELD_OUT_FILE, HeldOutWriter, MetricsWriter, read_metrics
+from .latest_group import LatestGroup
 from .pictures import SampleWriter
 from .plots import plot_training
 from .policy import Policy
@@ -112,10 +117,13 @@ def run_experiment(
     evaluation_seeds: int = 4,
     listener: Listener = ignore,
     check_cancel: CheckCancel = never_cancel,
+    wants_stop: StopWish = never_stop,
     limit: BatchLimit | None = None,
     processes: Processes | None = None,
 ) -> Outcome:
     """Measure, train, measure again; everything is kept in the run folder.
+
+    With ``config.evaluate_every`` it is measured in between, too.
 
     Args:
         policy: Model and adapter.
@@ -128,6 +136,8 @@ def run_experiment(
         evaluation_seeds: Pictures of each held-out prompt.
         listener: Hears all events, in the first process.
         check_cancel: Raises to stop; called after every micro-step.
+        wants_stop: Once true, training ends early and what it has learnt is measured; at least one
+            iteration is always done.
         limit: Samples that fit into memory at once; begins at ``config.batch_size`` if None.
         processes: Those that train together; this one alone if None. Only the first touches the
             run folder, which the others need not even see.
@@ -141,16 +151,22 @@ def run_experiment(
     check_held_out(held_out)
     processes = processes or Processes()
     limit = limit or BatchLimit(size=config.batch_size)
+    listener = broadcast(
+        MetricsWriter(folder.metrics_file),
+        HeldOutWriter(folder.path / HELD_OUT_FILE),
+        SampleWriter(folder.path / "samples"),
+        LatestGroup(folder.path / "group"),
+        listener,
+    )
     trainer = Trainer(
         policy,
         reward,
         prompts,
         config,
         run_folder=folder,
-        listener=broadcast(
-            MetricsWriter(folder.metrics_file), SampleWriter(folder.path / "samples"), listener
-        ),
+        listener=listener,
         check_cancel=check_cancel,
+        wants_stop=wants_stop,
         limit=limit,
         processes=processes,
     )
@@ -191,12 +207,23 @@ def run_experiment(
         )
         return Evaluation.joined([part for part in processes.gather(found) if part])
 
+    def tell(iterations: int, found: Evaluation) -> None:
+        gain = paired_gain(before, found)
+        low, high = before.mean + gain.low, before.mean + gain.high
+        listener(HeldOutEnd(iterations, found.mean, low, high))
+
+    def watch(iterations: int) -> None:
+        if iterations and config.evaluate_every and iterations % config.evaluate_every == 0:
+            tell(iterations, measure("during"))
+
     with policy.adapter.disabled():
         before = measure("before")
     if resume:
         trainer.resume()
-    trainer.train()
+    tell(0, before)
+    trainer.train(watch)
     after = measure("after")
+    tell(trainer.iteration, after)
 
     def keep() -> list[dict[str, Any]]:
         scores = {"before": before.to_json(), "after": after.to_json()}
@@ -204,6 +231,7 @@ def run_experiment(
         return read_metrics(folder.metrics_file)
 
     rows = processes.from_writer(keep)
+    listener(RunEnd(trainer.iteration, stopped=trainer.iteration < config.iterations))
     return Outcome(config, policy.name, reward.name, rows, before, after)
 
 
