@@ -51,6 +51,8 @@ class Outcome:
     reward: str
     rows: list[dict[str, Any]]
     """metrics.jsonl."""
+    held_out: list[dict[str, Any]]
+    """held_out.jsonl."""
     before: Evaluation
     """The base model on the held-out prompts."""
     after: Evaluation
@@ -67,9 +69,8 @@ class Outcome:
         return max(row["ratio_error_first_update"] for row in self.rows)
 
     def plot(self, *, dark: bool = False) -> Tensor:
-        """Training curves with the two held-out points."""
-        held_out = {0: self.before.mean, len(self.rows): self.after.mean}
-        return plot_training(self.rows, held_out=held_out, dark=dark)
+        """Training curves with the measurements on held-out prompts."""
+        return plot_training(self.rows, held_out=self.held_out, dark=dark)
 
     def before_after_grid(self) -> Tensor:
         """Held-out prompts, base model above, adapter below; see :func:`pair_grid`."""
@@ -225,14 +226,14 @@ def run_experiment(
     after = measure("after")
     tell(trainer.iteration, after)
 
-    def keep() -> list[dict[str, Any]]:
+    def keep() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         scores = {"before": before.to_json(), "after": after.to_json()}
         folder.write_json("evaluation.json", {"noise_seed": EVALUATION_SEED, **scores})
-        return read_metrics(folder.metrics_file)
+        return read_metrics(folder.metrics_file), read_metrics(folder.path / HELD_OUT_FILE)
 
-    rows = processes.from_writer(keep)
+    rows, held_out = processes.from_writer(keep)
     listener(RunEnd(trainer.iteration, stopped=trainer.iteration < config.iterations))
-    return Outcome(config, policy.name, reward.name, rows, before, after)
+    return Outcome(config, policy.name, reward.name, rows, held_out, before, after)
 
 
 def _part(count: int, processes: Processes) -> range:
