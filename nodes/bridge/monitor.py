@@ -62,6 +62,7 @@ class LiveRun:
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
         self._measuring = 0.0
         self._began, self._told = time.monotonic(), 0.0
+        self._news = 0
         self._stop = threading.Event()
 
     @property
@@ -81,10 +82,11 @@ class LiveRun:
     def end(self, state: str, message: str = "") -> None:
         """Say how it ended: finished, stopped, cancelled or failed."""
         self._state, self._message = state, message
+        self._news += 1
         self._tell()
 
     def status(self) -> dict[str, Any]:
-        """Where it stands, JSON-ready."""
+        """Where it stands, JSON-ready; ``news`` counts what has changed in the run folder."""
         return {
             "run": self.name,
             "node": self.asker.node,
@@ -97,6 +99,7 @@ class LiveRun:
             "fraction": round(self._fraction, 4),
             "seconds_left": self._seconds_left() if self.is_running else None,
             "stopping": self.is_running and self.wants_stop(),
+            "news": self._news,
         }
 
     def listen(self, event: Event) -> None:
@@ -119,6 +122,7 @@ class LiveRun:
         elif isinstance(event, RunEnd):
             self._iteration, self._fraction = event.iterations, 1.0
         is_news = isinstance(event, (RunStart, AdvantagesEnd, IterationEnd, HeldOutEnd, RunEnd))
+        self._news += is_news
         if is_news or time.monotonic() - self._told >= _PAUSE:
             self._tell()
 
@@ -164,10 +168,10 @@ def live_run(name: str) -> LiveRun | None:
 
 
 def run_of_node(asker: Asker) -> LiveRun | None:
-    """The newest training of a node; one of no workflow belongs to every node of that id."""
+    """The newest training of a node; else one that runs now in a node of that id, of a workflow
+    that the page has under another id."""
     with _lock:
-        runs = list(_runs.values())
-    for run in reversed(runs):
-        if run.asker.node == asker.node and run.asker.workflow in ("", asker.workflow):
-            return run
-    return None
+        runs = list(_runs.values())[::-1]
+    same_id = [run for run in runs if run.asker.node == asker.node]
+    own = [run for run in same_id if run.asker.workflow in ("", asker.workflow)]
+    return next(iter(own), next((run for run in same_id if run.is_running), None))
