@@ -3,13 +3,13 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { executionId, nodesOfType } from "./lib/nodes.js";
+import { executionId, nodeWithExecutionId, nodesOfType } from "./lib/nodes.js";
 import { addPanel } from "./lib/panel.js";
 import { RunPanel } from "./lib/run_panel.js";
 import { RunFollower, listRuns, pictureUrl, stopRun } from "./lib/runs.js";
 
 const TYPE = "ChunkGRPO_TrainLoRA";
-const HEIGHT = 500;
+const [WIDTH, HEIGHT] = [440, 520];
 
 const monitors = new WeakMap();
 const root = () => app.rootGraph ?? app.graph;
@@ -26,7 +26,7 @@ class Monitor {
       onOpenList: () => this.list(),
       pictureUrl,
     });
-    addPanel(node, "monitor", this.panel.element, HEIGHT);
+    addPanel(node, "monitor", this.panel.element, HEIGHT, WIDTH);
   }
 
   /** Look for the run of this node and show it. */
@@ -87,6 +87,13 @@ class Monitor {
 function findAll() {
   for (const node of nodesOfType(root(), TYPE)) monitors.get(node)?.find();
 }
+
+// The panel shows the group; the live preview that other clients get would show it once more.
+// Heard before the page's own listener, which is added after extensions are loaded.
+api.addEventListener("b_preview_with_metadata", (event) => {
+  const node = nodeWithExecutionId(root(), event.detail.displayNodeId ?? event.detail.nodeId);
+  if (node && monitors.has(node)) event.stopImmediatePropagation();
+});
 
 app.registerExtension({
   name: "ChunkGRPO.Monitor",

@@ -1,7 +1,7 @@
 // Line charts on a canvas: drawn anew each time, a millisecond for a thousand points.
 // No side effects: ComfyUI loads every .js below web/ as an extension.
 
-const PADDING = { left: 44, right: 8, top: 8, bottom: 18 };
+const PADDING = { left: 44, right: 8, top: 6, bottom: 18 };
 const SHARPNESS = 2; // canvas pixels for each pixel of page: the graph may be zoomed in
 
 /**
@@ -10,13 +10,12 @@ const SHARPNESS = 2; // canvas pixels for each pixel of page: the graph may be z
  * @param options.series - [{kind: "line", x, y, colour, width, dashed}, {kind: "band", x, low, high,
  *   colour}, {kind: "points", x, y, low, high, colour}]; arrays of numbers, null where unknown
  * @param options.xRange - [first, last]
- * @param options.label - what the y axis shows
  * @param options.colours - {text, grid}
  * @param options.cursor - x of a vertical line, or null
  * @param options.fromZero - the y axis begins at 0
  * @returns {xAt(pixels)} - the x under a place on the canvas, in pixels of its own box
  */
-export function drawChart(canvas, { series, xRange, label, colours, cursor = null, fromZero }) {
+export function drawChart(canvas, { series, xRange, colours, cursor = null, fromZero }) {
   const width = canvas.clientWidth;
   const height = canvas.clientHeight;
   if (!width || !height) return { xAt: () => null };
@@ -36,10 +35,10 @@ export function drawChart(canvas, { series, xRange, label, colours, cursor = nul
   const span = Math.max(xRange[1] - xRange[0], 1e-9);
   const px = (x) => PADDING.left + ((x - xRange[0]) / span) * inner.width;
   const py = (y) => PADDING.top + (1 - (y - low) / (high - low)) * inner.height;
-  drawAxes(pen, { px, py, low, high, xRange, width, height, label, colours });
+  drawAxes(pen, { px, py, low, high, xRange, width, height, colours });
   pen.save();
   pen.beginPath();
-  pen.rect(PADDING.left, PADDING.top - 4, inner.width + 4, inner.height + 8);
+  pen.rect(PADDING.left - 5, PADDING.top - 5, inner.width + 10, inner.height + 10);
   pen.clip();
   for (const one of series) KINDS[one.kind](pen, one, px, py);
   pen.restore();
@@ -100,7 +99,7 @@ function yRange(series, fromZero) {
   return [fromZero ? 0 : low - room, high + room];
 }
 
-function drawAxes(pen, { px, py, low, high, xRange, width, height, label, colours }) {
+function drawAxes(pen, { px, py, low, high, xRange, width, height, colours }) {
   pen.fillStyle = colours.text;
   pen.strokeStyle = colours.grid;
   pen.lineWidth = 1;
@@ -115,8 +114,6 @@ function drawAxes(pen, { px, py, low, high, xRange, width, height, label, colour
   for (const x of ticks(xRange[0], xRange[1], Math.max(2, Math.floor(width / 90)))) {
     if (Number.isInteger(x)) pen.fillText(String(x), px(x), height - 5);
   }
-  pen.textAlign = "left";
-  pen.fillText(label, PADDING.left + 4, PADDING.top + 9);
 }
 
 function stroke(pen, path) {

@@ -47,15 +47,17 @@ export class RunPanel {
     this.reward = h("canvas", { class: "takes-pointer" });
     this.clip = h("canvas");
     this.kl = h("canvas");
-    this.readout = h("div", { class: "readout quiet" });
+    this.readout = h("div", { class: "readout" });
+    this.clipText = h("div", { class: "readout" });
+    this.klText = h("div", { class: "readout" });
     this.phases = h("div", { class: "phases" });
     this.caption = h("div", { class: "caption quiet" });
     this.group = h("div", { class: "group scrolls" });
     this.nothing = h("div", { class: "nothing quiet" }, t("No run yet: press Run"));
     this.charts = [
-      h("div", { class: "reward" }, this.reward),
       this.readout,
-      h("div", { class: "small" }, h("div", {}, this.clip), h("div", {}, this.kl)),
+      h("div", { class: "reward" }, this.reward),
+      h("div", { class: "small" }, h("div", {}, this.clipText, this.clip), h("div", {}, this.klText, this.kl)),
       this.phases,
       this.caption,
       this.group,
@@ -148,7 +150,6 @@ export class RunPanel {
     const edge = (sign) =>
       rows.map((row) => (row.reward_mean === null ? null : row.reward_mean + sign * (row.reward_std ?? 0)));
     this.chart = drawChart(this.reward, {
-      label: `${t("reward")} (${view.reward ?? ""})`,
       colours,
       cursor,
       xRange,
@@ -161,7 +162,6 @@ export class RunPanel {
     });
     const chunks = rows[0]?.clip_fraction?.length ?? 0;
     drawChart(this.clip, {
-      label: t("clip fraction"),
       colours,
       cursor,
       xRange,
@@ -174,7 +174,6 @@ export class RunPanel {
       })),
     });
     drawChart(this.kl, {
-      label: t("KL"),
       colours,
       cursor,
       xRange,
@@ -184,23 +183,23 @@ export class RunPanel {
     this.drawReadout(view, rows);
   }
 
+  /** Write the numbers of the row under the pointer, or of the newest one. */
   drawReadout(view, rows) {
     const row = rows[this.cursor ?? rows.length - 1];
-    if (!row) {
-      this.readout.textContent = "";
-      return;
-    }
-    const done = row.iteration + 1;
+    const done = (row?.iteration ?? -1) + 1;
     const measured = (view.held_out ?? []).filter((one) => one.iterations <= done).at(-1);
-    const clipped = (row.clip_fraction ?? []).map((value) => short(value, 2)).join(" ");
     this.readout.replaceChildren(
-      `${t("iteration")} ${done}: ${t("reward")} ${short(row.reward_mean)} ± ${short(row.reward_std, 2)}`,
-      ...(measured
-        ? [" · ", h("span", { style: `color: ${HELD_OUT}` }, `${t("held-out")} ${short(measured.mean)}`)]
-        : []),
-      ` · ${t("clip fraction")} ${clipped} · ${t("KL")} ${short(row.approx_kl, 2)}`,
+      ...(row ? [`${t("iteration")} ${done} · ${view.reward} `] : []),
+      ...(row ? [h("b", { class: "train" }, `${short(row.reward_mean)} ± ${short(row.reward_std, 2)}`)] : []),
+      ...(measured ? [` · ${t("held-out")} `, h("b", { class: "held-out" }, heldOutText(measured))] : []),
     );
     this.readout.title = this.readout.textContent;
+    const clipped = (row?.clip_fraction ?? []).map((value, chunk) =>
+      h("b", { style: `color: ${chunkColour(chunk)}` }, `${short(value, 2)} `),
+    );
+    this.clipText.replaceChildren(`${t("clip fraction")} `, ...clipped);
+    this.clipText.title = `${this.clipText.textContent}(${t("chunk")} 1, 2, ...)`;
+    this.klText.replaceChildren(`${t("KL")} `, h("b", {}, row ? short(row.approx_kl, 2) : ""));
   }
 
   drawPhases(rows) {
@@ -262,6 +261,10 @@ function stateText(state, live) {
   return phase ?? `${t("measuring")} ${Math.round(live.fraction * 100)} %`;
 }
 
+function heldOutText({ mean, low, high }) {
+  return low === high ? short(mean) : `${short(mean)} (${short(low)} – ${short(high)})`;
+}
+
 function heldOutSeries(rows) {
   const x = rows.map((row) => row.iterations);
   const y = rows.map((row) => row.mean);
@@ -280,8 +283,7 @@ function thumbnail({ reward, advantage }, items, index) {
     "button",
     { type: "button", title: items[index].title, onclick: () => openLightbox(items, index) },
     image,
-    `${short(reward)} `,
-    h("span", { class: sign }, signed(advantage)),
+    h("div", {}, `${short(reward)} `, h("span", { class: sign }, signed(advantage))),
   );
 }
 
