@@ -2,9 +2,10 @@
 
 python tools/locales.py
 
-English comes from the nodes' schemas, the rest from tools/translations.json: English text ->
-language -> translation. A text that has changed is a new text there, so an old translation never
-stays on it; what is missing is listed, with the old text it resembles, and shown in English.
+English comes from the nodes' schemas, the rest from tools/translations.json: English line ->
+language -> translation; a path such as ChunkGRPO_PromptSet.inputs.clip.name stands for a line that
+means something else at that place. A line that changes is a new line there, so no old translation
+stays on it. What is missing is listed, with the old line it resembles, and stays English.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ import difflib
 import json
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from tests.comfy.server import ComfyServer
 
+ROOT = Path(__file__).resolve().parents[1]
 LOCALES = ROOT / "locales"
 MEMORY = ROOT / "tools" / "translations.json"
 LANGUAGES = ("zh", "ja", "ko")
 PREFIX = "ChunkGRPO_"
-TRANSLATED_BY_COMFYUI = ("training",)  # parts of our categories
+TRANSLATED_BY_COMFYUI = ("training", "sampling")  # parts of our categories
 EXTRA_WIDGET = "control_after_generate"  # the page adds it to a seed
 EATEN = "{}|@"  # the page reads these as syntax: no text may hold them
 
@@ -34,25 +35,18 @@ Memory = Mapping[str, Mapping[str, str]]
 Tree = dict[str, Any]
 
 
-def english_nodes(object_info: Mapping[str, Mapping[str, Any]]) -> Tree:
-    """nodeDefs.json from what /object_info tells about our nodes."""
-    return {name: _node(info) for name, info in sorted(object_info.items()) if _ours(name)}
+def english_files(object_info: Mapping[str, Mapping[str, Any]]) -> dict[str, Tree]:
+    """The English files, from what /object_info tells about our nodes.
 
-
-def english_main(object_info: Mapping[str, Mapping[str, Any]]) -> Tree:
-    """main.json: the parts of our categories that ComfyUI has no translation of."""
-    parts = {
-        part
-        for name, info in object_info.items()
-        if _ours(name)
-        for part in info["category"].split("/")
+    nodeDefs.json holds the nodes, main.json the parts of our categories that ComfyUI lacks.
+    """
+    ours = {name: info for name, info in sorted(object_info.items()) if name.startswith(PREFIX)}
+    parts = {part for info in ours.values() for part in info["category"].split("/")}
+    categories = sorted(parts.difference(TRANSLATED_BY_COMFYUI))
+    return {
+        "nodeDefs.json": {name: _node(info) for name, info in ours.items()},
+        "main.json": {"nodeCategories": {part: part for part in categories}},
     }
-    names = sorted(parts.difference(TRANSLATED_BY_COMFYUI))
-    return {"nodeCategories": {name: name for name in names}}
-
-
-def _ours(name: str) -> bool:
-    return name.startswith(PREFIX)
 
 
 def _node(info: Mapping[str, Any]) -> Tree:
@@ -83,46 +77,51 @@ def _output(name: str, kind: str, tooltip: str | None) -> Tree:
     }
 
 
-def texts_of(tree: Tree) -> Iterator[str]:
-    """All texts of a tree."""
-    for value in tree.values():
+def texts_of(tree: Tree, path: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted path, text) of every text of a tree."""
+    for key, value in tree.items():
         if isinstance(value, str):
-            yield value
+            yield f"{path}{key}", value
         else:
-            yield from texts_of(value)
+            yield from texts_of(value, f"{path}{key}.")
 
 
-def mapped(tree: Tree, change: Callable[[str], str]) -> Tree:
-    """The tree with every text changed."""
-    return {
-        key: change(value) if isinstance(value, str) else mapped(value, change)
-        for key, value in tree.items()
-    }
+def lines_of(tree: Tree) -> Iterator[tuple[str, str]]:
+    """(dotted path, line) of every line of every text; a list in a tooltip is one entry a line."""
+    for path, text in texts_of(tree):
+        for line in text.split("\n"):
+            yield path, line
 
 
-def translate(text: str, language: str, memory: Memory) -> str:
-    """Translate line by line; a line that is not in the memory stays English."""
-    lines = text.split("\n")
-    return "\n".join(memory.get(line, {}).get(language) or line for line in lines)
+def key_of(path: str, line: str, memory: Memory) -> str:
+    """Where the memory holds a line: under its path, if it means something else there."""
+    return path if path in memory else line
 
 
-def missing(trees: list[Tree], memory: Memory) -> list[tuple[str, str]]:
-    """(language, English line) of every translation that does not exist."""
-    lines = lines_of(trees)
-    return [(lang, line) for line in lines for lang in LANGUAGES if not memory.get(line, {}).get(lang)]
+def translated(tree: Tree, language: str, memory: Memory, path: str = "") -> Tree:
+    """The tree in a language; a line without translation stays English."""
+    result: Tree = {}
+    for key, value in tree.items():
+        here = f"{path}{key}"
+        if isinstance(value, str):
+            lines = value.split("\n")
+            found = (memory.get(key_of(here, line, memory), {}).get(language) for line in lines)
+            result[key] = "\n".join(new or line for new, line in zip(found, lines, strict=True))
+        else:
+            result[key] = translated(value, language, memory, f"{here}.")
+    return result
 
 
-def unused(trees: list[Tree], memory: Memory) -> list[str]:
-    """English lines of the memory that no node has any more."""
-    known = set(lines_of(trees))
-    return [line for line in memory if line not in known]
+def missing(tree: Tree, memory: Memory) -> list[tuple[str, str]]:
+    """(language, key of the memory) of every translation that does not exist."""
+    keys = dict.fromkeys(key_of(path, line, memory) for path, line in lines_of(tree))
+    return [(to, key) for key in keys for to in LANGUAGES if not memory.get(key, {}).get(to)]
 
 
-def lines_of(trees: list[Tree]) -> list[str]:
-    """Every English line once, in order."""
-    return list(
-        dict.fromkeys(line for tree in trees for text in texts_of(tree) for line in text.split("\n"))
-    )
+def unused(tree: Tree, memory: Memory) -> list[str]:
+    """Keys of the memory that no node has any more."""
+    used = {key_of(path, line, memory) for path, line in lines_of(tree)}
+    return [key for key in memory if key not in used]
 
 
 def read(path: Path) -> Tree:
@@ -136,24 +135,27 @@ def write(path: Path, tree: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(tree, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    with ComfyServer() as server, urllib.request.urlopen(f"{server.url}/object_info") as answer:
-        object_info = json.load(answer)
-    english = {"nodeDefs.json": english_nodes(object_info), "main.json": english_main(object_info)}
-    trees = list(english.values())
-    memory = read(MEMORY) if MEMORY.exists() else {}
+def write_all(english: Mapping[str, Tree], memory: Memory) -> None:
+    """Write every file of every language."""
     for file, tree in english.items():
         write(LOCALES / "en" / file, tree)
         for language in LANGUAGES:
-            translated = mapped(tree, lambda text, to=language: translate(text, to, memory))
-            write(LOCALES / language / file, translated)
-    old = unused(trees, memory)
-    for language, line in (absent := missing(trees, memory)):
-        print(f"missing {language}: {line}")
-        for like in difflib.get_close_matches(line, old, 1):
+            write(LOCALES / language / file, translated(tree, language, memory))
+
+
+def main() -> None:
+    with ComfyServer() as server, urllib.request.urlopen(f"{server.url}/object_info") as answer:
+        english = english_files(json.load(answer))
+    everything = {key: value for tree in english.values() for key, value in tree.items()}
+    memory = read(MEMORY)
+    write_all(english, memory)
+    absent, old = missing(everything, memory), unused(everything, memory)
+    for language, key in absent:
+        print(f"missing {language}: {key}")
+        for like in difflib.get_close_matches(key, old, 1):
             print(f"   was: {like}")
-    for line in old:
-        print(f"unused: {line}")
+    for key in old:
+        print(f"unused: {key}")
     if absent or old:
         sys.exit(f"{len(absent)} translations missing, {len(old)} unused: edit {MEMORY.name}")
 
