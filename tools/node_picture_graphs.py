@@ -20,7 +20,7 @@ class Shown:
 
     key: str
     """Name of the node in the graph."""
-    width: int = 320
+    width: int = 400
     height: int = 0
     """At least this; 0: what the node needs."""
 
@@ -35,6 +35,12 @@ class View:
     def keys(self) -> list[str]:
         """Names of all nodes of the picture."""
         return [shown.key for column in self.columns for shown in column]
+
+
+def _stack(*shown: str | tuple[str, int]) -> View:
+    """Nodes below each other, with their least heights; ComfyUI's help panel is narrow."""
+    pairs = [(entry, 0) if isinstance(entry, str) else entry for entry in shown]
+    return View([[Shown(key, height=height) for key, height in pairs]])
 
 
 def graph_of(keys: Sequence[str]) -> tuple[Prompt, bool]:
@@ -248,34 +254,28 @@ SECOND_RUN: Prompt = {
 }
 
 VIEWS = {
-    "LoadTinyFlux": View(
-        [[Shown("tiny", 320), Shown("drawn", 320, 210)], [Shown("captions", 340, 340)]]
-    ),
-    "PromptSet": View([[Shown("typed", 400)], [Shown("typed_summary", 280, 160)]]),
-    "FlowSDESampler": View([[Shown("sampler", 300)], [Shown("noisy", 320, 200)]]),
-    "ShiftedSigmas": View([[Shown("sigmas", 260)], [Shown("levels", 300, 120)]]),
-    "RollOutTrajectories": View([[Shown("rollouts", 300)], [Shown("rolled", 320, 340)]]),
-    "AnalyzeTemporalDynamics": View([[Shown("dynamics", 440), Shown("dynamics_plot", 440, 290)]]),
-    "PlanChunks": View([[Shown("plan", 440), Shown("plan_plot", 440, 290)]]),
-    "LoadReward": View([[Shown("reward", 400, 220)]]),
+    "LoadTinyFlux": _stack("tiny", ("captions", 170), ("drawn", 270)),
+    "PromptSet": _stack("typed", ("typed_summary", 110)),
+    "FlowSDESampler": _stack("sampler", ("noisy", 270)),
+    "ShiftedSigmas": _stack("sigmas", ("levels", 110)),
+    "RollOutTrajectories": _stack("rollouts", ("rolled", 400)),
+    "AnalyzeTemporalDynamics": _stack("dynamics", ("dynamics_plot", 270)),
+    "PlanChunks": _stack("plan", ("plan_plot", 270)),
+    "LoadReward": _stack(("reward", 220)),
     "CombineRewards": View(
-        [[Shown("reward", 290, 220), Shown("saturation", 290, 220)], [Shown("combined", 290)]]
+        [[Shown("reward", 280, 210), Shown("saturation", 280, 210)], [Shown("combined", 260)]]
     ),
-    "ScoreImages": View([[Shown("scores", 360)], [Shown("scored", 300, 260)]]),
-    "PickBestImages": View(
-        [[Shown("pick", 280)], [Shown("picked", 320, 330), Shown("scored", 320, 260)]]
-    ),
-    "GRPOSettings": View([[Shown("settings", 400)]]),
-    "GRPOObjective": View([[Shown("objective", 400)]]),
-    "GRPOExploration": View([[Shown("exploration", 400)]]),
-    "GRPOPreset": View([[Shown("preset", 290)], [Shown("preset_text", 380, 420)]]),
-    "TrainLoRA": View([[Shown("train", 400)], [Shown("before_after", 340, 160)]]),
-    "PlotTraining": View([[Shown("training", 440), Shown("training_plot", 440, 400)]]),
-    "SaveLoRA": View([[Shown("save", 380)], [Shown("saved", 270, 110)]]),
-    "LoadLoRAFile": View([[Shown("load", 400)], [Shown("apply_file", 280)]]),
-    "ApplyLoRA": View(
-        [[Shown("apply", 340)], [Shown("drawn", 320, 210), Shown("applied", 320, 210)]]
-    ),
-    "EvaluateLoRA": View([[Shown("evaluate", 440), Shown("gains", 440, 200)]]),
+    "ScoreImages": _stack("scores", ("scored", 310)),
+    "PickBestImages": _stack("pick", ("picked", 250), ("scored", 310)),
+    "GRPOSettings": _stack("settings"),
+    "GRPOObjective": _stack("objective"),
+    "GRPOExploration": _stack("exploration"),
+    "GRPOPreset": _stack("preset", ("preset_text", 330)),
+    "TrainLoRA": _stack("train", ("before_after", 190)),
+    "PlotTraining": _stack("training", ("training_plot", 380)),
+    "SaveLoRA": _stack("save", ("saved", 90)),
+    "LoadLoRAFile": View([[Shown("load", 390)], [Shown("apply_file", 280)]]),
+    "ApplyLoRA": _stack("apply", ("drawn", 270), ("applied", 270)),
+    "EvaluateLoRA": _stack("evaluate", ("gains", 190)),
 }
 """Node id without the name of the pack -> its picture."""

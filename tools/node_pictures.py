@@ -26,13 +26,14 @@ from tools.node_picture_graphs import FIRST_RUN, SECOND_RUN, VIEWS, View, graph_
 
 FOLDER = ROOT / "web" / "docs" / "images"
 PREFIX = "ChunkGRPO_"
-WINDOW = (1400, 1700)
-WIDTH, LARGEST_SCALE, MARGIN, TITLE = 700, 1.3, 14, 30
+WINDOW = (1400, 1400)
+LARGEST = (680, 1200)
+LARGEST_SCALE, MARGIN, TITLE = 1.3, 14, 30
 BYTES = 60_000
 
 # Puts the wanted nodes into columns and the others far away, and draws only links from one column
 # to another. Returns the box of the wanted nodes on the screen.
-ARRANGE = """([columns, width, largest, margin, title]) => {
+ARRANGE = """([columns, [width, height], largest, margin, title]) => {
   const canvas = window.app.canvas, graph = window.app.graph;
   const wanted = new Map(columns.flatMap((nodes, place) => nodes.map(({ id }) => [id, place])));
   for (const node of graph.nodes) if (!wanted.has(node.id)) node.pos = [40000, 40000];
@@ -45,17 +46,18 @@ ARRANGE = """([columns, width, largest, margin, title]) => {
   let x = 0, bottom = 0;
   for (const column of columns) {
     let y = title;
-    for (const { id, width, height } of column) {
-      const node = graph.getNodeById(id);
+    for (const shown of column) {
+      const node = graph.getNodeById(shown.id);
       node.pos = [x, y];
-      node.setSize([width, Math.max(height, node.computeSize()[1])]);
+      node.setSize([shown.width, Math.max(shown.height, node.computeSize()[1])]);
       y += node.size[1] + title + 24;
       bottom = Math.max(bottom, node.pos[1] + node.size[1]);
     }
     x += Math.max(...column.map((shown) => graph.getNodeById(shown.id).size[0])) + 40;
   }
   const right = x - 40, page = canvas.canvas.getBoundingClientRect();
-  const scale = Math.min((width - 2 * margin) / right, largest, (innerHeight - 80) / bottom);
+  const scale = Math.min(
+    (width - 2 * margin) / right, (height - 2 * margin) / bottom, largest);
   canvas.ds.scale = scale;
   canvas.ds.offset[0] = (40 - page.left) / scale;
   canvas.ds.offset[1] = (40 - page.top) / scale;
@@ -118,7 +120,7 @@ def photograph(page: ComfyPage, view: View, ids: dict[str, int]) -> Image.Image:
         [{"id": ids[s.key], "width": s.width, "height": s.height} for s in column]
         for column in view.columns
     ]
-    arrangement = [columns, WIDTH, LARGEST_SCALE, MARGIN, TITLE]
+    arrangement = [columns, LARGEST, LARGEST_SCALE, MARGIN, TITLE]
     page.page.evaluate(ARRANGE, arrangement)
     page.page.wait_for_timeout(300)  # drawing a node may make it grow
     page.page.wait_for_function(PREVIEWS_ARE_THERE, arg=[ids[key] for key in view.keys])
