@@ -200,7 +200,6 @@ FIRST_RUN: Prompt = {
         run_name="",
         resume=False,
     ),
-    "before_after": _image(["train", 3], "before_after"),
     "training": node("ChunkGRPO_PlotTraining", log=["train", 2], dark=True),
     "training_plot": _image(["training", 0], "plot"),
     "save": node(
@@ -271,7 +270,7 @@ VIEWS = {
     "GRPOObjective": _stack("objective"),
     "GRPOExploration": _stack("exploration"),
     "GRPOPreset": _stack("preset", ("preset_text", 330)),
-    "TrainLoRA": _stack("train", ("before_after", 190)),
+    "TrainLoRA": View([[Shown("train", 460)]]),
     "PlotTraining": _stack("training", ("training_plot", 380)),
     "SaveLoRA": _stack("save", ("saved", 90)),
     "LoadLoRAFile": View([[Shown("load", 390)], [Shown("apply_file", 280)]]),

@@ -69,6 +69,7 @@ PREVIEWS_ARE_THERE = """(ids) => ids.every((id) => {
   const node = window.app.graph.getNodeById(id);
   return node.type !== "PreviewImage" || node.imgs?.every((image) => image.complete);
 })"""
+CAN_RUN = "() => window.app.graph.nodes.some((n) => n.constructor.nodeData?.output_node)"
 TIDY = """() => {
   window.app.extensionManager.setting.set("Comfy.NodeBadge.NodeSourceBadgeMode", "None");
   for (const widget of window.app.graph.nodes.flatMap((node) => node.widgets ?? []))
@@ -100,7 +101,7 @@ def make(browser: ComfyBrowser, graph: Prompt, keys: list[str], names: list[str]
     ids = {key: number for number, key in enumerate(part, 1)}
     page.load_api({str(ids[key]): _renamed(entry, ids) for key, entry in part.items()})
     page.page.evaluate(TIDY)
-    if _ends(part):
+    if page.page.evaluate(CAN_RUN):
         event, data = page.queue(seconds=900)
         if event != "execution_success":
             sys.exit(f"{event}: {json.dumps(data, indent=1)}")
@@ -147,11 +148,6 @@ def _renamed(entry: dict, ids: dict[str, int]) -> dict:
         for name, value in entry["inputs"].items()
     }
     return {**entry, "inputs": inputs}
-
-
-def _ends(part: Prompt) -> bool:
-    """Whether anything in a graph makes the server run it."""
-    return any(entry["class_type"].startswith("Preview") for entry in part.values())
 
 
 if __name__ == "__main__":
