@@ -10,7 +10,7 @@ from tests.comfy.graphs import Prompt, node, upstream
 __all__ = ["FIRST_RUN", "LORA_FILE", "SECOND_RUN", "VIEWS", "Shown", "View", "graph_of"]
 
 CAPTION = "two large green triangles on a black background"
-LORA_FILE = "chunk_grpo/green_triangles"
+LORA_FILE = "chunk_grpo/triangles"
 """Name under which the first run saves its LoRA; the second run loads it."""
 
 
