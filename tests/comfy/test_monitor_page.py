@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Context, Decimal
 
 import pytest
 from safetensors import safe_open
@@ -79,7 +80,8 @@ def shown(number, digits=3):
     """A number as the page writes it."""
     if number != 0 and (abs(number) < 1e-3 or abs(number) >= 1e5):
         return re.sub(r"e([+-])0*", r"e\1", f"{number:.1e}")
-    text = f"{number:.{digits}g}"
+    half_up = Context(prec=digits, rounding=ROUND_HALF_UP)
+    text = f"{float(half_up.create_decimal(Decimal(number))):.{digits}g}"
     return str(int(float(text))) if float(text).is_integer() else text
 
 
