@@ -33,9 +33,8 @@ export class ChunkPanel {
       onpointermove: (e) => this.onPointerMove(e),
       onpointerup: (e) => this.endDrag(e),
       onpointercancel: (e) => this.endDrag(e),
-      ondblclick: (e) => this.onDoubleClick(e),
+      ondblclick: (e) => e.stopPropagation(), // see onPointerDown
       onkeydown: (e) => this.onKey(e),
-      onfocusin: (e) => this.select(partOf(e.target)),
     });
     this.about = h("span", { class: "grow about quiet" });
     this.splitButton = h(
@@ -61,7 +60,12 @@ export class ChunkPanel {
       "?",
     );
     this.says = h("div", { class: "says quiet", role: "status" });
-    this.frame = h("div", { class: "picture" }, this.svg, this.help);
+    this.frame = h(
+      "div",
+      { class: "picture", onfocusin: (e) => this.select(partOf(e.target)) },
+      this.svg,
+      this.help,
+    );
     this.element = h(
       "div",
       { class: "chunk-editor", onpointerenter: () => this.draw() },
@@ -89,32 +93,45 @@ export class ChunkPanel {
     this.about.textContent = this.about.title = plan.about;
     const part = Object.entries(this.selected ?? {})[0];
     if (part && !(part[1] < (sizes?.length ?? 0) - (part[0] === "boundary"))) this.selected = null;
-    this.splitButton.disabled = !editable || !(sizes[this.chosenToSplit()] > 1);
-    this.mergeButton.disabled = !editable || !mergeChunks(sizes, this.chosenToMerge());
     const [width, height] = [this.frame.clientWidth, this.frame.clientHeight];
     if (!width || !height) return;
     const focused = this.svg.contains(document.activeElement);
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     if (plan.trainable) {
       this.place = layout({ width, height }, plan.trainable, plan.curve);
-      this.svg.replaceChildren(...drawPlan(this.place, plan, { selected: this.selected, editable }));
+      this.svg.replaceChildren(...drawPlan(this.place, plan));
     } else {
       this.place = null;
       this.svg.replaceChildren();
     }
-    if (focused) this.focusSelected();
+    this.mark();
+    if (focused) this.chosen()?.focus({ preventScroll: true });
   }
 
-  focusSelected() {
+  /** Show what is chosen; of the chunks, Tab stops at that one. */
+  mark() {
+    const { sizes, editable } = this.plan;
+    for (const part of this.svg.querySelectorAll(".selected")) part.classList.remove("selected");
+    this.chosen()?.classList.add("selected");
+    const stop = this.selected?.chunk ?? 0;
+    for (const chunk of editable ? this.svg.querySelectorAll("[data-chunk]") : []) {
+      chunk.setAttribute("tabindex", Number(chunk.dataset.chunk) === stop ? 0 : -1);
+    }
+    this.splitButton.disabled = !editable || !(sizes[this.chosenToSplit()] > 1);
+    this.mergeButton.disabled = !editable || !mergeChunks(sizes, this.chosenToMerge());
+  }
+
+  /** The element of the chosen chunk or boundary. */
+  chosen() {
     const [kind, index] = Object.entries(this.selected ?? {})[0] ?? [];
-    this.svg.querySelector(`[data-${kind}="${index}"]`)?.focus({ preventScroll: true });
+    return kind && this.svg.querySelector(`[data-${kind}="${index}"]`);
   }
 
+  /** Choose a chunk or boundary; elements stay, so that focus and clicks do. */
   select(part) {
-    const same = part && JSON.stringify(part) === JSON.stringify(this.selected);
-    if (!part || same) return;
+    if (!part) return;
     this.selected = part;
-    this.draw();
+    this.mark();
   }
 
   chosenToSplit() {
@@ -177,9 +194,9 @@ export class ChunkPanel {
     if (event.button !== 0 || !this.editable()) return;
     const part = this.partAt(event);
     if (!part) return;
-    this.selected = part;
-    this.draw();
-    this.focusSelected();
+    if (this.isSecond(event)) return this.onDoubleClick(event, part);
+    this.select(part);
+    this.chosen()?.focus({ preventScroll: true });
     if (part.boundary === undefined) return;
     this.drag = { pointer: event.pointerId, boundary: part.boundary, before: this.plan.sizes };
     this.svg.setPointerCapture(event.pointerId);
@@ -198,12 +215,20 @@ export class ChunkPanel {
     if (this.drag?.pointer === event.pointerId) this.drag = null;
   }
 
-  onDoubleClick(event) {
-    event.stopPropagation();
-    const part = this.editable() ? this.partAt(event) : null;
-    if (part?.boundary !== undefined) this.merge(part.boundary);
-    else if (part) this.split(part.chunk, this.place.edge(this.at(event)[0]));
-    this.focusSelected();
+  /** Whether this is the second press of a double-click: the browser's own needs the element of
+   * the first one, which an edit replaces. */
+  isSecond(event) {
+    const { time, x, y } = this.press ?? {};
+    const near = Math.hypot(event.clientX - x, event.clientY - y) < 6;
+    const second = near && event.timeStamp - time < 400;
+    this.press = second ? null : { time: event.timeStamp, x: event.clientX, y: event.clientY };
+    return second;
+  }
+
+  onDoubleClick(event, part) {
+    if (part.boundary !== undefined) this.merge(part.boundary);
+    else this.split(part.chunk, this.place.edge(this.at(event)[0]));
+    this.chosen()?.focus({ preventScroll: true });
   }
 
   // Keys
@@ -235,7 +260,10 @@ export class ChunkPanel {
       if (key === "End") return () => this.move(boundary, Infinity);
     } else if (way) {
       const next = Math.min(Math.max(chunk + way, 0), this.plan.sizes.length - 1);
-      return () => this.select({ chunk: next });
+      return () => {
+        this.select({ chunk: next });
+        this.chosen().focus({ preventScroll: true });
+      };
     }
     return null;
   }

@@ -44,10 +44,9 @@ export function hit(place, sizes, x, y) {
 /**
  * Everything to see, as children for an <svg>.
  * @param place - see layout
- * @param plan - {sizes, weights, labels, curve}; each may be null
- * @param options - {selected: {chunk} or {boundary}, editable}
+ * @param plan - {sizes, weights, labels, curve, editable}; each may be null
  */
-export function drawPlan(place, { sizes, weights, labels, curve }, { selected, editable }) {
+export function drawPlan(place, { sizes, weights, labels, curve, editable }) {
   const most = weights ? Math.max(...weights.filter(Number.isFinite), 0) : 0;
   const share = (index) => (weights && most > 0 ? Math.min(weights[index] / most, 1) : 1);
   const edges = sizes ? edgesOf(sizes) : [];
@@ -58,22 +57,23 @@ export function drawPlan(place, { sizes, weights, labels, curve }, { selected, e
         ...{ index, count: sizes.length, label: labels?.[index], share: share(index), editable },
         bar: weights !== null,
         raised: !!curve,
-        selected: selected?.chunk === index,
       }),
     ),
     ...(curve ? [drawCurve(place, curve)] : []),
     lastStep(place),
     ...edges.slice(1, -1).map((edge, index) =>
       drawBoundary(place, edge, {
-        ...{ index, editable, low: edges[index] + 1, high: edges[index + 2] - 1 },
-        selected: selected?.boundary === index,
+        index,
+        editable,
+        low: edges[index] + 1,
+        high: edges[index + 2] - 1,
       }),
     ),
   ];
 }
 
 function drawChunk(place, start, size, options) {
-  const { index, count, label, share, bar, raised, editable, selected } = options;
+  const { index, count, label, share, bar, raised, editable } = options;
   const [x, width] = [place.x(start), size * place.step];
   const colour = chunkColour(index);
   const middle = x + width / 2;
@@ -86,8 +86,7 @@ function drawChunk(place, start, size, options) {
   return svg(
     "g",
     {
-      class: `chunk takes-pointer${selected ? " selected" : ""}`,
-      tabindex: editable ? 0 : null,
+      class: "chunk takes-pointer",
       role: editable ? "button" : "img",
       "aria-label": `chunk ${index + 1} of ${count}: ${steps}${weight}`,
       "data-chunk": index,
@@ -108,14 +107,14 @@ function drawChunk(place, start, size, options) {
   );
 }
 
-function drawBoundary(place, edge, { index, editable, low, high, selected }) {
+function drawBoundary(place, edge, { index, editable, low, high }) {
   const x = place.x(edge);
   const middle = (place.top + place.base) / 2;
   const reach = reachOf(place);
   return svg(
     "g",
     {
-      class: `boundary takes-pointer${selected ? " selected" : ""}${editable ? "" : " fixed"}`,
+      class: `boundary takes-pointer${editable ? "" : " fixed"}`,
       tabindex: editable ? 0 : null,
       role: editable ? "slider" : "separator",
       "aria-label": `boundary between chunks ${index + 1} and ${index + 2}`,
