@@ -2,17 +2,16 @@
 // and saved workflows need no JavaScript; the curve is what the node showed in its last run.
 
 import { app } from "../../../scripts/app.js";
-import { api } from "../../../scripts/api.js";
 import { useStyle } from "./lib/dom.js";
-import { lastOutput, NEWEST, ownId } from "./lib/chunk_history.js";
 import { ChunkPanel } from "./lib/chunk_panel.js";
 import * as plans from "./lib/chunk_plan.js";
+import { lastOutput, ownId } from "./lib/history.js";
 import { executionId, nodesOfType, nodeWithExecutionId } from "./lib/nodes.js";
 import { addPanel } from "./lib/panel.js";
 
 const TYPE = "ChunkGRPO_PlanChunks";
 const KEY = "chunk_grpo_plan"; // of the node's output
-const HEIGHT = 236;
+const [WIDTH, HEIGHT] = [360, 236];
 
 const editors = new WeakMap(); // node -> {panel, ran}
 const remembered = new Map(); // "workflow/execution id" -> what the last run gave, while the page lives
@@ -35,7 +34,7 @@ function addEditor(node) {
     (edit) => writePlan(node, edit),
   );
   editors.set(node, editor);
-  addPanel(node, "chunk_editor", editor.panel.element, HEIGHT);
+  addPanel(node, "chunk_editor", editor.panel.element, HEIGHT, WIDTH);
   const redraw = () => editor.panel.draw();
   for (const name of ["chunk_sizes", "weights"]) after(widgetOf(node, name), "callback", redraw);
   for (const change of ["onConfigure", "onConnectionsChange"]) after(node, change, redraw);
@@ -150,14 +149,10 @@ async function showLastRuns() {
   }
   const unknown = nodes.filter((node) => !editors.get(node)?.ran);
   if (!unknown.length) return;
-  const answer = await api.fetchApi(NEWEST).catch(() => null); // the server is away: no curve then
-  const history = answer?.ok ? await answer.json() : {};
   const root = rootGraph();
+  const typeOf = (id) => nodeWithExecutionId(root, id)?.comfyClass;
   for (const node of unknown) {
-    const ran = lastOutput(history, {
-      ...{ id: executionId(root, node), type: TYPE, key: KEY, workflow: root.id },
-      typeOf: (id) => nodeWithExecutionId(root, id)?.comfyClass,
-    });
-    if (ran && !editors.get(node).ran) show(node, ran);
+    const output = await lastOutput(executionId(root, node), TYPE, root.id, typeOf);
+    if (output?.[KEY]?.[0] && !editors.get(node).ran) show(node, output[KEY][0]);
   }
 }
