@@ -6,6 +6,7 @@ import { useStyle } from "./lib/dom.js";
 import { ChunkPanel } from "./lib/chunk_panel.js";
 import * as plans from "./lib/chunk_plan.js";
 import { lastOutput, ownId } from "./lib/history.js";
+import { t } from "./lib/i18n.js";
 import { executionId, nodesOfType, nodeWithExecutionId } from "./lib/nodes.js";
 import { addPanel } from "./lib/panel.js";
 
@@ -80,7 +81,7 @@ function readPlan(node, ran) {
     curve: fits ? curve : null,
     trainable: covered ?? steps,
     editable: !!sizes.sizes && !linked(node, "chunk_sizes"),
-    about: fits ? about(curve) : "no curve yet",
+    about: curve ? about(curve) : nothingAbout(node),
     problem: sizes.problem ?? weights.problem ?? null,
     note: sizes.note ?? weights.note ?? null,
   };
@@ -109,6 +110,10 @@ function weightsOf(node, ran, sizes, curve) {
 function about(curve) {
   const { model, rule, eta, prompts, samples } = curve;
   return `${model || "model"}, ${rule} eta ${eta}, ${prompts} prompts, ${samples} samples`;
+}
+
+function nothingAbout(node) {
+  return linked(node, "curve") ? t("No curve yet: press Run") : t("No curve");
 }
 
 function writePlan(node, { sizes, split, merge }) {

@@ -3,16 +3,14 @@
 
 import { h, svg } from "./dom.js";
 import { drawPlan, hit, layout } from "./chunk_picture.js";
+import { t } from "./i18n.js";
 import { edgesOf, mergeChunks, moveBoundary, splitChunk } from "./chunk_plan.js";
 
-const HINT = "drag a boundary; double-click a chunk: split, a boundary: merge";
-const FIXED = "shown as it ran";
-const HELP = [
-  "Colours are chunks; the large number counts their steps, w is the weight (also the bar below).",
-  "Mouse: drag a boundary. Double-click inside a chunk splits it there, on a boundary merges.",
-  "Keys: Tab goes to chunks and boundaries. Arrows, Home, End move a boundary; S splits a chunk; " +
-    "Delete merges two; Escape drops a drag; Ctrl+Z undoes.",
-  "Right of the dotted line: the last step, which is never trained.",
+const help = () => [
+  t("Colours are chunks; the large number counts their steps, w is the weight (also the bar below)."),
+  t("Mouse: drag a boundary. Double-click inside a chunk splits it there, on a boundary merges."),
+  t("Keys: Tab, then arrows. Home and End move a boundary far; S splits, Delete merges, Ctrl+Z undoes."),
+  t("Right of the dotted line: the last step, which is never trained."),
 ];
 
 export class ChunkPanel {
@@ -40,7 +38,7 @@ export class ChunkPanel {
     this.splitButton = h(
       "button",
       { type: "button", title: "split the chosen chunk (S)", onclick: () => this.split() },
-      "Split",
+      t("Split"),
     );
     this.mergeButton = h(
       "button",
@@ -48,13 +46,13 @@ export class ChunkPanel {
         ...{ type: "button", onclick: () => this.merge() },
         title: "merge the chunks beside the chosen boundary, or a chunk and the next (Delete)",
       },
-      "Merge",
+      t("Merge"),
     );
-    this.help = h("div", { class: "help scrolls", hidden: true }, ...HELP.map((t) => h("p", {}, t)));
+    this.help = h("div", { class: "help scrolls", hidden: true }, ...help().map((line) => h("p", {}, line)));
     this.helpButton = h(
       "button",
       {
-        ...{ type: "button", title: HELP.join("\n"), "aria-label": "help", "aria-expanded": "false" },
+        ...{ type: "button", title: help().join("\n"), "aria-label": "help", "aria-expanded": "false" },
         onclick: () => this.toggleHelp(),
       },
       "?",
@@ -86,7 +84,7 @@ export class ChunkPanel {
   draw() {
     const plan = (this.plan = this.read());
     const { sizes, problem, note, editable } = plan;
-    const says = problem ?? note ?? (editable ? HINT : sizes ? FIXED : "");
+    const says = problem ?? note ?? (editable ? t("Drag a boundary; double-click splits or merges") : "");
     if (this.says.textContent !== says) this.says.textContent = says;
     this.says.title = says;
     this.says.className = `says ${problem ? "problem" : "quiet"}`;

@@ -5,6 +5,7 @@ import { edgesOf } from "./chunk_plan.js";
 
 const CHANGE = { l1: "relative L1 change", l2: "relative L2 change", cosine: "cosine distance" };
 const BAR = 12; // height of the highest weight
+const LABELS = 38; // height of sizes and weights above the curve
 
 /**
  * Where things lie in a picture.
@@ -18,9 +19,10 @@ export function layout(box, trainable, curve) {
   const top = 4;
   const bottom = Math.max(box.height - 32, top + 40);
   const step = (right - left) / (trainable + 1);
+  const base = bottom - BAR - 4; // the curve's zero; weights lie below it
   return {
-    ...{ left, right, top, bottom, step, trainable },
-    base: bottom - BAR - 4, // the curve's zero; weights lie below it
+    ...{ left, right, top, bottom, base, step, trainable },
+    grips: curve ? base - 14 : (top + base) / 2, // out of the curve's way
     x: (edge) => left + edge * step, // edge 0 is left of the first step
     edge: (x) => (x - left) / step,
   };
@@ -109,8 +111,8 @@ function drawChunk(place, start, size, options) {
 
 function drawBoundary(place, edge, { index, editable, low, high }) {
   const x = place.x(edge);
-  const middle = (place.top + place.base) / 2;
   const reach = reachOf(place);
+  const grip = Math.min(7, Math.max(place.step * 0.45, 3));
   return svg(
     "g",
     {
@@ -129,7 +131,10 @@ function drawBoundary(place, edge, { index, editable, low, high }) {
     }),
     svg("line", { x1: x, x2: x, y1: place.top, y2: place.bottom }),
     editable
-      ? svg("rect", { x: x - 3.5, y: middle - 11, width: 7, height: 22, rx: 3.5, class: "grip" })
+      ? svg("rect", {
+          ...{ x: x - grip / 2, y: place.grips - 11, width: grip, height: 22, rx: grip / 2 },
+          class: "grip",
+        })
       : null,
     svg("title", {}, `after step ${edge}`),
   );
@@ -141,7 +146,7 @@ function axis(place) {
   const room = 8 + 7 * String(total).length;
   const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((n) => n * place.step >= room) ?? total;
   const numbers = Array.from({ length: total }, (_, i) => i + 1).filter(
-    (n) => every === 1 || n === 1 || n % every === 0,
+    (n) => n % every === 0 || (n === 1 && every > 2),
   );
   const y = place.bottom + 12;
   return [
@@ -156,7 +161,7 @@ function axis(place) {
 
 /** The scale of the curve: round numbers at the left. */
 function scale(place, curve) {
-  const top = topOf(curve);
+  const top = topOf(place, curve);
   const rough = top / 3;
   const unit = 10 ** Math.floor(Math.log10(rough));
   const gap = unit * ([1, 2, 5, 10].find((n) => n * unit >= rough) ?? 10);
@@ -186,9 +191,11 @@ function scale(place, curve) {
   ];
 }
 
-/** The highest value shown: above it there is room for sizes and weights. */
-function topOf(curve) {
-  return Math.max(...curve.mean.map((mean, i) => mean + curve.std[i])) * 1.35 || 1;
+/** The highest value shown: the curve stays below sizes and weights. */
+function topOf(place, curve) {
+  const room = place.base - place.top;
+  const part = Math.max(room - LABELS, room / 2) / room;
+  return Math.max(...curve.mean.map((mean, i) => mean + curve.std[i])) / part || 1;
 }
 
 function height(place, top, value) {
@@ -196,7 +203,7 @@ function height(place, top, value) {
 }
 
 function drawCurve(place, curve) {
-  const top = topOf(curve);
+  const top = topOf(place, curve);
   const point = (value, i) =>
     `${place.x(i + 0.5).toFixed(1)},${height(place, top, value).toFixed(1)}`;
   const high = curve.mean.map((mean, i) => point(mean + curve.std[i], i));

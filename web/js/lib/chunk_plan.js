@@ -128,7 +128,9 @@ function readOffCurve(text, steps, ran) {
       };
     }
   }
-  return ran ? { sizes: ran } : { note: `run the graph to see the chunks of "${text}"` };
+  if (ran) return { sizes: ran };
+  if (steps !== null) return { note: `run the graph to see the chunks of "${text}"` };
+  return { note: `"${text}" is read off a curve: connect one and run the graph` };
 }
 
 /**
@@ -148,7 +150,9 @@ export function readWeights(text, sizes, curve = null) {
     if (temperature !== null && !(temperature > 0)) {
       return { ...answer, problem: `the softmax temperature is ${list[1]}; it must be above 0` };
     }
-    if (!curve) return { ...answer, note: `run the graph to see the weights "${text}"` };
+    if (!curve) {
+      return { ...answer, note: `the weights "${text}" need a curve: connect one and run the graph` };
+    }
     const weights = weightsOfCurve(sizes, curve, temperature);
     return { ...answer, weights, labels: weights.map((weight) => weight.toFixed(2)) };
   }
