@@ -1,134 +1,13 @@
 """The chunk editor in the page: pointer and keys write the text that the server reads."""
 
 import json
-import random
 
 import pytest
 
-from chunk_grpo_core.chunks import ChunkPlan, chunk_weights, parse_weights
-from chunk_grpo_core.dynamics import DynamicsCurve
-from chunk_grpo_core.planners import needs_curve, read_plan
-
 from . import graphs
-from .server import PACK_NAME
+from .chunk_editor import KEY, NODE, TYPE, VALUE, Editor, curve_graph, plan_graph
 
-TYPE = "ChunkGRPO_PlanChunks"
-KEY = "chunk_grpo_plan"
 pytestmark = pytest.mark.browser
-MODULE = f"/extensions/{PACK_NAME}/js/lib/chunk_plan.js"
-NODE = f"window.app.graph.nodes.find((n) => n.type === '{TYPE}')"
-VALUE = f"(name) => {NODE}.widgets.find((w) => w.name === name).value"
-LOOK = f"""([scale]) => {{
-  const node = {NODE}, {{ ds }} = window.app.canvas;
-  ds.scale = scale;
-  [ds.offset[0], ds.offset[1]] = [200 / scale - node.pos[0], 150 / scale - node.pos[1]];
-  window.app.canvas.setDirty(true, true);
-}}"""
-TYPED = f"""([name, text]) => {{
-  const widget = {NODE}.widgets.find((w) => w.name === name);
-  widget.value = text;
-  widget.callback?.(text);
-}}"""
-
-
-def plan_graph(**inputs):
-    """Plan Chunks without a curve, and a preview of its plot."""
-    values = {"chunk_sizes": "2, 3, 4, 7", "weights": "uniform", "dark": False, **inputs}
-    preview = graphs.node("PreviewImage", images=["8", 0 + 1])
-    return {"8": graphs.node(TYPE, **values), "9": preview}
-
-
-def curve_graph(**inputs):
-    """The second example as far as its plan, made small."""
-    prompt = graphs.small(graphs.twin(graphs.DYNAMICS))
-    plan = graphs.find(prompt, TYPE)
-    preview = next(
-        key
-        for key, entry in prompt.items()
-        if entry["class_type"] == "PreviewImage" and entry["inputs"]["images"] == [plan, 1]
-    )
-    return graphs.change(graphs.upstream(prompt, preview), TYPE, **inputs)
-
-
-class Editor:
-    """The panel of the only Plan Chunks node of a page."""
-
-    def __init__(self, page, vue=False):
-        self.page, self.tab, self.vue = page, page.page, vue
-        self.tab.on("console", self._listen)
-        self.complaints = []
-        page.use_vue_nodes(vue)
-
-    def _listen(self, message):
-        if message.type == "error" and PACK_NAME in message.location.get("url", ""):
-            self.complaints.append(message.text)
-
-    def open(self, prompt, scale=1.3):
-        self.page.load_api(prompt)
-        self.look(scale)
-        return self
-
-    def look(self, scale=1.3):
-        self.tab.wait_for_selector(".chunk-editor svg", state="attached")
-        self.tab.evaluate(LOOK, [scale])
-        self.tab.wait_for_timeout(500)
-
-    def value(self, name="chunk_sizes"):
-        return self.tab.evaluate(VALUE, name)
-
-    def type(self, text, name="chunk_sizes"):
-        self.tab.evaluate(TYPED, [name, text])
-
-    def sizes(self):
-        return [
-            int(text) for text in self.tab.locator(".chunk-editor text.size").all_text_contents()
-        ]
-
-    def weights(self):
-        texts = self.tab.locator(".chunk-editor text.weight").all_text_contents()
-        return [text.removeprefix("w ") for text in texts]
-
-    def says(self):
-        return self.tab.locator(".chunk-editor .says").inner_text()
-
-    def has_curve(self):
-        return self.tab.locator(".chunk-editor .curve").count() == 1
-
-    def boundary(self, index):
-        return self.tab.locator(f'.chunk-editor [data-boundary="{index}"]')
-
-    def point(self, edge):
-        """Where an edge between steps lies on the screen (5.5: the middle of the sixth step)."""
-        x, y, step = self.tab.evaluate("""() => {
-          const area = (k) => document.querySelector(`.chunk-editor [data-chunk="${k}"] .area`);
-          const steps = Number(document.querySelector(".chunk-editor text.size").textContent);
-          const box = area(0).getBoundingClientRect();
-          return [box.x, box.y + box.height / 2, box.width / steps];
-        }""")
-        return x + edge * step, y
-
-    def drag(self, start, end, drop=True):
-        self.tab.mouse.move(*self.point(start))
-        self.tab.mouse.down()
-        self.tab.mouse.move(*self.point((start + end) / 2))
-        self.tab.mouse.move(*self.point(end), steps=3)
-        if drop:
-            self.tab.mouse.up()
-
-    def press(self, *keys):
-        for key in keys:
-            self.tab.keyboard.press(key)
-
-    def run(self, comfy):
-        """Run the open graph; return what the server answered for the plan.
-
-        The graph must differ from that of the run before, or all of it is cached.
-        """
-        name, data = self.page.queue()
-        assert name == "execution_success", data
-        outputs = comfy.wait(data["prompt_id"], 10).outputs
-        (shown,) = [shown[KEY][0] for shown in outputs.values() if KEY in shown]
-        return shown
 
 
 @pytest.fixture(scope="module")
@@ -258,15 +137,15 @@ def test_keys_in_the_panel_leave_the_node_alone(both):
     assert both.tab.evaluate(place) == before
 
 
-def test_comfyui_undoes_an_edit(editor):
-    editor.open(plan_graph())
-    editor.drag(5, 7)
-    editor.tab.wait_for_timeout(300)
-    assert editor.value() == "2, 5, 2, 7"
-    editor.press("Control+z")
-    editor.tab.wait_for_function(f"() => ({VALUE})('chunk_sizes') === '2, 3, 4, 7'")
-    editor.tab.wait_for_timeout(300)
-    assert editor.sizes() == [2, 3, 4, 7]
+def test_comfyui_undoes_an_edit(both):
+    both.open(plan_graph())
+    both.drag(5, 7)
+    both.tab.wait_for_timeout(300)
+    assert both.value() == "2, 5, 2, 7"
+    both.press("Control+z")
+    both.tab.wait_for_function(f"() => ({VALUE})('chunk_sizes') === '2, 3, 4, 7'")
+    both.tab.wait_for_timeout(300)
+    assert both.sizes() == [2, 3, 4, 7]
 
 
 def test_the_buttons_do_what_the_keys_do(editor):
@@ -408,39 +287,6 @@ def test_another_workflow_does_not_get_the_curve(editor, comfy):
     assert not editor.has_curve()
 
 
-def run_of(workflow, nodes, output):
-    extra = {"extra_pnginfo": {"workflow": {"id": workflow}}} if workflow else {}
-    types = {key: {"class_type": kind} for key, kind in nodes.items()}
-    return {"prompt": [0, "x", types, extra, []], "outputs": {"8": output}}
-
-
-NO_ID = "00000000-0000-0000-0000-000000000000"
-OURS = {"8": TYPE, "9": "PreviewImage"}
-
-
-@pytest.mark.parametrize(
-    "runs, found",
-    [
-        ([("a", {"8": TYPE}, "new"), ("a", {"8": TYPE}, "old")], "new"),
-        ([("b", OURS, "theirs"), ("a", {"8": TYPE}, "ours")], "ours"),
-        ([("a", {"8": "Other"}, "other")], None),
-        ([(None, OURS, "through the API")], "through the API"),
-        ([(None, {"8": TYPE, "9": "SaveImage"}, "another graph")], None),
-        ([(NO_ID, {"8": TYPE, "7": TYPE}, "another file"), (NO_ID, OURS, "this file")], "this file"),
-        ([], None),
-    ],
-)
-def test_the_history_is_searched_for_the_newest_run_of_this_node(runs, found, page):
-    result = page.page.evaluate(
-        f"""async ([runs, type, open]) => {{
-          const {{ newestOutput }} = await import("/extensions/{PACK_NAME}/js/lib/history.js");
-          return newestOutput(runs, "8", type, "a", (id) => open[id]);
-        }}""",
-        [[run_of(*run) for run in runs], TYPE, OURS],
-    )
-    assert result == found
-
-
 # What is saved
 
 
@@ -468,155 +314,6 @@ def test_sizes_through_a_link_are_shown_but_not_edited(editor, comfy):
     assert editor.sizes() == [3, 3]
     editor.drag(3, 4)
     assert editor.sizes() == [3, 3]
-
-
-# The page reads text as the library does
-
-CURVE = DynamicsCurve(
-    mean=tuple(0.9 - 0.1 * step + 0.008 * step * step for step in range(13)),
-    std=(0.0,) * 13,
-    prompts=1,
-    samples=2,
-    sigmas=tuple(1.0 - step / 13 for step in range(14)),
-    rule="flow",
-    eta=0.7,
-    model="m",
-)
-SIZES_BY_HAND = (
-    "2, 3, 4, 3", "[2,3,4,3]", "(2;3 4\t3)", " 2  3 4 3 ", "2,3,4,3,", ",12", "12", "0, 12", "13", "-1, 13",
-    "+12", "1.0, 11", "1_2", "１２", "٣, ٩", "²", "step", "STEP", "step 2", "whole", "[whole]", "whole,", "size 4",
-    "size,5", "size 0", "size 12", "size 13", "size", "size 4 4", "size x", "", " ", "[]", "two", "cut 4", "cut 4 2",
-    "cut 0", "cut 13", "cut 4 4", "cut", "cut 4 2 1", "cut;4", "[cut 4]", "CUT,4", "cut x", "adaptive",
-    "adaptive 2 4", "adaptive 4 2", "adaptive 2", "adaptive,2,4", "adaptive 13 14", "adaptive 0 4", "\x1c12\x85",
-    "\ufeff12", "6\u30006", "cut\xa04", "size\xa04",
-)  # fmt: skip
-WEIGHTS_BY_HAND = (
-    "uniform", "Uniform ", "[uniform]", "uniform 1", "curve", "curve 1", "softmax", "softmax 0.5", "softmax .5",
-    "softmax 5.", "softmax 0", "softmax -1", "softmax x", "softmax 1e3", "softmax ٢", "1, 2, 3", "1 2 3", "1, 2",
-    "0, 0, 0", "1, 0, 0", "1, -1, 1", "-0, 1, 1", "1e-3, .5, 5.", "1_0, 2, 3", "1__0, 2, 3", "_1, 2, 3",
-    "nan, 1, 1", "inf, 1, 1", "Infinity 1 1", "-inf 1 1", "infi 1 1", "0x1, 1, 1", "", "1, 2, x", "٣, 1, 1", "1,2,3,",
-    "1e, 2, 3", "e1, 2, 3", "., 1, 1", "+.5e+2, 1, 1",
-)  # fmt: skip
-
-
-def made_up(pieces, count, seed):
-    draw = random.Random(seed)
-    return ["".join(draw.choices(pieces, k=draw.randint(1, 7))) for _ in range(count)]
-
-
-def library_sizes(text, steps):
-    try:
-        return list(read_plan(text, steps, CURVE).sizes)
-    except ValueError:
-        return "wrong"
-
-
-def test_the_page_reads_sizes_as_the_library_does(page):
-    pieces = [
-        "2",
-        "3",
-        "12",
-        "0",
-        "7",
-        ",",
-        " ",
-        ";",
-        ", ",
-        "size ",
-        "cut ",
-        "adaptive ",
-        "step",
-        "[",
-        "]",
-        "x",
-    ]
-    texts = [*SIZES_BY_HAND, *made_up(pieces, 3000, 1)]
-    read = page.page.evaluate(
-        f"""async (cases) => {{
-          const {{ readSizes }} = await import("{MODULE}");
-          return cases.map(([text, ran]) => readSizes(text, 12, ran));
-        }}""",
-        [[text, [12] if needs_curve(text) else None] for text in texts],
-    )
-    different = []
-    for text, answer in zip(texts, read, strict=True):
-        ours = library_sizes(text, 12)
-        theirs = "wrong" if answer["problem"] else answer["sizes"]
-        if needs_curve(text) and ours != "wrong":
-            ours = [12]  # the page takes what the server made of it
-        if ours != theirs:
-            different.append((text, ours, answer))
-    assert different == []
-    right = [text for text in texts if library_sizes(text, 12) != "wrong"]
-    assert 20 < len(right) < len(texts) - 20
-
-
-def library_weights(text, plan):
-    try:
-        return parse_weights(text, plan, CURVE).weights
-    except ValueError:
-        return "wrong"
-
-
-def test_the_page_reads_weights_as_the_library_does(page):
-    plan = ChunkPlan((2, 4, 6))
-    pieces = [
-        "1",
-        "0",
-        ".5",
-        "0.25",
-        ",",
-        " ",
-        ", ",
-        "e1",
-        "-",
-        "_",
-        "softmax ",
-        "curve",
-        "uniform",
-        "inf",
-    ]
-    texts = [*WEIGHTS_BY_HAND, *made_up(pieces, 3000, 2)]
-    read = page.page.evaluate(
-        f"""async ([texts, curve]) => {{
-          const {{ readWeights }} = await import("{MODULE}");
-          const shown = ({{ problem, weights }}) => [problem, weights?.map(String) ?? null];
-          return texts.map((text) => shown(readWeights(text, [2, 4, 6], curve)));
-        }}""",
-        [texts, CURVE.to_json()],
-    )
-    different = []
-    for text, (problem, weights) in zip(texts, read, strict=True):
-        ours = library_weights(text, plan)
-        theirs = "wrong" if problem else weights and tuple(map(float, weights))
-        same = theirs == ours
-        if isinstance(ours, tuple) and isinstance(theirs, tuple):
-            same = theirs == pytest.approx(ours, rel=1e-12)
-        if not same:
-            different.append((text, ours, theirs))
-    assert different == []
-    assert chunk_weights(plan, CURVE).weights == library_weights("curve", plan)
-
-
-def test_edits_of_a_plan_keep_its_steps(page):
-    results = page.page.evaluate(f"""async () => {{
-      const p = await import("{MODULE}");
-      return [
-        p.moveBoundary([2, 3, 4, 7], 1, 6.6), p.moveBoundary([2, 3], 0, -9), p.moveBoundary([2, 3], 0, 9),
-        p.splitChunk([2, 7], 1), p.splitChunk([2, 7], 1, 3.2), p.splitChunk([2, 7], 1, 99), p.splitChunk([1], 0),
-        p.mergeChunks([2, 3, 4], 1), p.mergeChunks([2, 3], 1),
-        p.weightsAfterSplit("0.40, 1", 2, 0), p.weightsAfterSplit("curve", 2, 0), p.weightsAfterSplit("1, 2, 3", 2, 0),
-        p.weightsAfterMerge("0.1, 0.25, 3", 3, 0), p.weightsAfterMerge("1, 2.00005, 1", 3, 1),
-        p.weightsAfterMerge("softmax 0.5", 2, 0),
-      ];
-    }}""")
-    assert results == [
-        [2, 5, 2, 7], [1, 4], [4, 1],
-        [2, 4, 3], [2, 1, 6], [2, 6, 1], None,
-        [2, 7], None,
-        "0.40, 0.40, 1", "curve", "1, 2, 3",
-        "0.175, 3", "1, 1.5", "softmax 0.5",
-    ]  # fmt: skip
 
 
 def test_the_server_tells_the_page_the_plan_without_a_curve(comfy):
