@@ -13,17 +13,35 @@ let asked = { at: -Infinity, runs: null };
  * @param executionId - "7", or "12:7" inside a subgraph
  * @param classType - of the node; another kind of node under the same number is another node
  * @param workflowId - of the open workflow; runs of a workflow with another id are left out
+ * @param typeOf - function: execution id -> type of that node in the open workflow. If given, runs
+ *   that no id tells apart (sent through the API, or of a file without an id) must have its nodes
  */
-export async function lastOutput(executionId, classType, workflowId) {
+export async function lastOutput(executionId, classType, workflowId, typeOf = null) {
+  return newestOutput(await recentRuns(), executionId, classType, workflowId, typeOf);
+}
+
+/** The same, out of runs, newest first. */
+export function newestOutput(runs, executionId, classType, workflowId, typeOf = null) {
   const key = String(executionId);
-  for (const run of await recentRuns()) {
+  for (const run of runs) {
     const output = run.outputs?.[key];
-    if (!output || run.prompt?.[2]?.[key]?.class_type !== classType) continue;
-    const id = run.prompt[3]?.extra_pnginfo?.workflow?.id;
-    if (id && workflowId && id !== workflowId) continue;
+    const nodes = run.prompt?.[2] ?? {};
+    if (!output || nodes[key]?.class_type !== classType) continue;
+    const id = ownId(run.prompt[3]?.extra_pnginfo?.workflow?.id);
+    if (id && ownId(workflowId)) {
+      if (id !== workflowId) continue;
+    } else if (typeOf) {
+      const same = Object.entries(nodes).every(([each, node]) => typeOf(each) === node.class_type);
+      if (!same) continue;
+    }
     return output;
   }
   return null;
+}
+
+/** An id that tells a workflow from others, or null: many files hold none, or zeros. */
+export function ownId(id) {
+  return id && /[^0-]/.test(id) ? id : null;
 }
 
 /** Runs that have ended, newest first; empty when the server does not answer. */

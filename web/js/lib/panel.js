@@ -24,9 +24,29 @@ export function addPanel(node, name, element, minHeight, width = 340) {
     getMinHeight: () => minHeight, // the classic canvas looks at this
   });
   widget.serialize = false; // not into widgets_values
+  keepShown(node, name, element);
   const [least, height] = node.computeSize();
   node.setSize([Math.max(node.size[0], least, width), Math.max(node.size[1], height)]);
   return widget;
+}
+
+/**
+ * Nodes 2.0 takes the element of a node when it first sees the node's id. After an undo, or with
+ * another workflow, a new node has that id and the panel of the old one would stay.
+ */
+function keepShown(node, name, element) {
+  element.dataset.panel = name;
+  const show = () => {
+    const shown = document.querySelector(`[data-node-id="${node.id}"] [data-panel="${name}"]`);
+    if (shown && shown !== element && !element.isConnected) shown.replaceWith(element);
+  };
+  for (const event of ["onAdded", "onConfigure"]) {
+    const before = node[event];
+    node[event] = function (...values) {
+      for (const wait of [0, 100, 500]) setTimeout(show, wait); // the page draws nodes later
+      return before?.apply(this, values);
+    };
+  }
 }
 
 /** Whether an event is for a control in the panel, and not for the canvas below it. */
@@ -35,5 +55,6 @@ function insideControl(event, element) {
     const list = event.target.closest?.(".scrolls");
     return !!list && element.contains(list) && list.scrollHeight > list.clientHeight;
   }
+  if (event.button === 1) return false; // the middle button moves the canvas
   return !!event.target.closest?.("button, select, input, a, summary, .takes-pointer");
 }
