@@ -251,7 +251,9 @@ class TrainLoRA(io.ComfyNode):
 def asker_of(hidden: Any) -> Asker:
     """The node that runs, from its hidden inputs; a prompt of the API tells no workflow."""
     workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
-    return Asker(str(hidden.unique_id or ""), str(workflow.get("id") or ""))
+    found = str(workflow.get("id") or "")
+    is_nil = not found.strip("0-")  # what a file holds that was never given one
+    return Asker(str(hidden.unique_id or ""), "" if is_nil else found)
 
 
 def describe(log: TrainingLog) -> str:

@@ -3,6 +3,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { ownId } from "./lib/history.js";
 import { executionId, nodeWithExecutionId, nodesOfType } from "./lib/nodes.js";
 import { addPanel } from "./lib/panel.js";
 import { RunPanel } from "./lib/run_panel.js";
@@ -13,7 +14,7 @@ const [WIDTH, HEIGHT] = [440, 560];
 
 const monitors = new WeakMap();
 const root = () => app.rootGraph ?? app.graph;
-const workflowId = () => root()?.id ?? "";
+const workflowId = () => ownId(root()?.id) ?? "";
 
 class Monitor {
   constructor(node) {
