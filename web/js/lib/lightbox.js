@@ -75,7 +75,7 @@ export function openLightbox(items, index = 0, onClose = () => {}) {
     flip.setAttribute("aria-pressed", String(flipping));
     apart.setAttribute("aria-pressed", String(!flipping));
     stage.replaceChildren(...(flipping && item.second ? [pair[other ? 1 : 0]] : pair).map(figure));
-    const [first, ...rest] = item.lines ?? [];
+    const [first, ...rest] = (item.lines ?? []).filter(Boolean);
     lines.replaceChildren(
       ...(first === undefined ? [] : [h("div", { class: "first" }, first)]),
       ...rest.map((line) => h("div", {}, line)),
