@@ -23,7 +23,7 @@ function read({ chunk_grpo_pairs: rows, chunk_grpo_gain: [gain] = [] }) {
       { label: "LoRA: worst first", key: (row) => row.lora },
       ...parts.flatMap((name) => {
         const key = (row) => row.parts[name].gain;
-        const shown = (row) => `${name} ${signed(key(row), 2)}`;
+        const shown = (row) => `${signed(key(row), 2)} ${name}`;
         return [
           { label: `${name}: largest gain first`, key, shown, down: true },
           { label: `${name}: smallest gain first`, key, shown },

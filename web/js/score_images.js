@@ -22,7 +22,7 @@ function read({ chunk_grpo_scores: rows, chunk_grpo_total: totals }) {
       { label: "by prompt", key: (row) => row.prompt },
       ...parts.flatMap((name) => {
         const key = (row) => row.parts[name] ?? null;
-        const shown = (row) => `${name} ${number(key(row), 3)}`;
+        const shown = (row) => `${number(key(row), 3)} ${name}`;
         return [
           { label: `${name}: largest first`, key, shown, down: true },
           { label: `${name}: smallest first`, key, shown },

@@ -9,6 +9,7 @@ import { executionId, nodesOfType } from "./nodes.js";
 import { addPanel } from "./panel.js";
 
 const HEIGHT = 220; // of the panel at least, in pixels
+const TEXT_HEIGHT = 110; // of text fields beside it at most; the classic canvas shares out evenly
 const TINY = 256; // pixels; smaller pictures are enlarged without blur
 
 /** A score as text: four digits, and "-" where there is none. */
@@ -41,6 +42,9 @@ export function gridExtension(name, type, read) {
       if (node.comfyClass !== type) return;
       const grid = scoreGrid();
       grids.set(node, grid);
+      for (const { element } of node.widgets ?? []) {
+        element?.style.setProperty("--comfy-widget-max-height", TEXT_HEIGHT);
+      }
       addPanel(node, "pictures", grid.element, HEIGHT);
       const before = node.onExecuted;
       node.onExecuted = function (output) {
