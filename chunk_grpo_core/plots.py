@@ -95,14 +95,14 @@ def _shade(axes: Any, plan: ChunkPlan, top: float, theme: Mapping[str, str]) -> 
 def plot_training(
     rows: Sequence[Mapping[str, Any]],
     *,
-    held_out: Mapping[int, float] | None = None,
+    held_out: Sequence[Mapping[str, Any]] = (),
     dark: bool = False,
 ) -> Tensor:
     """Draw reward, clipping, KL and gradient norm over the iterations.
 
     Args:
         rows: Rows of metrics.jsonl, at least one.
-        held_out: Iterations done -> mean reward on held-out prompts, drawn as points.
+        held_out: Rows of held_out.jsonl, drawn as points with their 95 % interval.
         dark: Light text on a dark background.
 
     Raises:
@@ -123,15 +123,18 @@ def plot_training(
         top.plot(x, mean, color=line, lw=1, alpha=0.6, label="training prompts")
         top.plot(x, smoothed(mean), color=line, lw=2.2, label="smoothed")
         if held_out:
-            items = sorted(held_out.items())
-            top.plot(
-                [i for i, _ in items],
-                [r for _, r in items],
-                "D",
-                ls="--",
+            measured = [_number(row["mean"]) for row in held_out]
+            down = [m - _number(row["low"]) for m, row in zip(measured, held_out, strict=True)]
+            up = [_number(row["high"]) - m for m, row in zip(measured, held_out, strict=True)]
+            top.errorbar(
+                [row["iterations"] for row in held_out],
+                measured,
+                yerr=[down, up],
+                fmt="D--",
                 color=RED,
                 ms=6,
-                label="held-out prompts (ODE)",
+                capsize=4,
+                label="held-out prompts (ODE), 95 %",
             )
         top.set_ylabel("reward")
         top.legend(fontsize=8, framealpha=0.3, labelcolor=theme["text"], loc="lower right")

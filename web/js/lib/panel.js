@@ -14,8 +14,9 @@ let watching = false;
  * @param name - of the widget
  * @param element - what to show; it gets the class "chunk-grpo" and its theme variables
  * @param minHeight - pixels
+ * @param width - pixels that a new node gets at least; a saved one keeps its own
  */
-export function addPanel(node, name, element, minHeight) {
+export function addPanel(node, name, element, minHeight, width = 340) {
   useStyle("panel.css");
   element.classList.add("chunk-grpo");
   element.style.minHeight = `${minHeight}px`; // Nodes 2.0 looks at this
@@ -32,6 +33,8 @@ export function addPanel(node, name, element, minHeight) {
   for (const wait of LOOK_AGAIN) setTimeout(mount, wait);
   if (!watching) app.canvas?.canvas.addEventListener("litegraph:set-graph", () => setTimeout(mount));
   watching ||= !!app.canvas;
+  const [least, height] = node.computeSize();
+  node.setSize([Math.max(node.size[0], least, width), Math.max(node.size[1], height)]);
   return widget;
 }
 
