@@ -2,6 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { h } from "./lib/dom.js";
+import { t } from "./lib/i18n.js";
 import { gridExtension, number, signed, viewUrl } from "./lib/score_grid.js";
 
 app.registerExtension(gridExtension("ChunkGRPO.EvaluateLoRA", "ChunkGRPO_EvaluateLoRA", read));
@@ -14,19 +15,19 @@ function read({ chunk_grpo_pairs: rows, chunk_grpo_gain: [gain] = [] }) {
     width: 150,
     summary: summary(gain, rows.length),
     orders: [
-      { label: "largest gain first", key: (row) => row.gain, down: true },
-      { label: "smallest gain first", key: (row) => row.gain },
-      { label: "by prompt number", key: (row) => row.number },
-      { label: "base: best first", key: (row) => row.base, down: true },
-      { label: "base: worst first", key: (row) => row.base },
-      { label: "LoRA: best first", key: (row) => row.lora, down: true },
-      { label: "LoRA: worst first", key: (row) => row.lora },
+      { label: t("largest gain first"), key: (row) => row.gain, down: true },
+      { label: t("smallest gain first"), key: (row) => row.gain },
+      { label: t("by prompt number"), key: (row) => row.number },
+      { label: t("{name}: best first", { name: t("base") }), key: (row) => row.base, down: true },
+      { label: t("{name}: worst first", { name: t("base") }), key: (row) => row.base },
+      { label: t("{name}: best first", { name: t("LoRA") }), key: (row) => row.lora, down: true },
+      { label: t("{name}: worst first", { name: t("LoRA") }), key: (row) => row.lora },
       ...parts.flatMap((name) => {
         const key = (row) => row.parts[name].gain;
         const shown = (row) => `${signed(key(row), 2)} ${name}`;
         return [
-          { label: `${name}: largest gain first`, key, shown, down: true },
-          { label: `${name}: smallest gain first`, key, shown },
+          { label: t("{name}: largest gain first", { name }), key, shown, down: true },
+          { label: t("{name}: smallest gain first", { name }), key, shown },
         ];
       }),
     ],
@@ -60,7 +61,7 @@ function summary(gain, shown) {
 }
 
 function pair(row) {
-  return ["base", "LoRA"].map((name, index) => ({
+  return [t("base"), t("LoRA")].map((name, index) => ({
     src: viewUrl(row.pictures[index]),
     title: `${name} ${number(row.shown[index])}`,
   }));

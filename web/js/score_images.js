@@ -2,6 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { h } from "./lib/dom.js";
+import { t } from "./lib/i18n.js";
 import { gridExtension, number, viewUrl } from "./lib/score_grid.js";
 
 app.registerExtension(gridExtension("ChunkGRPO.ScoreImages", "ChunkGRPO_ScoreImages", read));
@@ -16,16 +17,16 @@ function read({ chunk_grpo_scores: rows, chunk_grpo_total: totals }) {
     width: 100,
     summary: summary(rows, total),
     orders: [
-      { label: "best first", key: (row) => row.score, down: true },
-      { label: "worst first", key: (row) => row.score },
-      { label: "by number", key: (row) => row.number },
-      { label: "by prompt", key: (row) => row.prompt },
+      { label: t("best first"), key: (row) => row.score, down: true },
+      { label: t("worst first"), key: (row) => row.score },
+      { label: t("by number"), key: (row) => row.number },
+      { label: t("by prompt"), key: (row) => row.prompt },
       ...parts.flatMap((name) => {
         const key = (row) => row.parts[name] ?? null;
         const shown = (row) => `${number(key(row), 3)} ${name}`;
         return [
-          { label: `${name}: largest first`, key, shown, down: true },
-          { label: `${name}: smallest first`, key, shown },
+          { label: t("{name}: largest first", { name }), key, shown, down: true },
+          { label: t("{name}: smallest first", { name }), key, shown },
         ];
       }),
     ],

@@ -4,6 +4,7 @@ import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
 import { h, useStyle } from "./dom.js";
 import { lastOutput } from "./history.js";
+import { t } from "./i18n.js";
 import { openLightbox } from "./lightbox.js";
 import { executionId, nodesOfType } from "./nodes.js";
 import { addPanel } from "./panel.js";
@@ -77,11 +78,11 @@ export function scoreGrid() {
   let rows = []; // in the order shown
   let cells = new Map();
 
-  const order = h("select", { "aria-label": "Order", title: "Order of the pictures", onchange: arrange });
+  const order = h("select", { "aria-label": t("Order"), title: t("Order of the pictures"), onchange: arrange });
   const summary = h("div", { class: "summary grow" });
   const head = h("div", { class: "row" }, summary, order);
-  const grid = h("div", { class: "score-grid scrolls", role: "group", "aria-label": "Pictures, arrow keys walk", onclick: clicked, onkeydown: pressed });
-  const hint = h("div", { class: "hint quiet" }, "After a run the pictures are here, with their scores.");
+  const grid = h("div", { class: "score-grid scrolls", role: "group", "aria-label": t("Pictures, arrow keys walk"), onclick: clicked, onkeydown: pressed });
+  const hint = h("div", { class: "hint quiet" }, t("After a run the pictures are here, with their scores."));
   const element = h("div", {}, head, hint, grid);
   head.style.display = grid.style.display = "none";
 
