@@ -231,9 +231,9 @@ def run_experiment(
         folder.write_json("evaluation.json", {"noise_seed": EVALUATION_SEED, **scores})
         return read_metrics(folder.metrics_file), read_metrics(folder.path / HELD_OUT_FILE)
 
-    rows, held_out = processes.from_writer(keep)
+    rows, measured = processes.from_writer(keep)
     listener(RunEnd(trainer.iteration, stopped=trainer.iteration < config.iterations))
-    return Outcome(config, policy.name, reward.name, rows, held_out, before, after)
+    return Outcome(config, policy.name, reward.name, rows, measured, before, after)
 
 
 def _part(count: int, processes: Processes) -> range:

@@ -133,9 +133,9 @@ class AnalyzeTemporalDynamics(io.ComfyNode):
                     options=list(DISTANCES),
                     default="l1",
                     optional=True,  # prompts saved before it existed still run
-                    tooltip="How the change is measured. l1: mean |x_s - x_t| / mean |x_t|, the "
-                    "paper's. l2: the same with root mean squares. cosine: 1 - cosine of the angle "
-                    "between x_s and x_t, which ignores their lengths.",
+                    tooltip="How the change is measured. l1: mean abs(x_s - x_t) / mean abs(x_t), "
+                    "the paper's. l2: the same with root mean squares. cosine: 1 - cosine of the "
+                    "angle between x_s and x_t, which ignores their lengths.",
                 ),
             ],
             outputs=[

@@ -101,6 +101,16 @@ def training(**inputs: object) -> Prompt:
     return upstream(prompt, find(prompt, "ChunkGRPO_TrainLoRA"))
 
 
+def watched_training(seed: int, **inputs: object) -> Prompt:
+    """Return :func:`training`, measured after every other iteration, too."""
+    return change(training(seed=seed, **inputs), "ChunkGRPO_GRPOSettings", evaluate_every=2)
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Read a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def sampling(key: str, model: list, caption: str, seed: int, batch: int) -> Prompt:
     """Return nodes that sample a caption as the measurement does, with standard nodes only."""
     names = ("positive", "latent", "noise", "guider", "sampler", "sampled", "images")

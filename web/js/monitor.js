@@ -9,7 +9,7 @@ import { RunPanel } from "./lib/run_panel.js";
 import { RunFollower, listRuns, pictureUrl, stopRun } from "./lib/runs.js";
 
 const TYPE = "ChunkGRPO_TrainLoRA";
-const [WIDTH, HEIGHT] = [440, 520];
+const [WIDTH, HEIGHT] = [440, 560];
 
 const monitors = new WeakMap();
 const root = () => app.rootGraph ?? app.graph;

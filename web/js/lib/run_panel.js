@@ -23,6 +23,8 @@ export class RunPanel {
     this.view = null;
     this.cursor = null; // row under the pointer
     this.shownGroup = "";
+    this.thumbnails = [];
+    this.pictures = []; // of the group, as the lightbox takes them
     this.build({ onStop, onChoose, onOpenList });
     new ResizeObserver(() => this.redraw()).observe(this.element);
     new MutationObserver(() => this.redraw()).observe(document.documentElement, {
@@ -227,12 +229,17 @@ export class RunPanel {
       : "";
     this.caption.title = group?.prompt ?? "";
     const sorted = [...(group?.samples ?? [])].sort(bestFirst);
-    const items = sorted.map((sample) => ({
+    this.pictures = sorted.map((sample) => ({
       src: this.pictureUrl(view.name, sample.file),
       title: `${t("reward")} ${short(sample.reward)}, ${t("advantage")} ${signed(sample.advantage)}`,
       lines: [group.prompt],
     }));
-    this.group.replaceChildren(...sorted.map((sample, index) => thumbnail(sample, items, index)));
+    while (this.thumbnails.length < sorted.length) {
+      this.thumbnails.push(new Thumbnail(this.thumbnails.length, (index) => openLightbox(this.pictures, index)));
+    }
+    sorted.forEach((sample, index) => this.thumbnails[index].show(sample, this.pictures[index]));
+    const wanted = this.thumbnails.slice(0, sorted.length).map((thumbnail) => thumbnail.element);
+    if (this.group.childElementCount !== wanted.length) this.group.replaceChildren(...wanted);
   }
 
   point(pixels) {
@@ -275,16 +282,30 @@ function heldOutSeries(rows) {
   ];
 }
 
-function thumbnail({ reward, advantage }, items, index) {
-  const image = h("img", { src: items[index].src, alt: items[index].title, loading: "lazy" });
-  image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth < TINY));
-  const sign = advantage > 0 ? "up" : advantage < 0 ? "down" : "";
-  return h(
-    "button",
-    { type: "button", title: items[index].title, onclick: () => openLightbox(items, index) },
-    image,
-    h("div", {}, `${short(reward)} `, h("span", { class: sign }, signed(advantage))),
-  );
+/** One picture of the group with its numbers; used again for the next group. */
+class Thumbnail {
+  constructor(index, open) {
+    this.image = h("img", { alt: "" });
+    this.image.addEventListener("load", () => {
+      this.image.classList.toggle("tiny", this.image.naturalWidth < TINY);
+    });
+    this.reward = h("span");
+    this.advantage = h("span");
+    this.element = h(
+      "button",
+      { type: "button", onclick: () => open(index) },
+      this.image,
+      h("div", {}, this.reward, " ", this.advantage),
+    );
+  }
+
+  show({ reward, advantage }, { src, title }) {
+    this.image.src = src;
+    this.image.alt = this.element.title = title;
+    this.reward.textContent = short(reward);
+    this.advantage.textContent = signed(advantage);
+    this.advantage.className = advantage > 0 ? "up" : advantage < 0 ? "down" : "";
+  }
 }
 
 function bestFirst(a, b) {
