@@ -20,11 +20,14 @@ export async function lastOutput(executionId, classType, workflowId) {
     const output = run.outputs?.[key];
     if (!output || run.prompt?.[2]?.[key]?.class_type !== classType) continue;
     const id = run.prompt[3]?.extra_pnginfo?.workflow?.id;
-    if (id && workflowId && id !== workflowId) continue;
+    if (isId(id) && isId(workflowId) && id !== workflowId) continue;
     return output;
   }
   return null;
 }
+
+/** A workflow that was never saved may have an id of zeros, and gets another when it is loaded. */
+const isId = (id) => /[1-9a-f]/i.test(id ?? "");
 
 /** Runs that have ended, newest first; empty when the server does not answer. */
 function recentRuns() {
