@@ -5,9 +5,9 @@ import { app } from "../../../scripts/app.js";
 import { useStyle } from "./lib/dom.js";
 import { ChunkPanel } from "./lib/chunk_panel.js";
 import * as plans from "./lib/chunk_plan.js";
-import { lastOutput, ownId } from "./lib/history.js";
+import { ownId, shownLast } from "./lib/history.js";
 import { t } from "./lib/i18n.js";
-import { executionId, nodesOfType, nodeWithExecutionId } from "./lib/nodes.js";
+import { executionId, nodesOfType } from "./lib/nodes.js";
 import { addPanel } from "./lib/panel.js";
 
 const TYPE = "ChunkGRPO_PlanChunks";
@@ -153,11 +153,8 @@ async function showLastRuns() {
     show(node, remembered.get(keyOf(node)));
   }
   const unknown = nodes.filter((node) => !editors.get(node)?.ran);
-  if (!unknown.length) return;
-  const root = rootGraph();
-  const typeOf = (id) => nodeWithExecutionId(root, id)?.comfyClass;
   for (const node of unknown) {
-    const output = await lastOutput(executionId(root, node), TYPE, root.id, typeOf);
+    const output = await shownLast(rootGraph(), node);
     if (output?.[KEY]?.[0] && !editors.get(node).ran) show(node, output[KEY][0]);
   }
 }

@@ -2,6 +2,7 @@
 // that is loaded again and for a second one. No side effects.
 
 import { api } from "../../../../scripts/api.js";
+import { executionId, nodeWithExecutionId } from "./nodes.js";
 
 const RUNS = 64; // how far back
 const FRESH = 1500; // ms in which several nodes share one answer
@@ -20,7 +21,13 @@ export async function lastOutput(executionId, classType, workflowId, typeOf = nu
   return newestOutput(await recentRuns(), executionId, classType, workflowId, typeOf);
 }
 
-/** The same, out of runs, newest first. */
+/** What a node of the open graph put into `ui` the last time it ran, or null. */
+export function shownLast(root, node) {
+  const typeOf = (id) => nodeWithExecutionId(root, id)?.comfyClass;
+  return lastOutput(executionId(root, node), node.comfyClass, root.id, typeOf);
+}
+
+/** The same as `lastOutput`, out of runs, newest first. */
 export function newestOutput(runs, executionId, classType, workflowId, typeOf = null) {
   const key = String(executionId);
   for (const run of runs) {

@@ -1,6 +1,7 @@
 // Pictures over the whole page, one at a time or in pairs. No side effects.
 
 import { h, useStyle } from "./dom.js";
+import { t } from "./i18n.js";
 
 const TINY = 256; // pixels; smaller pictures are enlarged without blur
 
@@ -24,8 +25,8 @@ export function openLightbox(items, index = 0, onClose = () => {}) {
   let other = false; // the second picture is in that place
 
   const place = h("span", { class: "grow", "aria-live": "polite" });
-  const flip = button("Flip (F or hold Space)", "Show both pictures in one place", () => turn());
-  const apart = button("Side by side (S)", "Show both pictures beside each other", split);
+  const flip = button(t("Flip (F or hold Space)"), t("Show both pictures in one place"), () => turn());
+  const apart = button(t("Side by side (S)"), t("Show both pictures beside each other"), split);
   const stage = h("div", { class: "stage" });
   const lines = h("div", { class: "lines" });
   const bar = h(
@@ -34,13 +35,13 @@ export function openLightbox(items, index = 0, onClose = () => {}) {
     place,
     flip,
     apart,
-    button("‹", "Previous (left arrow)", () => go(at - 1)),
-    button("›", "Next (right arrow)", () => go(at + 1)),
-    button("Close", "Close (Escape)", close),
+    button("‹", t("Previous (left arrow)"), () => go(at - 1)),
+    button("›", t("Next (right arrow)"), () => go(at + 1)),
+    button(t("Close"), t("Close (Escape)"), close),
   );
   const box = h(
     "div",
-    { class: "chunk-grpo-lightbox", role: "dialog", "aria-modal": "true", "aria-label": "Pictures", tabindex: "-1", onclick: clicked },
+    { class: "chunk-grpo-lightbox", role: "dialog", "aria-modal": "true", "aria-label": t("Pictures"), tabindex: "-1", onclick: clicked },
     bar,
     stage,
     lines,
@@ -75,7 +76,7 @@ export function openLightbox(items, index = 0, onClose = () => {}) {
     flip.setAttribute("aria-pressed", String(flipping));
     apart.setAttribute("aria-pressed", String(!flipping));
     stage.replaceChildren(...(flipping && item.second ? [pair[other ? 1 : 0]] : pair).map(figure));
-    const [first, ...rest] = item.lines ?? [];
+    const [first, ...rest] = (item.lines ?? []).filter(Boolean);
     lines.replaceChildren(
       ...(first === undefined ? [] : [h("div", { class: "first" }, first)]),
       ...rest.map((line) => h("div", {}, line)),

@@ -1,7 +1,12 @@
 // Panels: pieces of page inside a node, in the classic canvas and in "Nodes 2.0" alike.
 // No side effects: ComfyUI loads every .js below web/ as an extension.
 
+import { app } from "../../../../scripts/app.js";
 import { useStyle } from "./dom.js";
+
+const TYPE = "CHUNK_GRPO_PANEL";
+const LOOK_AGAIN = [0, 200, 1000, 3000]; // ms after a node was made
+let watching = false;
 
 /**
  * Put an element below the widgets of a node. It stays out of prompts and of saved workflows.
@@ -18,34 +23,32 @@ export function addPanel(node, name, element, minHeight, width = 340) {
   for (const event of ["pointerdown", "wheel", "contextmenu"]) {
     element.addEventListener(event, (e) => insideControl(e, element) && e.stopPropagation());
   }
-  const widget = node.addDOMWidget(name, "CHUNK_GRPO_PANEL", element, {
+  const widget = node.addDOMWidget(name, TYPE, element, {
     serialize: false, // not into the prompt
     hideOnZoom: false,
     getMinHeight: () => minHeight, // the classic canvas looks at this
   });
   widget.serialize = false; // not into widgets_values
-  keepShown(node, name, element);
+  element.dataset.panel = name;
+  for (const wait of LOOK_AGAIN) setTimeout(mount, wait);
+  if (!watching) app.canvas?.canvas.addEventListener("litegraph:set-graph", () => setTimeout(mount));
+  watching ||= !!app.canvas;
   const [least, height] = node.computeSize();
   node.setSize([Math.max(node.size[0], least, width), Math.max(node.size[1], height)]);
   return widget;
 }
 
 /**
- * Nodes 2.0 takes the element of a node when it first sees the node's id. After an undo, or with
- * another workflow, a new node has that id and the panel of the old one would stay.
+ * Put the panels of the nodes now open into the page. Some versions of Nodes 2.0 keep the element of
+ * a node with the same number that was open before, from another workflow or subgraph.
  */
-function keepShown(node, name, element) {
-  element.dataset.panel = name;
-  const show = () => {
-    const shown = document.querySelector(`[data-node-id="${node.id}"] [data-panel="${name}"]`);
-    if (shown && shown !== element && !element.isConnected) shown.replaceWith(element);
-  };
-  for (const event of ["onAdded", "onConfigure"]) {
-    const before = node[event];
-    node[event] = function (...values) {
-      for (const wait of [0, 100, 500]) setTimeout(show, wait); // the page draws nodes later
-      return before?.apply(this, values);
-    };
+function mount() {
+  for (const node of app.canvas?.graph?.nodes ?? []) {
+    for (const { type, name, element } of node.widgets ?? []) {
+      if (type !== TYPE || element.isConnected) continue;
+      const place = `[data-node-id="${node.id}"] [data-panel="${name}"]`;
+      document.querySelector(place)?.replaceWith(element);
+    }
   }
 }
 
