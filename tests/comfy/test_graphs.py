@@ -111,6 +111,7 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
     sde = dataclass_defaults(SdeConfig)
     assert objective["clip_low"] == objective["clip_high"]
     in_settings = ("chunk_fraction", "share_initial_noise", "checkpoint_every", "self_test")
+    in_settings += ("evaluate_every",)
     of_optimizer = ("updates_per_rollout", "epochs", "weight_decay", "max_grad_norm")
     of_optimizer += ("warmup_updates",)
     in_train = ("iterations", "prompts_per_iteration", "group_size", "seed")
@@ -163,7 +164,7 @@ def test_the_page_can_show_every_number_that_the_server_takes(name, comfy):
 def test_the_quick_start_runs_and_shows_pictures(quick_start, comfy):
     prompt, run = quick_start.prompt, quick_start.run
     previews = [key for key in prompt if prompt[key]["class_type"] == "PreviewImage"]
-    assert len(previews) >= 5
+    assert len(previews) >= 4
     for key in previews:
         for picture in pictures(comfy, run, key):
             assert min(picture.size) >= 64
