@@ -179,7 +179,8 @@ def test_the_quick_start_runs_and_shows_pictures(quick_start, comfy):
 def test_the_temporal_dynamics_example_runs_and_shows_pictures(comfy):
     prompt = graphs.small(graphs.twin(graphs.DYNAMICS))
     run = comfy.run(prompt)
-    sizes = {key: [p.size for p in pictures(comfy, run, key)] for key in run.outputs}
+    previews = [key for key in prompt if prompt[key]["class_type"] == "PreviewImage"]
+    sizes = {key: [p.size for p in pictures(comfy, run, key)] for key in previews}
     assert sorted(map(len, sizes.values())) == [1, 1, 2, 2]  # two plots, two groups of 2
     assert all(min(size) >= 64 for shown in sizes.values() for size in shown)
 
@@ -193,7 +194,12 @@ def test_the_example_that_uses_a_lora_runs_and_shows_pictures(comfy):
         if prompt[key]["class_type"] == "PreviewImage"
         for picture in pictures(comfy, run, key)
     ]
-    assert len(shown) == 5
+    assert len(shown) == 2
+    grids = [key for key in prompt if prompt[key]["class_type"] == "ChunkGRPO_ScoreImages"]
+    assert len(grids) == 3
+    for key in grids:
+        rows = run.outputs[key]["chunk_grpo_scores"]
+        assert len(rows) == 2 and all(comfy.view(row["picture"]) for row in rows)
     for picture in shown:
         assert min(picture.size) >= 64 and len(picture.convert("RGB").getcolors(10**6)) > 10
     tables = [shown_text(run, key) for key in prompt if prompt[key]["class_type"] == "PreviewAny"]
