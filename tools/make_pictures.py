@@ -26,12 +26,12 @@ IMAGES = ROOT / "docs" / "images"
 WINDOW = (2400, 1300)
 THUMBNAIL_WIDTH, THUMBNAIL_BYTES = 1280, 200_000
 
-PICTURES = {  # workflow -> picture of its graph after a run
+PICTURES = {  # workflow -> picture of its graph after a run; None: the thumbnail is enough
     "01_quick_start_tiny_flux": "quick_start_graph",
     "02_temporal_dynamics": "temporal_dynamics_graph",
-    "03_score_and_pick": "score_and_pick_graph",
+    "03_score_and_pick": None,
     "04_use_the_lora": "use_the_lora_graph",
-    "05_grpo_preset": "grpo_preset_graph",
+    "05_grpo_preset": None,
 }
 CLOSE_UPS = {  # workflow -> nodes of which there is a picture of their own, after the run
     "01_quick_start_tiny_flux": {"ChunkGRPO_ScoreImages": "score_grid"},
@@ -94,10 +94,13 @@ def make(page: ComfyPage, name: str, wishes: dict) -> None:
     if event != "execution_success":
         sys.exit(f"{name}: {event}: {json.dumps(data, indent=1)}")
     page.page.wait_for_load_state("networkidle")  # the previews of the last nodes
-    picture = page.screenshot(IMAGES / f"{PICTURES[name]}.png", graph_only=True)
+    picture = page.screenshot(IMAGES / f"{PICTURES[name] or name}.png", graph_only=True)
     with Image.open(picture) as full:
         full = full.convert("RGB")
-    full.save(picture, optimize=True)
+    if PICTURES[name]:
+        full.save(picture, optimize=True)
+    else:
+        picture.unlink()
     write_thumbnail(full, EXAMPLES / f"{name}.jpg")
     for kind, title in CLOSE_UPS.get(name, {}).items():
         close_up(page, kind, IMAGES / f"{title}.png")
