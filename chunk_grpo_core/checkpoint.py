@@ -32,7 +32,9 @@ _KEEP = 2
 """Complete checkpoints kept; older ones are deleted."""
 
 #: Settings that may differ when a run goes on.
-_MAY_CHANGE = frozenset({"iterations", "checkpoint_every", "batch_size", "self_test"})
+_MAY_CHANGE = frozenset(
+    {"iterations", "checkpoint_every", "batch_size", "update_batch_size", "self_test"}
+)
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,9 @@ class TrainConfig:
     batch_size: int | None = None
     """Samples in one call of the model; None sends a whole group at once. Halved when memory runs
     out (``batch_limit.py``)."""
+    update_batch_size: int | None = None
+    """Sample-steps in one call of the model with gradients, which take many times the memory of
+    calls without; None leaves it to ``batch_size``."""
     checkpoint_every: int = 10
     """Iterations between checkpoints, 1 or more."""
     seed: int = 0
@@ -144,8 +147,10 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if not 0.0 < self.chunk_fraction <= 1.0:
             raise ValueError(f"chunk_fraction is {self.chunk_fraction}; it must be in (0, 1]")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more, or None")
+        for name in ("batch_size", "update_batch_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name} is {size}; it must be 1 or more, or None")
         if self.optimizer.updates_per_rollout > self.prompts_per_iteration:
             raise ValueError(
                 f"updates_per_rollout is {self.optimizer.updates_per_rollout}, but there are only "

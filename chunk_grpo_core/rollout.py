@@ -19,12 +19,22 @@ import torch
 from torch import Tensor
 
 from .events import CheckCancel, never_cancel
+from .micro_batches import SMALLEST_BATCH
 from .policy import Velocity
 from .schedule import TimeGrid
 from .sde import SdeConfig, Transition, gaussian_log_p, ode_step, sample_step
-from .solvers import LastStep, solver_named
+from .solvers import LastStep, Solver, solver_named
 
-__all__ = ["Noise", "Replay", "Trajectory", "derive_seed", "replay_step", "rollout", "sample_ode"]
+__all__ = [
+    "Noise",
+    "Replay",
+    "Trajectory",
+    "derive_seed",
+    "replay_step",
+    "replay_steps",
+    "rollout",
+    "sample_ode",
+]
 
 
 def derive_seed(*parts: object) -> int:
@@ -148,10 +158,17 @@ def rollout(
     log_p = torch.zeros(grid.trainable_steps, noise.group_size)
     means = torch.zeros_like(states[:-2]) if keep_means else None
     states[0] = x_1
+    alike: list[Tensor] = []
+    if noise.shared_start and noise.group_size > 1:
+        rows = min(noise.group_size, batch_size or noise.group_size, _rows_alike(device))
+        steps = grid.pairs()[: _steps_alike(noisy)]
+        start = x_1[:rows].to(device)
+        alike = _velocities_alike(velocity, prompt, steps, start, follow, check_cancel)
     for part in _batches(noise.group_size, batch_size):
         x_t, last = x_1[part].to(device), None
         for step, (t, s) in enumerate(grid.pairs()):
-            v_t = velocity(x_t, t, prompt).float()
+            is_known = step < len(alike)
+            v_t = alike[step] if is_known else velocity(x_t, t, prompt).float()
             x_s = ode_step(x_t, follow(x_t, v_t, t, s, last), t, s).mean
             is_noisy = noisy[part, step].to(device).view(-1, *[1] * len(latent_shape))
             if s > 0.0 and sde.is_stochastic:
@@ -166,8 +183,44 @@ def rollout(
             last = LastStep(t, x_t - t * v_t, ~is_noisy)
             x_t = x_s
             states[step + 1, part] = x_t.cpu()
-            check_cancel()
+            if not is_known:
+                check_cancel()
     return Trajectory(prompt, grid, sde, states, log_p, stochastic.T, means)
+
+
+def _steps_alike(noisy: Tensor) -> int:
+    """Steps before which no sample has taken noise, so that all of a shared start are still alike.
+
+    Args:
+        noisy: Bool, shape (G, N).
+    """
+    steps = noisy.any(0).nonzero().flatten()
+    return int(steps[0]) + 1 if len(steps) else noisy.shape[1]
+
+
+def _rows_alike(device: torch.device | str) -> int:
+    """Copies of a sample to compute, for the bits of a larger batch."""
+    return SMALLEST_BATCH if torch.device(device).type == "cpu" else 1
+
+
+def _velocities_alike(
+    velocity: Velocity,
+    prompt: str,
+    steps: Sequence[tuple[float, float]],
+    x_t: Tensor,
+    follow: Solver,
+    check_cancel: CheckCancel,
+) -> list[Tensor]:
+    """Velocities of the first steps, which all samples have in common, each (1, *latent)."""
+    found, last = [], None
+    for t, s in steps:
+        v_t = velocity(x_t, t, prompt).float()
+        found.append(v_t[:1])
+        x_s = ode_step(x_t, follow(x_t, v_t, t, s, last), t, s).mean
+        last = LastStep(t, x_t - t * v_t, torch.ones_like(x_t, dtype=torch.bool))
+        x_t = x_s
+        check_cancel()
+    return found
 
 
 def _checked(stochastic: Tensor | None, sde: SdeConfig, shape: tuple[int, int]) -> Tensor:
@@ -254,14 +307,58 @@ def replay_step(
     Raises:
         ValueError: The step was deterministic for one of the samples.
     """
-    if not trajectory.stochastic[step][samples].all():
-        raise ValueError(
-            f"step {step} was deterministic for some of these samples, so it has no log-density; "
-            "train on steps that took noise"
-        )
+    _check_stochastic(trajectory, step, samples)
     t, s = trajectory.grid.pairs()[step]
     x_t = trajectory.states[step][samples].to(device)
     x_s = trajectory.states[step + 1][samples].to(device)
     v_t = velocity(x_t, t, trajectory.prompt)
     transition = trajectory.sde.transition(x_t, v_t, t, s)
     return Replay(v_t, transition, gaussian_log_p(x_s, transition))
+
+
+def replay_steps(
+    velocity: Velocity,
+    trajectory: Trajectory,
+    steps: Tensor,
+    samples: Tensor,
+    device: torch.device | str = "cpu",
+) -> list[tuple[int, Tensor, Replay]]:
+    """Evaluate several recorded steps in one call of the model; see :func:`replay_step`.
+
+    Args:
+        velocity: A model that takes a time for each sample, unless all steps are the same one.
+        trajectory: What was sampled.
+        steps: 0-based stochastic steps, rising, shape (B,).
+        samples: The sample of each, shape (B,).
+        device: Where the model wants its input.
+
+    Returns:
+        For each step its number, samples and replay, in the order of the B rows.
+
+    Raises:
+        ValueError: A step was deterministic for its sample.
+    """
+    distinct, counts = (part.tolist() for part in steps.unique_consecutive(return_counts=True))
+    if len(distinct) == 1:
+        step = distinct[0]
+        return [(step, samples, replay_step(velocity, trajectory, step, samples, device))]
+    for step, own in zip(distinct, samples.split(counts), strict=True):
+        _check_stochastic(trajectory, step, own)
+    pairs = trajectory.grid.pairs()
+    times = torch.tensor([pairs[step][0] for step in steps.tolist()], device=device)
+    x_t = trajectory.states[steps, samples].to(device)
+    x_s = trajectory.states[steps + 1, samples].to(device)
+    rows = (x_t, x_s, velocity(x_t, times, trajectory.prompt), samples)
+    found = []
+    for step, x, x_next, v_t, own in zip(distinct, *(r.split(counts) for r in rows), strict=True):
+        transition = trajectory.sde.transition(x, v_t, *pairs[step])
+        found.append((step, own, Replay(v_t, transition, gaussian_log_p(x_next, transition))))
+    return found
+
+
+def _check_stochastic(trajectory: Trajectory, step: int, samples: Tensor | slice) -> None:
+    if not trajectory.stochastic[step][samples].all():
+        raise ValueError(
+            f"step {step} was deterministic for some of these samples, so it has no log-density; "
+            "train on steps that took noise"
+        )
