@@ -67,10 +67,16 @@ class ReferenceLoop:
     config: TrainConfig
     losses: list[float] = field(default_factory=list)
     """Of each update so far."""
-    passes: int = 0
-    """Samples that went through the model so far, each forward counted once."""
-    on_gradient: Callable[[list[Tensor]], None] = lambda gradients: None
-    """Told the gradient of each update, before it is clipped."""
+    ratios: int = 0
+    """Chunk ratios so far."""
+    clipped: int = 0
+    """Those of them that the clip took out of the gradient."""
+    on_gradient: Callable[[], None] = lambda: None
+    """Called before each optimiser step, before the gradient is clipped."""
+    on_call: Callable[[int], None] = lambda samples: None
+    """Told how many samples go through the model."""
+    on_scores: Callable[[Tensor], None] = lambda scores: None
+    """Told the scores of each iteration."""
 
     def __post_init__(self) -> None:
         check_restated(self.config)
@@ -96,6 +102,7 @@ class ReferenceLoop:
             for group, prompt in enumerate(prompts)
             for index in range(config.group_size)
         ]
+        self.on_scores(torch.tensor([sample.score for sample in samples]))
         self._compare(samples)
         for update in range(config.optimizer.updates_per_rollout):
             part = [
@@ -104,7 +111,7 @@ class ReferenceLoop:
                 if sample.group % config.optimizer.updates_per_rollout == update
             ]
             self.losses.append(sum(self._train_on(sample, len(part)) for sample in part))
-            self.on_gradient([p.grad for p in self._parameters if p.grad is not None])
+            self.on_gradient()
             torch.nn.utils.clip_grad_norm_(self._parameters, config.optimizer.max_grad_norm)
             self._adamw.step()
             self._adamw.zero_grad()
@@ -114,7 +121,7 @@ class ReferenceLoop:
             with torch.no_grad():
                 self._features[prompt] = self.encode(prompt)
         features, pooled = (p.expand(len(x_t), *p.shape[1:]) for p in self._features[prompt])
-        self.passes += len(x_t)
+        self.on_call(len(x_t))
         return predict_velocity(self.transformer, x_t, t, features, pooled)
 
     @torch.no_grad()
@@ -176,6 +183,8 @@ class ReferenceLoop:
             ratio = (new - sample.old_log_p[first:last]).mean().exp()
             low, high = 1.0 - config.objective.clip_low, 1.0 + config.objective.clip_high
             gain = torch.min(ratio * sample.advantage, ratio.clamp(low, high) * sample.advantage)
+            self.ratios += 1
+            self.clipped += not torch.autograd.grad(gain, ratio, retain_graph=True)[0].any()
             loss = -gain / (len(sample.drawn) * batch)
             loss.backward()
             total += loss.item()

@@ -66,8 +66,9 @@ class Adapter(Protocol):
 class Policy(Protocol):
     """A flow model with an adapter. Implemented by ``models/`` and by the ComfyUI nodes.
 
-    A policy may have an attribute ``mixes_times``; if it is true, its velocity takes a time for each
-    sample, and an update can fill its micro-batches with several steps (``micro_batches.py``).
+    A policy may have an attribute ``mixes_times``; if it is true, its velocity takes a time for
+    each sample, and an update can fill its micro-batches with several steps
+    (``micro_batches.py``).
     """
 
     @property

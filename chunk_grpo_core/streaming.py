@@ -6,11 +6,11 @@ The loss of a group depends on the network only through a few numbers for each s
     dloss/dtheta = sum over i, t and terms of  c[i, t] * dterm[i, t]/dtheta,
     c = dloss/dterm  (small matrices, from autograd on the pure function in objective.py).
 
-Therefore only one micro-batch is ever held for backward, whatever the chunk length, and the gradient
-is still exactly that of the whole objective. Two passes are needed where the terms are not known
-(first without gradients, then backward); one is enough right after a rollout, where the ratio is 1
-by construction and c is known in advance, and for what shares a ratio and fits into a micro-batch
-whole (``micro_batches.py``).
+Therefore only one micro-batch is ever held for backward, whatever the chunk length, and the
+gradient is still exactly that of the whole objective. Two passes are needed where the terms are not
+known (first without gradients, then backward); one is enough right after a rollout, where the ratio
+is 1 by construction and c is known in advance, and for what shares a ratio and fits into a
+micro-batch whole (``micro_batches.py``).
 
 Legend: G samples in a group, K chunks, N steps, B sample-steps in a micro-batch.
 """
@@ -29,7 +29,8 @@ from .events import CheckCancel, never_cancel
 from .micro_batches import MicroBatch, step_batches, whole_units
 from .objective import GroupFacts, ObjectiveConfig, StepTerms, group_loss
 from .policy import Velocity
-from .rollout import Replay, Trajectory, replay_steps
+from .replay import Replay, replay_steps
+from .rollout import Trajectory
 
 __all__ = [
     "GroupTask",
