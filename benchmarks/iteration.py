@@ -9,6 +9,8 @@ thread. ``reference_loop.py`` says what the authors' loop is. Iterations of the 
 one process, each from the same adapter. Losses, gradients, scores and the adapter after each must
 agree, or the script fails.
 
+The reward is ``target_colour``: that of the tiny world has steps, on which rounding can tip over.
+
 Time is processor time, because other programs disturb a clock more; seconds of the clock stand
 beside it. Memory is the largest sum of bytes in tensors above the level before the iteration, as
 torch's profiler counts every allocation; scratch space of matrix kernels, which stays, is not in
@@ -96,7 +98,7 @@ class Ours:
         self.scores: list[float] = []
         self.passes = Passes()
         self._trainer = Trainer(
-            self.policy, load_reward("tiny_world"), TEXTS, config, listener=self._listen
+            self.policy, load_reward("target_colour"), TEXTS, config, listener=self._listen
         )
         self._watch()
 
@@ -159,7 +161,7 @@ class Theirs:
             encode=lambda text: flux.text.encode([text]),
             decode=flux.codec.decode,
             latent_shape=LATENT_SHAPE,
-            reward=load_reward("tiny_world"),
+            reward=load_reward("target_colour"),
             prompts=TEXTS,
             config=config,
             on_gradient=lambda: self.gradients.append(_flat(self.peft.parameters())),

@@ -2,6 +2,8 @@
 
     <run>/config.json                       settings of the run, written once
     <run>/metrics.jsonl                     one row for each iteration (``history.py``)
+    <run>/held_out.jsonl                    one row for each measurement (``history.py``)
+    <run>/group/                            the newest group that was scored (``latest_group.py``)
     <run>/evaluation.json                   held-out scores before and after (``experiment.py``)
     <run>/checkpoints/step_000123/          after iteration 123 (1-based)
         adapter.safetensors  optimizer.safetensors  state.json
@@ -33,7 +35,15 @@ _KEEP = 2
 
 #: Settings that may differ when a run goes on.
 _MAY_CHANGE = frozenset(
-    {"iterations", "checkpoint_every", "batch_size", "update_batch_size", "self_test"}
+    {
+        "iterations",
+        "checkpoint_every",
+        "evaluate_every",
+        "batch_size",
+        "update_batch_size",
+        "score_while_sampling",
+        "self_test",
+    }
 )
 
 

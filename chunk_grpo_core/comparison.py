@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,25 +62,73 @@ class Comparison:
         """Mean paired gain with its 95 % interval."""
         return paired_gain(self.before, self.after)
 
+    @property
+    def gains(self) -> Tensor:
+        """Gain of each prompt, float64, (P,); NaN where nothing is valid."""
+        return prompt_gains(self.before, self.after)
+
+    @property
+    def further(self) -> list[str]:
+        """Names of the numbers besides the reward that both have."""
+        return [name for name in self.before.extras if name in self.after.extras]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per prompt: its means ``base`` and ``lora`` and their ``gain``, the same of every
+        further number in ``parts``, and the scores of the first picture of both in ``shown``. NaN
+        where there is none."""
+        numbers = {name: self._means(name) for name in (None, *self.further)}
+        return [
+            {
+                "number": index,
+                "prompt": prompt,
+                **numbers[None][index],
+                "parts": {name: numbers[name][index] for name in self.further},
+                "shown": [float(e.rewards[index, 0]) for e in (self.before, self.after)],
+            }
+            for index, prompt in enumerate(self.before.prompts)
+        ]
+
+    def _means(self, extra: str | None) -> list[dict[str, float]]:
+        scores = [
+            e.rewards if extra is None else e.extras[extra] for e in (self.before, self.after)
+        ]
+        base, lora = (score.nanmean(1).tolist() for score in scores)
+        gains = prompt_gains(self.before, self.after, extra).tolist()
+        return [
+            {"base": old, "lora": new, "gain": gain}
+            for old, new, gain in zip(base, lora, gains, strict=True)
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """Mean gain, its 95 % interval, the win rate and what they are measured on."""
+        gain = self.gain
+        return {
+            "reward": self.reward,
+            "gain": gain.mean,
+            "low": gain.low,
+            "high": gain.high,
+            "win_rate": win_rate(self.before, self.after),
+            "wins": int((self.gains > 0).sum()),
+            "prompts": self.before.rewards.shape[0],
+            "pictures": self.before.rewards.shape[1],
+        }
+
     def table(self) -> str:
         """Markdown: means, gain, interval and win rate of every number, then every prompt."""
-        extras = [name for name in self.before.extras if name in self.after.extras]
         lines = [
             "| score | base | LoRA | gain | 95 % interval | win rate |",
             "|---|---|---|---|---|---|",
             self._row(self.reward, None),
-            *(self._row(name, name) for name in extras),
+            *(self._row(name, name) for name in self.further),
             "",
             self._conditions(),
             "",
             "| base | LoRA | gain | prompt |",
             "|---|---|---|---|",
         ]
-        gains = prompt_gains(self.before, self.after).tolist()
-        for index, prompt in enumerate(self.before.prompts):
-            means = (float(e.rewards[index].nanmean()) for e in (self.before, self.after))
-            old, new = (f"{mean:.4f}" for mean in means)
-            lines.append(f"| {old} | {new} | {gains[index]:+.4f} | {_cell(prompt)} |")
+        for row in self.rows():
+            means = f"| {row['base']:.4f} | {row['lora']:.4f} | {row['gain']:+.4f}"
+            lines.append(f"{means} | {_cell(row['prompt'])} |")
         return "\n".join(lines)
 
     def _row(self, title: str, extra: str | None) -> str:

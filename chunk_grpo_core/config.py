@@ -127,6 +127,10 @@ class TrainConfig:
     device or behind a network."""
     checkpoint_every: int = 10
     """Iterations between checkpoints, 1 or more."""
+    evaluate_every: int = 0
+    """Iterations between measurements on the held-out prompts while training goes on; 0 measures
+    before and after only. With ``optimizer.ema_decay`` the weights themselves are measured, not
+    their average."""
     seed: int = 0
     self_test: bool = True
     """Before the first update, compare one derivative with a finite difference; see
@@ -153,6 +157,8 @@ class TrainConfig:
         for name in ("iterations", "prompts_per_iteration", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.evaluate_every < 0:
+            raise ValueError(f"evaluate_every is {self.evaluate_every}; it must be 0 or more")
         if not 0.0 < self.chunk_fraction <= 1.0:
             raise ValueError(f"chunk_fraction is {self.chunk_fraction}; it must be in (0, 1]")
         for name in ("batch_size", "update_batch_size"):

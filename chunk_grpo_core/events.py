@@ -12,18 +12,23 @@ from dataclasses import dataclass
 from torch import Tensor
 
 __all__ = [
+    "AdvantagesEnd",
     "Cancelled",
     "CheckCancel",
     "EvaluationProgress",
     "Event",
+    "HeldOutEnd",
     "IterationEnd",
     "Listener",
     "PhaseProgress",
     "RolloutEnd",
+    "RunEnd",
     "RunStart",
+    "StopWish",
     "broadcast",
     "ignore",
     "never_cancel",
+    "never_stop",
 ]
 
 
@@ -57,7 +62,8 @@ class EvaluationProgress:
     """A piece of a measurement outside training is done."""
 
     which: str
-    """before or after (training): on the held-out prompts; curve: of the relative-L1 curve."""
+    """before, during or after (training): on the held-out prompts; curve: of the relative-L1
+    curve."""
     fraction: float
     """Part of this measurement done, 0..1."""
 
@@ -75,6 +81,15 @@ class RolloutEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class AdvantagesEnd:
+    """The samples of an iteration are compared; follows the last of its ``RolloutEnd``."""
+
+    iteration: int
+    advantages: tuple[Tensor, ...]
+    """Those of each ``RolloutEnd`` of the iteration, in their order: (G,), CPU float32."""
+
+
+@dataclass(frozen=True, slots=True)
 class IterationEnd:
     """One iteration is done and its metrics are final."""
 
@@ -84,10 +99,45 @@ class IterationEnd:
     """One JSON-ready row (see ``history.py``)."""
 
 
-Event = RunStart | PhaseProgress | EvaluationProgress | RolloutEnd | IterationEnd
+@dataclass(frozen=True, slots=True)
+class HeldOutEnd:
+    """The held-out prompts are measured."""
+
+    iterations: int
+    """Iterations done; 0 is the base model."""
+    mean: float
+    """Mean reward."""
+    low: float
+    """The base model's mean plus the lower end of the gain's 95 % interval."""
+    high: float
+    """The same with the upper end."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """Training and measuring are over."""
+
+    iterations: int
+    """Iterations done."""
+    stopped: bool
+    """Someone asked for the end before the last iteration."""
+
+
+Event = (
+    RunStart
+    | PhaseProgress
+    | EvaluationProgress
+    | RolloutEnd
+    | AdvantagesEnd
+    | IterationEnd
+    | HeldOutEnd
+    | RunEnd
+)
 Listener = Callable[[Event], None]
 CheckCancel = Callable[[], None]
 """Called after every micro-step; raises (``Cancelled`` or the host's own exception) to stop."""
+StopWish = Callable[[], bool]
+"""Whether someone wants the run to end early and keep what it has learnt."""
 
 
 def ignore(event: Event) -> None:
@@ -96,6 +146,11 @@ def ignore(event: Event) -> None:
 
 def never_cancel() -> None:
     """The cancel check of a run that nobody can cancel."""
+
+
+def never_stop() -> bool:
+    """The wish of a run that goes to its end."""
+    return False
 
 
 def broadcast(*listeners: Listener) -> Listener:

@@ -18,12 +18,17 @@ from .evaluate import Evaluation, Interval, evaluate, paired_gain
 from .events import (
     CheckCancel,
     EvaluationProgress,
+    HeldOutEnd,
     Listener,
+    RunEnd,
+    StopWish,
     broadcast,
     ignore,
     never_cancel,
+    never_stop,
 )
-from .history import MetricsWriter, read_metrics
+from .history import HELD_OUT_FILE, HeldOutWriter, MetricsWriter, read_metrics
+from .latest_group import LatestGroup
 from .pictures import SampleWriter
 from .plots import plot_training
 from .policy import Policy
@@ -46,6 +51,8 @@ class Outcome:
     reward: str
     rows: list[dict[str, Any]]
     """metrics.jsonl."""
+    held_out: list[dict[str, Any]]
+    """held_out.jsonl."""
     before: Evaluation
     """The base model on the held-out prompts."""
     after: Evaluation
@@ -62,9 +69,8 @@ class Outcome:
         return max(row["ratio_error_first_update"] for row in self.rows)
 
     def plot(self, *, dark: bool = False) -> Tensor:
-        """Training curves with the two held-out points."""
-        held_out = {0: self.before.mean, len(self.rows): self.after.mean}
-        return plot_training(self.rows, held_out=held_out, dark=dark)
+        """Training curves with the measurements on held-out prompts."""
+        return plot_training(self.rows, held_out=self.held_out, dark=dark)
 
     def before_after_grid(self) -> Tensor:
         """Held-out prompts, base model above, adapter below; see :func:`pair_grid`."""
@@ -112,10 +118,13 @@ def run_experiment(
     evaluation_seeds: int = 4,
     listener: Listener = ignore,
     check_cancel: CheckCancel = never_cancel,
+    wants_stop: StopWish = never_stop,
     limit: BatchLimit | None = None,
     processes: Processes | None = None,
 ) -> Outcome:
     """Measure, train, measure again; everything is kept in the run folder.
+
+    With ``config.evaluate_every`` it is measured in between, too.
 
     Args:
         policy: Model and adapter.
@@ -128,6 +137,8 @@ def run_experiment(
         evaluation_seeds: Pictures of each held-out prompt.
         listener: Hears all events, in the first process.
         check_cancel: Raises to stop; called after every micro-step.
+        wants_stop: Once true, training ends early and what it has learnt is measured; at least one
+            iteration is always done.
         limit: Samples that fit into memory at once; begins at ``config.batch_size`` if None.
         processes: Those that train together; this one alone if None. Only the first touches the
             run folder, which the others need not even see.
@@ -141,16 +152,22 @@ def run_experiment(
     check_held_out(held_out)
     processes = processes or Processes()
     limit = limit or BatchLimit(size=config.batch_size)
+    listener = broadcast(
+        MetricsWriter(folder.metrics_file),
+        HeldOutWriter(folder.path / HELD_OUT_FILE),
+        SampleWriter(folder.path / "samples"),
+        LatestGroup(folder.path / "group"),
+        listener,
+    )
     trainer = Trainer(
         policy,
         reward,
         prompts,
         config,
         run_folder=folder,
-        listener=broadcast(
-            MetricsWriter(folder.metrics_file), SampleWriter(folder.path / "samples"), listener
-        ),
+        listener=listener,
         check_cancel=check_cancel,
+        wants_stop=wants_stop,
         limit=limit,
         processes=processes,
     )
@@ -191,20 +208,32 @@ def run_experiment(
         )
         return Evaluation.joined([part for part in processes.gather(found) if part])
 
+    def tell(iterations: int, found: Evaluation) -> None:
+        gain = paired_gain(before, found)
+        low, high = before.mean + gain.low, before.mean + gain.high
+        listener(HeldOutEnd(iterations, found.mean, low, high))
+
+    def watch(iterations: int) -> None:
+        if iterations and config.evaluate_every and iterations % config.evaluate_every == 0:
+            tell(iterations, measure("during"))
+
     with policy.adapter.disabled():
         before = measure("before")
     if resume:
         trainer.resume()
-    trainer.train()
+    tell(0, before)
+    trainer.train(watch)
     after = measure("after")
+    tell(trainer.iteration, after)
 
-    def keep() -> list[dict[str, Any]]:
+    def keep() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         scores = {"before": before.to_json(), "after": after.to_json()}
         folder.write_json("evaluation.json", {"noise_seed": EVALUATION_SEED, **scores})
-        return read_metrics(folder.metrics_file)
+        return read_metrics(folder.metrics_file), read_metrics(folder.path / HELD_OUT_FILE)
 
-    rows = processes.from_writer(keep)
-    return Outcome(config, policy.name, reward.name, rows, before, after)
+    rows, measured = processes.from_writer(keep)
+    listener(RunEnd(trainer.iteration, stopped=trainer.iteration < config.iterations))
+    return Outcome(config, policy.name, reward.name, rows, measured, before, after)
 
 
 def _part(count: int, processes: Processes) -> range:

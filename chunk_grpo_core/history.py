@@ -1,7 +1,8 @@
-"""Listeners that keep a run: metrics as JSON lines, sampled groups as pictures.
+"""Listeners that keep the numbers of a run as JSON lines.
 
 Each row of metrics.jsonl is one iteration. All timings sit under the key ``seconds``, so that two
-runs can be compared without them.
+runs can be compared without them. Each row of held_out.jsonl is one measurement on the held-out
+prompts: iterations done, mean reward, and the ends of its 95 % interval.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .events import Event, IterationEnd, RunStart
+from .events import Event, HeldOutEnd, IterationEnd, RunStart
 
-__all__ = ["MetricsWriter", "read_metrics"]
+__all__ = ["HELD_OUT_FILE", "HeldOutWriter", "MetricsWriter", "read_metrics"]
+
+HELD_OUT_FILE = "held_out.jsonl"
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; a last line cut short by a kill is left out.
+    """Read a file of JSON lines; a last line cut short by a kill is left out.
 
     Raises:
         ValueError: Another line is not JSON; the message names it.
@@ -48,16 +52,33 @@ class MetricsWriter:
         """Listen to one event."""
         if isinstance(event, RunStart):
             kept = [r for r in read_metrics(self.path) if r["iteration"] < event.first_iteration]
-            self._rewrite(kept)
+            _rewrite(self.path, kept)
         elif isinstance(event, IterationEnd):
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(_line(event.metrics))
 
-    def _rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.partial")
-        temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
-        temporary.replace(self.path)
+
+class HeldOutWriter:
+    """Write every measurement to held_out.jsonl; a repeated one takes the place of the first."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __call__(self, event: Event) -> None:
+        """Listen to one event."""
+        if isinstance(event, RunStart):
+            rows = read_metrics(self.path)
+            _rewrite(self.path, (r for r in rows if r["iterations"] <= event.first_iteration))
+        elif isinstance(event, HeldOutEnd):
+            others = [r for r in read_metrics(self.path) if r["iterations"] != event.iterations]
+            _rewrite(self.path, sorted([*others, asdict(event)], key=lambda r: r["iterations"]))
+
+
+def _rewrite(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.partial")
+    temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
+    temporary.replace(path)
 
 
 def _line(row: object) -> str:

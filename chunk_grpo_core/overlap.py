@@ -1,7 +1,8 @@
 """Score a group in a thread while the next one is sampled.
 
-Worth it where decoding and scoring need little of what the rollout needs: a reward on another device
-or behind a network. Results come in the order of the groups, and are those of scoring afterwards.
+Worth it where decoding and scoring need little of what the rollout needs: a reward on another
+device or behind a network. Results come in the order of the groups, and are those of scoring
+afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ C = TypeVar("C")
 
 
 class Overlap(Generic[A, B, C]):
-    """``with Overlap(work, then, is_on) as overlap:``, then :meth:`add` items, then :meth:`results`.
+    """``with Overlap(work, then, is_on) as overlap:``, in it :meth:`add` items, then
+    :meth:`results`.
 
     One thread does the work, so that items are worked on one after the other and in order. An
     exception of the work is raised by :meth:`results`, or by the next :meth:`add`.

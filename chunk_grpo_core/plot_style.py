@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 ORANGE, GREEN, RED = "#E69F00", "#009E73", "#D55E00"
+_UNIT = 120
+_NODE_DPI = 160
+"""Text of 8 points can be read where a node shows the plot at half its size."""
 PALETTE = ("#56B4E9", ORANGE, GREEN, "#CC79A7", "#F0E442", "#0072B2")
 _THEMES = {
     False: {"face": "#ffffff", "text": "#18181b", "grid": "#d4d4d8", "line": "#0072B2"},
@@ -34,18 +37,24 @@ _THEMES = {
 
 
 @contextmanager
-def open_figure(dark: bool, width: float, height: float) -> Iterator[tuple[Any, dict[str, str]]]:
+def open_figure(
+    dark: bool, width: float, height: float, dpi: int = _NODE_DPI
+) -> Iterator[tuple[Any, dict[str, str]]]:
     """Give an empty figure and its colours: ``face``, ``text``, ``grid``, ``line``.
 
     Args:
         dark: Light text on a dark background.
-        width: Inches, 120 pixels each.
-        height: Inches.
+        width: In units of 120 pixels.
+        height: In the same units.
+        dpi: Pixels of 72 points of text: 120 where the plot is shown at its full size.
     """
     figure_module = require("matplotlib.figure", "To draw plots")
     theme = _THEMES[dark]
     figure = figure_module.Figure(
-        figsize=(width, height), dpi=120, facecolor=theme["face"], layout="constrained"
+        figsize=(width * _UNIT / dpi, height * _UNIT / dpi),
+        dpi=dpi,
+        facecolor=theme["face"],
+        layout="constrained",
     )
     yield figure, theme
 
@@ -56,6 +65,8 @@ def style_axes(axes: Any, theme: dict[str, str]) -> None:  # noqa: ANN401 - matp
     axes.grid(color=theme["grid"], lw=0.6, alpha=0.7)
     axes.tick_params(colors=theme["text"], labelsize=8)
     axes.title.set_color(theme["text"])
+    axes.yaxis.get_offset_text().set_color(theme["text"])
+    axes.yaxis.get_offset_text().set_fontsize(8)
     for label in (axes.xaxis.label, axes.yaxis.label):
         if label.get_color() == "black":
             label.set_color(theme["text"])

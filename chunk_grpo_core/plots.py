@@ -95,14 +95,14 @@ def _shade(axes: Any, plan: ChunkPlan, top: float, theme: Mapping[str, str]) -> 
 def plot_training(
     rows: Sequence[Mapping[str, Any]],
     *,
-    held_out: Mapping[int, float] | None = None,
+    held_out: Sequence[Mapping[str, Any]] = (),
     dark: bool = False,
 ) -> Tensor:
     """Draw reward, clipping, KL and gradient norm over the iterations.
 
     Args:
         rows: Rows of metrics.jsonl, at least one.
-        held_out: Iterations done -> mean reward on held-out prompts, drawn as points.
+        held_out: Rows of held_out.jsonl, drawn as points with their 95 % interval.
         dark: Light text on a dark background.
 
     Raises:
@@ -119,34 +119,35 @@ def plot_training(
         low = [m - s for m, s in zip(mean, std, strict=True)]
         high = [m + s for m, s in zip(mean, std, strict=True)]
         line = theme["line"]
-        top.fill_between(x, low, high, color=line, alpha=0.2, lw=0, label="std in the group")
-        top.plot(x, mean, color=line, lw=1, alpha=0.6, label="training prompts")
+        top.fill_between(x, low, high, color=line, alpha=0.2, lw=0, label="std in group")
+        top.plot(x, mean, color=line, lw=1, alpha=0.6, label="training")
         top.plot(x, smoothed(mean), color=line, lw=2.2, label="smoothed")
         if held_out:
-            items = sorted(held_out.items())
-            top.plot(
-                [i for i, _ in items],
-                [r for _, r in items],
-                "D",
-                ls="--",
+            measured = [_number(row["mean"]) for row in held_out]
+            down = [m - _number(row["low"]) for m, row in zip(measured, held_out, strict=True)]
+            up = [_number(row["high"]) - m for m, row in zip(measured, held_out, strict=True)]
+            top.errorbar(
+                [row["iterations"] for row in held_out],
+                measured,
+                yerr=[down, up],
+                fmt="D--",
                 color=RED,
                 ms=6,
-                label="held-out prompts (ODE)",
+                capsize=4,
+                label="held-out, 95 %",
             )
         top.set_ylabel("reward")
-        top.legend(fontsize=8, framealpha=0.3, labelcolor=theme["text"], loc="lower right")
+        _legend_above(top, theme)
         chunks = len(rows[0]["clip_fraction"])
         for chunk in range(chunks):
             values = [_number(row["clip_fraction"][chunk]) for row in rows]
             colour = PALETTE[chunk % len(PALETTE)]
             left.plot(x, smoothed(values), color=colour, lw=1.4, label=f"{chunk + 1}")
-        left.set_ylabel("clipped fraction")
+        left.set_ylabel("clipped, by chunk")
         if chunks <= 6:
-            left.legend(
-                title="chunk", fontsize=7, framealpha=0.3, labelcolor=theme["text"], ncols=2
-            )
+            _legend_above(left, theme)
         right.plot(x, [_number(row["approx_kl"]) for row in rows], color=GREEN, label="KL")
-        right.set_ylabel("KL to the rollout policy", color=GREEN)
+        right.set_ylabel("KL to the sampler", color=GREEN)
         norm = right.twinx()
         norm.plot(x, [_number(row["grad_norm"]) for row in rows], color=ORANGE, lw=1.2)
         norm.set_ylabel("gradient norm", color=ORANGE)
@@ -157,6 +158,21 @@ def plot_training(
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         norm.grid(False)
         return render(figure)
+
+
+def _legend_above(axes: Any, theme: Mapping[str, str]) -> None:  # noqa: ANN401
+    """Name the series in one row above a panel, where it hides nothing."""
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        labelcolor=theme["text"],
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=len(axes.get_legend_handles_labels()[0]),
+        handlelength=1.2,
+        columnspacing=1.0,
+        borderpad=0.1,
+    )
 
 
 def plot_paired_gains(before: Evaluation, after: Evaluation, *, dark: bool = False) -> Tensor:

@@ -17,9 +17,10 @@ from .plots import plot_dynamics
 from .policy import Policy, Velocity
 from .rollout import Noise, Trajectory, derive_seed, rollout
 
-__all__ = ["LORA_FILE", "RunFiles", "measure_curve", "write_results"]
+__all__ = ["LORA_FILE", "RunFiles", "measure_curve", "write_pictures", "write_results"]
 
 LORA_FILE = "lora.safetensors"
+_PLOTS = "plots"
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,23 @@ def write_results(
     )
     with policy.adapter.disabled():
         curve = measure_curve(policy, prompts, config)
-    plots = folder.path / "plots"
-    return RunFiles(
-        lora,
-        (
-            save_png(outcome.plot(), plots / "training.png"),
-            save_png(plot_dynamics(curve, config.plan), plots / "dynamics.png"),
-            save_png(outcome.before_after_grid(), plots / "before_after.png"),
-        ),
+    dynamics = plot_dynamics(curve, config.plan)
+    pictures = (
+        *write_pictures(outcome, folder),
+        save_png(dynamics, folder.path / _PLOTS / "dynamics.png"),
     )
+    return RunFiles(lora, pictures)
+
+
+def write_pictures(outcome: Outcome, folder: RunFolder) -> tuple[Path, ...]:
+    """Write the training curves and the pictures before and after into a run folder.
+
+    Raises:
+        ImportError: matplotlib is not installed; the pictures before and after are written.
+    """
+    plots = folder.path / _PLOTS
+    before_after = save_png(outcome.before_after_grid(), plots / "before_after.png")
+    return save_png(outcome.plot(), plots / "training.png"), before_after
 
 
 def measure_curve(

@@ -17,9 +17,7 @@ Where this loop departs from the official code (github.com/xingzhejun/GCPO, June
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -32,15 +30,19 @@ from .chunks import draw_chunks
 from .config import TrainConfig
 from .distributed import Processes, Share
 from .events import (
+    AdvantagesEnd,
     CheckCancel,
     IterationEnd,
     Listener,
     PhaseProgress,
     RolloutEnd,
     RunStart,
+    StopWish,
     ignore,
     never_cancel,
+    never_stop,
 )
+from .meters import largest, peak_gib, smallest, timed
 from .metrics import UpdateReport, metrics_row
 from .optimizer import AdapterOptimizer
 from .overlap import Overlap
@@ -73,6 +75,10 @@ def prompts_of_iteration(
     return chosen
 
 
+class _Stop(Exception):
+    """Ends an iteration that has not begun to update."""
+
+
 class Trainer:
     """Train a policy's adapter on a reward. The only stateful object of the library."""
 
@@ -86,6 +92,7 @@ class Trainer:
         run_folder: RunFolder | None = None,
         listener: Listener = ignore,
         check_cancel: CheckCancel = never_cancel,
+        wants_stop: StopWish = never_stop,
         limit: BatchLimit | None = None,
         processes: Processes | None = None,
     ) -> None:
@@ -100,6 +107,8 @@ class Trainer:
             listener: Hears every event; of several processes only that of the first does, and only
                 of its own groups.
             check_cancel: Raises to stop; called after every micro-step.
+            wants_stop: Once true, training ends as if this were its last iteration: after its
+                updates if they have begun, at once otherwise. The first iteration is always done.
             limit: Samples that fit into memory at once; begins at ``config.batch_size`` if None.
             processes: Those that train together; this one alone if None.
 
@@ -115,7 +124,7 @@ class Trainer:
         self._shares = self._processes.shares(config.prompts_per_iteration, config.group_size)
         writes = self._processes.is_writer
         self._folder, self._listen = (run_folder, listener) if writes else (None, ignore)
-        self._check_cancel = check_cancel
+        self._check_cancel, self._wants_stop = check_cancel, wants_stop
         self._processes.copy_from_writer(policy.adapter.parameters())
         self._optimizer = AdapterOptimizer(policy.adapter.parameters(), config.optimizer)
         self._limit = limit or BatchLimit(size=config.batch_size)
@@ -151,8 +160,12 @@ class Trainer:
             self.iteration, self.policy.adapter.state_dict(), self._optimizer.tensors()
         )
 
-    def train(self) -> None:
+    def train(self, watch: Callable[[int], None] = lambda done: None) -> None:
         """Run the iterations that are left.
+
+        Args:
+            watch: Called before every iteration with the number of those done; may use the policy,
+                not change it.
 
         Raises:
             Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; a checkpoint of
@@ -169,10 +182,13 @@ class Trainer:
         self._optimizer.clear()  # a cancelled run left half an update behind
         self._listen(RunStart(self.iteration, self.config.iterations))
         saved = self.iteration
-        while self.iteration < self.config.iterations:
+        while self.iteration < self.config.iterations and not self._is_stopped():
             start = self._state() if self._folder and self.iteration > saved else None
             try:
+                watch(self.iteration)
                 self._iterate()
+            except _Stop:
+                break
             except BaseException:  # cancelled, Ctrl-C, out of memory: keep whole iterations
                 if self._folder and start:
                     self._folder.save(start)
@@ -182,7 +198,19 @@ class Trainer:
             if done or self.iteration % self.config.checkpoint_every == 0:
                 self.save()
                 saved = self.iteration
+        if self.iteration > saved:
+            self.save()
         self._optimizer.finish()
+
+    def _is_stopped(self) -> bool:
+        """Whether training ends here; the wish of the first process counts for all."""
+        return self._processes.from_writer(lambda: self.iteration > 0 and self._wants_stop())
+
+    def _check(self) -> None:
+        """Between the calls of an iteration that has changed nothing yet."""
+        self._check_cancel()
+        if self._processes.count == 1 and self._is_stopped():
+            raise _Stop
 
     def _iterate(self) -> None:
         config, seconds = self.config, {}
@@ -191,9 +219,9 @@ class Trainer:
         )
         drawn = [self._draw(share) for share in self._shares]
         with Overlap(self._score, self._scored, config.score_while_sampling) as scoring:
-            with _timed(seconds, "rollout"):
+            with timed(seconds, "rollout"):
                 groups = self._run(lambda v: self._sample(v, prompts, drawn, scoring.add))
-            with _timed(seconds, "score"):
+            with timed(seconds, "score"):
                 rewards = self._all_rewards(scoring.results())
         advantages = iteration_advantages(rewards, config.advantage)
         tasks: list[GroupTask | None] = [None] * len(prompts)
@@ -201,7 +229,9 @@ class Trainer:
             values = advantages.values[share.group][share.samples]
             weight = group.group_size / config.group_size
             tasks[share.group] = GroupTask(group, values, chunks, weight=weight)
-        with _timed(seconds, "update"):
+        compared = tuple(task.advantages for task in tasks if task)
+        self._listen(AdvantagesEnd(self.iteration, compared))
+        with timed(seconds, "update"):
             report = self._run(lambda velocity: self._update(velocity, tasks))
         seconds["total"] = sum(seconds.values())
         row = metrics_row(
@@ -211,9 +241,9 @@ class Trainer:
             advantages,
             report,
             seconds,
-            _largest(self._processes.gather(_peak_gib(self.policy.device))),
+            largest(self._processes.gather(peak_gib(self.policy.device))),
             has_reference=config.objective.kl_ref > 0,
-            batch_size=_smallest(self._processes.gather(self._limit.size)),
+            batch_size=smallest(self._processes.gather(self._limit.size)),
         )
         self._listen(IterationEnd(self.iteration, row))
 
@@ -246,7 +276,7 @@ class Trainer:
                     device=self.policy.device,
                     batch_size=self._limit.size,
                     keep_means=config.objective.needs_old_mean,
-                    check_cancel=self._check_cancel,
+                    check_cancel=self._check,
                 )
             )
             on_group(groups[-1])
@@ -316,24 +346,3 @@ class Trainer:
 
     def _progress(self, phase: str, fraction: float) -> None:
         self._listen(PhaseProgress(self.iteration, phase, fraction))
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - start
-
-
-def _peak_gib(device: torch.device) -> float | None:
-    if device.type != "cuda":
-        return None
-    return torch.cuda.max_memory_allocated(device) / 2**30
-
-
-def _largest(values: Sequence[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
-
-
-def _smallest(values: Sequence[int | None]) -> int | None:
-    return min((value for value in values if value is not None), default=None)

@@ -13,6 +13,7 @@ from .config import TrainConfig
 from .diagnostics import ChunkStatistics
 from .distributed import Processes
 from .events import CheckCancel
+from .meters import smallest
 from .metrics import UpdateReport
 from .optimizer import AdapterOptimizer
 from .policy import Policy, Velocity
@@ -134,7 +135,7 @@ class Updater:
             "plan": self.config.plan,
             "config": self.config.objective,
             "device": self.policy.device,
-            "batch_size": _smaller(self.config.update_batch_size, self.limit.size),
+            "batch_size": smallest([self.config.update_batch_size, self.limit.size]),
             "mixes_times": getattr(self.policy, "mixes_times", False),
             "check_cancel": self.check_cancel,
         }
@@ -146,8 +147,3 @@ class Updater:
             return settings.recompute_log_p
         is_reused = settings.updates_per_rollout * settings.epochs > 1
         return is_reused and self.policy.device.type != "cpu"
-
-
-def _smaller(a: int | None, b: int | None) -> int | None:
-    """The smaller of two limits, None being none."""
-    return min((size for size in (a, b) if size is not None), default=None)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.chunks import parse_plan, parse_weights, plan_steps
+from ..chunk_grpo_core.chunks import ChunkPlan, parse_plan, parse_weights, plan_steps
 from ..chunk_grpo_core.dynamics import DISTANCES, DynamicsCurve, dynamics_curve
 from ..chunk_grpo_core.planners import needs_curve, read_plan
 from ..chunk_grpo_core.plots import plot_dynamics, plot_plan
@@ -133,9 +133,9 @@ class AnalyzeTemporalDynamics(io.ComfyNode):
                     options=list(DISTANCES),
                     default="l1",
                     optional=True,  # prompts saved before it existed still run
-                    tooltip="How the change is measured. l1: mean |x_s - x_t| / mean |x_t|, the "
-                    "paper's. l2: the same with root mean squares. cosine: 1 - cosine of the angle "
-                    "between x_s and x_t, which ignores their lengths.",
+                    tooltip="How the change is measured. l1: mean abs(x_s - x_t) / mean abs(x_t), "
+                    "the paper's. l2: the same with root mean squares. cosine: 1 - cosine of the "
+                    "angle between x_s and x_t, which ignores their lengths.",
                 ),
             ],
             outputs=[
@@ -222,7 +222,23 @@ class PlanChunks(io.ComfyNode):
             )
         plan = parse_weights(weights, read_plan(chunk_sizes, steps, curve), curve)
         plot = plot_dynamics(curve, plan, dark=dark) if curve else plot_plan(plan, dark=dark)
-        return io.NodeOutput(plan, plot[None])
+        written = {"chunk_sizes": chunk_sizes, "weights": weights}
+        return io.NodeOutput(
+            plan, plot[None], ui={"chunk_grpo_plan": [_shown(plan, curve, written)]}
+        )
+
+
+def _shown(
+    plan: ChunkPlan, curve: DynamicsCurve | None, written: dict[str, str]
+) -> dict[str, object]:
+    """What the editor in the page draws: the plan, what it was written as, and the curve."""
+    return {
+        "written": written,
+        "sizes": list(plan.sizes),
+        "weights": None if plan.weights is None else list(plan.weights),
+        "steps": plan.steps,
+        "curve": curve and curve.to_json(),
+    }
 
 
 def _check_form(sizes: str) -> None:

@@ -13,6 +13,7 @@ from ..chunk_grpo_core.schedule import TimeGrid
 from .bridge.applied import apply_lora
 from .bridge.conditioning import Conditioning
 from .bridge.evaluation import compare_models
+from .score_rows import pair_rows
 from .types import CATEGORY, PromptSet, PromptsSocket, RewardSocket, guidance_inputs
 
 __all__ = ["EvaluateLoRA"]
@@ -136,4 +137,5 @@ class EvaluateLoRA(io.ComfyNode):
         )
         table = comparison.table()
         plot, pairs = comparison.plot(dark=dark)[None], comparison.pairs()[None]
-        return io.NodeOutput(table, plot, pairs, ui=ui.PreviewText(table))
+        page = {**ui.PreviewText(table).as_dict(), **pair_rows(comparison)}
+        return io.NodeOutput(table, plot, pairs, ui=page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyLoRA
+from .bridge.routes import add_routes
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
 from .evaluation import EvaluateLoRA
 from .exploration import GRPOExploration
@@ -26,7 +27,8 @@ class ChunkGRPOExtension(ComfyExtension):
     """What ComfyUI loads."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes of this pack."""
+        """All nodes of this pack, and the routes that their panels in the page ask."""
+        add_routes()
         return [
             LoadTinyFlux,
             PromptSetNode,

@@ -86,7 +86,7 @@ class GRPOObjective(io.ComfyNode):
                     "step_weights",
                     options=list(STEP_WEIGHTS),
                     default=objective.step_weights,
-                    tooltip="How much each step counts. equal: the paper's. guard: 1 / |dt| "
+                    tooltip="How much each step counts. equal: the paper's. guard: 1 / abs(dt) "
                     "(GRPO-Guard), more for the short steps. tempflow: the std of the step's noise "
                     "(TempFlow-GRPO, arXiv 2508.04324), more for early steps.",
                 ),
@@ -97,7 +97,7 @@ class GRPOObjective(io.ComfyNode):
                     max=100.0,
                     step=1e-5,
                     round=1e-5,
-                    tooltip="Pull towards the base model: weight of mean |v - v_base|^2. 0.001 "
+                    tooltip="Pull towards the base model: weight of mean (v - v_base)^2. 0.001 "
                     "(Flow-Factory's advice, as in safe-lora) against reward hacking, more if "
                     "pictures still degrade; costs one more forward pass. 0: off.",
                 ),

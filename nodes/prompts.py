@@ -43,8 +43,9 @@ class PromptSetNode(io.ComfyNode):
                     "text",
                     multiline=True,
                     tooltip="Training prompts, one per line; lines that begin with # are skipped. "
-                    "{a|b} and __name__ are filled in, see variants. Tens to hundreds work better "
-                    "than a few: with few prompts the LoRA learns those pictures.",
+                    "Wildcards (choices in braces, and __name__) are filled in, see variants. Tens "
+                    "to hundreds work better than a few: with few prompts the LoRA learns those "
+                    "pictures.",
                 ),
                 io.String.Input(
                     "held_out_text",
@@ -98,8 +99,9 @@ class PromptSetNode(io.ComfyNode):
                     min=0,
                     max=1000,
                     optional=True,
-                    tooltip="Prompts made of each line with {a|b} or __name__, at most, all "
-                    "different. 0 leaves braces and underscores as they are.",
+                    tooltip="Prompts made of each line with wildcards, at most, all different. "
+                    "Wildcards are choices in braces, with a bar between them, and __name__. 0 "
+                    "leaves braces and underscores as they are.",
                 ),
                 io.String.Input(
                     "wildcards",
@@ -113,7 +115,7 @@ class PromptSetNode(io.ComfyNode):
                     default=default.wildcard_seed,
                     **_SEED,
                     optional=True,
-                    tooltip="Seed of what {a|b} and __name__ become.",
+                    tooltip="Seed of what wildcards become.",
                 ),
                 io.Int.Input(
                     "shuffle_seed",

@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 from ..chunk_grpo_core.pictures import best_first, enlargement, image_grid
 from ..chunk_grpo_core.rewards.base import Reward
 from ..chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
+from .score_rows import score_rows
 from .types import CATEGORY, RewardSocket
 
 __all__ = ["CombineRewards", "PickBestImages", "ScoreImages", "prompts_for"]
@@ -160,7 +161,8 @@ class ScoreImages(io.ComfyNode):
         captions = [f"#{index}  {float(shown[index]):.3f}" for index in order]
         grid = image_grid(pictures[order], scale=enlargement(pictures), captions=captions)
         mean = float(shown.nanmean())
-        return io.NodeOutput(mean, table, grid[None], shown.tolist(), ui=ui.PreviewText(table))
+        page = {**ui.PreviewText(table).as_dict(), **score_rows(pictures, prompts, batch)}
+        return io.NodeOutput(mean, table, grid[None], shown.tolist(), ui=page)
 
 
 class PickBestImages(io.ComfyNode):

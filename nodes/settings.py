@@ -183,6 +183,16 @@ class GRPOSettings(io.ComfyNode):
                     "it is needed. Same gradients, less GPU memory, some time. Try it when "
                     "batch_size 1 does not fit.",
                 ),
+                io.Int.Input(
+                    "evaluate_every",
+                    default=default.evaluate_every,
+                    min=0,
+                    max=100_000,
+                    optional=True,
+                    tooltip="Iterations between measurements on the held-out prompts, for the "
+                    "monitor and the log. Each takes as long as the one before training. 0: before "
+                    "and after only.",
+                ),
                 SettingsSocket.Input("settings", optional=True, tooltip=BUILD_ON),
             ],
             outputs=[
@@ -220,6 +230,7 @@ class GRPOSettings(io.ComfyNode):
         self_test: bool = True,
         optimizer: str = "adamw",
         activation_offloading: bool = False,
+        evaluate_every: int = 0,
         settings: Settings | None = None,
     ) -> io.NodeOutput:
         """Collect them."""
@@ -251,5 +262,6 @@ class GRPOSettings(io.ComfyNode):
                 checkpoint_every=checkpoint_every,
                 self_test=self_test,
                 activation_offloading=activation_offloading,
+                evaluate_every=evaluate_every,
             )
         )

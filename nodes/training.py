@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..chunk_grpo_core.rewards.base import Reward
 from ..chunk_grpo_core.schedule import TimeGrid
 from .bridge.conditioning import Conditioning
 from .bridge.host import safe_name
+from .bridge.monitor import Asker
 from .bridge.sampler import sde_of
 from .bridge.training import RunRequest, train_lora
 from .types import (
@@ -164,6 +166,7 @@ class TrainLoRA(io.ComfyNode):
                     "summary", display_name="summary", tooltip="What the training gained, in words."
                 ),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
@@ -218,6 +221,7 @@ class TrainLoRA(io.ComfyNode):
             share_initial_noise=settings.share_initial_noise,
             batch_size=settings.batch_size,
             checkpoint_every=settings.checkpoint_every,
+            evaluate_every=settings.evaluate_every,
             seed=seed,
             self_test=settings.self_test,
         )
@@ -230,6 +234,7 @@ class TrainLoRA(io.ComfyNode):
             config=config,
             request=RunRequest(run_name.strip(), resume),
             evaluation_seeds=pictures_per_held_out,
+            asker=asker_of(cls.hidden),
             continue_from=continue_from,
             negative=negative,
             cfg=cfg,
@@ -239,8 +244,16 @@ class TrainLoRA(io.ComfyNode):
         rows = log.outcome.rows
         losses = [1.0 - row["reward_mean"] for row in rows if row["reward_mean"] is not None]
         grid = log.outcome.before_after_grid()[None]
-        text = ui.PreviewText(summary)
-        return io.NodeOutput(lora, {"loss": losses}, log, grid, summary, ui=text)
+        shown = {**ui.PreviewText(summary).as_dict(), "chunk_grpo_run": [Path(log.run_folder).name]}
+        return io.NodeOutput(lora, {"loss": losses}, log, grid, summary, ui=shown)
+
+
+def asker_of(hidden: Any) -> Asker:
+    """The node that runs, from its hidden inputs; a prompt of the API tells no workflow."""
+    workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
+    found = str(workflow.get("id") or "")
+    is_nil = not found.strip("0-")  # what a file holds that was never given one
+    return Asker(str(hidden.unique_id or ""), "" if is_nil else found)
 
 
 def describe(log: TrainingLog) -> str:
@@ -249,8 +262,10 @@ def describe(log: TrainingLog) -> str:
     gain, config = outcome.gain, outcome.config
     mismatches = plan_mismatches(config.plan, config.grid, config.sde, outcome.model)
     fitted = outcome.rows[-1].get("batch_size")
+    done, wished = len(outcome.rows), config.iterations
     lines = [
-        f"{len(outcome.rows)} iterations. Held-out reward {outcome.before.mean:.4f} -> "
+        *([f"Stopped after {done} of {wished} iterations."] if done < wished else []),
+        f"{done} iterations. Held-out reward {outcome.before.mean:.4f} -> "
         f"{outcome.after.mean:.4f}, gain {gain.mean:+.4f} (95 % interval {gain.low:+.4f} to "
         f"{gain.high:+.4f}) on {len(outcome.before.prompts)} prompts.",
         f"Ratio error at the first update: {outcome.ratio_error_first_update:.1e}.",

@@ -109,6 +109,7 @@ class Settings:
     share_initial_noise: bool = True
     batch_size: int | None = None
     checkpoint_every: int = 10
+    evaluate_every: int = 0
     self_test: bool = True
     activation_offloading: bool = False
     """Of the MODEL, not of ``TrainConfig``: it changes no number."""

@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageStat
+from schemas import node_schemas
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGEST = 8 * 1024 * 1024
@@ -28,29 +30,76 @@ def tracked():
 
 
 def node_ids():
-    source = "".join(path.read_text() for path in sorted((ROOT / "nodes").glob("*.py")))
-    return sorted(re.findall(r'node_id="(\w+)"', source))
+    return sorted(node_schemas())
+
+
+def help_page(name):
+    return ROOT / "web" / "docs" / f"{name}.md"
+
+
+def sections(text):
+    """Return the text below each heading of the second level, in their order."""
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+    return {heading: body.strip() for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def named_in_table(text):
+    """Return what the first column of a table names."""
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+    cells = [cell.replace("(optional)", "") for cell in rows[2:]]
+    return [name.strip() for cell in cells for name in cell.split(",")]
 
 
 def test_node_ids_carry_the_name_of_the_pack():
-    assert len(node_ids()) == len(set(node_ids())) > 0
+    assert len(node_ids()) > 0
     assert [name for name in node_ids() if not name.startswith("ChunkGRPO_")] == []
 
 
 @pytest.mark.parametrize("name", node_ids())
-def test_every_node_has_a_help_page_with_all_its_inputs(name):
-    page = ROOT / "web" / "docs" / f"{name}.md"
+def test_every_input_and_output_of_a_node_has_a_tooltip(name):
+    schema = node_schemas()[name]
+    assert [s.name for s in (*schema.inputs, *schema.outputs) if not s.tooltip] == []
+
+
+@pytest.mark.parametrize("name", node_ids())
+def test_every_help_page_says_what_when_and_where_from(name):
+    schema, page = node_schemas()[name], help_page(name)
     assert page.is_file(), f"write {page.relative_to(ROOT)}"
     text = page.read_text(encoding="utf-8")
-    assert len(text) > 200
-    block = next(
-        block
-        for path in (ROOT / "nodes").glob("*.py")
-        for block in path.read_text().split("@classmethod\n    def define_schema")
-        if f'node_id="{name}"' in block
-    )
-    inputs = re.findall(r'\.Input\(\s*"(\w+)"', block)
-    assert [key for key in inputs if key not in text] == []
+    found = sections(text)
+    assert [heading for heading, body in found.items() if not body] == []
+    assert list(found)[:3] == ["When to use it", "Inputs", "Outputs"]
+    assert list(found)[-2:] == ["Pitfalls", "Source"]
+    title, what = text.partition("## ")[0].strip().split("\n", 1)
+    assert title == f"# {schema.display_name}"
+    assert len(what.strip()) > 40 and "|" not in what
+
+
+@pytest.mark.parametrize("name", node_ids())
+def test_every_help_page_lists_exactly_the_inputs_and_outputs_of_its_node(name):
+    schema, found = node_schemas()[name], sections(help_page(name).read_text(encoding="utf-8"))
+    assert sorted(named_in_table(found["Inputs"])) == sorted(s.name for s in schema.inputs)
+    assert sorted(named_in_table(found["Outputs"])) == sorted(s.name for s in schema.outputs)
+
+
+@pytest.mark.parametrize("name", node_ids())
+def test_every_help_page_has_one_picture_of_its_node(name):
+    text = help_page(name).read_text(encoding="utf-8")
+    ((words, link),) = re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", text)
+    assert len(words) > 15
+    assert link == f"images/{name}.jpg"
+    assert f"]({link})" in sections(text)["When to use it"]
+    with Image.open(help_page(name).parent / link) as picture:
+        assert 450 <= picture.width <= 720
+        assert picture.height >= 120
+        assert ImageStat.Stat(picture.convert("L")).stddev[0] > 15, "the picture is blank"
+
+
+def test_the_pictures_of_the_help_pages_are_small_and_none_is_left_over():
+    pictures = list((ROOT / "web" / "docs" / "images").iterdir())
+    assert sorted(path.stem for path in pictures) == node_ids()
+    assert max(path.stat().st_size for path in pictures) <= 60_000
+    assert sum(path.stat().st_size for path in pictures) <= 1_200_000
 
 
 def test_no_help_page_is_left_over():

@@ -29,6 +29,7 @@ THUMBNAIL_WIDTH, THUMBNAIL_BYTES = 1280, 200_000
 PICTURES = {  # workflow -> picture of its graph after a run
     "01_quick_start_tiny_flux": "quick_start_graph",
     "02_temporal_dynamics": "temporal_dynamics_graph",
+    "03_score_and_pick": "score_and_pick_graph",
     "04_use_the_lora": "use_the_lora_graph",
     "05_grpo_preset": "grpo_preset_graph",
 }

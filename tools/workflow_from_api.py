@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import uuid
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -73,7 +74,7 @@ def convert(page: ComfyPage, prompt: dict, layout: dict, name: str) -> tuple[dic
     page.load_api(prompt, name)
     if unknown := page.unknown_types():
         raise ValueError(f"unknown node types: {', '.join(unknown)}")
-    page.load(arrange(page.serialize(), layout), name)
+    page.load({**arrange(page.serialize(), layout), "id": workflow_id(name)}, name)
     workflow, twin = page.serialize(), page.prompt()
     for node in sorted(prompt.keys() | twin.keys()):
         sent, got = prompt.get(node), twin.get(node)
@@ -89,6 +90,11 @@ def convert(page: ComfyPage, prompt: dict, layout: dict, name: str) -> tuple[dic
     for node, inputs in newer.items():
         twin[node]["inputs"].update(inputs)
     return workflow, twin
+
+
+def workflow_id(name: str) -> str:
+    """An id that stays when the file is made again: panels tell workflows apart by it."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"chunk-grpo/{name}"))
 
 
 def _without(inputs: dict, left_out: dict) -> dict:

@@ -55,7 +55,7 @@ def draw_gains(study: Study, analysis: Analysis) -> Tensor | None:
     if not arms:
         return None
     names = [name for name in (*PRIMARY, *OTHERS) if any(key[0] == name for key in arms)]
-    with open_figure(False, 8.4, _height(len(names))) as (figure, theme):
+    with open_figure(False, 8.4, _height(len(names)), dpi=120) as (figure, theme):
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes, regime in zip(panels, REGIMES, strict=True):
             for y, name in enumerate(names):
@@ -82,7 +82,7 @@ def draw_differences(study: Study, analysis: Analysis) -> Tensor | None:
     if not tests:
         return None
     names = [name for name in ("chunk", *OTHERS) if any(key[0] == name for key in tests)]
-    with open_figure(False, 8.4, _height(len(names))) as (figure, theme):
+    with open_figure(False, 8.4, _height(len(names)), dpi=120) as (figure, theme):
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes, regime in zip(panels, REGIMES, strict=True):
             for y, name in enumerate(names):
@@ -105,7 +105,7 @@ def draw_alone(study: Study, analysis: Analysis) -> Tensor | None:
         return None
     found = {c.arm: c.is_found for c in analysis.alone}
     labels = {name: f"steps {4 * k + 1}-{4 * k + 4}" for k, name in enumerate(ALONE)}
-    with open_figure(False, 6.0, _height(len(arms))) as (figure, theme):
+    with open_figure(False, 6.0, _height(len(arms)), dpi=120) as (figure, theme):
         axes = figure.add_subplot()
         for y, (name, arm) in enumerate(arms.items()):
             _row(axes, y, arm.gain, PALETTE[y], is_filled=found.get(name, False))
@@ -125,7 +125,7 @@ def draw_learning(study: Study, analysis: Analysis) -> Tensor | None:
     arms = {(arm.arm, arm.regime): arm for arm in analysis.arms if arm.arm in PRIMARY}
     if not arms:
         return None
-    with open_figure(False, 8.4, 3.4) as (figure, theme):
+    with open_figure(False, 8.4, 3.4, dpi=120) as (figure, theme):
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes, (regime, epochs) in zip(panels, REGIMES.items(), strict=True):
             for name in PRIMARY:
@@ -153,7 +153,7 @@ def draw_learning(study: Study, analysis: Analysis) -> Tensor | None:
 
 def draw_curves(study: Study, analysis: Analysis) -> Tensor | None:
     """Relative-L1 curves of the base model under every rule."""
-    with open_figure(False, 8.4, 5.0) as (figure, theme):
+    with open_figure(False, 8.4, 5.0, dpi=120) as (figure, theme):
         panels = figure.subplots(2, 2, sharex=True).flatten()
         for axes, (rule, curve) in zip(panels, study.curves.items(), strict=True):
             steps = range(1, len(curve["mean"]) + 1)

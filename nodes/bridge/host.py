@@ -25,6 +25,7 @@ __all__ = [
     "lora_path",
     "next_run_name",
     "output_folder",
+    "page_server",
     "progress_bar",
     "run_folder",
     "safe_name",
@@ -73,19 +74,21 @@ def check_interrupt() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def send_event(name: str, data: Mapping[str, Any]) -> None:
-    """Send a JSON event to the page that queued the prompt; without a server nothing happens."""
-    from server import PromptServer  # starts nothing, but only a ComfyUI process has it
+def page_server() -> Any:
+    """ComfyUI's server, or None; not imported: where ComfyUI has not done so, nobody listens."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
-    server = getattr(PromptServer, "instance", None)
+
+def send_event(name: str, data: Mapping[str, Any]) -> None:
+    """Send a JSON event to every open page; without a server nothing happens."""
+    server = page_server()
     if server is not None:
-        server.send_sync(name, dict(data), server.client_id)
+        server.send_sync(name, dict(data), None)
 
 
 def show_text(text: str) -> None:
     """Show a line on the node that is running; without a server nothing happens."""
-    # Not imported: where ComfyUI has not done so, there is no page to show it on.
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = page_server()
     if server is not None and server.last_node_id is not None:
         server.send_progress_text(text, server.last_node_id, server.client_id)
 

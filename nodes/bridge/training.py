@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +11,30 @@ from torch import Tensor
 
 from ...chunk_grpo_core.checkpoint import RunFolder
 from ...chunk_grpo_core.config import TrainConfig
-from ...chunk_grpo_core.events import EvaluationProgress, Event, PhaseProgress, RolloutEnd
-from ...chunk_grpo_core.experiment import run_experiment
-from ...chunk_grpo_core.export import continued_state
+from ...chunk_grpo_core.events import (
+    EvaluationProgress,
+    Event,
+    PhaseProgress,
+    RolloutEnd,
+    broadcast,
+)
+from ...chunk_grpo_core.experiment import Outcome, run_experiment
+from ...chunk_grpo_core.export import continued_state, save_lora
 from ...chunk_grpo_core.pictures import best_first, enlargement, image_grid
+from ...chunk_grpo_core.results import LORA_FILE, write_pictures
 from ...chunk_grpo_core.rewards.base import Reward
 from ..types import PromptSet, TrainingLog
 from .conditioning import Conditioning
 from .host import check_interrupt, next_run_name, progress_bar, run_folder, show_progress
 from .memory import batch_limit
+from .monitor import Asker, watched_run
 from .policy import NativePolicy, latent_shape_of
 
 __all__ = ["RunRequest", "open_run", "train_lora"]
 
+logger = logging.getLogger(__name__)
+
+_NOBODY = Asker()
 _EVALUATION = 100
 _TRAINING = 800
 """Units of the progress bar for one evaluation and for the training."""
@@ -70,6 +82,8 @@ class _Progress:
     def __call__(self, event: Event) -> None:
         picture = None
         if isinstance(event, EvaluationProgress):
+            if event.which == "during":
+                return
             start = 0 if event.which == "before" else _EVALUATION + _TRAINING
             self._value = start + int(_EVALUATION * event.fraction)
         elif isinstance(event, PhaseProgress):
@@ -94,6 +108,7 @@ def train_lora(
     config: TrainConfig,
     request: RunRequest,
     evaluation_seeds: int,
+    asker: Asker = _NOBODY,
     continue_from: dict[str, Tensor] | None = None,
     negative: Conditioning | None = None,
     cfg: float = 1.0,
@@ -102,7 +117,8 @@ def train_lora(
     """Measure, train, measure again.
 
     The measurement before is that of the MODEL alone, also when ``continue_from`` gives the weights
-    the LoRA starts with. A checkpoint of a resumed run takes their place.
+    the LoRA starts with. A checkpoint of a resumed run takes their place. Pages can watch the run
+    and end it early; what was learnt until then is measured and returned.
 
     Returns:
         The LORA_MODEL and the log.
@@ -132,17 +148,30 @@ def train_lora(
                 continued_state(continue_from, adapter.state_dict(), adapter.config.scale)
             )
         folder = open_run(request)
-        outcome = run_experiment(
-            policy,
-            reward,
-            prompts.train,
-            prompts.held_out,
-            config,
-            folder,
-            resume=request.resume,
-            evaluation_seeds=evaluation_seeds,
-            listener=_Progress(config.iterations),
-            check_cancel=check_interrupt,
-            limit=limit,
-        )
-        return policy.lora_model(), TrainingLog(outcome, str(folder.path))
+        with watched_run(folder.path.name, asker, config) as run:
+            outcome = run_experiment(
+                policy,
+                reward,
+                prompts.train,
+                prompts.held_out,
+                config,
+                folder,
+                resume=request.resume,
+                evaluation_seeds=evaluation_seeds,
+                listener=broadcast(_Progress(config.iterations), run.listen),
+                check_cancel=check_interrupt,
+                wants_stop=run.wants_stop,
+                limit=limit,
+            )
+            lora = policy.lora_model()
+            save_lora(lora, folder.path / LORA_FILE, outcome.lora_metadata())
+            _draw(outcome, folder)
+        return lora, TrainingLog(outcome, str(folder.path))
+
+
+def _draw(outcome: Outcome, folder: RunFolder) -> None:
+    """Put the plots into the run folder; without matplotlib the training is not lost."""
+    try:
+        write_pictures(outcome, folder)
+    except ImportError as error:
+        logger.warning("the plots of %s are not drawn: %s", folder.path, error)

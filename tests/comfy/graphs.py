@@ -10,9 +10,12 @@ from .client import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "example_workflows"
-TINY = ("01_quick_start_tiny_flux", "02_temporal_dynamics", "04_use_the_lora", "05_grpo_preset")
+TINY = (
+    "01_quick_start_tiny_flux", "02_temporal_dynamics", "03_score_and_pick", "04_use_the_lora",
+    "05_grpo_preset",
+)  # fmt: skip
 """Examples that need no download and run on a CPU."""
-QUICK_START, DYNAMICS, USE, PRESET = TINY
+QUICK_START, DYNAMICS, PICK, USE, PRESET = TINY
 REAL = (
     "10_flux1_dev_bf16", "11_flux1_dev_fp8", "12_flux2_dev", "13_sd35", "14_qwen_image",
     "15_z_image",
@@ -96,6 +99,16 @@ def training(**inputs: object) -> Prompt:
     plan = find(prompt, "ChunkGRPO_PlanChunks")
     del prompt[plan]["inputs"]["curve"]  # no rollouts only for a plot
     return upstream(prompt, find(prompt, "ChunkGRPO_TrainLoRA"))
+
+
+def watched_training(seed: int, **inputs: object) -> Prompt:
+    """Return :func:`training`, measured after every other iteration, too."""
+    return change(training(seed=seed, **inputs), "ChunkGRPO_GRPOSettings", evaluate_every=2)
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Read a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def sampling(key: str, model: list, caption: str, seed: int, batch: int) -> Prompt:

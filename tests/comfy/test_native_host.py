@@ -51,7 +51,7 @@ def check_events_go_to_the_page_that_queued(lab):
     sent = []
 
     class Fake:
-        client_id = "me"
+        client_id = "who asked"
 
         def send_sync(self, *message):
             sent.append(message)
@@ -60,7 +60,7 @@ def check_events_go_to_the_page_that_queued(lab):
         host.send_event("chunk_grpo.metrics", {})  # nobody to tell
     with page_server(Fake()):
         host.send_event("chunk_grpo.metrics", {"reward": 1.0})
-    assert sent == [("chunk_grpo.metrics", {"reward": 1.0}, "me")]
+    assert sent == [("chunk_grpo.metrics", {"reward": 1.0}, None)]  # to every page
 
 
 def check_names_are_safe_and_folders_are_comfyuis(lab):

@@ -9,9 +9,16 @@ from . import graphs
 from .server import PACK_NAME
 
 TITLE = 30  # height of a node's title bar, above its position
-SMALL = {  # positions in widgets_values
-    "ChunkGRPO_RollOutTrajectories": {0: 1, 1: 2},  # prompt_count, group_size
-}
+SHRINK = """(changes) => {
+  for (const [key, inputs] of Object.entries(changes)) {
+    const node = window.app.graph.getNodeById(key) ?? window.app.graph.getNodeById(Number(key));
+    for (const [name, value] of Object.entries(inputs)) {
+      const slot = node.inputs.findIndex((input) => input.name === name && input.link !== null);
+      if (slot >= 0) node.disconnectInput(slot);
+      node.widgets.find((widget) => widget.name === name).value = value;
+    }
+  }
+}"""
 examples = pytest.mark.parametrize("name", graphs.NAMES)
 workflow = graphs.workflow
 
@@ -94,6 +101,18 @@ def test_a_second_run_repeats_the_first(name):
 # In the page
 
 
+def changes(whole, small):
+    """Return node -> input -> value for what a small copy of a prompt has changed."""
+    return {
+        key: {
+            name: value
+            for name, value in entry["inputs"].items()
+            if whole[key]["inputs"].get(name) != value
+        }
+        for key, entry in small.items()
+    }
+
+
 def arrangement(graph):
     """Return what a person sees and saves of a graph, without the order of things."""
     keys = ("type", "pos", "size", "title", "mode", "widgets_values", "color", "bgcolor")
@@ -123,17 +142,19 @@ def test_saving_and_opening_again_changes_nothing(name, model_files, comfy_page)
     assert comfy_page.alerts() == []
 
 
-def test_the_temporal_dynamics_example_runs_in_the_page(comfy, comfy_page):
-    graph = workflow(graphs.DYNAMICS)
-    for node in graph["nodes"]:
-        for position, value in SMALL.get(node["type"], {}).items():
-            node["widgets_values"][position] = value
-    comfy_page.load(graph, graphs.DYNAMICS)
-    name, data = comfy_page.queue()
-    assert name == "execution_success", data
+@pytest.mark.parametrize("name", graphs.TINY)
+def test_every_cpu_example_runs_in_the_page(name, comfy, comfy_page):
+    comfy_page.load(workflow(name), name)
+    whole = graphs.twin(name)
+    comfy_page.page.evaluate(SHRINK, changes(whole, graphs.small(whole)))
+    event, data = comfy_page.queue(seconds=300)
+    assert event == "execution_success", data
     outputs = comfy.wait(data["prompt_id"], 10).outputs
-    assert sum(len(shown.get("images", [])) for shown in outputs.values()) == 6
+    for key, entry in whole.items():
+        if entry["class_type"] in ("PreviewImage", "SaveImage"):
+            assert outputs[key]["images"], f"{entry['class_type']} #{key} shows nothing"
     assert comfy_page.alerts() == []
+    assert comfy_page.errors == []
 
 
 @examples

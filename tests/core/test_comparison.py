@@ -66,6 +66,22 @@ def test_the_table_holds_every_score_and_every_prompt():
     ]
 
 
+def test_rows_and_summary_hold_the_numbers_of_the_table():
+    before, after = three_prompts()
+    comparison = Comparison(before=before, after=after, reward="taste", noise_seed=7)
+    rows = comparison.rows()
+    lines = comparison.table().split("\n\n")[2].splitlines()[2:]
+    assert lines == [
+        f"| {r['base']:.4f} | {r['lora']:.4f} | {r['gain']:+.4f} | {r['prompt']} |" for r in rows
+    ]
+    assert [row["parts"] for row in rows] == [{"size": {"base": 2.0, "lora": 2.0, "gain": 0.0}}] * 3
+    assert rows[0]["shown"] == [0.0, 1.0]  # of the first picture, not the mean
+    summary = comparison.summary()
+    assert summary["gain"] == pytest.approx(0.3)
+    assert (summary["low"], summary["high"]) == pytest.approx((0.0737, 0.5263), abs=1e-4)
+    assert (summary["wins"], summary["prompts"], summary["pictures"]) == (3, 3, 2)
+
+
 def test_a_prompt_cannot_break_the_table():
     before, after = (evaluation([[0.0], [1.0]], ["a|b", "c"]) for _ in range(2))
     table = Comparison(before=before, after=after, reward="r", noise_seed=0).table()

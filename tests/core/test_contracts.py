@@ -19,6 +19,7 @@ from chunk_grpo_core.chunks import ChunkPlan
 from chunk_grpo_core.dynamics import dynamics_curve
 from chunk_grpo_core.evaluate import Evaluation, evaluate, paired_gain
 from chunk_grpo_core.events import (
+    AdvantagesEnd,
     IterationEnd,
     PhaseProgress,
     RolloutEnd,
@@ -108,7 +109,8 @@ def test_trainer_tells_its_story_in_order():
     events = []
     config = toy_config(iterations=2)
     Trainer(ToyPolicy(), Brightness(), PROMPTS, config, listener=events.append).train()
-    one = ["PhaseProgress"] * 2 + ["RolloutEnd"] * 2 + ["PhaseProgress"] * 2 + ["IterationEnd"]
+    scored = ["RolloutEnd", "RolloutEnd", "AdvantagesEnd"]
+    one = ["PhaseProgress"] * 2 + scored + ["PhaseProgress"] * 2 + ["IterationEnd"]
     assert [type(event).__name__ for event in events] == ["RunStart", *one, *one]
     for iteration in (0, 1):
         own = [e for e in events[1:] if e.iteration == iteration]
@@ -116,6 +118,9 @@ def test_trainer_tells_its_story_in_order():
         assert fractions == [0.25, 0.5, 0.75, 1.0]
         groups = [e for e in own if isinstance(e, RolloutEnd)]
         assert all(e.images.shape == (8, 4, 4, 3) and e.rewards.shape == (8,) for e in groups)
+        (compared,) = (e.advantages for e in own if isinstance(e, AdvantagesEnd))
+        for group, advantages in zip(groups, compared, strict=True):
+            assert torch.equal(advantages.argsort(), group.rewards.argsort())
 
 
 def is_picture(picture, width=None, height=None):
@@ -142,10 +147,14 @@ def test_plots_are_pictures_in_light_and_dark(dark, rows):
     grid, sde = shifted_grid(6), SdeConfig()
     group = rollout(policy.velocity, "a", grid, sde, noise, policy.latent_shape)
     plan = ChunkPlan((2, 3), (0.7, 0.3))
+    measured = [
+        {"iterations": 0, "mean": 0.4, "low": 0.4, "high": 0.4},
+        {"iterations": 4, "mean": 0.6, "low": 0.5, "high": 0.7},
+    ]
     plots = [
         plot_dynamics(dynamics_curve([group], "toy"), plan, dark=dark),
         plot_plan(plan, dark=dark),
-        plot_training(rows, held_out={0: 0.4, 4: 0.6}, dark=dark),
+        plot_training(rows, held_out=measured, dark=dark),
     ]
     for plot in plots:
         assert is_picture(plot) and float(plot.std()) > 0.01

@@ -140,7 +140,7 @@ def layout_of(model: ModelExample) -> dict:
 
     size = ("50", 106, f"Picture size: {MEASURE_SIZE}, as you will draw")
     levels = [("55", 106, "Noise levels of this size")] if model.scheduler else []
-    place(2460, TOP, 340, size, *levels, ("51", 320, None), ("53", 0, "Gain of every prompt"))
+    place(2460, TOP, 340, size, *levels, ("51", 540, None), ("53", 0, "Gain of every prompt"))
     place(2820, TOP, 480, ("52", 340, "Base against LoRA"), ("54", 0, "Base above, LoRA below"))
     return {
         "nodes": nodes,

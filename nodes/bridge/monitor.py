@@ -1,0 +1,177 @@
+"""Trainings that run in this ComfyUI: where each stands, who is told, and how one is ended early.
+
+What was learnt and sampled lies in the run folder (``run_view.py``). Here is only what no file
+holds: the phase, the time that is left, the wish to stop, and how a run ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+
+from ...chunk_grpo_core.config import TrainConfig
+from ...chunk_grpo_core.events import (
+    AdvantagesEnd,
+    EvaluationProgress,
+    Event,
+    HeldOutEnd,
+    IterationEnd,
+    PhaseProgress,
+    RunEnd,
+    RunStart,
+)
+from .host import send_event
+
+__all__ = ["Asker", "LiveRun", "live_run", "run_of_node", "watched_run"]
+
+_PAUSE = 0.2
+"""Seconds between two messages about progress."""
+_REMEMBERED = 5
+"""Iterations whose time tells what the next ones will take."""
+
+_runs: dict[str, LiveRun] = {}
+"""Name -> run, of all trainings since ComfyUI started."""
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Asker:
+    """The node that trains, as pages know it."""
+
+    node: str = ""
+    """Its execution id, such as 7 or 12:7."""
+    workflow: str = ""
+    """Id of the workflow; empty when the prompt came from no page."""
+
+
+class LiveRun:
+    """One training; listens to its events and tells every open page."""
+
+    def __init__(self, name: str, asker: Asker, config: TrainConfig) -> None:
+        self.name, self.asker = name, asker
+        self._iterations, self._every = config.iterations, config.evaluate_every
+        self._state, self._message = "running", ""
+        self._phase, self._iteration, self._fraction = "before", 0, 0.0
+        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+        self._measuring = 0.0
+        self._began, self._told = time.monotonic(), 0.0
+        self._news = 0
+        self._stop = threading.Event()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._state == "running"
+
+    def wants_stop(self) -> bool:
+        """Whether somebody pressed Stop and keep."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """End after the current update and keep what was learnt."""
+        self._stop.set()
+        self._tell()
+
+    def end(self, state: str, message: str = "") -> None:
+        """Say how it ended: finished, stopped, cancelled or failed."""
+        self._state, self._message = state, message
+        self._news += 1
+        self._tell()
+
+    def status(self) -> dict[str, Any]:
+        """Where it stands, JSON-ready; ``news`` counts what has changed in the run folder."""
+        return {
+            "run": self.name,
+            "node": self.asker.node,
+            "workflow": self.asker.workflow,
+            "state": self._state,
+            "message": self._message,
+            "phase": self._phase,
+            "iteration": self._iteration,
+            "iterations": self._iterations,
+            "fraction": round(self._fraction, 4),
+            "seconds_left": self._seconds_left() if self.is_running else None,
+            "stopping": self.is_running and self.wants_stop(),
+            "news": self._news,
+        }
+
+    def listen(self, event: Event) -> None:
+        """Hear one event of the training."""
+        if isinstance(event, EvaluationProgress):
+            self._phase, self._fraction = event.which, event.fraction
+        elif isinstance(event, RunStart):
+            self._measuring = time.monotonic() - self._began
+            self._phase, self._fraction = "rollout", 0.0
+            self._iteration = event.first_iteration
+        elif isinstance(event, PhaseProgress):
+            self._iteration, self._fraction = event.iteration, event.fraction
+            is_scoring = event.phase == "rollout" and event.fraction >= 0.5
+            self._phase = "score" if is_scoring else event.phase
+        elif isinstance(event, IterationEnd):
+            seconds: Any = event.metrics["seconds"]
+            self._seconds.append(seconds["total"])
+            self._iteration, self._fraction = event.iteration + 1, 0.0
+            self._phase = "rollout"
+        elif isinstance(event, RunEnd):
+            self._iteration, self._fraction = event.iterations, 1.0
+        is_news = isinstance(event, (RunStart, AdvantagesEnd, IterationEnd, HeldOutEnd, RunEnd))
+        self._news += is_news
+        if is_news or time.monotonic() - self._told >= _PAUSE:
+            self._tell()
+
+    def _seconds_left(self) -> float | None:
+        """For all that is still to be trained and measured; None as long as nobody knows."""
+        if self._phase in ("before", "after"):
+            return None if self._phase == "before" else self._measuring * (1 - self._fraction)
+        if not self._seconds:
+            return None
+        done = self._iteration + (self._fraction if self._phase != "during" else 0.0)
+        left = max(self._iterations - done, 0.0)
+        between = range(self._iteration + 1, self._iterations)
+        measurements = 1 + sum(1 for i in between if self._every and i % self._every == 0)
+        return left * sum(self._seconds) / len(self._seconds) + measurements * self._measuring
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        send_event("chunk_grpo.status", self.status())
+
+
+@contextmanager
+def watched_run(name: str, asker: Asker, config: TrainConfig) -> Iterator[LiveRun]:
+    """Let pages watch a training for as long as the block lasts, and remember how it ended."""
+    run = LiveRun(name, asker, config)
+    with _lock:
+        for old in [n for n, r in _runs.items() if r.asker == asker and not r.is_running]:
+            del _runs[old]
+        _runs[name] = run
+    try:
+        yield run
+    except comfy.model_management.InterruptProcessingException:
+        run.end("cancelled")
+        raise
+    except BaseException as error:
+        run.end("failed", f"{type(error).__name__}: {error}")
+        raise
+    run.end("stopped" if run.status()["iteration"] < config.iterations else "finished")
+
+
+def live_run(name: str) -> LiveRun | None:
+    """The training of this name, if ComfyUI has run it since it started."""
+    return _runs.get(name)
+
+
+def run_of_node(asker: Asker) -> LiveRun | None:
+    """The newest training of a node; else one that runs now in a node of that id, of a workflow
+    that the page has under another id."""
+    with _lock:
+        runs = list(_runs.values())[::-1]
+    same_id = [run for run in runs if run.asker.node == asker.node]
+    own = [run for run in same_id if run.asker.workflow in ("", asker.workflow)]
+    return next(iter(own), next((run for run in same_id if run.is_running), None))

@@ -1,0 +1,81 @@
+"""Inputs and outputs of the nodes, read from their source without ComfyUI."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+NODES = Path(__file__).resolve().parent.parent / "nodes"
+
+
+@dataclass(frozen=True)
+class Socket:
+    """An input or an output of a node, under the name that users see."""
+
+    name: str
+    tooltip: bool
+
+
+@dataclass(frozen=True)
+class NodeSchema:
+    """What a node's ``define_schema`` says."""
+
+    node_id: str
+    display_name: str
+    inputs: tuple[Socket, ...]
+    outputs: tuple[Socket, ...]
+
+
+def node_schemas() -> dict[str, NodeSchema]:
+    """Return the schema of every node, by its id."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(NODES.glob("*.py"))]
+    functions = {
+        item.name: item for tree in trees for item in tree.body if isinstance(item, ast.FunctionDef)
+    }
+    calls = [call for tree in trees for call in ast.walk(tree) if _attribute(call) == "Schema"]
+    found = [_schema(call, functions) for call in calls]
+    return {schema.node_id: schema for schema in found}
+
+
+def _schema(call: ast.Call, functions: dict[str, ast.FunctionDef]) -> NodeSchema:
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    sides = [
+        tuple(_sockets(given[side].elts, functions)) if side in given else ()
+        for side in ("inputs", "outputs")
+    ]
+    return NodeSchema(given["node_id"].value, given["display_name"].value, *sides)
+
+
+def _sockets(elements: list[ast.expr], functions: dict[str, ast.FunctionDef]) -> Iterator[Socket]:
+    for element in elements:
+        call = element.value if isinstance(element, ast.Starred) else element
+        if _attribute(call) in ("Input", "Output"):
+            yield _socket(call)
+            continue
+        made = _returned(functions[call.func.id])
+        if isinstance(made, ast.List):  # a helper that gives several
+            yield from _sockets(made.elts, functions)
+        else:  # a helper that gives one, named by its first argument
+            yield Socket(call.args[0].value, _socket(made).tooltip)
+
+
+def _socket(call: ast.Call) -> Socket:
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    tooltip = given.get("tooltip")
+    said = tooltip is not None and not (isinstance(tooltip, ast.Constant) and not tooltip.value)
+    shown = given.get("display_name") if _attribute(call) == "Output" else None
+    name = shown or (call.args[0] if call.args else None)
+    if isinstance(name, ast.Name):  # the argument of a helper
+        return Socket(name.id, said)
+    return Socket(name.value if name else call.func.value.attr.upper(), said)
+
+
+def _returned(function: ast.FunctionDef) -> ast.expr:
+    return next(item.value for item in function.body if isinstance(item, ast.Return))
+
+
+def _attribute(node: ast.AST) -> str | None:
+    is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    return node.func.attr if is_call else None

@@ -1,0 +1,80 @@
+// Evaluate LoRA: pairs of pictures of base and LoRA with their scores.
+
+import { app } from "../../../scripts/app.js";
+import { h } from "./lib/dom.js";
+import { t } from "./lib/i18n.js";
+import { gridExtension, number, signed, viewUrl } from "./lib/score_grid.js";
+
+app.registerExtension(gridExtension("ChunkGRPO.EvaluateLoRA", "ChunkGRPO_EvaluateLoRA", read));
+
+function read({ chunk_grpo_pairs: rows, chunk_grpo_gain: [gain] = [] }) {
+  if (!rows) return null;
+  const parts = [...new Set(rows.flatMap((row) => Object.keys(row.parts)))];
+  return {
+    rows,
+    width: 150,
+    summary: summary(gain, rows.length),
+    orders: [
+      { label: t("largest gain first"), key: (row) => row.gain, down: true },
+      { label: t("smallest gain first"), key: (row) => row.gain },
+      { label: t("by prompt number"), key: (row) => row.number },
+      { label: t("{name}: best first", { name: t("base") }), key: (row) => row.base, down: true },
+      { label: t("{name}: worst first", { name: t("base") }), key: (row) => row.base },
+      { label: t("{name}: best first", { name: t("LoRA") }), key: (row) => row.lora, down: true },
+      { label: t("{name}: worst first", { name: t("LoRA") }), key: (row) => row.lora },
+      ...parts.flatMap((name) => {
+        const key = (row) => row.parts[name].gain;
+        const shown = (row) => `${signed(key(row), 2)} ${name}`;
+        return [
+          { label: t("{name}: largest gain first", { name }), key, shown, down: true },
+          { label: t("{name}: smallest gain first", { name }), key, shown },
+        ];
+      }),
+    ],
+    cell: (row) => ({
+      pictures: pair(row).map(({ src }) => ({ src, alt: "" })),
+      lines: [
+        h(
+          "div",
+          { class: "line" },
+          h("span", { class: "quiet" }, `${number(row.base, 2)} → ${number(row.lora, 2)}`),
+          h("span", { class: `score ${direction(row.gain)}` }, signed(row.gain, 2)),
+        ),
+        h("div", { class: "prompt quiet" }, row.prompt),
+      ],
+      label: [`Prompt ${row.number}: ${means(row)}`, row.prompt].join("\n"),
+    }),
+    item: (row) => {
+      const [base, lora] = pair(row);
+      return { ...base, second: lora, lines: [heading(row, gain), row.prompt, partLine(row)] };
+    },
+  };
+}
+
+function summary(gain, shown) {
+  const interval = `${signed(gain.low, 3)} to ${signed(gain.high, 3)}`;
+  const cut = shown < gain.prompts ? ` The ${shown} largest and smallest gains are shown.` : "";
+  return (
+    `Gain ${signed(gain.gain, 3)}, 95 % interval ${interval}; better on ${gain.wins} of ` +
+    `${gain.prompts} prompts, ${Math.round(100 * gain.win_rate)} % of pictures.${cut}`
+  );
+}
+
+function pair(row) {
+  return [t("base"), t("LoRA")].map((name, index) => ({
+    src: viewUrl(row.pictures[index]),
+    title: `${name} ${number(row.shown[index])}`,
+  }));
+}
+
+const means = ({ base, lora, gain }) => `base ${number(base)}, LoRA ${number(lora)}, gain ${signed(gain)}`;
+
+const heading = (row, { pictures }) =>
+  pictures === 1 ? means(row) : `mean of ${pictures} pictures: ${means(row)}`;
+
+const partLine = (row) =>
+  Object.entries(row.parts)
+    .map(([name, { base, lora }]) => `${name} ${number(base, 3)} → ${number(lora, 3)}`)
+    .join(" · ");
+
+const direction = (gain) => (gain === null ? "" : gain > 0 ? "gained" : gain < 0 ? "lost" : "");

@@ -1,0 +1,332 @@
+// The picture of one training: charts, phases, the newest group. Knows no server and no graph.
+// No side effects: ComfyUI loads every .js below web/ as an extension.
+
+import { drawChart, short, smoothed } from "./chart.js";
+import { chunkColour, h, useStyle } from "./dom.js";
+import { t } from "./i18n.js";
+import { openLightbox } from "./lightbox.js";
+
+const PHASES = { rollout: "#56b4e9", score: "#e69f00", update: "#009e73" };
+const HELD_OUT = "#d55e00";
+const TINY = 256; // pixels; smaller pictures are enlarged without blur
+
+export class RunPanel {
+  /**
+   * @param options.onStop() - Stop and keep was pressed
+   * @param options.onChoose(name) - a run was chosen; "" is the node's latest
+   * @param options.onOpenList() - the list of runs is about to be opened
+   * @param options.pictureUrl(run, file) - address of a picture
+   */
+  constructor({ onStop, onChoose, onOpenList, pictureUrl }) {
+    useStyle("monitor.css");
+    this.pictureUrl = pictureUrl;
+    this.view = null;
+    this.cursor = null; // row under the pointer
+    this.shownGroup = "";
+    this.thumbnails = [];
+    this.pictures = []; // of the group, as the lightbox takes them
+    this.build({ onStop, onChoose, onOpenList });
+    new ResizeObserver(() => this.redraw()).observe(this.element);
+    new MutationObserver(() => this.redraw()).observe(document.documentElement, {
+      attributes: true, // the theme
+    });
+  }
+
+  build({ onStop, onChoose, onOpenList }) {
+    this.runs = h("select", {
+      title: t("Choose a run"),
+      "aria-label": t("Choose a run"),
+      onchange: () => onChoose(this.runs.value),
+      onpointerdown: onOpenList,
+      onfocus: onOpenList,
+    });
+    this.setRuns([]);
+    this.state = h("span", { class: "state" });
+    this.count = h("span", { class: "quiet grow" });
+    this.stop = h("button", { class: "stop", type: "button", onclick: onStop }, t("Stop and keep"));
+    this.fill = h("div");
+    this.message = h("div", { class: "message", role: "alert" });
+    this.reward = h("canvas", { class: "takes-pointer" });
+    this.clip = h("canvas");
+    this.kl = h("canvas");
+    this.readout = h("div", { class: "readout" });
+    this.clipText = h("div", { class: "readout" });
+    this.klText = h("div", { class: "readout" });
+    this.phases = h("div", { class: "phases" });
+    this.caption = h("div", { class: "caption quiet" });
+    this.group = h("div", { class: "group scrolls" });
+    this.nothing = h("div", { class: "nothing quiet" }, t("No run yet: press Run"));
+    this.charts = [
+      this.readout,
+      h("div", { class: "reward" }, this.reward),
+      h("div", { class: "small" }, h("div", {}, this.clipText, this.clip), h("div", {}, this.klText, this.kl)),
+      this.phases,
+      this.caption,
+      this.group,
+    ];
+    this.element = h(
+      "div",
+      { class: "monitor" },
+      h("div", { class: "row head" }, this.runs, this.state, this.count, this.stop),
+      h("div", { class: "bar" }, this.fill),
+      this.message,
+      this.nothing,
+      ...this.charts,
+    );
+    this.reward.style.height = "100%";
+    this.reward.addEventListener("pointermove", (event) => this.point(event.offsetX));
+    this.reward.addEventListener("pointerleave", () => this.point(null));
+    this.draw();
+  }
+
+  /** Offer the names of runs. */
+  setRuns(names) {
+    const chosen = this.runs.value;
+    const options = [["", t("Latest run")], ...names.map((name) => [name, name])];
+    this.runs.replaceChildren(...options.map(([value, text]) => h("option", { value }, text)));
+    this.runs.value = names.includes(chosen) ? chosen : "";
+  }
+
+  /** Show a run as `RunFollower.view` has it; null shows that there is none. */
+  show(view) {
+    this.view = view;
+    this.redraw();
+  }
+
+  /** Say what went wrong between page and server. */
+  complain(text) {
+    this.message.textContent = text;
+  }
+
+  redraw() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      this.draw();
+    });
+  }
+
+  draw() {
+    const { view } = this;
+    const rows = view?.rows ?? [];
+    const isShown = !!view && (rows.length > 0 || !!view.live);
+    this.nothing.style.display = isShown ? "none" : "";
+    for (const part of this.charts) part.style.display = isShown ? "" : "none";
+    this.drawHead(view, rows);
+    if (!isShown) return;
+    this.drawCharts(view, rows);
+    this.drawPhases(rows);
+    this.drawGroup(view);
+  }
+
+  drawHead(view, rows) {
+    const live = view?.live;
+    const isRunning = live?.state === "running";
+    const state = stateOf(view, rows);
+    this.state.className = `state ${state}`;
+    this.state.textContent = state ? stateText(state, live) : "";
+    this.state.style.display = state ? "" : "none";
+    const iterations = live?.iterations ?? view?.iterations ?? 0;
+    const left = isRunning && live.seconds_left !== null ? ` · ${t("remaining")} ${clock(live.seconds_left)}` : "";
+    this.count.textContent = view && iterations ? `${rows.length} / ${iterations}${left}` : "";
+    this.stop.style.display = isRunning ? "" : "none";
+    this.stop.disabled = !!live?.stopping;
+    this.stop.textContent = live?.stopping ? t("Stopping after this update") : t("Stop and keep");
+    const within = isRunning && ["rollout", "score", "update"].includes(live.phase) ? live.fraction : 0;
+    const done = iterations ? Math.min(1, (rows.length + within) / iterations) : 0;
+    this.fill.style.transform = `scaleX(${done})`;
+    this.complain(live?.message ?? "");
+  }
+
+  drawCharts(view, rows) {
+    const style = getComputedStyle(this.element);
+    const colours = {
+      text: style.getPropertyValue("--grpo-quiet").trim() || "#aaa",
+      grid: style.getPropertyValue("--grpo-edge").trim() || "#555",
+    };
+    const line = style.getPropertyValue("--grpo-line").trim() || "#56b4e9";
+    const x = rows.map((row) => row.iteration + 1);
+    const mean = rows.map((row) => row.reward_mean);
+    const iterations = view.live?.iterations ?? view.iterations ?? 1;
+    const xRange = [0, Math.max(iterations, rows.length, 1)];
+    const cursor = this.cursor === null ? null : (x[this.cursor] ?? null);
+    const edge = (sign) =>
+      rows.map((row) => (row.reward_mean === null ? null : row.reward_mean + sign * (row.reward_std ?? 0)));
+    this.chart = drawChart(this.reward, {
+      colours,
+      cursor,
+      xRange,
+      series: [
+        { kind: "band", x, low: edge(-1), high: edge(1), colour: line },
+        { kind: "line", x, y: mean, colour: line, width: 1, alpha: 0.55 },
+        { kind: "line", x, y: smoothed(mean), colour: line, width: 2.2 },
+        ...heldOutSeries(view.held_out ?? []),
+      ],
+    });
+    const chunks = rows[0]?.clip_fraction?.length ?? 0;
+    drawChart(this.clip, {
+      colours,
+      cursor,
+      xRange,
+      fromZero: true,
+      series: Array.from({ length: chunks }, (_, chunk) => ({
+        kind: "line",
+        x,
+        y: smoothed(rows.map((row) => row.clip_fraction[chunk])),
+        colour: chunkColour(chunk),
+      })),
+    });
+    drawChart(this.kl, {
+      colours,
+      cursor,
+      xRange,
+      fromZero: true,
+      series: [{ kind: "line", x, y: rows.map((row) => row.approx_kl), colour: PHASES.update }],
+    });
+    this.drawReadout(view, rows);
+  }
+
+  /** Write the numbers of the row under the pointer, or of the newest one. */
+  drawReadout(view, rows) {
+    const row = rows[this.cursor ?? rows.length - 1];
+    const done = (row?.iteration ?? -1) + 1;
+    const measured = (view.held_out ?? []).filter((one) => one.iterations <= done).at(-1);
+    this.readout.replaceChildren(
+      ...(row ? [`${t("iteration")} ${done} · ${view.reward} `] : []),
+      ...(row ? [h("b", { class: "train" }, `${short(row.reward_mean)} ± ${short(row.reward_std, 2)}`)] : []),
+      ...(measured ? [` · ${t("held-out")} `, h("b", { class: "held-out" }, heldOutText(measured))] : []),
+    );
+    this.readout.title = this.readout.textContent;
+    const clipped = (row?.clip_fraction ?? []).map((value, chunk) =>
+      h("b", { style: `color: ${chunkColour(chunk)}` }, `${short(value, 2)} `),
+    );
+    this.clipText.replaceChildren(`${t("clip fraction")} `, ...clipped);
+    this.clipText.title = `${this.clipText.textContent}(${t("chunk")} 1, 2, ...)`;
+    this.klText.replaceChildren(`${t("KL")} `, h("b", {}, row ? short(row.approx_kl, 2) : ""));
+  }
+
+  drawPhases(rows) {
+    const seconds = rows.at(-1)?.seconds ?? {};
+    const names = { rollout: t("rollout"), score: t("score"), update: t("update") };
+    const parts = Object.keys(PHASES).filter((name) => seconds[name] > 0);
+    this.phases.style.display = parts.length ? "" : "none";
+    const text = parts.map((name) => `${names[name]} ${short(seconds[name], 2)} s`);
+    if (this.phases.title === text.join(" · ")) return;
+    this.phases.title = text.join(" · ");
+    this.phases.replaceChildren(
+      ...parts.map((name, index) =>
+        h("span", { style: `flex: ${seconds[name]} 1 0; background: ${PHASES[name]}` }, text[index]),
+      ),
+    );
+  }
+
+  drawGroup(view) {
+    const { group } = view;
+    const key = group ? `${view.name}/${group.samples[0]?.file}` : "";
+    if (key === this.shownGroup) return;
+    this.shownGroup = key;
+    this.caption.textContent = group
+      ? `${t("iteration")} ${group.iteration + 1}, ${t("best first")}: ${group.prompt}`
+      : "";
+    this.caption.title = group?.prompt ?? "";
+    const sorted = [...(group?.samples ?? [])].sort(bestFirst);
+    this.pictures = sorted.map((sample) => ({
+      src: this.pictureUrl(view.name, sample.file),
+      title: `${t("reward")} ${short(sample.reward)}, ${t("advantage")} ${signed(sample.advantage)}`,
+      lines: [group.prompt],
+    }));
+    while (this.thumbnails.length < sorted.length) {
+      this.thumbnails.push(new Thumbnail(this.thumbnails.length, (index) => openLightbox(this.pictures, index)));
+    }
+    sorted.forEach((sample, index) => this.thumbnails[index].show(sample, this.pictures[index]));
+    const wanted = this.thumbnails.slice(0, sorted.length).map((thumbnail) => thumbnail.element);
+    if (this.group.childElementCount !== wanted.length) this.group.replaceChildren(...wanted);
+  }
+
+  point(pixels) {
+    const rows = this.view?.rows ?? [];
+    const x = pixels === null ? null : this.chart?.xAt(pixels);
+    const index = x === null || x === undefined ? null : nearest(rows, Math.round(x) - 1);
+    if (index === this.cursor) return;
+    this.cursor = index;
+    this.redraw();
+  }
+}
+
+/** running, finished, stopped, cancelled or failed; "" for a run that nobody finished. */
+export function stateOf(view, rows) {
+  if (!view) return "";
+  if (view.live) return view.live.state;
+  if (!view.is_measured) return rows.length ? "cancelled" : "";
+  return rows.length < view.iterations ? "stopped" : "finished";
+}
+
+function stateText(state, live) {
+  if (state !== "running") {
+    return { finished: t("finished"), stopped: t("stopped"), cancelled: t("cancelled"), failed: t("failed") }[state];
+  }
+  const phase = { rollout: t("rollout"), score: t("score"), update: t("update") }[live.phase];
+  return phase ?? `${t("measuring")} ${Math.round(live.fraction * 100)} %`;
+}
+
+function heldOutText({ mean, low, high }) {
+  return low === high ? short(mean) : `${short(mean)} (${short(low)} – ${short(high)})`;
+}
+
+function heldOutSeries(rows) {
+  const x = rows.map((row) => row.iterations);
+  const y = rows.map((row) => row.mean);
+  const colour = HELD_OUT;
+  return [
+    { kind: "line", x, y, colour, dashed: true },
+    { kind: "points", x, y, low: rows.map((row) => row.low), high: rows.map((row) => row.high), colour },
+  ];
+}
+
+/** One picture of the group with its numbers; used again for the next group. */
+class Thumbnail {
+  constructor(index, open) {
+    this.image = h("img", { alt: "" });
+    this.image.addEventListener("load", () => {
+      this.image.classList.toggle("tiny", this.image.naturalWidth < TINY);
+    });
+    this.reward = h("span");
+    this.advantage = h("span");
+    this.element = h(
+      "button",
+      { type: "button", onclick: () => open(index) },
+      this.image,
+      h("div", {}, this.reward, " ", this.advantage),
+    );
+  }
+
+  show({ reward, advantage }, { src, title }) {
+    this.image.src = src;
+    this.image.alt = this.element.title = title;
+    this.reward.textContent = short(reward);
+    this.advantage.textContent = signed(advantage);
+    this.advantage.className = advantage > 0 ? "up" : advantage < 0 ? "down" : "";
+  }
+}
+
+function bestFirst(a, b) {
+  return (b.reward ?? -Infinity) - (a.reward ?? -Infinity) || 0;
+}
+
+function signed(value) {
+  return `${value > 0 ? "+" : ""}${short(Math.round(value * 100) / 100, 3)}`;
+}
+
+/** The index of the row of an iteration, or of the closest one. */
+function nearest(rows, iteration) {
+  if (!rows.length) return null;
+  const first = rows[0].iteration;
+  return Math.min(rows.length - 1, Math.max(0, iteration - first));
+}
+
+/** 75 -> "1:15"; 3671 -> "1:01:11". */
+export function clock(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  const two = (number) => String(number).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
+}

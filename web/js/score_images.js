@@ -1,0 +1,64 @@
+// Score Images: every picture with its score, in the order that the user chooses.
+
+import { app } from "../../../scripts/app.js";
+import { h } from "./lib/dom.js";
+import { t } from "./lib/i18n.js";
+import { gridExtension, number, viewUrl } from "./lib/score_grid.js";
+
+app.registerExtension(gridExtension("ChunkGRPO.ScoreImages", "ChunkGRPO_ScoreImages", read));
+
+function read({ chunk_grpo_scores: rows, chunk_grpo_total: totals }) {
+  if (!rows) return null;
+  const total = totals.reduce((sum, count) => sum + count, 0);
+  const parts = [...new Set(rows.flatMap((row) => Object.keys(row.parts)))];
+  const one = new Set(rows.map((row) => row.prompt)).size === 1;
+  return {
+    rows,
+    width: 100,
+    summary: summary(rows, total),
+    orders: [
+      { label: t("best first"), key: (row) => row.score, down: true },
+      { label: t("worst first"), key: (row) => row.score },
+      { label: t("by number"), key: (row) => row.number },
+      { label: t("by prompt"), key: (row) => row.prompt },
+      ...parts.flatMap((name) => {
+        const key = (row) => row.parts[name] ?? null;
+        const shown = (row) => `${number(key(row), 3)} ${name}`;
+        return [
+          { label: t("{name}: largest first", { name }), key, shown, down: true },
+          { label: t("{name}: smallest first", { name }), key, shown },
+        ];
+      }),
+    ],
+    cell: (row) => ({
+      pictures: [{ src: viewUrl(row.picture), alt: "" }],
+      lines: [
+        line(`#${row.number}`, number(row.score, 3)),
+        ...(one ? [] : [h("div", { class: "prompt quiet" }, row.prompt)]),
+      ],
+      label: [`Picture ${row.number}, score ${number(row.score)}`, ...partLines(row), row.prompt].join("\n"),
+    }),
+    item: (row) => ({
+      src: viewUrl(row.picture),
+      title: `#${row.number}`,
+      lines: [`score ${number(row.score)}`, row.prompt, partLines(row).join(" · ")],
+    }),
+  };
+}
+
+function summary(rows, total) {
+  const shown = rows.length === total ? "" : `; the best and the worst, ${rows.length} of them, are shown`;
+  const known = rows.filter((row) => row.score !== null).map((row) => row.score);
+  if (shown || !known.length) return `${total} pictures${shown}`;
+  const mean = known.reduce((sum, score) => sum + score, 0) / known.length;
+  const lost = total - known.length;
+  return `${total} pictures, mean ${number(mean, 3)}${lost ? `, ${lost} without a score` : ""}`;
+}
+
+function line(left, right) {
+  return h("div", { class: "line" }, h("span", { class: "quiet" }, left), h("span", { class: "score" }, right));
+}
+
+function partLines(row) {
+  return Object.entries(row.parts).map(([name, value]) => `${name} ${number(value)}`);
+}
