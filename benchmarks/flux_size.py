@@ -251,7 +251,7 @@ def measure(
         cuda = device.type == "cuda"
         cases.append(
             Case(
-                precision=precision,
+                precision="float32" if device.type == "cpu" and precision == "bf16" else precision,
                 what=what,
                 pixels=pixels,
                 batch=batch,

@@ -89,7 +89,7 @@ class Passes:
 
 
 class Ours:
-    """The trainer, one iteration at a time."""
+    """The trainer, one iteration at a time. As a context, it stops watching at the end."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.policy = tiny_policy(config.lora)
@@ -101,6 +101,12 @@ class Ours:
             self.policy, load_reward("target_colour"), TEXTS, config, listener=self._listen
         )
         self._watch()
+
+    def __enter__(self) -> Ours:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        streaming.chunk_statistics = self._statistics
 
     @property
     def weights(self) -> list[Tensor]:
@@ -126,7 +132,8 @@ class Ours:
 
     def _watch(self) -> None:
         optimizer, step = self._trainer._optimizer, self._trainer._optimizer.step
-        velocity, statistics = self.policy._velocity, streaming.chunk_statistics
+        velocity = self.policy._velocity
+        self._statistics = statistics = streaming.chunk_statistics
 
         def watched_step(update: int) -> float:
             self.gradients.append(_flat(self.policy.adapter.parameters()))
