@@ -3,8 +3,9 @@
 python -m benchmarks.sizes
 
 Counted: weights, LoRA with gradient and two moments (16 bytes for each parameter), what
-checkpoints keep (the input of every block) and one block's own activations (20 tensors of tokens x
-width, as the tiny FLUX has, counted by ``memory.py``), all in 16 bits; VAE; 1 GiB for CUDA and its
+checkpoints keep (the input of every block), one block's own activations (20 tensors of tokens x
+width, as the tiny FLUX has, and as many again for float32 copies that LoRA layers keep), all in 16
+bits; VAE; 1 GiB for CUDA and its
 libraries. Pictures are decoded when no activations are held: three tensors of 256 channels at full
 size. Main memory holds the trajectories in float32.
 """
@@ -27,7 +28,7 @@ __all__ = ["Memory", "lora_parameters", "memory", "parameters", "table"]
 
 GIB = 2**30
 _VAE, _CUDA = 0.16, 1.0
-_BLOCK = 20
+_BLOCK = 40
 
 
 @dataclass(frozen=True, kw_only=True)
