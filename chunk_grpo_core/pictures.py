@@ -19,6 +19,8 @@ from .optional import require
 __all__ = ["SampleWriter", "best_first", "enlargement", "image_grid", "save_png", "to_pil"]
 
 _GAP = 2
+_LONGEST_SIDE = 4096
+"""Pixels of a grid at most: a hundred large pictures in full size would be of no use to anybody."""
 _TEXT_HEIGHT = 13
 
 
@@ -46,7 +48,8 @@ def image_grid(
     scale: int = 1,
     captions: Sequence[str] | None = None,
 ) -> Tensor:
-    """Lay pictures out in rows.
+    """Lay pictures out in rows. Pictures that would make a grid of more than 4096 pixels are
+    drawn smaller.
 
     Args:
         images: (B, H, W, 3) in 0..1.
@@ -61,17 +64,21 @@ def image_grid(
     numpy = require("numpy", "To draw pictures")
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     rows = math.ceil(len(images) / columns)
-    width, height = images.shape[2] * scale + _GAP, images.shape[1] * scale + _GAP
+    fit = _LONGEST_SIDE / (max(columns * images.shape[2], rows * images.shape[1]) * scale)
+    factor = scale * min(fit, 1.0)
+    size = (round(images.shape[2] * factor), round(images.shape[1] * factor))
+    resampling = image.NEAREST if factor == scale else image.LANCZOS
+    width, height = size[0] + _GAP, size[1] + _GAP
     lines = _wrapped(captions or [], draw.Draw(image.new("RGB", (1, 1))).textlength, width - _GAP)
     height += _TEXT_HEIGHT * max(map(len, lines), default=0)
     sheet = image.new("RGB", (columns * width + _GAP, rows * height + _GAP), (24, 24, 27))
     pen = draw.Draw(sheet)
     for index, picture in enumerate(to_pil(images)):
         x, y = _GAP + index % columns * width, _GAP + index // columns * height
-        sheet.paste(picture.resize((width - _GAP, images.shape[1] * scale), image.NEAREST), (x, y))
+        sheet.paste(picture.resize(size, resampling, reducing_gap=2.0), (x, y))
         if captions:
             text = "\n".join(lines[index])
-            pen.text((x + 1, y + images.shape[1] * scale), text, fill=(228, 228, 231))
+            pen.text((x + 1, y + size[1]), text, fill=(228, 228, 231))
     return torch.from_numpy(numpy.array(sheet)).float() / 255.0
 
 

@@ -46,7 +46,8 @@ def plot_dynamics(
         steps = list(range(1, len(curve.mean) + 1))
         if plan:
             plan.check_covers(len(curve.mean) - 1)
-            top = max(m + s for m, s in zip(curve.mean, curve.std, strict=True)) * 1.15
+            room = 1.35 if plan.weights else 1.2  # for one or two lines above the curve
+            top = max(m + s for m, s in zip(curve.mean, curve.std, strict=True)) * room
             _shade(axes, plan, top, theme)
         low = [m - s for m, s in zip(curve.mean, curve.std, strict=True)]
         high = [m + s for m, s in zip(curve.mean, curve.std, strict=True)]

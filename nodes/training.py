@@ -250,6 +250,8 @@ class TrainLoRA(io.ComfyNode):
 
 def asker_of(hidden: Any) -> Asker:
     """The node that runs, from its hidden inputs; a prompt of the API tells no workflow."""
+    if hidden is None:  # not called by ComfyUI
+        return Asker()
     workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
     found = str(workflow.get("id") or "")
     is_nil = not found.strip("0-")  # what a file holds that was never given one

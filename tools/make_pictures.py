@@ -18,7 +18,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tests.comfy.browser import ComfyBrowser, ComfyPage
+from tests.comfy.browser import ENDED, FOCUS, HIDE_THE_REST, ComfyBrowser, ComfyPage
 from tests.comfy.server import ROOT, ComfyServer
 
 EXAMPLES = ROOT / "example_workflows"
@@ -33,12 +33,37 @@ PICTURES = {  # workflow -> picture of its graph after a run
     "04_use_the_lora": "use_the_lora_graph",
     "05_grpo_preset": "grpo_preset_graph",
 }
+CLOSE_UPS = {  # workflow -> nodes of which there is a picture of their own, after the run
+    "01_quick_start_tiny_flux": {"ChunkGRPO_ScoreImages": "score_grid"},
+    "02_temporal_dynamics": {"ChunkGRPO_PlanChunks": "chunk_editor"},
+    "04_use_the_lora": {"ChunkGRPO_EvaluateLoRA": "pairs"},
+}
+WATCHED, WATCHED_AT = "01_quick_start_tiny_flux", 0.8
+"""The training that has its picture taken while it runs, and when."""
 SHORT = {"ChunkGRPO_TrainLoRA": {"iterations": 2, "group_size": 4}}
 QUICK = dict.fromkeys(("01_quick_start_tiny_flux", "04_use_the_lora", "05_grpo_preset"), SHORT)
 SET_WIDGETS = """(wishes) => {
   for (const node of window.app.graph.nodes)
     for (const [name, value] of Object.entries(wishes[node.type] ?? {}))
       node.widgets.find((widget) => widget.name === name).value = value;
+}"""
+
+HAS_DONE = """(part) => {
+  const text = document.querySelector(".monitor .head .grow")?.textContent ?? "";
+  const found = text.match(/^(\\d+) \\/ (\\d+)/);
+  return found && Number(found[1]) >= part * Number(found[2]);
+}"""
+SHOW_NODE = """([type, scale]) => {
+  const { canvas, graph } = window.app;
+  const node = graph.nodes.find((n) => n.comfyClass === type);
+  const page = canvas.canvas.getBoundingClientRect();
+  canvas.deselectAll?.();
+  canvas.ds.scale = scale;
+  canvas.ds.offset[0] = (30 - page.left) / scale - node.pos[0];
+  canvas.ds.offset[1] = (30 - page.top) / scale - node.pos[1] + 32;
+  canvas.setDirty(true, true);
+  const [width, height] = [node.size[0] * scale + 16, (node.size[1] + 32) * scale + 12];
+  return { x: 22, y: 26, width, height };
 }"""
 
 
@@ -60,7 +85,12 @@ def make(page: ComfyPage, name: str, wishes: dict) -> None:
     """Run one workflow and write its pictures."""
     page.load(json.loads((EXAMPLES / f"{name}.json").read_text()), name)
     page.page.evaluate(SET_WIDGETS, wishes)
-    event, data = page.queue(seconds=1800)
+    page.page.evaluate("() => { window.testEvents = []; window.app.queuePrompt(0, 1); }")
+    if name == WATCHED:
+        page.page.wait_for_function(HAS_DONE, arg=WATCHED_AT, timeout=1_800_000)
+        close_up(page, "ChunkGRPO_TrainLoRA", IMAGES / "monitor.png")
+    page.page.wait_for_function(ENDED, timeout=1_800_000)
+    event, data = page.page.evaluate("() => window.testEvents.at(-1)")
     if event != "execution_success":
         sys.exit(f"{name}: {event}: {json.dumps(data, indent=1)}")
     page.page.wait_for_load_state("networkidle")  # the previews of the last nodes
@@ -69,6 +99,21 @@ def make(page: ComfyPage, name: str, wishes: dict) -> None:
         full = full.convert("RGB")
     full.save(picture, optimize=True)
     write_thumbnail(full, EXAMPLES / f"{name}.jpg")
+    for kind, title in CLOSE_UPS.get(name, {}).items():
+        close_up(page, kind, IMAGES / f"{title}.png")
+
+
+def close_up(page: ComfyPage, kind: str, path: Path) -> None:
+    """Take a picture of the first node of a kind alone."""
+    page.page.evaluate(FOCUS, True)
+    hidden = page.page.add_style_tag(content=HIDE_THE_REST)
+    box = page.page.evaluate(SHOW_NODE, [kind, 1.0])
+    page.page.wait_for_timeout(1200)
+    page.page.screenshot(path=str(path), clip=box)
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(path, optimize=True)
+    hidden.evaluate("(style) => style.remove()")
+    page.page.evaluate(FOCUS, False)
 
 
 def write_thumbnail(picture: Image.Image, path: Path) -> None:

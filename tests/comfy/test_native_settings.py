@@ -22,6 +22,7 @@ BASIC = {
     "share_initial_noise": False,
     "batch_size": 5,
     "checkpoint_every": 7,
+    "evaluate_every": 4,
     "rs_lora": True,
     "warmup_updates": 11,
     "ema_decay": 0.9,
@@ -122,7 +123,7 @@ def check_every_input_reaches_the_training(lab):
     found = dict(leaves(config_of(lab, settings)))
     wanted = {"advantage.clamp": 2.5, "lora.targets": "attention", "lora.rs": True}
     wanted |= {"chunk_fraction": 0.75, "share_initial_noise": False}
-    wanted |= {"batch_size": 5, "checkpoint_every": 7}
+    wanted |= {"batch_size": 5, "checkpoint_every": 7, "evaluate_every": 4}
     for name in ("updates_per_rollout", "epochs", "weight_decay", "max_grad_norm"):
         wanted[f"optimizer.{name}"] = BASIC[name]
     wanted |= {"optimizer.warmup_updates": 11, "optimizer.ema_decay": 0.9}

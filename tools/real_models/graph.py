@@ -101,7 +101,7 @@ def _scheduler(class_type: str, side: int) -> dict:
     return node(class_type, steps=STEPS, width=side, height=side)
 
 
-TITLE_BAR, GAP, TOP, BOTTOM = 30, 30, 80, 1220
+TITLE_BAR, GAP, TOP, BOTTOM = 30, 30, 80, 1680
 STEP = TITLE_BAR + GAP
 
 
@@ -132,16 +132,16 @@ def layout_of(model: ModelExample) -> dict:
     nodes["30"] |= {"color": "#322", "bgcolor": "#533"}
     place(1020, 690, 420, ("20", 290, None), ("21", 0, "Every value and its source"))
 
-    place(1520, TOP, 360, ("40", 660, None))
-    place(1900, TOP, 480, ("41", 340, "What the training gained"), ("42", 142, None))
-    place(1900, 682, 480, ("43", 58, None))
-    place(1520, 800, 480, ("45", 0, "Held-out prompts, before and after"))
-    place(2020, 800, 360, ("44", 0, "Training curves"))
+    place(1520, TOP, 460, ("40", 1100, None))
+    shown = ("41", 560, "What the training gained")
+    place(2000, TOP, 480, shown, ("42", 142, None), ("43", 82, None))
+    place(1520, 1240, 480, ("45", 0, "Held-out prompts, before and after"))
+    place(2020, 1240, 460, ("44", 0, "Training curves"))
 
     size = ("50", 106, f"Picture size: {MEASURE_SIZE}, as you will draw")
     levels = [("55", 106, "Noise levels of this size")] if model.scheduler else []
-    place(2460, TOP, 340, size, *levels, ("51", 540, None), ("53", 0, "Gain of every prompt"))
-    place(2820, TOP, 480, ("52", 340, "Base against LoRA"), ("54", 0, "Base above, LoRA below"))
+    place(2560, TOP, 360, size, *levels, ("51", 640, None), ("53", 0, "Gain of every prompt"))
+    place(2940, TOP, 480, ("52", 340, "Base against LoRA"), ("54", 0, "Base above, LoRA below"))
     return {
         "nodes": nodes,
         "groups": [
@@ -149,8 +149,8 @@ def layout_of(model: ModelExample) -> dict:
             _group("Prompts and size", 500, 0, 460, BOTTOM, "#3f789e"),
             _group("Reward", 1000, 0, 460, 590, "#8a3535"),
             _group("Recipe", 1000, 610, 460, BOTTOM - 610, "#3f7a52"),
-            _group("Train and save", 1500, 0, 900, BOTTOM, "#6a4a8c"),
-            _group("Measure at the size you will use", 2440, 0, 880, BOTTOM, "#8a6a35"),
+            _group("Train and save", 1500, 0, 1000, BOTTOM, "#6a4a8c"),
+            _group("Measure at the size you will use", 2540, 0, 900, BOTTOM, "#8a6a35"),
         ],
         "notes": [
             _note("Read me first", read_me(model), 0, 30, 460, 430),
