@@ -35,7 +35,8 @@ from chunk_grpo_core.chunks import ChunkPlan
 from chunk_grpo_core.lora import LoraConfig
 from chunk_grpo_core.models.flux import FluxPolicy
 from chunk_grpo_core.objective import ObjectiveConfig, StepTerms, group_loss
-from chunk_grpo_core.rollout import Noise, replay_step, rollout
+from chunk_grpo_core.replay import replay_step
+from chunk_grpo_core.rollout import Noise, rollout
 from chunk_grpo_core.schedule import shifted_grid
 from chunk_grpo_core.sde import SdeConfig
 from chunk_grpo_core.streaming import GroupTask, accumulate_group
@@ -111,7 +112,14 @@ class _Held:
 def _stream(policy: FluxPolicy, task: GroupTask, plan: ChunkPlan, config: ObjectiveConfig) -> None:
     policy.run(
         lambda velocity: accumulate_group(
-            velocity, task, plan, config, scale=1.0, is_on_policy=False, device=policy.device
+            velocity,
+            task,
+            plan,
+            config,
+            scale=1.0,
+            is_on_policy=False,
+            device=policy.device,
+            mixes_times=policy.mixes_times,
         )
     )
 

@@ -76,19 +76,20 @@ class BatchLimit:
             # and those hold its tensors.
             self._halve(reason)
 
-    def join(self, function: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
+    def join(self, function: Callable[..., Tensor], *samples: Tensor) -> Tensor:
         """Apply a function of independent samples to pieces that fit.
 
         Args:
-            function: Maps (b, ...) to (b, ...), for any b.
-            samples: Shape (B, ...), B above 0.
+            function: Maps one or more (b, ...) to (b, ...), for any b.
+            samples: What it takes, each of shape (B, ...), B above 0.
 
         Raises:
             NothingFits: Memory ran out with one sample.
         """
 
         def work() -> Tensor:
-            return torch.cat([self._call(function, part) for part in self._pieces(samples)])
+            pieces = (tensor.split(self.size or len(tensor)) for tensor in samples)
+            return torch.cat([self._call(function, *part) for part in zip(*pieces, strict=True)])
 
         return self.attempt(work)
 
@@ -99,19 +100,18 @@ class BatchLimit:
         :meth:`attempt`, with batches of at most :attr:`size`.
         """
 
-        def fitted(x_t: Tensor, t: float, prompt: str) -> Tensor:
+        def fitted(x_t: Tensor, t: float | Tensor, prompt: str) -> Tensor:
             if torch.is_grad_enabled():
                 return self._call(lambda x: velocity(x, t, prompt), x_t)
+            if isinstance(t, Tensor):
+                return self.join(lambda part, times: velocity(part, times, prompt), x_t, t)
             return self.join(lambda part: velocity(part, t, prompt), x_t)
 
         return fitted
 
-    def _pieces(self, samples: Tensor) -> tuple[Tensor, ...]:
-        return samples.split(self.size or len(samples))
-
-    def _call(self, function: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
-        self._running = len(samples)
-        return function(samples)
+    def _call(self, function: Callable[..., Tensor], *samples: Tensor) -> Tensor:
+        self._running = len(samples[0])
+        return function(*samples)
 
     def _halve(self, reason: str) -> None:
         gc.collect()  # reference cycles may hold tensors, too

@@ -35,7 +35,15 @@ _KEEP = 2
 
 #: Settings that may differ when a run goes on.
 _MAY_CHANGE = frozenset(
-    {"iterations", "checkpoint_every", "evaluate_every", "batch_size", "self_test"}
+    {
+        "iterations",
+        "checkpoint_every",
+        "evaluate_every",
+        "batch_size",
+        "update_batch_size",
+        "score_while_sampling",
+        "self_test",
+    }
 )
 
 

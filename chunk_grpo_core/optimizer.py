@@ -31,6 +31,7 @@ class AdapterOptimizer:
             betas=(config.beta1, config.beta2),
             eps=config.eps,
             weight_decay=config.weight_decay,
+            **({"fused": True} if config.fused else {}),
         )
         self._ema = Ema(self._parameters, config.ema_decay) if config.ema_decay else None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,12 +23,13 @@ T = TypeVar("T")
 class Velocity(Protocol):
     """The model as a function, valid only inside the :meth:`Policy.run` call that gave it."""
 
-    def __call__(self, x_t: Tensor, t: float, prompt: str) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Any, prompt: str) -> Tensor:
         """Predict v_t for one prompt.
 
         Args:
             x_t: Noisy latents, float32, shape (B, *latent), on the policy's device.
-            t: Time in (0, 1], the same for all B samples.
+            t: Time in (0, 1], the same for all B samples: a float. Of a policy that has
+                ``mixes_times`` also a float32 tensor of shape (B,), a time for each.
             prompt: The caption all B samples belong to.
 
         Returns:
@@ -63,7 +64,12 @@ class Adapter(Protocol):
 
 
 class Policy(Protocol):
-    """A flow model with an adapter. Implemented by ``models/`` and by the ComfyUI nodes."""
+    """A flow model with an adapter. Implemented by ``models/`` and by the ComfyUI nodes.
+
+    A policy may have an attribute ``mixes_times``; if it is true, its velocity takes a time for
+    each sample, and an update can fill its micro-batches with several steps
+    (``micro_batches.py``).
+    """
 
     @property
     def name(self) -> str:

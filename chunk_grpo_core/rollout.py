@@ -13,18 +13,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .events import CheckCancel, never_cancel
+from .micro_batches import SMALLEST_BATCH
 from .policy import Velocity
 from .schedule import TimeGrid
-from .sde import SdeConfig, Transition, gaussian_log_p, ode_step, sample_step
-from .solvers import LastStep, solver_named
+from .sde import SdeConfig, gaussian_log_p, ode_step, sample_step
+from .solvers import LastStep, Solver, solver_named
 
-__all__ = ["Noise", "Replay", "Trajectory", "derive_seed", "replay_step", "rollout", "sample_ode"]
+__all__ = ["Noise", "Trajectory", "derive_seed", "rollout", "sample_ode"]
 
 
 def derive_seed(*parts: object) -> int:
@@ -148,10 +148,17 @@ def rollout(
     log_p = torch.zeros(grid.trainable_steps, noise.group_size)
     means = torch.zeros_like(states[:-2]) if keep_means else None
     states[0] = x_1
+    alike: list[Tensor] = []
+    if noise.shared_start and noise.group_size > 1:
+        rows = min(noise.group_size, batch_size or noise.group_size, _rows_alike(device))
+        steps = grid.pairs()[: _steps_alike(noisy)]
+        start = x_1[:rows].to(device)
+        alike = _velocities_alike(velocity, prompt, steps, start, follow, check_cancel)
     for part in _batches(noise.group_size, batch_size):
         x_t, last = x_1[part].to(device), None
         for step, (t, s) in enumerate(grid.pairs()):
-            v_t = velocity(x_t, t, prompt).float()
+            is_known = step < len(alike)
+            v_t = alike[step] if is_known else velocity(x_t, t, prompt).float()
             x_s = ode_step(x_t, follow(x_t, v_t, t, s, last), t, s).mean
             is_noisy = noisy[part, step].to(device).view(-1, *[1] * len(latent_shape))
             if s > 0.0 and sde.is_stochastic:
@@ -166,8 +173,44 @@ def rollout(
             last = LastStep(t, x_t - t * v_t, ~is_noisy)
             x_t = x_s
             states[step + 1, part] = x_t.cpu()
-            check_cancel()
+            if not is_known:
+                check_cancel()
     return Trajectory(prompt, grid, sde, states, log_p, stochastic.T, means)
+
+
+def _steps_alike(noisy: Tensor) -> int:
+    """Steps before which no sample has taken noise, so that all of a shared start are still alike.
+
+    Args:
+        noisy: Bool, shape (G, N).
+    """
+    steps = noisy.any(0).nonzero().flatten()
+    return int(steps[0]) + 1 if len(steps) else noisy.shape[1]
+
+
+def _rows_alike(device: torch.device | str) -> int:
+    """Copies of a sample to compute, for the bits of a larger batch."""
+    return SMALLEST_BATCH if torch.device(device).type == "cpu" else 1
+
+
+def _velocities_alike(
+    velocity: Velocity,
+    prompt: str,
+    steps: Sequence[tuple[float, float]],
+    x_t: Tensor,
+    follow: Solver,
+    check_cancel: CheckCancel,
+) -> list[Tensor]:
+    """Velocities of the first steps, which all samples have in common, each (1, *latent)."""
+    found, last = [], None
+    for t, s in steps:
+        v_t = velocity(x_t, t, prompt).float()
+        found.append(v_t[:1])
+        x_s = ode_step(x_t, follow(x_t, v_t, t, s, last), t, s).mean
+        last = LastStep(t, x_t - t * v_t, torch.ones_like(x_t, dtype=torch.bool))
+        x_t = x_s
+        check_cancel()
+    return found
 
 
 def _checked(stochastic: Tensor | None, sde: SdeConfig, shape: tuple[int, int]) -> Tensor:
@@ -222,46 +265,3 @@ def sample_ode(
             check_cancel()
         finished.append(x_t.cpu())
     return torch.cat(finished)
-
-
-class Replay(NamedTuple):
-    """One recorded step under the present policy, B samples."""
-
-    v_t: Tensor
-    """Velocity, float32, shape (B, *latent)."""
-    transition: Transition
-    """p(x_s | x_t) now."""
-    log_p: Tensor
-    """Its log-density at the recorded x_s, float32, shape (B,)."""
-
-
-def replay_step(
-    velocity: Velocity,
-    trajectory: Trajectory,
-    step: int,
-    samples: Tensor | slice = slice(None),
-    device: torch.device | str = "cpu",
-) -> Replay:
-    """Evaluate the present policy on one recorded step, with gradients if enabled.
-
-    Args:
-        velocity: The model.
-        trajectory: What was sampled.
-        step: 0-based stochastic step, below N - 1.
-        samples: Which of the G samples, B of them.
-        device: Where the model wants its input.
-
-    Raises:
-        ValueError: The step was deterministic for one of the samples.
-    """
-    if not trajectory.stochastic[step][samples].all():
-        raise ValueError(
-            f"step {step} was deterministic for some of these samples, so it has no log-density; "
-            "train on steps that took noise"
-        )
-    t, s = trajectory.grid.pairs()[step]
-    x_t = trajectory.states[step][samples].to(device)
-    x_s = trajectory.states[step + 1][samples].to(device)
-    v_t = velocity(x_t, t, trajectory.prompt)
-    transition = trajectory.sde.transition(x_t, v_t, t, s)
-    return Replay(v_t, transition, gaussian_log_p(x_s, transition))

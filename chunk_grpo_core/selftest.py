@@ -39,7 +39,8 @@ from torch import Tensor, nn
 from .batch_limit import BatchLimit
 from .events import CheckCancel, never_cancel
 from .policy import Velocity
-from .rollout import Trajectory, derive_seed, replay_step
+from .replay import replay_step
+from .rollout import Trajectory, derive_seed
 from .sde import gaussian_log_p
 
 __all__ = ["SelfTest", "SelfTestFailed", "self_test"]

@@ -1,4 +1,4 @@
-"""Gradient of the chunk objective, one step at a time.
+"""Gradient of the chunk objective, one micro-batch at a time.
 
 The loss of a group depends on the network only through a few numbers for each sample i and step t
 (log p, KL to the old policy, distance to the reference: ``objective.StepTerms``), so
@@ -6,17 +6,18 @@ The loss of a group depends on the network only through a few numbers for each s
     dloss/dtheta = sum over i, t and terms of  c[i, t] * dterm[i, t]/dtheta,
     c = dloss/dterm  (small matrices, from autograd on the pure function in objective.py).
 
-Therefore only one micro-batch of one step is ever held for backward, whatever the chunk length,
-and the gradient is still exactly that of the whole objective. Two passes are needed when the terms
-are not known (first without gradients, then backward); right after a rollout the ratio is 1 by
-construction, c is known in advance, and one pass is enough.
+Therefore only one micro-batch is ever held for backward, whatever the chunk length, and the
+gradient is still exactly that of the whole objective. Two passes are needed where the terms are not
+known (first without gradients, then backward); one is enough right after a rollout, where the ratio
+is 1 by construction and c is known in advance, and for what shares a ratio and fits into a
+micro-batch whole (``micro_batches.py``).
 
-Legend: G samples in a group, K chunks, N steps, B samples in a micro-batch.
+Legend: G samples in a group, K chunks, N steps, B sample-steps in a micro-batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,9 +26,11 @@ from torch import Tensor
 from .chunks import ChunkPlan
 from .diagnostics import ChunkStatistics, chunk_statistics
 from .events import CheckCancel, never_cancel
+from .micro_batches import MicroBatch, step_batches, whole_units
 from .objective import GroupFacts, ObjectiveConfig, StepTerms, group_loss
 from .policy import Velocity
-from .rollout import Replay, Trajectory, replay_step
+from .replay import Replay, replay_steps
+from .rollout import Trajectory
 
 __all__ = [
     "GroupTask",
@@ -37,9 +40,6 @@ __all__ = [
     "recompute_old_policy",
     "with_reference",
 ]
-
-
-_SMALLEST_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,26 @@ class GroupTask:
         """The sample-steps inside those chunks, bool, shape (G, N - 1)."""
         return plan.spread(self.trained_chunks(config))
 
+    def all_batches(
+        self, plan: ChunkPlan, config: ObjectiveConfig, size: int | None, *, mixes_times: bool
+    ) -> list[MicroBatch]:
+        """Micro-batches of all sample-steps that are needed."""
+        whole, rest = self.batches(plan, config, size, mixes_times=mixes_times)
+        return [*whole, *step_batches(rest, size, mixes_times=mixes_times)]
+
+    def batches(
+        self, plan: ChunkPlan, config: ObjectiveConfig, size: int | None, *, mixes_times: bool
+    ) -> tuple[list[MicroBatch], Tensor]:
+        """Micro-batches of what shares a ratio and fits into one whole, and the sample-steps that
+        are left, bool, shape (G, N - 1)."""
+        if config.ratio == "step":
+            steps = [(step, step + 1) for step in range(plan.steps)]
+            needed = self.needed_steps(plan, config)
+            return whole_units(needed, steps, size, mixes_times=mixes_times)
+        trained = self.trained_chunks(config)
+        whole, rest = whole_units(trained, plan.bounds(), size, mixes_times=mixes_times)
+        return whole, plan.spread(rest)
+
     def facts(self, plan: ChunkPlan) -> GroupFacts:
         """The part of it that the objective knows."""
         pairs = self.trajectory.grid.pairs()[:-1]
@@ -99,26 +119,6 @@ def coefficients(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -
     return StepTerms(
         *(torch.zeros_like(t) if g is None else g for t, g in zip(terms, gradients, strict=True))
     )
-
-
-def _micro_batches(needed: Tensor, size: int | None) -> Iterator[tuple[int, Tensor, int]]:
-    """Yield (step, sample indices, how many of them count) until every true entry of a (G, N - 1)
-    mask has counted once; the indices behind those only fill the batch up."""
-    for step in range(needed.shape[1]):
-        samples = needed[:, step].nonzero().flatten()
-        for part in samples.split(size or max(len(samples), 1)):
-            if len(part):
-                smallest = min(_SMALLEST_BATCH, size or len(needed), len(needed))
-                yield step, _padded(part, smallest), len(part)
-
-
-def _padded(part: Tensor, smallest: int) -> Tensor:
-    """Fill a very small batch up with copies of its samples, which get no gradient.
-
-    CPU matrix kernels round differently below four rows; with them a ratio that should be exactly
-    1 would be 1 + 1e-8. (Other samples of the group may not have taken noise at this step.)
-    """
-    return part[torch.arange(max(smallest, len(part))) % len(part)]
 
 
 def _terms_of(
@@ -150,9 +150,26 @@ def _on_policy_terms(task: GroupTask) -> StepTerms:
     return StepTerms(log_p, torch.zeros_like(log_p), torch.zeros_like(log_p))
 
 
-def _store(all_terms: StepTerms, part: Tensor, step: int, terms: StepTerms) -> None:
+def _terms_of_batch(
+    velocity: Velocity,
+    task: GroupTask,
+    batch: MicroBatch,
+    config: ObjectiveConfig,
+    device: torch.device | str,
+) -> StepTerms:
+    """The terms of one micro-batch, each of shape (B,)."""
+    parts = [
+        _terms_of(new, task, step, samples, config)
+        for step, samples, new in replay_steps(
+            velocity, task.trajectory, batch.steps, batch.samples, device
+        )
+    ]
+    return StepTerms(*(torch.cat(term) for term in zip(*parts, strict=True)))
+
+
+def _store(all_terms: StepTerms, batch: MicroBatch, terms: StepTerms) -> None:
     for target, values in zip(all_terms, terms, strict=True):
-        target[part, step] = values.detach().cpu()
+        target[batch.samples, batch.steps] = values.detach().cpu()
 
 
 @torch.no_grad()
@@ -164,6 +181,7 @@ def recompute_old_policy(
     *,
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
+    mixes_times: bool = False,
     check_cancel: CheckCancel = never_cancel,
 ) -> GroupTask:
     """Replace the old log-densities (and means) by ones with the batch shapes of training.
@@ -174,11 +192,13 @@ def recompute_old_policy(
     trajectory = task.trajectory
     log_p = trajectory.log_p.clone()
     means = None if trajectory.means is None else trajectory.means.clone()
-    for step, part, _ in _micro_batches(task.needed_steps(plan, config), batch_size):
-        old = replay_step(velocity, trajectory, step, part, device)
-        log_p[step, part] = old.log_p.cpu()
-        if means is not None:
-            means[step, part] = old.transition.mean.cpu()
+    for batch in task.all_batches(plan, config, batch_size, mixes_times=mixes_times):
+        for step, samples, old in replay_steps(
+            velocity, trajectory, batch.steps, batch.samples, device
+        ):
+            log_p[step, samples] = old.log_p.cpu()
+            if means is not None:
+                means[step, samples] = old.transition.mean.cpu()
         check_cancel()
     return replace(task, trajectory=replace(trajectory, log_p=log_p, means=means))
 
@@ -192,6 +212,7 @@ def with_reference(
     *,
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
+    mixes_times: bool = False,
     check_cancel: CheckCancel = never_cancel,
 ) -> GroupTask:
     """Measure the reference once for all updates of a rollout.
@@ -202,16 +223,19 @@ def with_reference(
         plan: K chunks.
         config: Which steps are needed.
         device: Where the model wants its input.
-        batch_size: Samples in one call of the model; all that need the step when None.
+        batch_size: Sample-steps in one call of the model; as many as there are samples when None.
+        mixes_times: The model takes a time for each sample.
         check_cancel: Called after every call of the model.
     """
     trajectory = task.trajectory
     v_t = torch.zeros_like(trajectory.states[: plan.steps])
     log_p = trajectory.log_p.T.clone()
-    for step, part, _ in _micro_batches(task.needed_steps(plan, config), batch_size):
-        reference = replay_step(velocity, trajectory, step, part, device)
-        v_t[step, part] = reference.v_t.float().cpu()
-        log_p[part, step] = reference.log_p.cpu()
+    for batch in task.all_batches(plan, config, batch_size, mixes_times=mixes_times):
+        for step, samples, reference in replay_steps(
+            velocity, trajectory, batch.steps, batch.samples, device
+        ):
+            v_t[step, samples] = reference.v_t.float().cpu()
+            log_p[samples, step] = reference.log_p.cpu()
         check_cancel()
     return replace(task, reference=Reference(v_t, log_p))
 
@@ -226,6 +250,7 @@ def accumulate_group(
     is_on_policy: bool,
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
+    mixes_times: bool = False,
     check_cancel: CheckCancel = never_cancel,
 ) -> tuple[ChunkStatistics, int]:
     """Add the gradient of ``scale * loss`` to the adapter's parameters.
@@ -238,37 +263,56 @@ def accumulate_group(
         scale: Weight of this group in the update (1 / groups); ``task.weight`` comes on top.
         is_on_policy: The policy is the one that sampled the trajectory, so every ratio is 1.
         device: Where the model wants its input.
-        batch_size: Samples in one call of the model; all that need the step when None.
+        batch_size: Sample-steps in one call of the model; as many as there are samples when None.
+        mixes_times: The model takes a time for each sample.
         check_cancel: Called after every micro-step.
 
     Returns:
         Statistics of the ratios as measured, and the number of sample-steps that went through
-        backward. In the one-pass case the statistics also cover only those.
+        backward with a gradient.
     """
     facts, terms = task.facts(plan), _on_policy_terms(task)
+    whole, rest = task.batches(plan, config, batch_size, mixes_times=mixes_times)
+
+    def weights() -> StepTerms:
+        found = coefficients(terms, facts, config)
+        return StepTerms(*(c * (scale * task.weight) for c in found))
+
     if not is_on_policy:
         with torch.no_grad():
-            for step, part, _ in _micro_batches(task.needed_steps(plan, config), batch_size):
-                new = replay_step(velocity, task.trajectory, step, part, device)
-                _store(terms, part, step, _terms_of(new, task, step, part, config))
+            for batch in step_batches(rest, batch_size, mixes_times=mixes_times):
+                _store(terms, batch, _terms_of_batch(velocity, task, batch, config, device))
                 check_cancel()
-    weights = StepTerms(*(c * (scale * task.weight) for c in coefficients(terms, facts, config)))
+    known = weights()
+    rest = rest & torch.stack([weight != 0 for weight in known]).any(0)
+    open_batches = [] if is_on_policy else list(map(id, whole))
     passes = 0
     with torch.enable_grad():
-        for step, part, count in _micro_batches(_any_nonzero(weights), batch_size):
-            new = replay_step(velocity, task.trajectory, step, part, device)
-            found = _terms_of(new, task, step, part, config)
-            parts = [
-                (weight[part[:count], step].to(value.device) * value[:count]).sum()
-                for weight, value in zip(weights, found, strict=True)
-                if value.requires_grad
-            ]
-            torch.stack(parts).sum().backward()
-            _store(terms, part, step, found)
-            passes += count
+        for batch in _in_order([*whole, *step_batches(rest, batch_size, mixes_times=mixes_times)]):
+            found = _terms_of_batch(velocity, task, batch, config, device)
+            _store(terms, batch, found)
+            of_batch = weights() if id(batch) in open_batches else known
+            passes += _backward(found, of_batch, batch)
             check_cancel()
     return chunk_statistics(terms, facts, task.trained_chunks(config), config), passes
 
 
-def _any_nonzero(weights: StepTerms) -> Tensor:
-    return torch.stack([weight != 0 for weight in weights]).any(0)
+def _in_order(batches: Iterable[MicroBatch]) -> list[MicroBatch]:
+    """Early steps first."""
+    return sorted(batches, key=lambda batch: int(batch.steps[0]))
+
+
+def _backward(terms: StepTerms, weights: StepTerms, batch: MicroBatch) -> int:
+    """Add the gradient of one micro-batch; returns how many sample-steps have one."""
+    counted = slice(batch.count)
+    samples, steps = batch.samples[counted], batch.steps[counted]
+    own = [weight[samples, steps] for weight in weights]
+    has_gradient = torch.stack([weight != 0 for weight in own]).any(0)
+    if has_gradient.any():
+        parts = [
+            (weight.to(value.device) * value[counted]).sum()
+            for weight, value in zip(own, terms, strict=True)
+            if value.requires_grad
+        ]
+        torch.stack(parts).sum().backward()
+    return int(has_gradient.sum())

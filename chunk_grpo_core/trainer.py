@@ -45,6 +45,7 @@ from .events import (
 from .meters import largest, peak_gib, smallest, timed
 from .metrics import UpdateReport, metrics_row
 from .optimizer import AdapterOptimizer
+from .overlap import Overlap
 from .policy import Policy, Velocity
 from .provenance import plan_mismatches
 from .rewards.base import Reward, RewardBatch, RewardFailed
@@ -217,10 +218,11 @@ class Trainer:
             self.prompts, self.iteration, config.prompts_per_iteration, config.seed
         )
         drawn = [self._draw(share) for share in self._shares]
-        with timed(seconds, "rollout"):
-            groups = self._run(lambda velocity: self._sample(velocity, prompts, drawn))
-        with timed(seconds, "score"):
-            rewards = self._all_rewards([self._score(group) for group in groups])
+        with Overlap(self._score, self._scored, config.score_while_sampling) as scoring:
+            with timed(seconds, "rollout"):
+                groups = self._run(lambda v: self._sample(v, prompts, drawn, scoring.add))
+            with timed(seconds, "score"):
+                rewards = self._all_rewards(scoring.results())
         advantages = iteration_advantages(rewards, config.advantage)
         tasks: list[GroupTask | None] = [None] * len(prompts)
         for share, group, chunks in zip(self._shares, groups, drawn, strict=True):
@@ -250,7 +252,11 @@ class Trainer:
         return self.policy.run(lambda velocity: work(self._limit.fit(velocity)))
 
     def _sample(
-        self, velocity: Velocity, prompts: Sequence[str], drawn: Sequence[torch.Tensor]
+        self,
+        velocity: Velocity,
+        prompts: Sequence[str],
+        drawn: Sequence[torch.Tensor],
+        on_group: Callable[[Trajectory], None],
     ) -> list[Trajectory]:
         """Roll out the groups of this process, with noise where the config wants it."""
         config = self.config
@@ -273,10 +279,11 @@ class Trainer:
                     check_cancel=self._check,
                 )
             )
+            on_group(groups[-1])
             self._progress("rollout", 0.5 * len(groups) / len(self._shares))
         return groups
 
-    def _score(self, group: Trajectory) -> RewardBatch:
+    def _score(self, group: Trajectory) -> tuple[torch.Tensor, RewardBatch]:
         """Decode a group and score it."""
         images = self._decode_limit.join(self.policy.decode, group.x_0)
         try:
@@ -284,8 +291,11 @@ class Trainer:
         except RewardFailed as error:
             log.warning("iteration %d: a group has no reward: %s", self.iteration, error)
             batch = RewardBatch.failed(group.group_size)
-        self._listen(RolloutEnd(self.iteration, group.prompt, images, batch.known))
-        return batch
+        return images, batch
+
+    def _scored(self, group: Trajectory, found: tuple[torch.Tensor, RewardBatch]) -> RewardBatch:
+        self._listen(RolloutEnd(self.iteration, group.prompt, found[0], found[1].known))
+        return found[1]
 
     def _all_rewards(self, own: list[RewardBatch]) -> list[RewardBatch]:
         """The scores of all groups, in their order."""

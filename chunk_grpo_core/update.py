@@ -13,6 +13,7 @@ from .config import TrainConfig
 from .diagnostics import ChunkStatistics
 from .distributed import Processes
 from .events import CheckCancel
+from .meters import smallest
 from .metrics import UpdateReport
 from .optimizer import AdapterOptimizer
 from .policy import Policy, Velocity
@@ -134,7 +135,8 @@ class Updater:
             "plan": self.config.plan,
             "config": self.config.objective,
             "device": self.policy.device,
-            "batch_size": self.limit.size,
+            "batch_size": smallest([self.config.update_batch_size, self.limit.size]),
+            "mixes_times": getattr(self.policy, "mixes_times", False),
             "check_cancel": self.check_cancel,
         }
 

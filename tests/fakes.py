@@ -132,6 +132,23 @@ class ToyPolicy:
         return torch.sigmoid(x_0[:, :3]).permute(0, 2, 3, 1).contiguous()
 
 
+class MixingPolicy(ToyPolicy):
+    """A toy policy that takes a time for each sample."""
+
+    mixes_times = True
+
+    def velocity(self, x_t: Tensor, t: Any, prompt: str) -> Tensor:
+        if not isinstance(t, Tensor):
+            return super().velocity(x_t, t, prompt)
+        before = list(self.calls)
+        rows = [
+            super(MixingPolicy, self).velocity(x, float(time), prompt)
+            for x, time in zip(x_t.split(1), t, strict=True)
+        ]
+        self.calls = [*before, len(x_t)]
+        return torch.cat(rows)
+
+
 class Brightness:
     """Mean of all pixels, and their spread as a further number."""
 

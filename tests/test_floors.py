@@ -19,10 +19,11 @@ NODES = ROOT / "nodes"
 
 FLOORS = {
     "optional": 0, "version": 0, "schedule": 0, "policy": 0, "rewards/base": 0, "events": 0,
-    "ema": 0, "lora_layers": 0, "loss_scale": 0, "sde": 1, "solvers": 1, "batch_limit": 1,
-    "lora": 1, "flux_names": 1, "export": 2,
-    "rollout": 2, "dynamics": 3, "chunks": 4, "planners": 5, "provenance": 5, "windows": 5,
-    "advantage": 5, "objective": 6, "config": 7, "diagnostics": 7, "evaluate": 7,
+    "ema": 0, "lora_layers": 0, "loss_scale": 0, "micro_batches": 0, "overlap": 0,
+    "sde": 1, "solvers": 1,
+    "batch_limit": 1, "lora": 1, "flux_names": 1, "export": 2,
+    "rollout": 2, "replay": 3, "dynamics": 3, "chunks": 4, "planners": 5, "provenance": 5,
+    "windows": 5, "advantage": 5, "objective": 6, "config": 7, "diagnostics": 7, "evaluate": 7,
     "streaming": 8, "metrics": 8, "optimizer": 8, "selftest": 8, "checkpoint": 8,
     "update": 9, "trainer": 10,
     "meters": 0, "lock_step": 0, "distributed": 1, "launch": 2,

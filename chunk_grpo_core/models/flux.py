@@ -96,6 +96,9 @@ def predict_velocity(
 class FluxPolicy:
     """A diffusers FLUX transformer with a peft LoRA."""
 
+    mixes_times = True
+    """See :class:`~chunk_grpo_core.policy.Policy`."""
+
     def __init__(
         self,
         *,
@@ -126,8 +129,8 @@ class FluxPolicy:
         self._name, self._latent_shape, self._guidance = name, tuple(latent_shape), guidance
         self._encode, self._decode = lru_cache(_CAPTIONS)(torch.no_grad()(encode)), decode
         self._adapter = PeftAdapter(transformer, lora, seed)
-        self._scaled = LossScale(self._adapter.parameters(), self._latent_shape)
         self._transformer = transformer.eval()
+        self._scaled = self._loss_scale()
         self._device = device or next(transformer.parameters()).device
 
     @property
@@ -159,13 +162,19 @@ class FluxPolicy:
         """See :class:`~chunk_grpo_core.policy.Policy`."""
         return work(self._velocity)
 
+    def _loss_scale(self) -> Callable[[Tensor], Tensor]:
+        """Other types than float16 have no need of it, and it would change no bit."""
+        if self._transformer.dtype != torch.float16:
+            return lambda v_t: v_t
+        return LossScale(self._adapter.parameters(), self._latent_shape)
+
     @torch.no_grad()
     def decode(self, x_0: Tensor) -> Tensor:
         """See :class:`~chunk_grpo_core.policy.Policy`."""
         return self._decode(x_0.to(self._device)).clamp(0.0, 1.0).cpu().float()
 
-    def _velocity(self, x_t: Tensor, t: float, prompt: str) -> Tensor:
+    def _velocity(self, x_t: Tensor, t: float | Tensor, prompt: str) -> Tensor:
         features, pooled = (part.expand(len(x_t), *part.shape[1:]) for part in self._encode(prompt))
-        times = torch.full((len(x_t),), t, device=x_t.device)
+        times = t if isinstance(t, Tensor) else torch.full((len(x_t),), t, device=x_t.device)
         velocity = predict_velocity(self._transformer, x_t, times, features, pooled, self._guidance)
         return self._scaled(velocity)

@@ -12,6 +12,7 @@ from ..tensor_cache import TensorCache
 from .flux import FluxPolicy
 from .flux_files import find_part, read_header
 from .flux_model import FluxModel
+from .flux_speed import speed_up
 from .flux_text import encode_prompts
 from .flux_transformer import WEIGHTS, load_transformer
 from .flux_vae import decoder, load_vae, pixels_per_latent
@@ -70,8 +71,7 @@ def flux_policy(
             f"{transformer.config.in_channels // 4}; model.vae and model.transformer do not belong "
             "together"
         )
-    if model.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+    speed_up(transformer, model)
     return FluxPolicy(
         name=model.name,
         transformer=transformer,

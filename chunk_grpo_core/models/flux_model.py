@@ -9,7 +9,20 @@ from pathlib import Path
 from ..optional import require
 from .flux_text import TextSource
 
-__all__ = ["FluxModel"]
+__all__ = ["ATTENTION", "FluxModel"]
+
+ATTENTION = {
+    "native": "native",
+    "native-flash": "_native_flash",
+    "native-efficient": "_native_efficient",
+    "native-cudnn": "_native_cudnn",
+    "native-math": "_native_math",
+    "flash": "flash",
+    "flash-3": "_flash_3",
+    "xformers": "xformers",
+}
+"""Values of ``model.attention`` -> diffusers' names. All have a backward pass; kernels that have
+none (sage), or would be downloaded, are left out."""
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FOLDERS = {
@@ -57,6 +70,11 @@ class FluxModel:
     """auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
     gradient_checkpointing: bool = True
     """Compute each block again in the backward pass: a third slower, many times less memory."""
+    attention: str = ""
+    """Kernel: native (PyTorch chooses), native-flash, native-efficient, native-cudnn, native-math;
+    flash, flash-3, xformers if their packages are installed. Empty leaves it to diffusers."""
+    compile: bool = False
+    """Compile the transformer's blocks (torch.compile): minutes at the start, faster steps."""
     vae_tiling: bool = False
     """Decode in tiles: less memory, but seams that training can learn."""
     text_cache: str = ""
@@ -69,6 +87,10 @@ class FluxModel:
                     f"model.{name} is {getattr(self, name)}; it must be a multiple of 16, "
                     "64 or more"
                 )
+        if self.attention and self.attention not in ATTENTION:
+            raise ValueError(
+                f"model.attention is {self.attention!r}; it must be one of {', '.join(ATTENTION)}"
+            )
         if self.guidance < 0:
             raise ValueError(f"model.guidance is {self.guidance}; it must be 0 or more")
         if self.max_tokens < 1:

@@ -31,6 +31,9 @@ class ShardedPolicy:
     """A :class:`~chunk_grpo_core.policy.Policy` that every process must call equally often, which
     the lock-step of the processes sees to."""
 
+    mixes_times = True
+    """See :class:`~chunk_grpo_core.policy.Policy`."""
+
     def __init__(self, policy: FluxPolicy, processes: TorchProcesses, prompt: str) -> None:
         """Spread the weights; from now on each process has its part of them.
 
@@ -70,7 +73,7 @@ class ShardedPolicy:
         """See :class:`~chunk_grpo_core.policy.Policy`."""
 
         def phase(velocity: Velocity) -> T:
-            def in_step(x_t: Tensor, t: float, prompt: str) -> Tensor:
+            def in_step(x_t: Tensor, t: float | Tensor, prompt: str) -> Tensor:
                 self._lock_step.before_call()
                 return velocity(x_t, t, prompt)
 

@@ -17,7 +17,8 @@ from chunk_grpo_core.trainer import Trainer
 
 # What the machine decides, or the user; not the method.
 FREE = {"seed", "checkpoint_every", "batch_size", "self_test"}
-FREE |= {"optimizer.recompute_log_p", "optimizer.name"}
+FREE |= {"evaluate_every", "update_batch_size", "score_while_sampling"}
+FREE |= {"optimizer.recompute_log_p", "optimizer.name", "optimizer.fused"}
 every_preset = pytest.mark.parametrize("name", PRESETS)
 
 

@@ -11,7 +11,8 @@ import torch
 from fakes import GaussianWorld
 from torch.distributions import Normal
 
-from chunk_grpo_core.rollout import Noise, replay_step, rollout, sample_ode
+from chunk_grpo_core.replay import replay_step
+from chunk_grpo_core.rollout import Noise, rollout, sample_ode
 from chunk_grpo_core.schedule import TimeGrid, shifted_grid
 from chunk_grpo_core.sde import (
     KEEPS_MARGINALS,

@@ -1,0 +1,99 @@
+"""Scoring while the next group is sampled: the same numbers, in order, and errors that arrive."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
+
+from chunk_grpo_core.events import Cancelled, IterationEnd, RolloutEnd
+from chunk_grpo_core.overlap import Overlap
+from chunk_grpo_core.trainer import Trainer
+
+
+class Watched(Brightness):
+    """Brightness, which notes in which threads it scores and how far the rollout was."""
+
+    def __init__(self, policy, seconds=0.0):
+        self.policy, self.seconds, self.threads, self.calls = policy, seconds, set(), []
+
+    def score(self, images, prompts, metadata=None):
+        before = len(self.policy.calls)
+        time.sleep(self.seconds)
+        self.threads.add(threading.current_thread())
+        self.calls.append((before, len(self.policy.calls)))
+        return super().score(images, prompts, metadata)
+
+
+def run_of(*, is_on, seconds=0.0, reward=None, check=lambda: None):
+    policy, events = ToyPolicy(), []
+    reward = reward or Watched(policy, seconds)
+    config = toy_config(iterations=2, prompts_per_iteration=4, score_while_sampling=is_on)
+    Trainer(policy, reward, PROMPTS, config, listener=events.append, check_cancel=check).train()
+    rows = [
+        {key: value for key, value in event.metrics.items() if key != "seconds"}
+        for event in events
+        if isinstance(event, IterationEnd)
+    ]
+    scored = [(e.prompt, e.rewards.tolist()) for e in events if isinstance(e, RolloutEnd)]
+    factors = torch.cat([factor.detach().flatten() for factor in policy.adapter.parameters()])
+    return rows, scored, factors, reward
+
+
+def test_the_numbers_are_those_of_scoring_afterwards():
+    rows, scored, factors, serial = run_of(is_on=False)
+    others, told, moved, overlapped = run_of(is_on=True)
+    assert others == rows and told == scored and torch.equal(moved, factors)
+    assert serial.threads == {threading.main_thread()}
+    assert threading.main_thread() not in overlapped.threads
+    assert len(overlapped.threads) <= 2  # one for each iteration
+
+
+def test_the_next_group_is_sampled_while_a_group_is_scored():
+    *_, reward = run_of(is_on=True, seconds=0.05)
+    assert any(after > before for before, after in reward.calls)
+    *_, reward = run_of(is_on=False)
+    assert all(after == before for before, after in reward.calls)
+
+
+def test_listeners_hear_in_the_thread_that_trains():
+    threads = set()
+    config = toy_config(iterations=1, score_while_sampling=True)
+    Trainer(
+        ToyPolicy(),
+        Brightness(),
+        PROMPTS,
+        config,
+        listener=lambda event: threads.add(threading.current_thread()),
+    ).train()
+    assert threads == {threading.main_thread()}
+
+
+class Failing(Brightness):
+    def score(self, images, prompts, metadata=None):
+        raise KeyError("no such weight")
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_an_error_of_the_reward_ends_the_run(is_on):
+    with pytest.raises(KeyError, match="no such weight"):
+        run_of(is_on=is_on, reward=Failing())
+    assert not any(thread.name.startswith("score") for thread in threading.enumerate())
+
+
+def test_a_cancelled_rollout_waits_for_the_score_under_way_and_drops_the_rest():
+    with pytest.raises(Cancelled):
+        run_of(is_on=True, seconds=0.05, check=CancelAfter(20))
+    assert not any(thread.name.startswith("score") for thread in threading.enumerate())
+
+
+def test_results_come_in_the_order_of_the_items():
+    delays = [0.03, 0.0, 0.01]
+    for is_on in (True, False):
+        with Overlap(lambda delay: time.sleep(delay) or delay, lambda a, b: (a, b), is_on) as work:
+            for delay in delays:
+                work.add(delay)
+            assert work.results() == [(delay, delay) for delay in delays]

@@ -1,0 +1,115 @@
+"""Options that make training faster leave its numbers as they are, up to rounding.
+
+Compilation needs a C++ compiler; the test of it says so where there is none.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from fakes import Brightness
+
+from chunk_grpo_core.chunks import ChunkPlan
+from chunk_grpo_core.config import OptimizerConfig, TrainConfig
+from chunk_grpo_core.events import IterationEnd
+from chunk_grpo_core.models.flux_model import ATTENTION, FluxModel
+from chunk_grpo_core.models.flux_speed import speed_up
+from chunk_grpo_core.models.tiny import tiny_policy
+from chunk_grpo_core.optimizer import AdapterOptimizer
+from chunk_grpo_core.schedule import shifted_grid
+from chunk_grpo_core.tiny.world import TRAIN, caption
+from chunk_grpo_core.trainer import Trainer
+
+
+def trained(iterations=1, optimizer=None, **options):
+    """Rows and adapter of a short training of the tiny FLUX."""
+    policy, rows = tiny_policy(), []
+    speed_up(policy.transformer, FluxModel(**{"gradient_checkpointing": False, **options}))
+    config = TrainConfig(
+        grid=shifted_grid(5, 3.0),
+        plan=ChunkPlan((1, 3)),
+        iterations=iterations,
+        prompts_per_iteration=2,
+        group_size=4,
+        optimizer=optimizer or OptimizerConfig(),
+    )
+    Trainer(
+        policy,
+        Brightness(),
+        [caption(scene) for scene in TRAIN[:2]],
+        config,
+        listener=lambda event: rows.append(event.metrics) if isinstance(event, IterationEnd) else 0,
+    ).train()
+    return rows, torch.cat([p.detach().flatten() for p in policy.adapter.parameters()])
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return trained()
+
+
+def assert_same(found, plain):
+    (rows, adapter), (expected, wanted) = found, plain
+    assert rows[0]["reward_mean"] == pytest.approx(expected[0]["reward_mean"], rel=1e-5)
+    assert rows[0]["grad_norm"] == pytest.approx(expected[0]["grad_norm"], rel=1e-3)
+    # Adam's first steps are as large as the learning rate, 3e-4, whatever the gradient.
+    assert float((adapter - wanted).abs().mean()) < 1e-5
+
+
+@pytest.mark.parametrize("attention", ["native", "native-math"])
+def test_an_attention_kernel_changes_rounding_alone_and_no_ratio(attention, plain):
+    found = trained(attention=attention)
+    assert_same(found, plain)
+    assert found[0][0]["ratio_error_first_update"] == 0.0
+
+
+def test_checkpointing_changes_rounding_alone(plain):
+    assert_same(trained(gradient_checkpointing=True), plain)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_train_as_plain_ones(plain):
+    found = trained(compile=True)
+    assert_same(found, plain)
+    assert found[0][0]["ratio_error_first_update"] < 1e-6
+
+
+def test_unknown_kernels_and_those_without_a_backward_pass_are_refused():
+    for name in ("sage", "flash_hub", "fast"):
+        with pytest.raises(ValueError, match=f"model.attention is '{name}'; it must be one of nat"):
+            FluxModel(attention=name)
+    assert "sage" not in ATTENTION
+
+
+def test_a_kernel_whose_package_is_missing_says_so():
+    with pytest.raises(ValueError, match="model.attention is flash-3, which does not work here: "):
+        speed_up(tiny_policy().transformer, FluxModel(attention="flash-3"))
+
+
+def steps_of(config, resume_after=None):
+    """Weights after six updates, kept and put back after some of them if asked."""
+    parameters = [torch.nn.Parameter(torch.full((3,), float(i + 1))) for i in range(4)]
+    optimizer = AdapterOptimizer(parameters, config)
+    for update in range(6):
+        if update == resume_after:
+            state = optimizer.tensors()
+            optimizer = AdapterOptimizer(parameters, config)
+            optimizer.restore(state)
+        for i, parameter in enumerate(parameters):
+            parameter.grad = torch.sin(torch.arange(3.0) + i + update)
+        optimizer.step(update)
+    return torch.cat([parameter.detach() for parameter in parameters])
+
+
+def test_the_fused_optimiser_takes_the_same_steps_and_resumes():
+    plain, fused = OptimizerConfig(), OptimizerConfig(fused=True)
+    assert torch.allclose(steps_of(plain), steps_of(fused), rtol=1e-6, atol=1e-7)
+    assert torch.equal(steps_of(fused), steps_of(fused, resume_after=3))
+
+
+def test_a_fused_8_bit_optimiser_is_refused():
+    with pytest.raises(ValueError, match="optimizer.fused is true, but adamw8bit has no fused"):
+        OptimizerConfig(name="adamw8bit", fused=True)
