@@ -6,18 +6,14 @@ Both train the tiny FLUX on the CPU from the same weights with the same prompts,
 settings: the preset ``gcpo-script`` as one card sees it (2 prompts of 12 pictures, 17 steps, chunks
 2, 3, 4, 7, half of them trained, 2 updates), with a LoRA of rank 16, without checkpointing, on one
 thread. ``reference_loop.py`` says what the authors' loop is. Iterations of the two take turns in
-one process, each from the same adapter. Losses, gradients, scores and the adapter after each must
-agree, or the script fails.
-
-The reward is ``target_colour``: that of the tiny world has steps, on which rounding can tip over.
+one process, each from the same adapter. Losses, gradients, scores and the adapter must agree, or
+the script fails. The reward is ``target_colour``: rounding can tip that of the tiny world over.
 
 Time is processor time, because other programs disturb a clock more; seconds of the clock stand
 beside it. Memory is the largest sum of bytes in tensors above the level before the iteration, as
 torch's profiler counts every allocation; scratch space of matrix kernels, which stays, is not in
 it. The trainer has ``update_batch_size`` 7, the steps of the longest chunk, so that it holds no
-more for backward than the reference does.
-
-The self-test before the first update, once in a run, is off; ``self_test.py`` measures it.
+more for backward than the reference does. The self-test, once in a run, is off.
 """
 
 from __future__ import annotations
@@ -336,14 +332,16 @@ def main() -> None:
     """Measure, print, and fail where a limit is not kept."""
     parser = argparse.ArgumentParser(prog="benchmarks.iteration", description=__doc__)
     parser.add_argument("--iterations", type=int, default=5, help="timed iterations of each loop")
-    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    text = "print the ratios alone, as JSON; with a name, also write everything to this file"
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help=text)
     options = parser.parse_args()
     found = run(options.iterations)
-    print(table(found))
+    if options.json != "-":
+        print(table(found))
     keys = ("speedup", "speedup_of_the_clock", "memory_ratio", "saved_ratio", "difference")
     print(json.dumps({key: found[key] for key in keys}))
-    if options.json:
-        write_json(options.json, found)
+    if options.json not in (None, "-"):
+        write_json(Path(options.json), found)
     if failed := failures(found):
         raise SystemExit("\n".join(failed))
 

@@ -33,6 +33,7 @@ def small(**changes):
     return iteration.config_of(**values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learning_rate", [1e-5, 1e-3])
 def test_the_reference_loop_and_the_trainer_agree(learning_rate):
     config = small(**{"optimizer.learning_rate": learning_rate})
@@ -78,6 +79,7 @@ def test_operations_are_those_that_pytorch_counts():
     assert counter.get_total_flops() + attention == flux_size.operations(flux_size.TINY, 16)
 
 
+@pytest.mark.slow
 def test_flux_at_its_true_size_has_twelve_billion_weights_and_is_refused_without_cuda():
     assert 11.8e9 < sizes.parameters() < 11.95e9
     if torch.cuda.is_available():

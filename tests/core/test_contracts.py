@@ -186,13 +186,12 @@ def test_image_grid_has_room_for_every_picture(count, settings, width, height):
     assert is_picture(image_grid(torch.rand(count, 6, 10, 3), **settings), width, height)
 
 
-def test_a_grid_of_many_large_pictures_stays_a_picture_that_can_be_looked_at():
-    images = torch.linspace(0, 1, 100)[:, None, None, None].expand(100, 600, 900, 3)
-    grid = image_grid(images, captions=["0.5"] * 100)
-    assert max(grid.shape) < 4096 + 100 * 2 + 10 * 26
+def test_a_grid_of_large_pictures_stays_a_picture_that_can_be_looked_at():
+    images = torch.linspace(0, 1, 9)[:, None, None, None].expand(9, 1000, 1500, 3)
+    grid = image_grid(images, captions=["0.5"] * 9)
+    assert max(grid.shape) < 4096 + 9 * 2
     assert is_picture(grid) and float(grid[200, 10, 0]) == 0.0
-    cell = grid.shape[1] // 10
-    assert float(grid[200, 9 * cell + 30, 0]) == pytest.approx(9 / 99, abs=1 / 255)
+    assert float(grid[200, 3000, 0]) == pytest.approx(2 / 8, abs=1 / 255)
 
 
 def test_image_grid_shows_the_pictures_in_order():

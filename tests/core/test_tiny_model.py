@@ -128,6 +128,7 @@ def test_mislabel_changes_attributes_but_never_leaves_the_training_split() -> No
     assert torch.equal(mislabel(rows, 0.0, torch.Generator()), rows)
 
 
+@pytest.mark.slow
 def test_pretrain_script_writes_a_loadable_asset(tmp_path: Path) -> None:
     codec = CodecSettings(steps=2, batch=4)
     small = TransformerSettings(steps=2, batch=4, pictures=64, report_every=5)
