@@ -193,6 +193,16 @@ class GRPOSettings(io.ComfyNode):
                     "monitor and the log. Each takes as long as the one before training. 0: before "
                     "and after only.",
                 ),
+                io.Int.Input(
+                    "update_batch_size",
+                    default=default.update_batch_size or 0,
+                    min=0,
+                    max=256,
+                    optional=True,
+                    tooltip="Pictures in one call of the model during updates, which need much "
+                    "more memory than sampling does. 0: as batch_size. The result is the same up "
+                    "to rounding.",
+                ),
                 SettingsSocket.Input("settings", optional=True, tooltip=BUILD_ON),
             ],
             outputs=[
@@ -231,6 +241,7 @@ class GRPOSettings(io.ComfyNode):
         optimizer: str = "adamw",
         activation_offloading: bool = False,
         evaluate_every: int = 0,
+        update_batch_size: int = 0,
         settings: Settings | None = None,
     ) -> io.NodeOutput:
         """Collect them."""
@@ -263,5 +274,6 @@ class GRPOSettings(io.ComfyNode):
                 self_test=self_test,
                 activation_offloading=activation_offloading,
                 evaluate_every=evaluate_every,
+                update_batch_size=update_batch_size or None,
             )
         )

@@ -220,6 +220,7 @@ class TrainLoRA(io.ComfyNode):
             ode_solver=settings.ode_solver,
             share_initial_noise=settings.share_initial_noise,
             batch_size=settings.batch_size,
+            update_batch_size=settings.update_batch_size,
             checkpoint_every=settings.checkpoint_every,
             evaluate_every=settings.evaluate_every,
             seed=seed,

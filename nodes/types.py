@@ -108,6 +108,7 @@ class Settings:
     ode_solver: str = "euler"
     share_initial_noise: bool = True
     batch_size: int | None = None
+    update_batch_size: int | None = None
     checkpoint_every: int = 10
     evaluate_every: int = 0
     self_test: bool = True

@@ -122,6 +122,7 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
             "lora_targets": lora["targets"],
             "rs_lora": lora["rs"],
             "batch_size": config["batch_size"] or 0,
+            "update_batch_size": config["update_batch_size"] or 0,
             "ema_decay": optimizer["ema_decay"] or 0.0,
             "recompute_log_p": {None: "auto"}[optimizer["recompute_log_p"]],
             "optimizer": optimizer["name"],

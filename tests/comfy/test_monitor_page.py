@@ -113,21 +113,22 @@ def watched(comfy_server, comfy_browser):
         for_diffusers=False,
     )
     seen = Watched()
-    page, other = comfy_browser.open(), comfy_browser.open()
+    page, other = comfy_browser.open(), None
     try:
         page.load_api(prompt, "watched")
         seen.prompt = page.prompt()
         page.page.evaluate("() => window.app.queuePrompt(0, 1)")
         panel = Panel(page)
         panel.wait("running", 1)
-        other.load_api(prompt, "elsewhere")
-        Panel(other).wait("running", 1)
-        seen.second = Panel(other).text(".head")
         page.page.wait_for_timeout(1500)  # the page keeps its draft of the workflow
         seen.before_reload = panel.wait("running", 2)
         page.page.reload(wait_until="domcontentloaded")
-        page.page.wait_for_selector(PANEL, timeout=120_000)
+        page.page.wait_for_selector(PANEL, state="attached", timeout=120_000)
         seen.reloaded = panel.wait("running", seen.before_reload)
+        other = comfy_browser.open()
+        other.load_api(prompt, "elsewhere")
+        Panel(other).wait("running", 1)
+        seen.second = Panel(other).text(".head")
         page.page.locator(f"{PANEL} button.stop").evaluate("(button) => button.click()")
         seen.done = panel.wait("stopped", seen.reloaded)
         Panel(other).wait("stopped", seen.done)
@@ -148,7 +149,8 @@ def watched(comfy_server, comfy_browser):
     finally:
         ComfyClient(comfy_server.url).interrupt()
         page.close()
-        other.close()
+        if other:
+            other.close()
 
 
 def test_a_second_page_shows_the_training(watched):

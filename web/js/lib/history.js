@@ -5,7 +5,7 @@ import { api } from "../../../../scripts/api.js";
 import { executionId, nodeWithExecutionId } from "./nodes.js";
 
 const RUNS = 64; // how far back
-const FRESH = 1500; // ms in which several nodes share one answer
+const FRESH = 250; // ms in which several nodes share one answer; a run takes longer
 
 let asked = { at: -Infinity, runs: null };
 
