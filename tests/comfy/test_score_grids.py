@@ -179,7 +179,9 @@ def test_the_result_is_there_after_a_reload_and_in_a_second_page(comfy, comfy_pa
     saved = {**comfy_page.serialize(), "id": "11111111-1111-4111-8111-111111111111"}
     comfy_page.load(saved)
     comfy_page.page.evaluate(LOOK)
-    assert comfy_page.queue()[0] == "execution_success"
+    name, data = comfy_page.queue()
+    assert name == "execution_success"
+    comfy.wait(data["prompt_id"], 10)  # the server tells of the end before it remembers the run
     before = cells(comfy_page, "12")
     comfy_page.load(saved)
     comfy_page.page.evaluate(LOOK)
