@@ -28,6 +28,12 @@ RECORD_EVENTS = """() => {
   }
 }"""
 ENDED = """() => window.testEvents.some(([name]) => name !== "execution_start")"""
+UNTIL_A_GRAPH_IS_OPEN = """async (most) => {
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+  const end = performance.now() + most;
+  while (!window.app.graph.nodes.length && performance.now() < end) await pause(50);
+  await pause(250);
+}"""
 NO_BANNER = "localStorage.setItem('vueNodesBannerDismissed', 'true')"
 SHOW_ALL = """(margin) => {
   const canvas = window.app.canvas, graph = window.app.graph;
@@ -76,7 +82,8 @@ class ComfyPage:
         page.goto(url, wait_until="domcontentloaded", timeout=120_000)
         page.wait_for_function("() => window.app?.graph && window.app?.canvas", timeout=120_000)
         page.wait_for_load_state("networkidle")
-        page.wait_for_timeout(1500)  # the default graph loads after the app is there
+        # The default graph loads after the app is there; a page may also open an empty one.
+        page.evaluate(UNTIL_A_GRAPH_IS_OPEN, 1500)
         page.evaluate(RECORD_EVENTS)
 
     def load(self, workflow: dict, name: str = "test") -> None:
