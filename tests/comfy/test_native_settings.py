@@ -145,7 +145,7 @@ def check_every_input_reaches_the_training(lab):
     assert {key: found[key] for key in wanted} == wanted
     # The rest is a socket's, or what no user of the nodes needs to touch.
     sockets = {"grid", "plan", "sde.rule", "sde.eta"}
-    betas = {"optimizer.beta1", "optimizer.beta2", "optimizer.eps"}
+    betas = {"optimizer.beta1", "optimizer.beta2", "optimizer.eps", "optimizer.fused"}
     threads = {"score_while_sampling"}  # ComfyUI's model management knows one thread
     assert found.keys() - wanted.keys() == sockets | betas | threads
 
@@ -160,7 +160,7 @@ def check_a_settings_node_replaces_its_part_and_keeps_the_rest(lab):
     exploration = {"noise", "ode_solver"} | {key for key in keys if key.startswith("window.")}
     objective = {key for key in keys if key.startswith(("objective.", "advantage."))}
     objective -= {"advantage.clamp"} | clips  # 0, the default, keeps the clip
-    untouched = {f"optimizer.{name}" for name in ("learning_rate", "beta1", "beta2", "eps")}
+    untouched = {f"optimizer.{name}" for name in ("learning_rate", "beta1", "beta2", "eps", "fused")}
     untouched |= {"lora.rank", "lora.alpha"}
     for one, own in (
         (node.GRPOSettings, keys - exploration - objective - untouched),
