@@ -160,7 +160,9 @@ def check_a_settings_node_replaces_its_part_and_keeps_the_rest(lab):
     exploration = {"noise", "ode_solver"} | {key for key in keys if key.startswith("window.")}
     objective = {key for key in keys if key.startswith(("objective.", "advantage."))}
     objective -= {"advantage.clamp"} | clips  # 0, the default, keeps the clip
-    untouched = {f"optimizer.{name}" for name in ("learning_rate", "beta1", "beta2", "eps", "fused")}
+    untouched = {
+        f"optimizer.{name}" for name in ("learning_rate", "beta1", "beta2", "eps", "fused")
+    }
     untouched |= {"lora.rank", "lora.alpha"}
     for one, own in (
         (node.GRPOSettings, keys - exploration - objective - untouched),
