@@ -20,6 +20,8 @@ from chunk_grpo_core.presets import PRESETS
 from chunk_grpo_core.progress import ProgressBar
 from chunk_grpo_core.workbench import load_policy
 
+pytestmark = pytest.mark.slow  # all of it together
+
 TINY = """
 [model]
 type = "tiny"

@@ -87,6 +87,7 @@ def test_several_steps_in_one_call_are_what_single_calls_say():
             assert torch.equal(new.log_p, group.log_p[step, own])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("size", [None, 5, 7])
 def test_ratios_of_the_first_update_are_exactly_one_in_mixed_batches(size, shared):
