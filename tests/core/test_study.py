@@ -37,6 +37,8 @@ from chunk_grpo_core.chunks import ChunkPlan, draw_chunks
 from chunk_grpo_core.dynamics import DynamicsCurve
 from chunk_grpo_core.rollout import derive_seed
 
+pytestmark = pytest.mark.slow  # all of it together
+
 MEASURES = ("reward", "strict", "clean", "grid", "saturation")
 RATES = {(arm, regime): SWEPT_RATES[1] for arm in PRIMARY for regime in REGIMES}
 

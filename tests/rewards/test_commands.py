@@ -18,6 +18,8 @@ from chunk_grpo_core.rewards import aesthetic, catalog
 from chunk_grpo_core.rewards.fetch import fetch_file
 from chunk_grpo_core.rewards.files import WeightFile
 
+pytestmark = pytest.mark.slow  # all of it together
+
 BODY = b"weights " * 100_000
 FILE = WeightFile(
     folder="judge",
