@@ -13,7 +13,7 @@ words and on the library's small pure functions (``sde.py``, seeds), so that the
 What differs from the official code is what the trainer of this library does too, or the results
 could not be compared: a LoRA, float32 initial noise of each group, sigma itself as the model's
 time, x_0 of the deterministic last step as picture, whole groups in an update. Checkpointing is
-off; the official code has it on, which makes it slower and smaller.
+off for the tiny FLUX; the official code has it on, which makes it slower and smaller.
 """
 
 from __future__ import annotations
@@ -65,6 +65,9 @@ class ReferenceLoop:
     reward: Reward
     prompts: Sequence[str]
     config: TrainConfig
+    device: torch.device = torch.device("cpu")
+    guidance: float | None = None
+    """See :func:`~chunk_grpo_core.models.flux.predict_velocity`."""
     losses: list[float] = field(default_factory=list)
     """Of each update so far."""
     ratios: int = 0
@@ -122,7 +125,9 @@ class ReferenceLoop:
                 self._features[prompt] = self.encode(prompt)
         features, pooled = (p.expand(len(x_t), *p.shape[1:]) for p in self._features[prompt])
         self.on_call(len(x_t))
-        return predict_velocity(self.transformer, x_t, t, features, pooled)
+        return predict_velocity(
+            self.transformer, x_t, t.to(x_t.device), features, pooled, self.guidance
+        )
 
     @torch.no_grad()
     def _roll_out(self, iteration: int, group: int, prompt: str, index: int) -> Sample:
@@ -134,17 +139,17 @@ class ReferenceLoop:
             index,
         )
         (generator,) = noise.generators()
-        x_t = noise.initial(self.latent_shape)
+        x_t = noise.initial(self.latent_shape).to(self.device)
         states, log_p = [x_t], []
         for t, s in config.grid.pairs():
             v_t = self._velocity(x_t, torch.tensor([t]), prompt)
             transition = config.sde.transition(x_t, v_t, t, s)
             z = torch.randn(*self.latent_shape, generator=generator) if s > 0 else x_t[0]
-            x_t = sample_step(transition, z[None])
+            x_t = sample_step(transition, z[None].to(self.device))
             states.append(x_t)
             if s > 0:
                 log_p.append(gaussian_log_p(x_t, transition))
-        images = self.decode(x_t).clamp(0.0, 1.0)
+        images = self.decode(x_t).clamp(0.0, 1.0).cpu()
         score = float(self.reward.score(images, [prompt]).values[0])
         seed = derive_seed(config.seed, "chunks", iteration, group)
         drawn = draw_chunks(config.plan, config.chunk_fraction, config.group_size, seed)[index]

@@ -22,7 +22,7 @@ from torch import nn
 from chunk_grpo_core.lora import LoraConfig, target_pattern
 from chunk_grpo_core.optional import require
 
-from .flux_size import FLUX
+from .random_flux import FLUX
 
 __all__ = ["Memory", "lora_parameters", "memory", "parameters", "table"]
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters: y = W x + scale B A x, with A, B float32 and W untouched.
+"""Low-rank adapters: y = W x + scale B A x, with A, B kept in float32 and W untouched.
 
 Two implementations share this file's initialisation, scale and names: :class:`PeftAdapter` here,
 for diffusers models, and forward hooks in the ComfyUI nodes, for native models.
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .low_rank import add_low_rank
 from .optional import require
 
 __all__ = ["LoraConfig", "PeftAdapter", "copy_state", "initial_factors", "target_pattern"]
@@ -135,6 +136,18 @@ def copy_state(target: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Non
             tensor.copy_(state[name])
 
 
+class _Branch:
+    """How peft's layers compute the branch; peft's own way makes float32 copies of all it meets."""
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: object) -> Tensor:
+        """Add the branch of the active adapter to what the layer gave."""
+        a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
+        # Autograd would copy the gradient of a view that is overwritten.
+        in_place = not torch.is_grad_enabled()
+        return add_low_rank(result, x, a, b, module.scaling[active_adapter], in_place=in_place)
+
+
 class PeftAdapter:
     """A LoRA that peft injected into a torch module."""
 
@@ -174,6 +187,8 @@ class PeftAdapter:
                 a, b = initial_factors(name, down.in_features, up.out_features, config.rank, seed)
                 down.weight.copy_(a)
                 up.weight.copy_(b)
+                layer.lora_variant["default"] = _Branch
+                layer.cast_input_dtype_enabled = False
 
     def _tensors(self) -> dict[str, nn.Parameter]:
         return {

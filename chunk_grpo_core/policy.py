@@ -68,7 +68,8 @@ class Policy(Protocol):
 
     A policy may have an attribute ``mixes_times``; if it is true, its velocity takes a time for
     each sample, and an update can fill its micro-batches with several steps
-    (``micro_batches.py``).
+    (``micro_batches.py``). Another one is ``is_compiled``: if true, calls with gradients may have
+    other last bits than calls without.
     """
 
     @property

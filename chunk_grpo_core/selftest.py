@@ -278,11 +278,16 @@ def _judged(result: SelfTest) -> SelfTest:
 
 def _along(gradients: Sequence[Tensor | None], direction: Sequence[Tensor]) -> float:
     pairs = zip(gradients, direction, strict=True)
-    return sum(_exact(g * d).sum().item() for g, d in pairs if g is not None)
+    return sum(_sum(g * d) for g, d in pairs if g is not None)
 
 
 def _length(gradients: Sequence[Tensor | None]) -> float:
-    return math.sqrt(sum(_exact(g.square()).sum().item() for g in gradients if g is not None))
+    return math.sqrt(sum(_sum(g.square()) for g in gradients if g is not None))
+
+
+def _sum(tensor: Tensor) -> float:
+    """In float64, where the tensor is: an adapter can have hundreds of millions of parameters."""
+    return tensor.detach().sum(dtype=torch.float64).item()
 
 
 def _exact(tensor: Tensor) -> Tensor:

@@ -172,7 +172,6 @@ def _store(all_terms: StepTerms, batch: MicroBatch, terms: StepTerms) -> None:
         target[batch.samples, batch.steps] = values.detach().cpu()
 
 
-@torch.no_grad()
 def recompute_old_policy(
     velocity: Velocity,
     task: GroupTask,
@@ -182,23 +181,37 @@ def recompute_old_policy(
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
     mixes_times: bool = False,
+    with_gradients: bool = False,
     check_cancel: CheckCancel = never_cancel,
 ) -> GroupTask:
     """Replace the old log-densities (and means) by ones with the batch shapes of training.
 
-    Kernels may give other last bits for another batch shape; with a clip range of 5e-5 that would
-    count as a change of policy. Call it before the first update of a rollout.
+    Kernels may give other last bits for another batch shape, and compiled blocks for calls without
+    gradients; with a clip range of 5e-5 that would count as a change of policy. Call it before the
+    first update of a rollout.
+
+    Args:
+        velocity: The model that sampled, adapter on.
+        task: The group.
+        plan: K chunks.
+        config: Which steps are needed.
+        device: Where the model wants its input.
+        batch_size: Sample-steps in one call of the model; as many as there are samples when None.
+        mixes_times: The model takes a time for each sample.
+        with_gradients: Call the model with gradients enabled, though none is computed.
+        check_cancel: Called after every call of the model.
     """
     trajectory = task.trajectory
     log_p = trajectory.log_p.clone()
     means = None if trajectory.means is None else trajectory.means.clone()
     for batch in task.all_batches(plan, config, batch_size, mixes_times=mixes_times):
-        for step, samples, old in replay_steps(
-            velocity, trajectory, batch.steps, batch.samples, device
-        ):
-            log_p[step, samples] = old.log_p.cpu()
+        with torch.set_grad_enabled(with_gradients):
+            replayed = replay_steps(velocity, trajectory, batch.steps, batch.samples, device)
+        for step, samples, old in replayed:
+            log_p[step, samples] = old.log_p.detach().cpu()
             if means is not None:
-                means[step, samples] = old.transition.mean.cpu()
+                means[step, samples] = old.transition.mean.detach().cpu()
+        del replayed, old  # or two batches would be held for backward
         check_cancel()
     return replace(task, trajectory=replace(trajectory, log_p=log_p, means=means))
 

@@ -103,7 +103,8 @@ class Updater:
             return [task and measure(velocity, task, **self._streaming) for task in tasks]
 
         if self._must_recompute:
-            tasks = each(recompute_old_policy)
+            compiled = getattr(self.policy, "is_compiled", False)
+            tasks = each(partial(recompute_old_policy, with_gradients=compiled))
         if self.config.objective.needs_reference:
             with self.policy.adapter.disabled():
                 tasks = each(with_reference)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..lora import LoraConfig, PeftAdapter
 from ..loss_scale import LossScale
 from ..policy import Velocity
+from ..sdpa import without_cudnn_attention
 
 __all__ = ["FluxPolicy", "pack_latents", "predict_velocity", "unpack_latents"]
 
@@ -158,9 +159,16 @@ class FluxPolicy:
         """See :class:`~chunk_grpo_core.policy.Policy`."""
         return self._adapter
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether blocks are compiled, so that calls with gradients have other last bits than calls
+        without."""
+        return any(module._compiled_call_impl for module in self._transformer.modules())
+
     def run(self, work: Callable[[Velocity], T]) -> T:
         """See :class:`~chunk_grpo_core.policy.Policy`."""
-        return work(self._velocity)
+        with without_cudnn_attention():
+            return work(self._velocity)
 
     def _loss_scale(self) -> Callable[[Tensor], Tensor]:
         """Other types than float16 have no need of it, and it would change no bit."""

@@ -15,14 +15,13 @@ ATTENTION = {
     "native": "native",
     "native-flash": "_native_flash",
     "native-efficient": "_native_efficient",
-    "native-cudnn": "_native_cudnn",
     "native-math": "_native_math",
     "flash": "flash",
     "flash-3": "_flash_3",
     "xformers": "xformers",
 }
 """Values of ``model.attention`` -> diffusers' names. All have a backward pass; kernels that have
-none (sage), or would be downloaded, are left out."""
+none (sage), or would be downloaded, are left out, and so is cuDNN's (see ``sdpa.py``)."""
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FOLDERS = {
@@ -71,8 +70,8 @@ class FluxModel:
     gradient_checkpointing: bool = True
     """Compute each block again in the backward pass: a third slower, many times less memory."""
     attention: str = ""
-    """Kernel: native (PyTorch chooses), native-flash, native-efficient, native-cudnn, native-math;
-    flash, flash-3, xformers if their packages are installed. Empty leaves it to diffusers."""
+    """Kernel: native (PyTorch chooses), native-flash, native-efficient, native-math;
+    flash, flash-3, xformers if their packages are installed. Empty is native."""
     compile: bool = False
     """Compile the transformer's blocks (torch.compile): minutes at the start, faster steps."""
     vae_tiling: bool = False

@@ -29,5 +29,6 @@ def speed_up(transformer: Any, model: FluxModel) -> None:
     if model.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if model.compile:
-        # Only the blocks: one compilation serves all of a kind. Batches differ in size.
-        transformer.compile_repeated_blocks(dynamic=True)
+        # Only the blocks: one compilation serves all of a kind, and a second one batches of all
+        # sizes, if there is more than one.
+        transformer.compile_repeated_blocks()

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ...chunk_grpo_core.lora import LoraConfig, copy_state, initial_factors, target_pattern
+from ...chunk_grpo_core.low_rank import add_low_rank
 from .autograd import alias, checkpointed, refetching
 
-__all__ = ["HookLora", "blocks", "is_linear", "low_rank"]
+__all__ = ["HookLora", "blocks", "is_linear"]
 
 
 def blocks(diffusion_model: nn.Module) -> list[nn.Module]:
@@ -35,11 +35,6 @@ def is_linear(module: nn.Module) -> bool:
     """A layer y = W x; ComfyUI's quantised Linear is one but does not derive from nn.Linear."""
     sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
     return all(isinstance(size, int) for size in sizes) and hasattr(module, "weight")
-
-
-def low_rank(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """B A x in the type of A and B, whatever that of x; shapes (..., in), (r, in), (out, r)."""
-    return functional.linear(functional.linear(x.to(a.dtype), a), b)
 
 
 def _linears(diffusion_model: nn.Module) -> dict[str, Any]:
@@ -181,7 +176,7 @@ class HookLora:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
             if not self.enabled:
                 return output
-            return output + (low_rank(inputs[0], a, b) * scale).to(output.dtype)
+            return add_low_rank(output, inputs[0], a, b, scale)
 
         return hook
 

@@ -5,7 +5,7 @@ of a small LoRA. Here each layer gives
 
     y = W x + strength * (alpha / rank) * B A x
 
-with A and B in float32 and W of whatever kind, as in training.
+with A and B kept in float32 and W of whatever kind, as in training.
 
 The hooks live for one call of the network. So nothing is left on the weights, which all clones of
 a MODEL share, whatever is loaded and unloaded in between, and the LoRAs that act are those of the
@@ -26,7 +26,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor, nn
 
-from .adapter import low_rank
+from ...chunk_grpo_core.low_rank import add_low_rank
 from .side_branches import side_branches
 
 __all__ = ["COMPILE_KEY", "apply_lora", "check_range", "held"]
@@ -153,7 +153,7 @@ class _AppliedLora:
             if self not in self.active.get():
                 return output
             a, b = self._factors(name, inputs[0].device)
-            return output + low_rank(inputs[0], a, b).to(output.dtype)
+            return add_low_rank(output, inputs[0], a, b, 1.0)
 
         return hook
 

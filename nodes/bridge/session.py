@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management as memory
+import comfy.ops
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import PatcherInjection, WrappersMP
 
+from ...chunk_grpo_core.sdpa import without_cudnn_attention
 from .adapter import HookLora
 from .applied import COMPILE_KEY, held
 
@@ -66,6 +68,19 @@ def _training_flag() -> Iterator[None]:
         yield
     finally:
         memory.in_training = before
+
+
+@contextmanager
+def _trusted_attention() -> Iterator[None]:
+    """Without cuDNN's kernel; on Windows, ComfyUI puts it first on a list of its own."""
+    priority = getattr(comfy.ops, "SDPA_BACKEND_PRIORITY", [])
+    before = list(priority)
+    priority[:] = [kernel for kernel in before if kernel.name != "CUDNN_ATTENTION"]
+    try:
+        with without_cudnn_attention():
+            yield
+    finally:
+        priority[:] = before
 
 
 def _sdpa(func: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -133,7 +148,7 @@ def training_session(
     work = _prepare(model)
     work.set_injections(_KEY, [PatcherInjection(inject=adapter.inject, eject=adapter.eject)])
     try:
-        with _training_flag(), held(work):
+        with _training_flag(), _trusted_attention(), held(work):
             with torch.inference_mode():
                 needed = work.memory_required([2 * batch_shape[0], *batch_shape[1:]])
                 memory.load_models_gpu([work], memory_required=needed)

@@ -31,6 +31,29 @@ def check_training_leaves_the_model_as_it_was(lab):
                 assert policy.adapter.parameters()[0].dtype == torch.float32
 
 
+def check_training_keeps_cudnn_attention_out_and_puts_it_back(lab):
+    import comfy.ops
+    from torch.nn.attention import SDPBackend
+
+    def seen(velocity):
+        return list(comfy.ops.SDPA_BACKEND_PRIORITY), torch.backends.cuda.cudnn_sdp_enabled()
+
+    wanted = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    there = hasattr(comfy.ops, "SDPA_BACKEND_PRIORITY")  # on Windows with a GPU
+    before = getattr(comfy.ops, "SDPA_BACKEND_PRIORITY", None)
+    comfy.ops.SDPA_BACKEND_PRIORITY = list(wanted)
+    try:
+        with torch.inference_mode():
+            found = make_policy(lab, random_model(lab)).run(seen)
+        assert found == (wanted[1:], False), found
+        assert wanted == comfy.ops.SDPA_BACKEND_PRIORITY
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        comfy.ops.SDPA_BACKEND_PRIORITY = before
+        if not there:
+            del comfy.ops.SDPA_BACKEND_PRIORITY
+
+
 def check_an_exception_leaves_the_model_as_it_was(lab):
     with torch.inference_mode():
         model = random_model(lab)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import flux_size, iteration, scaling, sizes
+from benchmarks import flux_size, iteration, random_flux, scaling, sizes
+from benchmarks.random_flux import TINY
 from benchmarks.reference_loop import check_restated
 from chunk_grpo_core.chunks import ChunkPlan
 from chunk_grpo_core.lora import LoraConfig, target_pattern
@@ -71,12 +72,13 @@ def test_a_limit_that_is_not_kept_is_reported():
 
 
 def test_operations_are_those_that_pytorch_counts():
-    policy = flux_size.build(flux_size.TINY, "bf16", 64, torch.device("cpu"), 1)
+    policy = random_flux.build(TINY, "bf16", 64, torch.device("cpu"), LoraConfig(rank=1))
+    policy.transformer.set_attention_backend("native")  # the last one chosen is the default
     x_t = torch.randn(1, *policy.latent_shape)
     with policy.adapter.disabled(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         policy.run(lambda velocity: velocity(x_t, 0.5, ""))
     attention = 5 * 4 * (16 + 8) ** 2 * 160  # the counter does not know the CPU's kernel
-    assert counter.get_total_flops() + attention == flux_size.operations(flux_size.TINY, 16)
+    assert counter.get_total_flops() + attention == random_flux.operations(TINY, 16)
 
 
 @pytest.mark.slow
@@ -93,8 +95,10 @@ def test_flux_at_its_true_size_has_twelve_billion_weights_and_is_refused_without
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 def test_the_tiny_size_is_measured_on_the_cpu(precision):
-    cases = flux_size.measure(flux_size.TINY, precision, 64, 2, torch.device("cpu"), 2, peak=1e11)
-    assert [case.what for case in cases] == ["rollout step", "update micro-batch"]
+    policy = random_flux.build(TINY, precision, 64, torch.device("cpu"), LoraConfig(rank=2))
+    cases = flux_size.measure(policy, TINY, (precision, ""), [64], [1, 2], peak=1e11)
+    assert [case.what for case in cases] == ["rollout step", "update micro-batch"] * 2
+    assert [case.batch for case in cases] == [1, 1, 2, 2]
     assert all(case.seconds > 0 and case.share_of_peak > 0 for case in cases)
 
 
@@ -107,7 +111,7 @@ def test_memory_of_quantised_weights_is_smaller_and_grows_with_size_and_batch():
 
 
 def test_the_lora_is_counted_as_it_is_put_on():
-    policy = flux_size.build(flux_size.TINY, "bf16", 64, torch.device("cpu"), 3)
+    policy = random_flux.build(TINY, "bf16", 64, torch.device("cpu"), LoraConfig(rank=3))
     pattern = target_pattern("attention+mlp")
     found = sum(
         3 * (child.in_features + child.out_features)

@@ -20,7 +20,7 @@ from chunk_grpo_core.models.flux import predict_velocity
 from chunk_grpo_core.models.flux_loading import flux_policy
 from chunk_grpo_core.models.flux_model import FluxModel
 from chunk_grpo_core.models.flux_transformer import load_transformer
-from chunk_grpo_core.models.fp8 import Fp8Linear
+from chunk_grpo_core.models.fp8 import Fp8Linear, to_fp8, widened
 
 CPU = torch.device("cpu")
 LENGTH = 12
@@ -184,6 +184,22 @@ def test_fp8_of_16_bit_weights_has_a_scale_for_each_layer(files):
             torch.testing.assert_close(largest, weight.abs().max(), rtol=1e-3, atol=0)
             assert "norm" not in name and layer.weight.dtype == torch.float8_e4m3fn
     assert found == 2 * 12 + 2 * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_scale_as_a_number_widens_to_the_same_bits(dtype):
+    weight, scale = to_fp8(torch.randn(32, 48, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(widened(weight, scale.item(), dtype), widened(weight, scale, dtype))
+    kept = weight.float()
+    widened(kept, 0.5, torch.float32)
+    assert torch.equal(kept, weight.float())  # a weight that needs no conversion is not changed
+
+
+def test_the_number_follows_the_scale():
+    layer = Fp8Linear(torch.nn.Linear(4, 4))
+    for scale in (2.0, 3.0):
+        layer.scale_weight = torch.tensor(scale)
+        assert layer.scale == scale
 
 
 def test_backward_keeps_8_bits_and_not_16(files):

@@ -262,6 +262,28 @@ def test_recomputed_log_p_makes_the_present_policy_the_old_one():
     assert stats.deviation.max() == 0.0
 
 
+class OtherBitsWithGradients:
+    """As compiled blocks: calls with gradients round otherwise than calls without."""
+
+    def __init__(self, policy):
+        self._velocity = policy.velocity
+
+    def __call__(self, x_t, t, prompt):
+        v_t = self._velocity(x_t, t, prompt)
+        return v_t * (1 + 1e-3 * torch.is_grad_enabled())
+
+
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_recomputed_log_p_is_measured_as_the_update_will_measure_it(with_gradients):
+    plan = ChunkPlan((1, 2, 2, 3))
+    policy, task = moved_policy(plan)
+    velocity = OtherBitsWithGradients(policy)
+    fresh = recompute_old_policy(velocity, task, plan, TIGHT, with_gradients=with_gradients)
+    assert not fresh.trajectory.log_p.requires_grad
+    stats, _ = accumulate_group(velocity, fresh, plan, TIGHT, scale=1.0, is_on_policy=True)
+    assert (stats.deviation.max() == 0.0) == with_gradients
+
+
 GUARDED = {
     "kl-mask": ObjectiveConfig(trust_region="kl-mask", kl_threshold=1e-5),
     "kl-mask by step": ObjectiveConfig(trust_region="kl-mask", kl_threshold=1e-5, ratio="step"),

@@ -72,9 +72,17 @@ def test_checkpointing_changes_rounding_alone(plain):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_train_as_plain_ones(plain):
-    found = trained(compile=True)
+    recomputed = OptimizerConfig(recompute_log_p=True)  # as on accelerators
+    found = trained(compile=True, optimizer=recomputed)
     assert_same(found, plain)
     assert found[0][0]["ratio_error_first_update"] < 1e-6
+
+
+def test_a_policy_knows_that_it_is_compiled():
+    policy = tiny_policy()
+    assert not policy.is_compiled
+    speed_up(policy.transformer, FluxModel(compile=True))
+    assert policy.is_compiled
 
 
 def test_unknown_kernels_and_those_without_a_backward_pass_are_refused():
