@@ -19,7 +19,8 @@ NODES = ROOT / "nodes"
 
 FLOORS = {
     "optional": 0, "version": 0, "schedule": 0, "policy": 0, "rewards/base": 0, "events": 0,
-    "ema": 0, "lora_layers": 0, "loss_scale": 0, "micro_batches": 0, "overlap": 0,
+    "ema": 0, "lora_layers": 0, "loss_scale": 0, "micro_batches": 0, "overlap": 0, "low_rank": 0,
+    "sdpa": 0,
     "sde": 1, "solvers": 1,
     "batch_limit": 1, "lora": 1, "flux_names": 1, "export": 2,
     "rollout": 2, "replay": 3, "dynamics": 3, "chunks": 4, "planners": 5, "provenance": 5,
