@@ -49,6 +49,24 @@ TIDY = """async () => {
 }"""
 IS_TIDY = """() => !window.app.graph.nodes.length
   && !document.querySelector(".p-toast-message, .p-dialog-mask")"""
+SWITCH_VUE = """async (on) => {
+  const { setting } = window.app.extensionManager;
+  if (Boolean(setting.get("Comfy.VueNodes.Enabled")) === on) return false;
+  await setting.set("Comfy.VueNodes.Enabled", on);
+  return true;
+}"""
+UNTIL_IT_STANDS_STILL = """async (selector) => {
+  const place = () => {
+    const { x, y, width, height } = document.querySelector(selector).getBoundingClientRect();
+    return [x, y, width, height].join();
+  };
+  const end = performance.now() + 5000;
+  for (let last = "", frames = 0; frames < 15 && performance.now() < end;) {
+    await new Promise(requestAnimationFrame);
+    frames = place() === last ? frames + 1 : 0;
+    last = place();
+  }
+}"""
 NO_BANNER = "localStorage.setItem('vueNodesBannerDismissed', 'true')"
 SHOW_ALL = """(margin) => {
   const canvas = window.app.canvas, graph = window.app.graph;
@@ -155,10 +173,12 @@ class ComfyPage:
 
     def use_vue_nodes(self, on: bool) -> None:
         """Switch the experimental "Nodes 2.0" renderer on or off."""
-        self.page.evaluate(
-            "(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on
-        )
-        self.page.wait_for_timeout(500)
+        if self.page.evaluate(SWITCH_VUE, on):
+            self.page.wait_for_timeout(500)
+
+    def settle(self, selector: str) -> None:
+        """Wait until an element keeps its place for a while, whatever moved it."""
+        self.page.evaluate(UNTIL_IT_STANDS_STILL, selector)
 
     def alerts(self) -> list[str]:
         """Return the warnings that lie over the page, for example about a broken workflow file."""

@@ -10,6 +10,7 @@ from environment import unavailable
 from . import graphs
 from .browser import BrowserUnavailable, ComfyBrowser
 from .client import ComfyClient
+from .inprocess import Checks
 from .server import ComfyServer, ComfyUnavailable, comfyui_path
 
 FAILED = pytest.StashKey[bool]()
@@ -25,8 +26,18 @@ def comfy_tree():
 
 
 @pytest.fixture(scope="session")
-def comfy_server(comfy_tree, tmp_path_factory):
+def native_checks(comfy_tree):
+    """Give the outcomes of the checks that run in a process of their own (``inprocess.py``)."""
+    checks = Checks(comfy_tree)
+    yield checks
+    checks.stop()
+
+
+@pytest.fixture(scope="session")
+def comfy_server(request, comfy_tree, tmp_path_factory):
     """Give a running ComfyUI that has this repository and the test nodes as node packs."""
+    if any("native_checks" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("native_checks")  # they run while the server's tests do
     try:
         packs = (Path(__file__).parent / "tiny_architectures",)
         server = ComfyServer(tmp_path_factory.mktemp("comfy"), packs=packs).start()
