@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from types import ModuleType
 
-__all__ = ["require"]
+__all__ = ["import_early", "require"]
 
 #: Importable module -> the extra of this project that brings it.
 _EXTRAS = {
@@ -47,3 +48,17 @@ def require(module: str, purpose: str) -> ModuleType:
         line = f'pip install "chunk-grpo-core[{extra}]"' if extra else f"pip install {top}"
         message = f"{purpose}, the package {top!r} is needed, and it is not installed. Run: {line}"
         raise ImportError(message, name=top) from error
+
+
+def import_early(*names: str) -> None:
+    """Import parts of large packages before they are needed, which takes seconds each.
+
+    What is missing or broken is left to where it is needed, which says so.
+
+    Args:
+        names: Module and attribute, for example ``"diffusers.FluxTransformer2DModel"``.
+    """
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        with contextlib.suppress(ImportError, AttributeError, RuntimeError):
+            getattr(importlib.import_module(module), attribute)

@@ -25,7 +25,7 @@ from .history import read_metrics
 from .listeners import TRACKERS
 from .models.flux import FluxPolicy
 from .models.sharding import SHARDABLE, ShardedPolicy
-from .optional import require
+from .optional import import_early, require
 from .policy import Policy
 from .prompt_files import PromptLine, read_prompt_file
 from .prompts import PromptSet, make_prompt_set
@@ -50,6 +50,12 @@ __all__ = [
 CONFIG_COPY = "run.toml"
 """A run folder's own configuration, with everything in it."""
 _CURVE_PROMPTS = 4
+_MODEL_CODE = (
+    "diffusers.FluxTransformer2DModel",
+    "diffusers.AutoencoderKL",
+    "transformers.CLIPTextModel",
+    "transformers.T5EncoderModel",
+)
 
 
 @dataclass(frozen=True)
@@ -283,6 +289,8 @@ def _load(config: RunConfig, parts: _Parts) -> Policy:
     processes, prompts = parts.processes, (*parts.prompts.train, *parts.prompts.held_out)
     if config.model and processes.device:
         config = replace(config, model=replace(config.model, device=str(processes.device)))
+    if processes.count > 1:  # here all import at the same time, in one_first one after the other
+        import_early(*_MODEL_CODE[: None if config.model else 1])
     policy = processes.one_first(lambda: load_policy(config, prompts, keep_on_cpu=parts.shard))
     if parts.shard and isinstance(processes, TorchProcesses):
         return ShardedPolicy(policy, processes, prompts[0])

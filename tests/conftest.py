@@ -31,10 +31,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if TESTS_COMFY in item.path.parents:
             item.add_marker("comfy")
-        if "comfy_page" in getattr(item, "fixturenames", ()):
+        if "comfy_browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    # Server and browser live from the first test that needs them to the end.
+    items.sort(key=lambda item: TESTS_COMFY in item.path.parents)
 
 
 @pytest.fixture(scope="session")

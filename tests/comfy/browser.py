@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -33,6 +34,38 @@ UNTIL_A_GRAPH_IS_OPEN = """async (most) => {
   const end = performance.now() + most;
   while (!window.app.graph.nodes.length && performance.now() < end) await pause(50);
   await pause(250);
+}"""
+TIDY = """async () => {
+  const { extensionManager, canvas } = window.app, { toast, workflow, setting } = extensionManager;
+  if (setting.get("Comfy.VueNodes.Enabled")) await setting.set("Comfy.VueNodes.Enabled", false);
+  const nothing = { nodes: [], links: [], groups: [], config: {}, extra: {}, version: 0.4 };
+  await window.app.loadGraphData(nothing, true, true, "nothing");
+  for (const other of [...workflow.openWorkflows]) {
+    if (other.path !== workflow.activeWorkflow.path) await workflow.closeWorkflow(other);
+  }
+  toast.removeAll();
+  [canvas.ds.scale, canvas.ds.offset[0], canvas.ds.offset[1]] = [1, 0, 0];
+  window.testEvents = [];
+}"""
+IS_TIDY = """() => !window.app.graph.nodes.length
+  && !document.querySelector(".p-toast-message, .p-dialog-mask")"""
+SWITCH_VUE = """async (on) => {
+  const { setting } = window.app.extensionManager;
+  if (Boolean(setting.get("Comfy.VueNodes.Enabled")) === on) return false;
+  await setting.set("Comfy.VueNodes.Enabled", on);
+  return true;
+}"""
+UNTIL_IT_STANDS_STILL = """async (selector) => {
+  const place = () => {
+    const { x, y, width, height } = document.querySelector(selector).getBoundingClientRect();
+    return [x, y, width, height].join();
+  };
+  const end = performance.now() + 5000;
+  for (let last = "", frames = 0; frames < 15 && performance.now() < end;) {
+    await new Promise(requestAnimationFrame);
+    frames = place() === last ? frames + 1 : 0;
+    last = place();
+  }
 }"""
 NO_BANNER = "localStorage.setItem('vueNodesBannerDismissed', 'true')"
 SHOW_ALL = """(margin) => {
@@ -86,6 +119,13 @@ class ComfyPage:
         page.evaluate(UNTIL_A_GRAPH_IS_OPEN, 1500)
         page.evaluate(RECORD_EVENTS)
 
+    def tidy(self) -> None:
+        """Make the page like a new one with an empty graph: the next test must see nothing old."""
+        self.page.keyboard.press("Escape")
+        self.page.evaluate(TIDY)
+        self.page.wait_for_function(IS_TIDY, timeout=10_000)
+        self.errors.clear()
+
     def load(self, workflow: dict, name: str = "test") -> None:
         """Open a workflow in UI format."""
         self.page.evaluate(
@@ -133,10 +173,12 @@ class ComfyPage:
 
     def use_vue_nodes(self, on: bool) -> None:
         """Switch the experimental "Nodes 2.0" renderer on or off."""
-        self.page.evaluate(
-            "(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on
-        )
-        self.page.wait_for_timeout(500)
+        if self.page.evaluate(SWITCH_VUE, on):
+            self.page.wait_for_timeout(500)
+
+    def settle(self, selector: str) -> None:
+        """Wait until an element keeps its place for a while, whatever moved it."""
+        self.page.evaluate(UNTIL_IT_STANDS_STILL, selector)
 
     def alerts(self) -> list[str]:
         """Return the warnings that lie over the page, for example about a broken workflow file."""
@@ -193,29 +235,39 @@ class ComfyBrowser:
         except ImportError:
             raise BrowserUnavailable("no browser driver; run: pip install playwright") from None
         program = browser_path()
-        self._profile = tempfile.TemporaryDirectory(
-            prefix="comfy-browser-", ignore_cleanup_errors=True
-        )
         self._playwright = sync_playwright().start()
-        self._context = self._playwright.chromium.launch_persistent_context(
-            self._profile.name,
-            executable_path=program,
-            headless=True,
-            viewport=self.viewport,
-            args=list(ARGUMENTS),
+        self._browser = self._playwright.chromium.launch(
+            executable_path=program, headless=True, args=list(ARGUMENTS)
         )
-        self._context.add_init_script(NO_BANNER)
+        self._profile = self._new_profile()
         return self
 
     def open(self) -> ComfyPage:
         """Open ComfyUI in a new tab."""
-        return ComfyPage(self._context.new_page(), self.url)
+        return ComfyPage(self._profile.new_page(), self.url)
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[ComfyBrowser]:
+        """Give this browser with another empty profile: its tabs share nothing with the others.
+
+        For tabs that are loaded again: a page opens the drafts that any tab of its profile kept.
+        """
+        other = ComfyBrowser(self.url, **self.viewport)
+        other._browser, other._profile = self._browser, self._new_profile()
+        try:
+            yield other
+        finally:
+            other._profile.close()
 
     def stop(self) -> None:
         """Close the browser and forget its profile."""
-        self._context.close()
+        self._browser.close()
         self._playwright.stop()
-        self._profile.cleanup()
+
+    def _new_profile(self):
+        profile = self._browser.new_context(viewport=self.viewport)
+        profile.add_init_script(NO_BANNER)
+        return profile
 
     def __enter__(self) -> ComfyBrowser:
         return self.start()

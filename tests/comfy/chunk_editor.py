@@ -62,7 +62,7 @@ class Editor:
     def look(self, scale=1.3):
         self.tab.wait_for_selector(".chunk-editor svg", state="attached")
         self.tab.evaluate(LOOK, [scale])
-        self.tab.wait_for_timeout(500)
+        self.page.settle(".chunk-editor svg")
 
     def value(self, name="chunk_sizes"):
         return self.tab.evaluate(VALUE, name)

@@ -1,4 +1,4 @@
-"""One ComfyUI server for the whole run; clients and browser pages of it for the tests."""
+"""One ComfyUI server for the whole run; clients and a browser page of it for the tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from environment import unavailable
 from . import graphs
 from .browser import BrowserUnavailable, ComfyBrowser
 from .client import ComfyClient
+from .inprocess import Checks
 from .server import ComfyServer, ComfyUnavailable, comfyui_path
+
+FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +26,18 @@ def comfy_tree():
 
 
 @pytest.fixture(scope="session")
-def comfy_server(comfy_tree, tmp_path_factory):
+def native_checks(comfy_tree):
+    """Give the outcomes of the checks that run in a process of their own (``inprocess.py``)."""
+    checks = Checks(comfy_tree)
+    yield checks
+    checks.stop()
+
+
+@pytest.fixture(scope="session")
+def comfy_server(request, comfy_tree, tmp_path_factory):
     """Give a running ComfyUI that has this repository and the test nodes as node packs."""
+    if any("native_checks" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("native_checks")  # they run while the server's tests do
     try:
         packs = (Path(__file__).parent / "tiny_architectures",)
         server = ComfyServer(tmp_path_factory.mktemp("comfy"), packs=packs).start()
@@ -52,11 +65,11 @@ def model_files(comfy_server):
         path.unlink()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def comfy_browser(comfy_server):
     """Give a browser that can open pages of the server.
 
-    For one module only: while it lives, ``asyncio.run`` does not work in the tests' own thread.
+    While it lives, ``asyncio.run`` does not work in the tests' own thread; tests/comfy comes last.
     """
     try:
         browser = ComfyBrowser(comfy_server.url).start()
@@ -66,9 +79,38 @@ def comfy_browser(comfy_server):
     browser.stop()
 
 
+@pytest.fixture(scope="session")
+def kept_pages():
+    """Give the list that holds the page of the whole run: opening one takes seconds."""
+    pages = []
+    yield pages
+    for page in pages:
+        page.close()
+
+
 @pytest.fixture
-def comfy_page(comfy_browser):
-    """Give a fresh page with ComfyUI's editor, ready to load workflows."""
-    page = comfy_browser.open()
+def comfy_page(request, comfy_browser, kept_pages):
+    """Give a page with ComfyUI's editor and an empty graph, ready to load workflows."""
+    if not kept_pages:
+        kept_pages.append(comfy_browser.open())
+    (page,) = kept_pages
+    page.tidy()
     yield page
-    page.close()
+    if FAILED in request.node.stash:  # the next test gets a new one
+        kept_pages.remove(page)
+        page.close()
+
+
+@pytest.fixture
+def browser_apart(comfy_browser):
+    """Give a browser with a profile of its own, for tests that load a page again."""
+    with comfy_browser.apart() as browser:
+        yield browser
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report

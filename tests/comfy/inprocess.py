@@ -6,7 +6,8 @@ not enter the process of the other tests. A test file holds functions ``check_<c
     test_native = subprocess_tests(__file__)
 
 pytest then reports one test for each check. The checks of all such files that pytest collected run
-in one subprocess, which is this file run as a script. A function ``before_comfyui()`` of a test
+in one subprocess, which is this file run as a script; it starts with the first test of a server,
+so that it has ended when the turn of these tests comes. A function ``before_comfyui()`` of a test
 file is called there first: what looks for torchvision when it is imported (diffusers) must be
 imported while the stubs are hidden.
 """
@@ -50,32 +51,47 @@ def subprocess_tests(file: str) -> Callable[..., None]:
     ]
 
     @pytest.mark.parametrize("check", names)
-    def test(check: str, comfy_tree: Path) -> None:
-        outcome = _outcomes(comfy_tree)[f"{path.stem}.{check}"]
+    def test(check: str, native_checks: Checks) -> None:
+        outcome = native_checks.outcomes[f"{path.stem}.{check}"]
         if outcome:
             pytest.fail(outcome, pytrace=False)
 
     return test
 
 
-@functools.cache
-def _outcomes(comfyui: Path) -> dict[str, str]:
-    """Run all checks; file and name of a check -> traceback, empty if it passed."""
-    from .server import server_environment
+class Checks:
+    """All checks of the collected files, running in a process of their own beside the tests."""
 
-    with tempfile.TemporaryDirectory() as scratch:
-        report, stubs = Path(scratch, "report.json"), Path(scratch, "stubs")
-        arguments = [str(comfyui), str(stubs), str(report), *map(str, _files)]
-        done = subprocess.run(
-            [sys.executable, str(HERE / "inprocess.py"), *arguments],
-            env=server_environment(stubs),
-            cwd=scratch,
-            capture_output=True,
-            text=True,
-        )
-        outcomes = json.loads(report.read_text()) if report.is_file() else {}
-    died = f"the process ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-    return collections.defaultdict(lambda: died, outcomes)
+    def __init__(self, comfyui: Path) -> None:
+        from .server import end_with_parent, server_environment
+
+        self._scratch = tempfile.TemporaryDirectory()
+        scratch = Path(self._scratch.name)
+        self._report, self._log, stubs = scratch / "report.json", scratch / "log", scratch / "stubs"
+        arguments = [str(comfyui), str(stubs), str(self._report), *map(str, _files)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(HERE / "inprocess.py"), *arguments],
+                env=server_environment(stubs),
+                cwd=scratch,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,
+            )
+
+    @functools.cached_property
+    def outcomes(self) -> dict[str, str]:
+        """File and name of a check -> traceback, empty if it passed; waits for the last check."""
+        status = self._process.wait()
+        outcomes = json.loads(self._report.read_text()) if self._report.is_file() else {}
+        died = f"the process ended with {status}:\n{self._log.read_text(errors='replace')[-6000:]}"
+        return collections.defaultdict(lambda: died, outcomes)
+
+    def stop(self) -> None:
+        """End the process and forget what it said."""
+        self._process.kill()
+        self._process.wait()
+        self._scratch.cleanup()
 
 
 class Lab:

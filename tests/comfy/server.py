@@ -222,7 +222,7 @@ class ComfyServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal reaches only the tests
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,
             )
 
     def _wait_until_up(self) -> None:
@@ -238,7 +238,7 @@ class ComfyServer:
         raise RuntimeError(f"no answer in {self.start_seconds:g} s:\n{self.log(40)}")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ask Linux to end this process when the tests die without stopping it."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 

@@ -10,28 +10,19 @@ from .chunk_editor import KEY, NODE, TYPE, VALUE, Editor, curve_graph, plan_grap
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def page(comfy_browser):
-    """Give one page to all tests: it takes seconds to open."""
-    page = comfy_browser.open()
-    yield page
-    page.close()
-
-
 @pytest.fixture
-def editor(page):
+def editor(comfy_page):
     """Give the editor in the classic canvas; afterwards nothing may have complained."""
-    yield from editor_of(page, False)
+    yield from editor_of(comfy_page, False)
 
 
 @pytest.fixture(params=[False, True], ids=["classic", "nodes_2"])
-def both(request, page):
+def both(request, comfy_page):
     """Give the editor in one renderer, then in the other."""
-    yield from editor_of(page, request.param)
+    yield from editor_of(comfy_page, request.param)
 
 
 def editor_of(page, vue):
-    page.errors.clear()
     editor = Editor(page, vue)
     yield editor
     page.page.remove_listener("console", editor._listen)
@@ -194,8 +185,8 @@ def test_typing_redraws_at_once(editor):
     assert editor.sizes() == [5, 5]
 
 
-def test_typing_in_nodes_2_redraws_at_once(page):
-    editor = Editor(page, vue=True).open(plan_graph())
+def test_typing_in_nodes_2_redraws_at_once(comfy_page):
+    editor = Editor(comfy_page, vue=True).open(plan_graph())
     editor.tab.get_by_label("chunk_sizes", exact=True).fill("5, 5")
     editor.tab.wait_for_timeout(300)
     assert editor.value() == "5, 5"
@@ -257,10 +248,11 @@ def test_the_curve_comes_with_a_run_and_words_are_shown_resolved(editor, comfy):
     assert not editor.has_curve()
 
 
-def test_a_reloaded_page_and_a_second_one_show_the_last_curve(comfy_browser, comfy_page, comfy):
-    editor = Editor(comfy_page).open(curve_graph())
+def test_a_reloaded_page_and_a_second_one_show_the_last_curve(browser_apart, comfy):
+    page = browser_apart.open()
+    editor = Editor(page).open(curve_graph())
     editor.run(comfy)
-    saved = comfy_page.serialize()
+    saved = page.serialize()
     assert "mean" not in json.dumps(saved)
     line = ".chunk-editor .curve polyline"
     points = editor.tab.locator(line).get_attribute("points")
@@ -270,13 +262,10 @@ def test_a_reloaded_page_and_a_second_one_show_the_last_curve(comfy_browser, com
     editor.look()  # the page opens what it showed before
     editor.tab.wait_for_selector(line)
     assert editor.tab.locator(line).get_attribute("points") == points
-    second = comfy_browser.open()
-    try:
-        second.load(saved)
-        second.page.wait_for_selector(line)
-        assert second.errors == []
-    finally:
-        second.close()
+    second = browser_apart.open()
+    second.load(saved)
+    second.page.wait_for_selector(line)
+    assert second.errors == []
 
 
 def test_another_workflow_does_not_get_the_curve(editor, comfy):

@@ -15,14 +15,6 @@ pytestmark = pytest.mark.browser
 MODULE = f"/extensions/{PACK_NAME}/js/lib/chunk_plan.js"
 
 
-@pytest.fixture(scope="module")
-def page(comfy_browser):
-    """Give one page to all tests: it takes seconds to open."""
-    page = comfy_browser.open()
-    yield page
-    page.close()
-
-
 CURVE = DynamicsCurve(
     mean=tuple(0.9 - 0.1 * step + 0.008 * step * step for step in range(13)),
     std=(0.0,) * 13,
@@ -64,7 +56,7 @@ def library_sizes(text, steps):
         return "wrong"
 
 
-def test_the_page_reads_sizes_as_the_library_does(page):
+def test_the_page_reads_sizes_as_the_library_does(comfy_page):
     pieces = [
         "2",
         "3",
@@ -84,7 +76,7 @@ def test_the_page_reads_sizes_as_the_library_does(page):
         "x",
     ]
     texts = [*SIZES_BY_HAND, *made_up(pieces, 3000, 1)]
-    read = page.page.evaluate(
+    read = comfy_page.page.evaluate(
         f"""async (cases) => {{
           const {{ readSizes }} = await import("{MODULE}");
           return cases.map(([text, ran]) => readSizes(text, 12, ran));
@@ -111,7 +103,7 @@ def library_weights(text, plan):
         return "wrong"
 
 
-def test_the_page_reads_weights_as_the_library_does(page):
+def test_the_page_reads_weights_as_the_library_does(comfy_page):
     plan = ChunkPlan((2, 4, 6))
     pieces = [
         "1",
@@ -130,7 +122,7 @@ def test_the_page_reads_weights_as_the_library_does(page):
         "inf",
     ]
     texts = [*WEIGHTS_BY_HAND, *made_up(pieces, 3000, 2)]
-    read = page.page.evaluate(
+    read = comfy_page.page.evaluate(
         f"""async ([texts, curve]) => {{
           const {{ readWeights }} = await import("{MODULE}");
           const shown = ({{ problem, weights }}) => [problem, weights?.map(String) ?? null];
@@ -169,8 +161,8 @@ EDITS = (
 )
 
 
-def test_edits_keep_the_steps_and_carry_the_weights(page):
-    results = page.page.evaluate(
+def test_edits_keep_the_steps_and_carry_the_weights(comfy_page):
+    results = comfy_page.page.evaluate(
         f"""async (edits) => {{
           const plans = await import("{MODULE}");
           return edits.map(([name, values]) => plans[name](...values));
@@ -208,8 +200,8 @@ OURS = {"8": TYPE, "9": "PreviewImage"}
         ([], None),
     ],
 )
-def test_the_history_is_searched_for_the_newest_run_of_this_node(runs, found, page):
-    result = page.page.evaluate(
+def test_the_history_is_searched_for_the_newest_run_of_this_node(runs, found, comfy_page):
+    result = comfy_page.page.evaluate(
         f"""async ([runs, type, open]) => {{
           const {{ newestOutput }} = await import("/extensions/{PACK_NAME}/js/lib/history.js");
           return newestOutput(runs, "8", type, "a", (id) => open[id]);

@@ -113,44 +113,44 @@ def watched(comfy_server, comfy_browser):
         for_diffusers=False,
     )
     seen = Watched()
-    page, other = comfy_browser.open(), None
     try:
-        page.load_api(prompt, "watched")
-        seen.prompt = page.prompt()
-        page.page.evaluate("() => window.app.queuePrompt(0, 1)")
-        panel = Panel(page)
-        panel.wait("running", 1)
-        page.page.wait_for_timeout(1500)  # the page keeps its draft of the workflow
-        seen.before_reload = panel.wait("running", 2)
-        page.page.reload(wait_until="domcontentloaded")
-        page.page.wait_for_selector(PANEL, state="attached", timeout=120_000)
-        seen.reloaded = panel.wait("running", seen.before_reload)
-        other = comfy_browser.open()
-        other.load_api(prompt, "elsewhere")
-        Panel(other).wait("running", 1)
-        seen.second = Panel(other).text(".head")
-        page.page.locator(f"{PANEL} button.stop").evaluate("(button) => button.click()")
-        seen.done = panel.wait("stopped", seen.reloaded)
-        Panel(other).wait("stopped", seen.done)
-        page.page.wait_for_function("() => window.app.graph.nodes.length > 0")
-        comfy = ComfyClient(comfy_server.url)
-        view = comfy.get("/chunk_grpo/runs/in%20the%20page")
-        panel.tab.wait_for_function(
-            "([panel, n]) => document.querySelectorAll(`${panel} .group img`).length === n",
-            arg=[PANEL, len(view["group"]["samples"])],
-        )
-        seen.group = panel.place.locator(".group button").all_inner_texts()
-        seen.values = [
-            node["widgets_values"] for node in page.serialize()["nodes"] if node["type"] == TRAIN
-        ]
-        seen.after = page.prompt()
-        seen.errors = page.errors + other.errors
-        yield seen
+        with comfy_browser.apart() as browser:
+            page = browser.open()
+            page.load_api(prompt, "watched")
+            seen.prompt = page.prompt()
+            page.page.evaluate("() => window.app.queuePrompt(0, 1)")
+            panel = Panel(page)
+            panel.wait("running", 1)
+            page.page.wait_for_timeout(1500)  # the page keeps its draft of the workflow
+            seen.before_reload = panel.wait("running", 2)
+            page.page.reload(wait_until="domcontentloaded")
+            page.page.wait_for_selector(PANEL, state="attached", timeout=120_000)
+            seen.reloaded = panel.wait("running", seen.before_reload)
+            other = browser.open()
+            other.load_api(prompt, "elsewhere")
+            Panel(other).wait("running", 1)
+            seen.second = Panel(other).text(".head")
+            page.page.locator(f"{PANEL} button.stop").evaluate("(button) => button.click()")
+            seen.done = panel.wait("stopped", seen.reloaded)
+            Panel(other).wait("stopped", seen.done)
+            page.page.wait_for_function("() => window.app.graph.nodes.length > 0")
+            comfy = ComfyClient(comfy_server.url)
+            view = comfy.get("/chunk_grpo/runs/in%20the%20page")
+            panel.tab.wait_for_function(
+                "([panel, n]) => document.querySelectorAll(`${panel} .group img`).length === n",
+                arg=[PANEL, len(view["group"]["samples"])],
+            )
+            seen.group = panel.place.locator(".group button").all_inner_texts()
+            seen.values = [
+                node["widgets_values"]
+                for node in page.serialize()["nodes"]
+                if node["type"] == TRAIN
+            ]
+            seen.after = page.prompt()
+            seen.errors = page.errors + other.errors
     finally:
         ComfyClient(comfy_server.url).interrupt()
-        page.close()
-        if other:
-            other.close()
+    yield seen
 
 
 def test_a_second_page_shows_the_training(watched):

@@ -108,7 +108,8 @@ def own_errors(comfy_page):
             found.append(message.text)
 
     comfy_page.page.on("console", listen)
-    return found
+    yield found
+    comfy_page.page.remove_listener("console", listen)
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes-2"])

@@ -17,7 +17,9 @@ from pathlib import Path
 import flux_sources
 import pytest
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from chunk_grpo_core.cli import app
 from chunk_grpo_core.history import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -55,9 +57,9 @@ pictures = 1
 """
 
 
-def start(*words, launcher=()):
-    """Start a command of chunk-grpo, behind a launcher or alone."""
-    command = [sys.executable, "-m", *launcher, *(["-m"] if launcher else []), "chunk_grpo_core"]
+def start(*words, launcher):
+    """Start a command of chunk-grpo behind a launcher."""
+    command = [sys.executable, "-m", *launcher, "-m", "chunk_grpo_core"]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
         [*command, *map(str, words)],
@@ -78,7 +80,13 @@ def ended(process):
 
 
 def finished(*words, launcher=()):
-    code, printed, errors = ended(start(*words, "--json", launcher=launcher))
+    """Run a command to its end, behind a launcher or in this process; what it says of the run."""
+    words = (*words, "--json")
+    if launcher:
+        code, printed, errors = ended(start(*words, launcher=launcher))
+    else:
+        done = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+        code, printed, errors = done.exit_code, done.stdout, done.stderr
     assert code == 0, errors
     return json.loads(printed)
 
