@@ -79,9 +79,14 @@ def comfy_browser(comfy_server):
     browser.stop()
 
 
-@pytest.fixture(scope="session")
-def kept_pages():
-    """Give the list that holds the page of the whole run: opening one takes seconds."""
+@pytest.fixture(scope="module")
+def kept_pages(comfy_server):
+    """Give the list that holds the page of a module: opening one takes seconds.
+
+    Not for longer, and with an empty history: an open page reads the last 64 runs after every run
+    of anybody, which takes half the time of the server and of a core.
+    """
+    ComfyClient(comfy_server.url).post("/history", {"clear": True})
     pages = []
     yield pages
     for page in pages:
