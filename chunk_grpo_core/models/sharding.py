@@ -88,9 +88,13 @@ class ShardedPolicy:
     def _idle(self, with_gradient: bool) -> None:
         """One call, and one backward pass that leaves no gradient in the adapter."""
         x_t = torch.zeros(1, *self.latent_shape, device=self.device)
-        v_t = self._policy.run(lambda velocity: velocity(x_t, 0.5, self._prompt))
-        if with_gradient:
-            torch.autograd.grad(v_t.sum(), self.adapter.parameters(), allow_unused=True)
+
+        def work(velocity: Velocity) -> None:
+            v_t = velocity(x_t, 0.5, self._prompt)
+            if with_gradient:
+                torch.autograd.grad(v_t.sum(), self.adapter.parameters(), allow_unused=True)
+
+        self._policy.run(work)
 
 
 def _shard(transformer: Any, adapter: PeftAdapter, device: torch.device) -> None:
