@@ -29,6 +29,7 @@ from torch import Tensor
 from chunk_grpo_core.chunks import ChunkPlan
 from chunk_grpo_core.config import TrainConfig
 from chunk_grpo_core.events import AdvantagesEnd, Event, IterationEnd
+from chunk_grpo_core.meters import peak_gib
 from chunk_grpo_core.models.flux import FluxPolicy
 from chunk_grpo_core.models.flux_model import ATTENTION, FluxModel
 from chunk_grpo_core.presets import PRESETS, preset_config
@@ -38,7 +39,8 @@ from chunk_grpo_core.sdpa import without_cudnn_attention
 from chunk_grpo_core.trainer import Trainer
 
 from .chunk_vs_step.measure import write_json
-from .flux_size import matrix_peak
+from .flux_size import forget_peak, matrix_peak, wait
+from .iteration import Passes
 from .machine import facts
 from .random_flux import FLUX, PRECISIONS, TINY, Size, build, operations, random_decoder
 from .reference_loop import ReferenceLoop
@@ -81,20 +83,6 @@ class Iteration:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class _Counter:
-    """Sample-steps that go through the model."""
-
-    free: int = 0
-    with_gradient: int = 0
-
-    def count(self, rows: int) -> None:
-        if torch.is_grad_enabled():
-            self.with_gradient += rows
-        else:
-            self.free += rows
-
-
 def policy_of(setup: Setup) -> FluxPolicy:
     """The model with its decoder."""
     decode = random_decoder(setup.size, setup.device)
@@ -114,7 +102,7 @@ class _Loop:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._counter = _Counter()
+        self._passes = Passes()
         self.done: list[Iteration] = []
 
     def _measured(
@@ -124,15 +112,16 @@ class _Loop:
         rollout: int,
         metrics: dict[str, Any] | None = None,
     ) -> None:
-        setup, cuda = self._setup, self._setup.device.type == "cuda"
+        setup, passes = self._setup, self._passes
+        cuda = setup.device.type == "cuda"
         image = (setup.pixels // 16) ** 2
         forward = operations(setup.size, image)
         keeps = setup.options.gradient_checkpointing
         update = operations(setup.size, image, is_update=True, checkpoints=keeps)
         steps = {
             "rollout": rollout,
-            "update, without gradients": self._counter.free - rollout,
-            "update, with gradients": self._counter.with_gradient,
+            "update, without gradients": passes.forward - passes.backward - rollout,
+            "update, with gradients": passes.backward,
         }
         count = {
             "rollout": rollout * forward,
@@ -150,17 +139,15 @@ class _Loop:
                     if phase in seconds
                 },
                 sample_steps=steps,
-                peak_gib=torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
+                peak_gib=peak_gib(setup.device),
                 reserved_gib=torch.cuda.max_memory_reserved() / 2**30 if cuda else None,
                 metrics=metrics or {},
             )
         )
 
     def _reset(self) -> None:
-        self._counter.free = self._counter.with_gradient = 0
-        if self._setup.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        self._passes = Passes()
+        forget_peak(self._setup.device)
 
 
 class Ours(_Loop):
@@ -172,7 +159,7 @@ class Ours(_Loop):
         velocity = policy._velocity
 
         def counted(x_t: Tensor, t: Any, prompt: str) -> Tensor:
-            self._counter.count(len(x_t))
+            self._passes.count(len(x_t))
             return velocity(x_t, t, prompt)
 
         policy._velocity = counted  # type: ignore[method-assign]
@@ -188,7 +175,7 @@ class Ours(_Loop):
 
     def _listen(self, event: Event) -> None:
         if isinstance(event, AdvantagesEnd):
-            self._rollout = self._counter.free
+            self._rollout = self._passes.forward
         if isinstance(event, IterationEnd):
             row = dict(event.metrics)
             seconds: Any = row["seconds"]
@@ -211,13 +198,13 @@ class Theirs(_Loop):
             config=setup.config,
             device=setup.device,
             guidance=policy._guidance,
-            on_call=self._counter.count,
+            on_call=lambda rows: self._passes.count(rows),
             on_scores=lambda scores: self._mark(),
         )
         self._iteration, self._marked, self._rollout = 0, 0.0, 0
 
     def _mark(self) -> None:
-        self._marked, self._rollout = time.perf_counter(), self._counter.free
+        self._marked, self._rollout = time.perf_counter(), self._passes.forward
 
     def iterate(self) -> None:
         """One iteration."""
@@ -225,8 +212,7 @@ class Theirs(_Loop):
         start = time.perf_counter()
         with without_cudnn_attention():  # as for the trainer; with it the process would end
             self._loop.iterate(self._iteration)
-        if self._setup.device.type == "cuda":
-            torch.cuda.synchronize()
+        wait(self._setup.device)
         end = time.perf_counter()
         seconds = {
             "rollout": self._marked - start,  # scores are part of it there

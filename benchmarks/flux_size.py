@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from chunk_grpo_core.lora import LoraConfig
+from chunk_grpo_core.meters import peak_gib
 from chunk_grpo_core.models.flux import FluxPolicy
 from chunk_grpo_core.models.flux_model import ATTENTION, FluxModel
 from chunk_grpo_core.policy import Velocity
@@ -32,7 +33,7 @@ from .chunk_vs_step.measure import write_json
 from .machine import facts
 from .random_flux import FLUX, PRECISIONS, TINY, Size, build, operations
 
-__all__ = ["Case", "matrix_peak", "measure", "table"]
+__all__ = ["Case", "forget_peak", "matrix_peak", "measure", "table", "wait"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +64,25 @@ def matrix_peak(device: torch.device) -> float:
 
 def _seconds(work: Callable[[], object], device: torch.device, times: int) -> float:
     work()
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     for _ in range(times):
         work()
-    _wait(device)
+    wait(device)
     return (time.perf_counter() - start) / times
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to look for the largest memory anew."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def measure(
@@ -113,7 +122,7 @@ def _both(
     batch: int,
     peak: float,
 ) -> Iterator[Case]:
-    device, cuda = policy.device, policy.device.type == "cuda"
+    device = policy.device
     x_t = torch.randn(batch, size.channels, side // 8, side // 8, device=device)
 
     def rollout_step() -> None:
@@ -124,9 +133,7 @@ def _both(
         velocity(x_t, 0.5, "").square().mean().backward()
 
     for what, work in (("rollout step", rollout_step), ("update micro-batch", update)):
-        if cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
+        forget_peak(device)
         seconds = _seconds(work, device, 5)
         count = batch * operations(size, (side // 16) ** 2, is_update=work is update)
         yield Case(
@@ -136,7 +143,7 @@ def _both(
             pixels=side,
             batch=batch,
             seconds=seconds,
-            peak_gib=torch.cuda.max_memory_allocated(device) / 2**30 if cuda else None,
+            peak_gib=peak_gib(device),
             operations=count,
             share_of_peak=count / seconds / peak,
         )

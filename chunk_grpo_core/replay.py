@@ -27,6 +27,12 @@ class Replay(NamedTuple):
     log_p: Tensor
     """Its log-density at the recorded x_s, float32, shape (B,)."""
 
+    @property
+    def detached(self) -> Replay:
+        """The numbers alone; holds nothing for backward."""
+        mean, std = self.transition
+        return Replay(self.v_t.detach(), Transition(mean.detach(), std), self.log_p.detach())
+
 
 def replay_step(
     velocity: Velocity,

@@ -17,7 +17,7 @@ Legend: G samples in a group, K chunks, N steps, B sample-steps in a micro-batch
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -172,6 +172,21 @@ def _store(all_terms: StepTerms, batch: MicroBatch, terms: StepTerms) -> None:
         target[batch.samples, batch.steps] = values.detach().cpu()
 
 
+def _replays(
+    velocity: Velocity,
+    task: GroupTask,
+    batches: Iterable[MicroBatch],
+    device: torch.device | str,
+    check_cancel: CheckCancel,
+) -> Iterator[tuple[int, Tensor, Replay]]:
+    """Step, samples and replay of all micro-batches; none is held for backward."""
+    for batch in batches:
+        found = replay_steps(velocity, task.trajectory, batch.steps, batch.samples, device)
+        found = [(step, samples, new.detached) for step, samples, new in found]
+        yield from found
+        check_cancel()
+
+
 def recompute_old_policy(
     velocity: Velocity,
     task: GroupTask,
@@ -204,15 +219,12 @@ def recompute_old_policy(
     trajectory = task.trajectory
     log_p = trajectory.log_p.clone()
     means = None if trajectory.means is None else trajectory.means.clone()
-    for batch in task.all_batches(plan, config, batch_size, mixes_times=mixes_times):
-        with torch.set_grad_enabled(with_gradients):
-            replayed = replay_steps(velocity, trajectory, batch.steps, batch.samples, device)
-        for step, samples, old in replayed:
-            log_p[step, samples] = old.log_p.detach().cpu()
+    batches = task.all_batches(plan, config, batch_size, mixes_times=mixes_times)
+    with torch.set_grad_enabled(with_gradients):
+        for step, samples, old in _replays(velocity, task, batches, device, check_cancel):
+            log_p[step, samples] = old.log_p.cpu()
             if means is not None:
-                means[step, samples] = old.transition.mean.detach().cpu()
-        del replayed, old  # or two batches would be held for backward
-        check_cancel()
+                means[step, samples] = old.transition.mean.cpu()
     return replace(task, trajectory=replace(trajectory, log_p=log_p, means=means))
 
 
@@ -243,13 +255,10 @@ def with_reference(
     trajectory = task.trajectory
     v_t = torch.zeros_like(trajectory.states[: plan.steps])
     log_p = trajectory.log_p.T.clone()
-    for batch in task.all_batches(plan, config, batch_size, mixes_times=mixes_times):
-        for step, samples, reference in replay_steps(
-            velocity, trajectory, batch.steps, batch.samples, device
-        ):
-            v_t[step, samples] = reference.v_t.float().cpu()
-            log_p[samples, step] = reference.log_p.cpu()
-        check_cancel()
+    batches = task.all_batches(plan, config, batch_size, mixes_times=mixes_times)
+    for step, samples, reference in _replays(velocity, task, batches, device, check_cancel):
+        v_t[step, samples] = reference.v_t.float().cpu()
+        log_p[samples, step] = reference.log_p.cpu()
     return replace(task, reference=Reference(v_t, log_p))
 
 
