@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ __all__ = [
     "HeldOutEnd",
     "IterationEnd",
     "Listener",
+    "Measured",
     "PhaseProgress",
     "RolloutEnd",
     "RunEnd",
@@ -30,6 +32,10 @@ __all__ = [
     "never_cancel",
     "never_stop",
 ]
+
+
+Measured = Literal["before", "during", "after", "curve"]
+"""What is measured outside training: held-out prompts before, during or after it; relative L1."""
 
 
 class Cancelled(Exception):
@@ -61,9 +67,7 @@ class PhaseProgress:
 class EvaluationProgress:
     """A piece of a measurement outside training is done."""
 
-    which: str
-    """before, during or after (training): on the held-out prompts; curve: of the relative-L1
-    curve."""
+    which: Measured
     fraction: float
     """Part of this measurement done, 0..1."""
 

@@ -20,6 +20,7 @@ from .events import (
     EvaluationProgress,
     HeldOutEnd,
     Listener,
+    Measured,
     RunEnd,
     StopWish,
     broadcast,
@@ -189,7 +190,7 @@ def run_experiment(
 
     processes.from_writer(open_folder)
 
-    def measure(which: str) -> Evaluation:
+    def measure(which: Measured) -> Evaluation:
         own = _part(len(held_out), processes)
         found = (
             evaluate(

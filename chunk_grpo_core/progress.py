@@ -20,7 +20,7 @@ from rich.progress import (
 
 from .batch_limit import NothingFits
 from .distributed import PeerFailed
-from .events import EvaluationProgress, Event, IterationEnd, PhaseProgress, RunStart
+from .events import EvaluationProgress, Event, IterationEnd, Measured, PhaseProgress, RunStart
 from .launch import PeerLost, is_launched
 from .selftest import SelfTestFailed
 
@@ -37,7 +37,12 @@ _MISTAKES = (
     NothingFits,
     MemoryError,
 )
-_TITLES = {"curve": "relative L1", "before": "base model", "after": "with LoRA"}
+_TITLES: dict[Measured, str] = {
+    "curve": "relative L1",
+    "before": "base model",
+    "during": "LoRA so far",
+    "after": "with LoRA",
+}
 
 
 class ProgressBar:

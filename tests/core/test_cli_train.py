@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import get_args
 
 import flux_sources
 import pytest
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from chunk_grpo_core import workbench
 from chunk_grpo_core.cli import app
 from chunk_grpo_core.config_file import read_config_file
-from chunk_grpo_core.events import PhaseProgress
+from chunk_grpo_core.events import EvaluationProgress, Measured, PhaseProgress
 from chunk_grpo_core.history import read_metrics
 from chunk_grpo_core.presets import PRESETS
 from chunk_grpo_core.progress import ProgressBar
@@ -112,6 +113,20 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(trained, config, monkeypatch)
     finished("resume", folder)
     assert without_times(folder) == without_times(whole)
     assert same_files(folder / "lora.safetensors", whole / "lora.safetensors")
+
+
+def test_a_run_measures_held_out_prompts_in_between(trained, config):
+    folder = config.parent / "watched"
+    finished("train", config, "--out", folder, "--set", "run.evaluate_every=1")
+    measured = read_metrics(folder / "held_out.jsonl")
+    assert [row["iterations"] for row in measured] == [0, 1, 2, 3]
+    assert without_times(folder) == without_times(trained[0])
+
+
+def test_every_measurement_has_a_title_on_the_screen():
+    with ProgressBar() as bar:
+        for which in get_args(Measured):
+            bar.listen(EvaluationProgress(which, 1.0))
 
 
 def test_pictures_are_drawn_with_and_without_the_lora(trained, tmp_path):
