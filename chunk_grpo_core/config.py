@@ -50,8 +50,8 @@ class OptimizerConfig:
     warmup_updates: int = 0
     """Updates over which the learning rate rises linearly to its value, 0 or more."""
     ema_decay: float | None = None
-    """Decay of the average of the adapter that becomes the result, in (0, 1); None keeps the
-    weights of the last update."""
+    """Decay of the average of the adapter that becomes the result, in (0, 1); smaller in the first
+    updates (``ema.py``). None keeps the weights of the last update."""
     recompute_log_p: bool | None = None
     """Compute the old log-densities again with the batch shapes of training, which costs one more
     forward pass. None does so where it matters: on accelerators, whose kernels may depend on the

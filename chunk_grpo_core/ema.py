@@ -1,6 +1,10 @@
 """Exponential moving average of the adapter: smoother weights than those of the last update.
 
-shadow <- decay * shadow + (1 - decay) * weights       after every optimiser step
+d_n = min((1 + n) / (10 + n), decay)                   warm-up as in Flow-GRPO's code
+shadow <- d_n * shadow + (1 - d_n) * weights           after optimiser step n, counted from 0
+
+Without the warm-up a run shorter than the average's memory would keep most of the untrained
+weights; with it the average spans about the last tenth of the updates until ``decay`` is reached.
 """
 
 from __future__ import annotations
@@ -21,16 +25,21 @@ class Ema:
 
         Args:
             parameters: What is averaged, always in the same order.
-            decay: In [0, 1); 0.99 remembers about 100 updates.
+            decay: In [0, 1), reached by warm-up; 0.99 remembers about 100 updates.
         """
         self._parameters, self.decay = list(parameters), decay
         self._shadow = [parameter.detach().clone() for parameter in parameters]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the present values in."""
+    def update(self, number: int) -> None:
+        """Take the present values in.
+
+        Args:
+            number: How many updates the run has done before; fixes the warm-up's decay.
+        """
+        decay = min((1 + number) / (10 + number), self.decay)
         for shadow, parameter in zip(self._shadow, self._parameters, strict=True):
-            shadow.lerp_(parameter, 1.0 - self.decay)
+            shadow.lerp_(parameter, 1.0 - decay)
 
     @torch.no_grad()
     def apply(self) -> None:

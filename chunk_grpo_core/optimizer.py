@@ -39,7 +39,8 @@ class AdapterOptimizer:
         """Clip the gradient, step, clear it.
 
         Args:
-            update: How many updates the run has done; fixes the warm-up's learning rate.
+            update: How many updates the run has done; fixes the learning rate of the warm-up and
+                the decay of the average.
 
         Returns:
             L2 norm of the gradient before clipping.
@@ -59,7 +60,7 @@ class AdapterOptimizer:
         self._adamw.step()
         self.clear()
         if self._ema:
-            self._ema.update()
+            self._ema.update(update)
         return float(norm)
 
     def clear(self) -> None:

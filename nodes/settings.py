@@ -146,8 +146,9 @@ class GRPOSettings(io.ComfyNode):
                     round=1e-4,
                     optional=True,
                     tooltip="Above 0 the LoRA that you get is a moving average: over about "
-                    "1 / (1 - ema_decay) updates. 0 gives that of the last update. Flow-GRPO and "
-                    "DanceGRPO average; use it in runs of some hundred updates whose reward jumps.",
+                    "1 / (1 - ema_decay) updates, fewer early in a run. 0 gives that of the last "
+                    "update. Flow-GRPO and DanceGRPO average; use it in runs of some hundred "
+                    "updates whose reward jumps.",
                 ),
                 io.Combo.Input(
                     "recompute_log_p",

@@ -81,7 +81,10 @@ SAFE_LORA = Preset(
                     10,
                     "Adam's first steps are as large as later ones",
                 ),
-                "optimizer.ema_decay": (0.9869, "as flow-grpo; it averages the last 76 updates"),
+                "optimizer.ema_decay": (
+                    0.9869,
+                    "as flow-grpo; it averages the last tenth of the updates, at most 76",
+                ),
                 "lora.rank": (64, "as flow-grpo"),
                 "lora.alpha": (128.0, "as flow-grpo"),
                 "lora.targets": ("attention+mlp", "as flow-grpo"),

@@ -95,8 +95,8 @@ FLOW_GRPO = Preset(
         "The standard deviation there is that of n samples plus 1e-4; here that of n - 1.",
         _TARGETS.format("attention, and the MLPs of the double blocks")
         + " A starts Gaussian there, uniform here.",
-        "The average there starts with a smaller decay, and takes the weights in once for each "
-        "micro-batch of every eighth update.",
+        "The average there takes the weights in once for each micro-batch of every eighth update. "
+        "Its decay rises from 0.1 as here, but ends at update 80; here at about 680.",
         "On the model's side the source has 512 x 512 pictures, guidance 3.5 and bf16, with "
         "PickScore as reward.",
     ),
@@ -156,6 +156,7 @@ DANCE_GRPO = Preset(
     ),
     departures=(
         "The two scripts differ: the LoRA script samples 12 steps, not 16, and keeps no EMA.",
+        "The average there has its full decay from the first update on; here it rises from 0.1.",
         _TARGETS.format("to_q, to_k, to_v and to_out of every attention"),
         _TIMESTEP,
         "The initial noise there is bf16 and shared by both groups of a GPU; here it is float32 "

@@ -26,13 +26,36 @@ def weights(state):
 def test_average_is_the_exponential_sum_of_all_weights():
     parameter = nn.Parameter(torch.tensor([1.0]))
     ema, seen = Ema([parameter], 0.8), [1.0]
-    for value in (2.0, -1.0, 5.0):
+    for number, value in enumerate((2.0, -1.0, 5.0), start=100):  # behind the warm-up
         parameter.data.fill_(value)
-        ema.update()
+        ema.update(number)
         seen.append(value)
     expected = 0.8**3 * seen[0] + 0.2 * sum(0.8 ** (3 - i) * seen[i] for i in (1, 2, 3))
     ema.apply()
     assert parameter.item() == pytest.approx(expected)
+
+
+def test_the_average_of_a_short_run_keeps_what_was_learned():
+    parameter = nn.Parameter(torch.zeros(1))
+    ema = Ema([parameter], 0.9869)
+    for number in range(30):
+        parameter.data.fill_(number + 1.0)
+        ema.update(number)
+    ema.apply()
+    assert 0.85 * 30 <= parameter.item() < 30
+
+
+def test_the_decay_of_the_average_rises_to_its_value():
+    parameter = nn.Parameter(torch.ones(1))
+    ema = Ema([parameter], 0.7)
+    parameter.data.zero_()
+    kept, before = [], 1.0
+    for number in (0, 1, 10, 20, 1000):
+        ema.update(number)
+        now = ema.tensors()["ema.0"].item()
+        kept.append(now / before)
+        before = now
+    assert kept == pytest.approx([1 / 10, 2 / 11, 11 / 20, 0.7, 0.7])
 
 
 def test_warm_up_raises_the_learning_rate_linearly():
