@@ -12,7 +12,8 @@ __all__ = ["batch_limit", "is_out_of_memory"]
 
 _ADVICE = (
     "use a smaller latent, a lower rank or fewer lora_targets, turn on activation_offloading in "
-    "GRPO Settings, or let ComfyUI keep more of the model in system memory: start it with "
+    "GRPO Settings (behind GRPO Preset it replaces the preset's values: write them into it, with "
+    "batch_size 1), or let ComfyUI keep more of the model in system memory: start it with "
     "--lowvram, or with --reserve-vram and some GiB"
 )
 
