@@ -16,7 +16,14 @@ from torch import Tensor
 from .batch_limit import BatchLimit
 from .events import CheckCancel, never_cancel
 from .policy import Policy, Velocity
-from .rewards.base import Reward, RewardBatch, RewardFailed
+from .rewards.base import (
+    NothingScored,
+    Reward,
+    RewardBatch,
+    RewardFailed,
+    check_scored,
+    last_error,
+)
 from .rollout import sample_ode
 from .schedule import TimeGrid
 
@@ -37,6 +44,8 @@ class Evaluation:
     invalid."""
     images: Tensor
     """The first seed's picture of each prompt, (P, H, W, 3)."""
+    error: str = ""
+    """Why rewards are missing, where the reward said so."""
 
     def to_json(self) -> dict[str, object]:
         """Every score, None where it was invalid: ``rewards`` and extras as (P, S) lists."""
@@ -62,7 +71,21 @@ class Evaluation:
                 for name in dict.fromkeys(name for part in parts for name in part.extras)
             },
             torch.cat([part.images for part in parts]),
+            next((part.error for part in reversed(parts) if part.error), ""),
         )
+
+    def check_scored(self, reward: str) -> Evaluation:
+        """Return this evaluation if at least one picture has a score.
+
+        Args:
+            reward: Name of the reward, for the message.
+
+        Raises:
+            NothingScored: None has.
+        """
+        scores = replace(RewardBatch.of(self.rewards.flatten()), error=self.error)
+        check_scored([scores], reward, "the evaluation")
+        return self
 
     @property
     def mean(self) -> float:
@@ -94,6 +117,7 @@ def evaluate(
     seed: int = 0,
     solver: str = "euler",
     limit: BatchLimit | None = None,
+    is_part: bool = False,
     progress: Callable[[float], None] = lambda fraction: None,
     check_cancel: CheckCancel = never_cancel,
 ) -> Evaluation:
@@ -112,9 +136,14 @@ def evaluate(
         seed: Seed of the noise; the same seed gives the same noise to every policy.
         solver: What follows the ODE, one of :data:`~chunk_grpo_core.solvers.SOLVERS`.
         limit: Samples that fit into memory at once; as many as do when None.
+        is_part: Other prompts of the same evaluation are measured elsewhere, so that here all
+            scores may be missing.
         progress: Called with the fraction done.
         check_cancel: Called after every call of the model, and before a prompt's pictures are
             decoded and scored.
+
+    Raises:
+        NothingScored: No picture has a score.
     """
     limit = limit or BatchLimit()
     decode_limit = replace(limit, size=None)
@@ -139,7 +168,7 @@ def evaluate(
             progress((index + 1) / len(prompts))
         return latents
 
-    rewards, images, details = [], [], []
+    batches, images = [], []
     for prompt, x_0 in zip(prompts, policy.run(sample), strict=True):
         check_cancel()
         pictures = decode_limit.join(policy.decode, x_0)
@@ -147,16 +176,19 @@ def evaluate(
             batch = reward.score(pictures, [prompt] * seeds)
         except RewardFailed as error:
             log.warning("the pictures of %r have no reward: %s", prompt, error)
-            batch = RewardBatch.failed(seeds)
-        rewards.append(batch.known)
+            batch = RewardBatch.failed(seeds, str(error))
+        batches.append(batch)
         images.append(pictures[0])
-        details.append(batch.details)
+    details = [batch.details for batch in batches]
     unknown = torch.full((seeds,), torch.nan)  # a reward that fails has no extras
     extras = {
         name: torch.stack([row.get(name, unknown) for row in details])
         for name in dict.fromkeys(name for row in details for name in row)
     }
-    return Evaluation(tuple(prompts), torch.stack(rewards), extras, torch.stack(images))
+    rewards = torch.stack([batch.known for batch in batches])
+    pictures = torch.stack(images)
+    found = Evaluation(tuple(prompts), rewards, extras, pictures, last_error(batches))
+    return found if is_part else found.check_scored(reward.name)
 
 
 def _differences(before: Evaluation, after: Evaluation, extra: str | None) -> Tensor:
@@ -194,15 +226,25 @@ def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None)
     """Mean reward gain on the same prompts and noise, with its 95 % interval.
 
     Prompts, not pictures, are the independent units: differences are averaged over seeds first,
-    then a normal interval is taken over the P prompts. Arguments: see :func:`prompt_gains`.
+    then a normal interval is taken over the P prompts. Arguments: see :func:`prompt_gains`. A
+    further number that no picture has in both evaluations has a gain of NaN.
 
     Raises:
+        NothingScored: No picture has a reward in both evaluations.
         ValueError: The evaluations do not belong together, or there are fewer than two prompts.
     """
     gains = prompt_gains(before, after, extra)
     if len(gains) < 2:
         raise ValueError("an interval needs at least 2 prompts")
     gains = gains[torch.isfinite(gains)]
+    if not len(gains):
+        if extra is not None:
+            return Interval(math.nan, math.nan, math.nan)
+        raise NothingScored(
+            "no picture has a score in both evaluations, so there is nothing to compare "
+            f"({after.error or before.error or 'scores are missing or not finite'}); repair the "
+            "reward"
+        )
     mean = float(gains.mean())
     half = 1.96 * float(gains.std()) / math.sqrt(len(gains))
     return Interval(mean, mean - half, mean + half)

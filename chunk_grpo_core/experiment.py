@@ -145,6 +145,8 @@ def run_experiment(
             run folder, which the others need not even see.
 
     Raises:
+        NothingScored: No picture of an iteration or of a measurement has a score; the run can be
+            resumed when the reward works.
         FileExistsError: The folder holds a run and ``resume`` is False.
         FileNotFoundError: The folder holds no run and ``resume`` is True.
         ValueError: The run was started with other settings, there are too few prompts, or the
@@ -201,13 +203,15 @@ def run_experiment(
                 seeds=evaluation_seeds,
                 seed=EVALUATION_SEED + own.start,
                 limit=limit,
+                is_part=True,
                 progress=lambda fraction: listener(EvaluationProgress(which, fraction)),
                 check_cancel=check_cancel,
             )
             if own
             else None
         )
-        return Evaluation.joined([part for part in processes.gather(found) if part])
+        whole = Evaluation.joined([part for part in processes.gather(found) if part])
+        return whole.check_scored(reward.name)
 
     def tell(iterations: int, found: Evaluation) -> None:
         gain = paired_gain(before, found)

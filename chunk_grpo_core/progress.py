@@ -22,6 +22,7 @@ from .batch_limit import NothingFits
 from .distributed import PeerFailed
 from .events import EvaluationProgress, Event, IterationEnd, Measured, PhaseProgress, RunStart
 from .launch import PeerLost, is_launched
+from .rewards.base import NothingScored
 from .selftest import SelfTestFailed
 
 __all__ = ["ProgressBar", "clear_errors"]
@@ -112,6 +113,11 @@ def clear_errors(hint: str | Callable[[], str]) -> Iterator[None]:
         raise typer.Exit(2) from error
     except PeerFailed as error:
         raise typer.Exit(2) from error  # the first process shows it
+    except NothingScored as error:
+        if os.environ.get("RANK", "0") == "0":  # all processes have the same error
+            text = hint if isinstance(hint, str) else hint()
+            _show_error(f"{error}; {text}")
+        raise typer.Exit(1) from error
     except PeerLost as error:
         text = hint if isinstance(hint, str) else hint()
         _show_error(f"{error}. What the run folder holds is whole; {text}")

@@ -48,7 +48,7 @@ from .optimizer import AdapterOptimizer
 from .overlap import Overlap
 from .policy import Policy, Velocity
 from .provenance import plan_mismatches
-from .rewards.base import Reward, RewardBatch, RewardFailed
+from .rewards.base import Reward, RewardBatch, RewardFailed, check_scored
 from .rollout import Noise, Trajectory, derive_seed, rollout
 from .selftest import self_test
 from .streaming import GroupTask
@@ -171,6 +171,7 @@ class Trainer:
             Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; a checkpoint of
                 the iterations that were done is left in the run folder.
             FloatingPointError: The gradient is not finite.
+            NothingScored: No picture of an iteration has a score; it is not counted as done.
             SelfTestFailed: Gradients through the policy are wrong; see :mod:`.selftest`.
 
         At the end the adapter holds the average of its weights if ``optimizer.ema_decay`` is set.
@@ -223,6 +224,7 @@ class Trainer:
                 groups = self._run(lambda v: self._sample(v, prompts, drawn, scoring.add))
             with timed(seconds, "score"):
                 rewards = self._all_rewards(scoring.results())
+        check_scored(rewards, self.reward.name, f"iteration {self.iteration + 1}")
         advantages = iteration_advantages(rewards, config.advantage)
         tasks: list[GroupTask | None] = [None] * len(prompts)
         for share, group, chunks in zip(self._shares, groups, drawn, strict=True):
@@ -290,7 +292,7 @@ class Trainer:
             batch = self.reward.score(images, [group.prompt] * group.group_size)
         except RewardFailed as error:
             log.warning("iteration %d: a group has no reward: %s", self.iteration, error)
-            batch = RewardBatch.failed(group.group_size)
+            batch = RewardBatch.failed(group.group_size, str(error))
         return images, batch
 
     def _scored(self, group: Trajectory, found: tuple[torch.Tensor, RewardBatch]) -> RewardBatch:

@@ -20,7 +20,7 @@ from chunk_grpo_core.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.dynamics import DynamicsCurve
 from chunk_grpo_core.events import Cancelled
 from chunk_grpo_core.objective import ObjectiveConfig
-from chunk_grpo_core.rewards.base import Fingerprint, Metadata, RewardBatch
+from chunk_grpo_core.rewards.base import Fingerprint, Metadata, RewardBatch, RewardFailed
 from chunk_grpo_core.rollout import derive_seed
 from chunk_grpo_core.schedule import shifted_grid
 
@@ -177,6 +177,25 @@ class Broken:
         values[list(self.samples)] = self.value
         # Claims that all is well: the trainer has to look for itself.
         return RewardBatch(values, torch.ones(len(values), dtype=torch.bool))
+
+
+@dataclass
+class FailsAfter(Brightness):
+    """Brightness that is scored so many times, then no more."""
+
+    calls: int
+    error: str | None = "no answer from the server"
+    """What it raises; None gives scores that are not finite."""
+
+    def score(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Metadata] | None = None
+    ) -> RewardBatch:
+        self.calls -= 1
+        if self.calls >= 0:
+            return super().score(images, prompts)
+        if self.error is not None:
+            raise RewardFailed(self.error)
+        return RewardBatch.of(torch.full((len(images),), math.nan))
 
 
 class CancelAfter:

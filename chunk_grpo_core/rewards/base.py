@@ -17,11 +17,14 @@ from torch import Tensor
 __all__ = [
     "Fingerprint",
     "Metadata",
+    "NothingScored",
     "Reward",
     "RewardBatch",
     "RewardFailed",
     "RewardPart",
     "check_images",
+    "check_scored",
+    "last_error",
     "with_metadata",
 ]
 
@@ -71,6 +74,8 @@ class RewardBatch:
     """Further numbers per picture, each CPU float32 of shape (B,), for records and tables."""
     parts: tuple[RewardPart, ...] = ()
     """What ``values`` is the weighted sum of; empty for a reward that is not a combination."""
+    error: str = ""
+    """Why scores are missing, where the reward (or a part of it) said so."""
 
     def __post_init__(self) -> None:
         valid = _checked(self.values, self.valid)
@@ -95,9 +100,10 @@ class RewardBatch:
         return {**extras, **{part.name: part.known for part in self.parts}}
 
     @classmethod
-    def failed(cls, count: int) -> RewardBatch:
-        """Build a batch of ``count`` invalid scores."""
-        return cls(torch.full((count,), torch.nan), torch.zeros(count, dtype=torch.bool))
+    def failed(cls, count: int, error: str = "") -> RewardBatch:
+        """Build a batch of ``count`` invalid scores; ``error`` says why."""
+        nothing = torch.full((count,), torch.nan)
+        return cls(nothing, torch.zeros(count, dtype=torch.bool), error=error)
 
     @classmethod
     def joined(cls, batches: Sequence[RewardBatch]) -> RewardBatch:
@@ -132,6 +138,7 @@ class RewardBatch:
                 for name in names
             },
             tuple(map(part, range(len(parts)))),
+            last_error(batches),
         )
 
     @classmethod
@@ -155,6 +162,34 @@ def _checked(values: Tensor, valid: Tensor) -> Tensor:
 class RewardFailed(Exception):
     """A reward could not score a batch (a server timed out, say); the batch is masked, counted,
     and training goes on. Any other exception stops the run."""
+
+
+class NothingScored(RuntimeError):
+    """Every score is missing, so there is nothing to train on or to compare."""
+
+
+def last_error(batches: Sequence[RewardBatch]) -> str:
+    """What the reward said last; empty if it never said why scores are missing."""
+    return next((batch.error for batch in reversed(batches) if batch.error), "")
+
+
+def check_scored(batches: Sequence[RewardBatch], reward: str, what: str) -> None:
+    """Make sure that at least one picture has a score.
+
+    Args:
+        batches: All that were scored, of all processes.
+        reward: Name of the reward, for the message.
+        what: What the pictures are of, for the message.
+
+    Raises:
+        NothingScored: None has.
+    """
+    if any(bool(batch.valid.any()) for batch in batches):
+        return
+    reason = last_error(batches) or "every score is missing or not finite"
+    raise NothingScored(
+        f"no picture of {what} has a score (reward {reward}: {reason}); repair the reward"
+    )
 
 
 class Reward(Protocol):

@@ -108,17 +108,22 @@ class CombinedReward:
         """
         images = check_images(images, prompts, metadata)
         total = torch.zeros(len(images), dtype=torch.float64)
-        parts, extras = [], {}
+        parts, extras, errors = [], {}, []
         for name, part in self.parts.items():
             batch = _score(name, part.reward, images, prompts, metadata)
             parts.append(
                 RewardPart(name=name, weight=part.weight, values=batch.values, valid=batch.valid)
             )
             extras |= {f"{name}/{key}": values for key, values in batch.extras.items()}
+            errors += [f"{name}: {batch.error}"] if batch.error else []
             if part.weight:  # 0 times NaN would be NaN
                 total += part.weight * batch.values.double()
         return RewardBatch(
-            total.float(), torch.ones(len(images), dtype=torch.bool), extras, tuple(parts)
+            total.float(),
+            torch.ones(len(images), dtype=torch.bool),
+            extras,
+            tuple(parts),
+            "; ".join(errors),
         )
 
 
@@ -133,7 +138,7 @@ def _score(
         batch = reward.score(images, prompts, metadata)
     except RewardFailed as error:
         log.warning("reward %s has no scores for a batch: %s", name, error)
-        return RewardBatch.failed(len(images))
+        return RewardBatch.failed(len(images), str(error))
     if len(batch.values) != len(images):
         raise ValueError(f"reward {name} gave {len(batch.values)} scores for {len(images)} images")
     return batch

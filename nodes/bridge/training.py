@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ from ...chunk_grpo_core.experiment import Outcome, run_experiment
 from ...chunk_grpo_core.export import continued_state, save_lora
 from ...chunk_grpo_core.pictures import best_first, enlargement, image_grid
 from ...chunk_grpo_core.results import LORA_FILE, write_pictures
-from ...chunk_grpo_core.rewards.base import Reward
+from ...chunk_grpo_core.rewards.base import NothingScored, Reward
 from ..types import PromptSet, TrainingLog
 from .conditioning import Conditioning
 from .host import check_interrupt, next_run_name, progress_bar, run_folder, show_progress
@@ -126,6 +128,7 @@ def train_lora(
     Raises:
         ValueError: Something does not fit; nothing has been trained.
         InterruptProcessingException: The user pressed Cancel; the run can be resumed.
+        NothingScored: The reward scored no picture; the run can be resumed.
     """
     limit = batch_limit(config.batch_size)
     with torch.inference_mode(False):
@@ -148,7 +151,7 @@ def train_lora(
                 continued_state(continue_from, adapter.state_dict(), adapter.config.scale)
             )
         folder = open_run(request)
-        with watched_run(folder.path.name, asker, config) as run:
+        with watched_run(folder.path.name, asker, config) as run, _way_on(folder.path.name):
             outcome = run_experiment(
                 policy,
                 reward,
@@ -167,6 +170,16 @@ def train_lora(
             save_lora(lora, folder.path / LORA_FILE, outcome.lora_metadata())
             _draw(outcome, folder)
         return lora, TrainingLog(outcome, str(folder.path))
+
+
+@contextmanager
+def _way_on(name: str) -> Iterator[None]:
+    """Say with the inputs of the node how to go on when the reward failed."""
+    try:
+        yield
+    except NothingScored as error:
+        way = f"then write {name} into run_name, turn resume on and run again"
+        raise NothingScored(f"{error}, {way}") from error
 
 
 def _draw(outcome: Outcome, folder: RunFolder) -> None:

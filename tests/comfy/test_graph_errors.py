@@ -1,6 +1,7 @@
 """What is wrong with a graph is said with the input's name, its value and what is allowed."""
 
 import re
+import socket
 
 import pytest
 import torch
@@ -126,6 +127,19 @@ def test_settings_that_contradict_each_other_are_refused_before_anything_runs(
 )
 def test_settings_that_do_not_fit_the_graph_are_named(kind, inputs, words, comfy):
     message = failed(comfy, graphs.tuned(graphs.training(), kind, comfy.object_info(), **inputs))
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_a_reward_that_scores_nothing_ends_the_node_and_it_says_how_to_go_on(comfy):
+    settings = "model=m, judge=yes_no, retries=0"
+    with socket.socket() as nobody:  # bound, but not listening
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        reward = {"name": "vlm_judge", "url": url, "settings": settings}
+        prompt = change(graphs.training(run_name="unscored"), "ChunkGRPO_LoadReward", **reward)
+        message = failed(comfy, prompt)
+    words = ["no picture of the evaluation has a score", url, "repair the reward, then write"]
+    words += ["unscored into run_name, turn resume on"]
     assert [word for word in words if word not in message] == [], message
 
 

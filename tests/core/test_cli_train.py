@@ -19,6 +19,7 @@ from chunk_grpo_core.events import EvaluationProgress, Measured, PhaseProgress
 from chunk_grpo_core.history import read_metrics
 from chunk_grpo_core.presets import PRESETS
 from chunk_grpo_core.progress import ProgressBar
+from chunk_grpo_core.rewards.base import RewardFailed
 from chunk_grpo_core.workbench import load_policy
 
 pytestmark = pytest.mark.slow  # all of it together
@@ -110,6 +111,35 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(trained, config, monkeypatch)
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000001"]
     code, _, errors = run("train", config, "--out", folder)
     assert code == 2 and "already holds a run; resume it" in errors
+    finished("resume", folder)
+    assert without_times(folder) == without_times(whole)
+    assert same_files(folder / "lora.safetensors", whole / "lora.safetensors")
+
+
+def test_a_reward_that_fails_ends_the_run_with_the_command_to_go_on(trained, config, monkeypatch):
+    whole, folder = trained[0], config.parent / "unscored"
+    load = workbench.load_rewards
+
+    def failing(settings):
+        reward, calls = load(settings), iter(range(100))
+        score = reward.score
+
+        def once(*arguments):
+            if next(calls) >= 2 + 2 * 2:  # two held-out prompts, two iterations of two groups
+                raise RewardFailed("no answer from the server")
+            return score(*arguments)
+
+        reward.score = once
+        return reward
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workbench, "load_rewards", failing)
+        code, _, errors = run("train", config, "--out", folder)
+    assert code == 1 and errors.splitlines()[-1] == (
+        "error: no picture of iteration 3 has a score (reward tiny_world: no answer from the "
+        f"server); repair the reward; go on with: chunk-grpo resume {folder}"
+    )
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000002"]
     finished("resume", folder)
     assert without_times(folder) == without_times(whole)
     assert same_files(folder / "lora.safetensors", whole / "lora.safetensors")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
-from fakes import PROMPTS, Brightness, Broken, ToyPolicy, toy_config
+from fakes import PROMPTS, Brightness, Broken, FailsAfter, ToyPolicy, toy_config
 from PIL import Image
 
 from chunk_grpo_core.batch_limit import BatchLimit
@@ -31,7 +32,7 @@ from chunk_grpo_core.optional import require
 from chunk_grpo_core.pictures import SampleWriter, image_grid, save_png
 from chunk_grpo_core.plots import plot_dynamics, plot_plan, plot_training
 from chunk_grpo_core.rewards import REWARDS, load_reward
-from chunk_grpo_core.rewards.base import RewardBatch, check_images
+from chunk_grpo_core.rewards.base import NothingScored, RewardBatch, check_images
 from chunk_grpo_core.rollout import Noise, rollout, sample_ode
 from chunk_grpo_core.schedule import shifted_grid
 from chunk_grpo_core.sde import SdeConfig
@@ -132,13 +133,14 @@ def is_picture(picture, width=None, height=None):
 
 @pytest.fixture(scope="module")
 def rows():
-    """Metrics of a run with a broken reward at the end, so that some numbers are missing."""
+    """Metrics of a run; the last two rows as earlier versions wrote them without any score."""
     found = []
-    for reward in (Brightness(), Broken(range(8))):
-        config = toy_config(iterations=2)
-        listener = lambda e: found.append(e.metrics) if isinstance(e, IterationEnd) else None  # noqa: E731
-        Trainer(ToyPolicy(), reward, PROMPTS, config, listener=listener).train()
-    return [{**row, "iteration": number} for number, row in enumerate(found)]
+    listener = lambda e: found.append(e.metrics) if isinstance(e, IterationEnd) else None  # noqa: E731
+    Trainer(ToyPolicy(), Brightness(), PROMPTS, toy_config(iterations=4), listener=listener).train()
+    names = ("reward_mean", "reward_std", "reward_min", "reward_max")
+    unknown = {name: None for name in names if name in found[0]}
+    assert "reward_mean" in unknown
+    return [*found[:2], *({**row, **unknown} for row in found[2:])]
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -253,6 +255,16 @@ def test_evaluation_leaves_out_scores_that_are_not_finite(value):
     assert found.mean == pytest.approx(float(whole.rewards[:, [0, 2]].mean()))
 
 
+@pytest.mark.parametrize(
+    ("error", "message"), [("no answer", "no answer"), (None, "missing or not finite")]
+)
+def test_an_evaluation_without_any_score_says_so(error, message):
+    with pytest.raises(NothingScored, match=f"no picture of the evaluation has a score.*{message}"):
+        evaluate(ToyPolicy(), FailsAfter(0, error), PROMPTS[:2], shifted_grid(4), seeds=3)
+    found = evaluate(ToyPolicy(), FailsAfter(1, error), PROMPTS[:2], shifted_grid(4), seeds=3)
+    assert found.rewards.isnan().all(1).tolist() == [False, True]
+
+
 def evaluation_of(rewards, prompts="abc"):
     rewards = torch.tensor(rewards)
     return Evaluation(tuple(prompts), rewards, {}, torch.zeros(len(rewards), 2, 2, 3))
@@ -264,6 +276,13 @@ def test_paired_gain_is_the_interval_computed_by_hand():
     # Gains of the prompts: 0.5, 0.1, 0.3; mean 0.3, std 0.2, half width 1.96 * 0.2 / sqrt(3).
     gain = paired_gain(before, after)
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.3, 0.0736787, 0.5263213), abs=1e-6)
+
+
+def test_evaluations_without_a_common_score_have_no_gain():
+    one = evaluation_of([[0.5], [math.nan]], "ab")
+    other = replace(evaluation_of([[math.nan], [0.5]], "ab"), error="no answer")
+    with pytest.raises(NothingScored, match="in both evaluations.*no answer"):
+        paired_gain(one, other)
 
 
 def test_evaluations_that_cannot_be_paired_are_refused():

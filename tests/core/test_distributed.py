@@ -13,7 +13,7 @@ from threading import Barrier
 
 import pytest
 import torch
-from fakes import PROMPTS, Brightness, ToyPolicy, toy_config
+from fakes import PROMPTS, Brightness, FailsAfter, ToyPolicy, toy_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +27,7 @@ from chunk_grpo_core.experiment import run_experiment
 from chunk_grpo_core.launch import asks_for_sharding, join_processes
 from chunk_grpo_core.lock_step import LockStep
 from chunk_grpo_core.objective import ObjectiveConfig
-from chunk_grpo_core.rewards.base import RewardBatch, RewardFailed, RewardPart
+from chunk_grpo_core.rewards.base import NothingScored, RewardBatch, RewardFailed, RewardPart
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from chunk_grpo_core.trainer import Trainer
 
@@ -276,6 +276,41 @@ def test_processes_with_different_rewards_do_not_train(tmp_path):
 
     together(2, work)
     assert not (tmp_path / "new").exists()
+
+
+def test_all_processes_end_alike_when_no_process_has_a_score(tmp_path):
+    """A process whose own groups all failed goes on while another one has a score."""
+
+    def work(processes):
+        reward = FailsAfter(3 if processes.rank else 2, f"no answer to {processes.rank}")
+        config = toy_config(**{**PLAIN, "iterations": 4})
+        folder = RunFolder(tmp_path) if processes.is_writer else None
+        trainer = Trainer(
+            ToyPolicy(), reward, PROMPTS, config, processes=processes, run_folder=folder
+        )
+        message = "iteration 3 has a score .reward brightness: no answer to 1"
+        with pytest.raises(NothingScored, match=message):
+            trainer.train()
+        return trainer.iteration
+
+    assert together(2, work) == [2, 2]
+    assert RunFolder(tmp_path).load().iteration == 2
+
+
+def test_a_measurement_needs_a_score_in_any_process_only(tmp_path):
+    def work(calls):
+        def one(processes):
+            reward = FailsAfter(calls[processes.rank])
+            with pytest.raises(NothingScored) as caught:
+                experiment(processes, tmp_path / str(calls), reward)
+            return str(caught.value)
+
+        return one
+
+    texts = together(2, work((0, 0)))
+    assert texts[0] == texts[1] and "no picture of the evaluation" in texts[0]
+    texts = together(2, work((0, 1)))  # one score before, none in training
+    assert texts[0] == texts[1] and "no picture of iteration 1 has a score" in texts[0]
 
 
 def test_parts_of_a_group_make_its_batch():

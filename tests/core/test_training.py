@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import PROMPTS, Brightness, Broken, CancelAfter, ToyPolicy, toy_config
+from fakes import PROMPTS, Brightness, Broken, CancelAfter, FailsAfter, ToyPolicy, toy_config
 
 from chunk_grpo_core.checkpoint import RunFolder
 from chunk_grpo_core.config import OptimizerConfig
 from chunk_grpo_core.events import Cancelled, IterationEnd, RolloutEnd, broadcast, never_cancel
 from chunk_grpo_core.history import MetricsWriter, read_metrics
 from chunk_grpo_core.objective import ObjectiveConfig
+from chunk_grpo_core.rewards.base import NothingScored
 from chunk_grpo_core.sde import SdeConfig
 from chunk_grpo_core.trainer import Trainer
 
@@ -170,17 +171,35 @@ def test_nan_rewards_are_masked_and_counted_and_training_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_run_without_any_valid_reward_trains_nothing_and_survives(value, tmp_path):
+def test_an_iteration_without_any_valid_reward_trains_nothing_and_ends_the_run(value, tmp_path):
     folder, policy = RunFolder(tmp_path), ToyPolicy()
     before = policy.adapter.state_dict()
-    config = toy_config(iterations=2, checkpoint_every=1)
-    trainer_of(folder, config, policy=policy, reward=Broken(range(8), value)).train()
-    rows = read_metrics(folder.metrics_file)
-    assert [row["masked_scores"] for row in rows] == [16, 16]
-    assert [row["reward_mean"] for row in rows] == [None, None]
-    assert [row["zero_variance_groups"] for row in rows] == [2, 2]
+    message = "no picture of iteration 1 has a score .reward broken: .* not finite"
+    with pytest.raises(NothingScored, match=message):
+        trainer_of(folder, SHORT, policy=policy, reward=Broken(range(8), value)).train()
+    assert read_metrics(folder.metrics_file) == []
     assert all(torch.equal(policy.adapter.state_dict()[name], before[name]) for name in before)
-    assert trainer_of(folder, config).resume() == 2
+
+
+def test_a_reward_that_begins_to_fail_ends_the_run_which_then_goes_on(tmp_path, short_run):
+    folder = RunFolder(tmp_path)
+    reward = FailsAfter(2 * SHORT.prompts_per_iteration)
+    with pytest.raises(NothingScored, match="iteration 3 .*brightness: no answer from the server"):
+        trainer_of(folder, SHORT, reward=reward).train()
+    assert folder.load().iteration == 2
+    trainer = trainer_of(folder, SHORT)
+    assert trainer.resume() == 2
+    trainer.train()
+    assert rows_of(folder.metrics_file) == short_run[0]
+    for part in ("adapter", "optimizer"):
+        found, expected = getattr(folder.load(), part), getattr(short_run[1], part)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_an_iteration_with_one_group_scored_goes_on(tmp_path):
+    folder, reward = RunFolder(tmp_path), FailsAfter(1)
+    trainer_of(folder, toy_config(iterations=1), reward=reward).train()
+    assert [row["masked_scores"] for row in read_metrics(folder.metrics_file)] == [8]
 
 
 def test_gradient_that_is_not_finite_stops_the_run_and_changes_nothing(tmp_path):
