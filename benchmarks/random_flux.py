@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chunk_grpo_core.lora import LoraConfig
-from chunk_grpo_core.models.flux import FluxPolicy
-from chunk_grpo_core.models.flux_model import FluxModel
-from chunk_grpo_core.models.flux_speed import speed_up
-from chunk_grpo_core.models.flux_vae import decoder
+from chunk_grpo_core.lora.adapter import LoraConfig
+from chunk_grpo_core.models.flux.policy import FluxPolicy
+from chunk_grpo_core.models.flux.config import FluxModel
+from chunk_grpo_core.models.flux.speed import speed_up
+from chunk_grpo_core.models.flux.vae import decoder
 from chunk_grpo_core.models.fp8 import Fp8Linear, replace_linears, to_fp8
 from chunk_grpo_core.optional import require
-from chunk_grpo_core.tiny.model import TRANSFORMER_CONFIG
+from chunk_grpo_core.models.tiny.model import TRANSFORMER_CONFIG
 
 __all__ = ["FLUX", "PRECISIONS", "TINY", "Size", "build", "operations", "random_decoder"]
 

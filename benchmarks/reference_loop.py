@@ -1,7 +1,7 @@
 """The authors' training loop, restated plainly, to compare speed and results with.
 
 What github.com/xingzhejun/GCPO (ea6cc4d, June 2026) does in one iteration on one card, in our own
-words and on the library's small pure functions (``sde.py``, seeds), so that the numbers agree:
+words and on the library's small pure functions (``rules.py``, seeds), so that the numbers agree:
 
 1. Rollout, one picture at a time: a batch of one through every step, log-densities kept, the
    picture decoded and scored at once.
@@ -25,14 +25,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chunk_grpo_core.chunks import draw_chunks
-from chunk_grpo_core.config import TrainConfig
-from chunk_grpo_core.lora import PeftAdapter
-from chunk_grpo_core.models.flux import predict_velocity
-from chunk_grpo_core.rewards.base import Reward
-from chunk_grpo_core.rollout import Noise, derive_seed
-from chunk_grpo_core.sde import gaussian_log_p, sample_step
-from chunk_grpo_core.trainer import prompts_of_iteration
+from chunk_grpo_core.method.chunks import draw_chunks
+from chunk_grpo_core.method.config import TrainConfig
+from chunk_grpo_core.lora.adapter import PeftAdapter
+from chunk_grpo_core.models.flux.policy import predict_velocity
+from chunk_grpo_core.method.reward import Reward
+from chunk_grpo_core.method.rollout import Noise, derive_seed
+from chunk_grpo_core.method.rules import gaussian_log_p, sample_step
+from chunk_grpo_core.train.trainer import prompts_of_iteration
 
 __all__ = ["ReferenceLoop", "Sample", "check_restated"]
 
@@ -67,7 +67,7 @@ class ReferenceLoop:
     config: TrainConfig
     device: torch.device = torch.device("cpu")
     guidance: float | None = None
-    """See :func:`~chunk_grpo_core.models.flux.predict_velocity`."""
+    """See :func:`~chunk_grpo_core.models.flux.policy.predict_velocity`."""
     losses: list[float] = field(default_factory=list)
     """Of each update so far."""
     ratios: int = 0

@@ -28,8 +28,8 @@ from typing import Any
 
 import torch
 
-from chunk_grpo_core.tiny.model import LATENT_SHAPE
-from chunk_grpo_core.tiny.world import TRAIN, caption
+from chunk_grpo_core.models.tiny.model import LATENT_SHAPE
+from chunk_grpo_core.models.tiny.world import TRAIN, caption
 from tests.comfy.inprocess import ROOT, Lab, enter_comfyui
 from tests.comfy.server import comfyui_path, server_environment
 
@@ -98,7 +98,7 @@ def _native_policy(lab: Lab, weights: str) -> Any:
             vae,
             {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in TEXTS},
             LATENT_SHAPE,
-            lab.module("chunk_grpo_core.lora").LoraConfig(rank=16, alpha=32.0),
+            lab.module("chunk_grpo_core.lora.adapter").LoraConfig(rank=16, alpha=32.0),
             0,
         )
 

@@ -6,20 +6,20 @@ Importing this package needs torch alone. The data flow, in reading order:
 trainer``; ``models/`` and ``rewards/`` plug in at the edges.
 """
 
-from .chunks import ChunkPlan, parse_plan
-from .config import OptimizerConfig, TrainConfig
-from .dynamics import DynamicsCurve, dynamics_curve
-from .events import Cancelled
-from .lora import LoraConfig
-from .policy import Adapter, Policy, Velocity
+from .method.chunks import ChunkPlan, parse_plan
+from .method.config import OptimizerConfig, TrainConfig
+from .method.dynamics import DynamicsCurve, dynamics_curve
+from .method.cancel import Cancelled
+from .lora.adapter import LoraConfig
+from .method.policy import Adapter, Policy, Velocity
 from .presets import PRESETS, preset_config
-from .rewards.base import Reward, RewardBatch
-from .rollout import Noise, Trajectory, rollout
-from .schedule import TimeGrid, flux_shift, shifted_grid
-from .sde import SdeConfig
-from .trainer import Trainer
+from .method.reward import Reward, RewardBatch
+from .method.rollout import Noise, Trajectory, rollout
+from .method.schedule import TimeGrid, flux_shift, shifted_grid
+from .method.rules import SdeConfig
+from .train.trainer import Trainer
 from .version import __version__
-from .windows import WindowConfig
+from .method.windows import WindowConfig
 
 __all__ = [
     "PRESETS",

@@ -16,7 +16,7 @@ def main() -> None:
         require("rich", "To use the command line")
     except ImportError as error:
         sys.exit(str(error))
-    from .cli import app
+    from .cli.app import app
 
     app()
 

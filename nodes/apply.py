@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.export import load_lora
+from ..chunk_grpo_core.lora.files import load_lora
 from .bridge.applied import apply_lora, check_range
 from .bridge.host import listed_loras, lora_file
 from .types import CATEGORY

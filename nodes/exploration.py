@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.solvers import SOLVERS
-from ..chunk_grpo_core.windows import NOISE, WINDOWS, WindowConfig, check_noise
+from ..chunk_grpo_core.method.solvers import SOLVERS
+from ..chunk_grpo_core.method.windows import NOISE, WINDOWS, WindowConfig, check_noise
 from .types import BUILD_ON, CATEGORY, Settings, SettingsSocket
 from .validation import verdict
 

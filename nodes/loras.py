@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..chunk_grpo_core.export import convert_lora, load_lora, save_lora
+from ..chunk_grpo_core.lora.files import convert_lora, load_lora, save_lora
 from ..chunk_grpo_core.version import __version__
 from .bridge.host import free_lora_path, listed_loras, lora_file, lora_name, lora_path
 from .types import CATEGORY, LogSocket, TrainingLog

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.advantage import CENTRES, COMBINATIONS, SCALES, AdvantageConfig
-from ..chunk_grpo_core.objective import RATIOS, STEP_WEIGHTS, TRUST_REGIONS, ObjectiveConfig
+from ..chunk_grpo_core.method.advantage import CENTRES, COMBINATIONS, SCALES, AdvantageConfig
+from ..chunk_grpo_core.method.objective import RATIOS, STEP_WEIGHTS, TRUST_REGIONS, ObjectiveConfig
 from .types import BUILD_ON, CATEGORY, Settings, SettingsSocket
 from .validation import verdict
 

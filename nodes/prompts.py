@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.prompt_files import parse_lines
-from ..chunk_grpo_core.prompts import PromptConfig, make_prompt_set
+from ..chunk_grpo_core.prompts.files import parse_lines
+from ..chunk_grpo_core.prompts.split import PromptConfig, make_prompt_set
 from .bridge.encoding import conditioning_cache, encode_prompts
 from .bridge.prompts import NO_FILE, files_digest, prompt_files, read_prompts, wildcard_folder
 from .types import CATEGORY, PromptSet, PromptsSocket

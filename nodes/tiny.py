@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.tiny.world import HELD_OUT, TRAIN, caption
+from ..chunk_grpo_core.models.tiny.world import HELD_OUT, TRAIN, caption
 from .bridge.tiny import load_tiny
 from .types import CATEGORY
 

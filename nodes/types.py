@@ -11,14 +11,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.advantage import AdvantageConfig
-from ..chunk_grpo_core.config import OptimizerConfig, TrainConfig
-from ..chunk_grpo_core.experiment import Outcome
-from ..chunk_grpo_core.lora import LoraConfig
-from ..chunk_grpo_core.objective import ObjectiveConfig
-from ..chunk_grpo_core.prompts import PromptSet as PlainPromptSet
-from ..chunk_grpo_core.rollout import Trajectory
-from ..chunk_grpo_core.windows import WindowConfig
+from ..chunk_grpo_core.method.advantage import AdvantageConfig
+from ..chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
+from ..chunk_grpo_core.runs.experiment import Outcome
+from ..chunk_grpo_core.lora.adapter import LoraConfig
+from ..chunk_grpo_core.method.objective import ObjectiveConfig
+from ..chunk_grpo_core.prompts.split import PromptSet as PlainPromptSet
+from ..chunk_grpo_core.method.rollout import Trajectory
+from ..chunk_grpo_core.method.windows import WindowConfig
 
 __all__ = [
     "BUILD_ON",

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chunk_grpo_core.advantage import AdvantageConfig
-from chunk_grpo_core.chunks import ChunkPlan
-from chunk_grpo_core.config import OptimizerConfig, TrainConfig
-from chunk_grpo_core.dynamics import DynamicsCurve
-from chunk_grpo_core.events import Cancelled
-from chunk_grpo_core.objective import ObjectiveConfig
-from chunk_grpo_core.rewards.base import Fingerprint, Metadata, RewardBatch, RewardFailed
-from chunk_grpo_core.rollout import derive_seed
-from chunk_grpo_core.schedule import shifted_grid
+from chunk_grpo_core.method.advantage import AdvantageConfig
+from chunk_grpo_core.method.chunks import ChunkPlan
+from chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
+from chunk_grpo_core.method.dynamics import DynamicsCurve
+from chunk_grpo_core.method.cancel import Cancelled
+from chunk_grpo_core.method.objective import ObjectiveConfig
+from chunk_grpo_core.method.reward import Fingerprint, Metadata, RewardBatch, RewardFailed
+from chunk_grpo_core.method.rollout import derive_seed
+from chunk_grpo_core.method.schedule import shifted_grid
 
 PROMPTS = ("warm", "cold", "bright", "dark", "plain")
 

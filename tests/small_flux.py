@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from chunk_grpo_core.lora import LoraConfig
-from chunk_grpo_core.models.flux import FluxPolicy
+from chunk_grpo_core.lora.adapter import LoraConfig
+from chunk_grpo_core.models.flux.policy import FluxPolicy
 
 LORA = LoraConfig(rank=4, alpha=6.0)
 SHAPE = (4, 4, 4)
@@ -66,7 +66,7 @@ def latents(count=4):
 
 @torch.no_grad()
 def base_velocity():
-    from chunk_grpo_core.models.flux import predict_velocity
+    from chunk_grpo_core.models.flux.policy import predict_velocity
 
     features, pooled = (part.expand(4, *part.shape[1:]) for part in encode("a fox"))
     frozen = small_flux().requires_grad_(False)  # torch picks other kernels for trainable weights

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from chunk_grpo_core.rewards.clip import ClipShape
+from chunk_grpo_core.rewards.networks.clip import ClipShape
 
 WORDS = ("cat", "dog", "red", "blue", "photo", "of", "a", "it's")
 PROMPTS = ("a photo of a cat", "red dog", "a blue cat")

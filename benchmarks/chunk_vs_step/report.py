@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from chunk_grpo_core.pictures import save_png
+from chunk_grpo_core.watch.pictures import save_png
 
 from .analysis import MEASURES, Analysis, Arm, Study, analyse
 from .design import ALONE, REGIMES

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..distributed import TorchProcesses
-from ..lora import PeftAdapter
-from ..policy import Velocity
-from .flux import FluxPolicy
+from ..processes.collective import TorchProcesses
+from ..lora.adapter import PeftAdapter
+from ..method.policy import Velocity
+from .flux.policy import FluxPolicy
 
 __all__ = ["SHARDABLE", "ShardedPolicy"]
 
@@ -28,11 +28,11 @@ SHARDABLE = ("float32", "float16", "bf16")
 
 
 class ShardedPolicy:
-    """A :class:`~chunk_grpo_core.policy.Policy` that every process must call equally often, which
+    """A :class:`~chunk_grpo_core.method.policy.Policy` that every process must call equally often, which
     the lock-step of the processes sees to."""
 
     mixes_times = True
-    """See :class:`~chunk_grpo_core.policy.Policy`."""
+    """See :class:`~chunk_grpo_core.method.policy.Policy`."""
 
     def __init__(self, policy: FluxPolicy, processes: TorchProcesses, prompt: str) -> None:
         """Spread the weights; from now on each process has its part of them.
@@ -51,26 +51,26 @@ class ShardedPolicy:
 
     @property
     def name(self) -> str:
-        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
         return self._policy.name
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
         return self._policy.latent_shape
 
     @property
     def device(self) -> torch.device:
-        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
         return self._policy.device
 
     @property
     def adapter(self) -> PeftAdapter:
-        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
         return self._policy.adapter
 
     def run(self, work: Callable[[Velocity], T]) -> T:
-        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
 
         def phase(velocity: Velocity) -> T:
             def in_step(x_t: Tensor, t: float | Tensor, prompt: str) -> Tensor:
@@ -82,7 +82,7 @@ class ShardedPolicy:
         return self._policy.run(phase)
 
     def decode(self, x_0: Tensor) -> Tensor:
-        """See :class:`~chunk_grpo_core.policy.Policy`."""
+        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
         return self._policy.decode(x_0)
 
     def _idle(self, with_gradient: bool) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
-from ..chunks import ChunkPlan
-from ..config import TrainConfig
-from ..dynamics import DynamicsCurve
-from ..planners import read_plan
-from ..schedule import TimeGrid
+from ..method.chunks import ChunkPlan
+from ..method.config import TrainConfig
+from ..method.dynamics import DynamicsCurve
+from ..method.planners import read_plan
+from ..method.schedule import TimeGrid
 from .gcpo import GCPO_SCRIPT, GCPO_V3
 from .recipe import NOT_IN_THE_SOURCE, Preset, Setting
 from .safe_lora import SAFE_LORA
@@ -45,7 +45,7 @@ def preset_config(
             the plan is adaptive (``gcpo-v3``).
         overrides: Dotted keys of ``TrainConfig`` and other values for them, such as
             ``iterations=20, **{"optimizer.learning_rate": 1e-4}``. ``grid`` is a ``TimeGrid``;
-            ``plan`` is a ``ChunkPlan``, or text as :func:`~chunk_grpo_core.planners.read_plan`
+            ``plan`` is a ``ChunkPlan``, or text as :func:`~chunk_grpo_core.method.planners.read_plan`
             takes it.
 
     Raises:

@@ -7,7 +7,7 @@ References:
 
 from __future__ import annotations
 
-from ..schedule import shifted_grid
+from ..method.schedule import shifted_grid
 from .recipe import Preset, complete, settings
 
 __all__ = ["GCPO_SCRIPT", "GCPO_V3"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..schedule import TimeGrid
+from ..method.schedule import TimeGrid
 
 __all__ = ["NOT_IN_THE_SOURCE", "Preset", "Setting", "complete", "settings", "shown"]
 

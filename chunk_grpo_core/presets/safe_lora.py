@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..schedule import shifted_grid
+from ..method.schedule import shifted_grid
 from .recipe import Preset, complete, settings
 
 __all__ = ["SAFE_LORA"]

@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from ..schedule import flux_shift, shifted_grid
+from ..method.schedule import flux_shift, shifted_grid
 from .recipe import Preset, complete, settings
 
 __all__ = ["DANCE_GRPO", "FLOW_GRPO", "MIX_GRPO"]

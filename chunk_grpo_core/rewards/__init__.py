@@ -1,7 +1,7 @@
 """Reward models. ``REWARDS`` maps the name users choose to a loader that takes keyword settings.
 
 A new reward is a new file with a class that has ``name``, ``fingerprint`` and ``score`` (see
-``base.py``), one line here and one entry in ``catalog.py``.
+``method/reward.py``), one line here and one entry in ``catalog.py``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
-from .base import Reward
+from ..method.reward import Reward
 
 __all__ = ["REWARDS", "load_reward"]
 
 
 def _tiny_world() -> Reward:
-    from ..tiny.reward import TinyWorldReward
+    from ..models.tiny.reward import TinyWorldReward
 
     return TinyWorldReward()
 
@@ -77,45 +77,45 @@ def _ocr(
 
 
 def _clipscore(**settings: Any) -> Reward:
-    from .clipscore import load_clipscore
+    from .networks.clipscore import load_clipscore
 
     return _from_files(load_clipscore, settings)
 
 
 def _pickscore(**settings: Any) -> Reward:
-    from .pickscore import load_pickscore
+    from .networks.pickscore import load_pickscore
 
     return _from_files(load_pickscore, settings)
 
 
 def _hpsv2(**settings: Any) -> Reward:
-    from .hpsv2 import load_hpsv2
+    from .networks.hpsv2 import load_hpsv2
 
     return _from_files(load_hpsv2, settings)
 
 
 def _aesthetic(**settings: Any) -> Reward:
-    from .aesthetic import load_aesthetic
+    from .networks.aesthetic import load_aesthetic
 
     return _from_files(load_aesthetic, settings)
 
 
 def _imagereward(**settings: Any) -> Reward:
-    from .imagereward import load_imagereward
+    from .networks.imagereward import load_imagereward
 
     return _from_files(load_imagereward, settings)
 
 
 def _hpsv3(**settings: Any) -> Reward:
-    from .hpsv3 import load_hpsv3
+    from .networks.hpsv3 import load_hpsv3
 
     # What its authors run it in, and what fits beside 15.5 GB of weights.
     return _from_files(load_hpsv3, {"dtype": "bfloat16", "batch_size": 4, **settings})
 
 
 def _remote_http(url: str, batch_size: int = 8, **server: Any) -> Reward:
-    from .http import JsonServer
-    from .remote import RemoteReward
+    from .remote.http import JsonServer
+    from .remote.reward import RemoteReward
 
     return RemoteReward(_called(JsonServer, {"url": url, **server}), batch_size=batch_size)
 
@@ -128,8 +128,8 @@ def _vlm_judge(
     concurrency: int = 4,
     **server: Any,
 ) -> Reward:
-    from .http import JsonServer
-    from .vlm_judge import VlmJudge, load_judge
+    from .remote.http import JsonServer
+    from .remote.vlm_judge import VlmJudge, load_judge
 
     server |= {"url": url, "token_env": token_env, "concurrency": concurrency}
     return VlmJudge(_called(JsonServer, server), model=model, judge=load_judge(judge))
@@ -160,7 +160,7 @@ def load_reward(name: str, **settings: object) -> Reward:
     """Load a reward by name.
 
     Rewards with weight files take the fields of
-    :class:`~chunk_grpo_core.rewards.networks.LoadOptions` among their settings.
+    :class:`~chunk_grpo_core.rewards.networks.network.LoadOptions` among their settings.
 
     Raises:
         ValueError: The name is unknown, or a setting is missing, unknown or out of range.
@@ -173,7 +173,7 @@ def load_reward(name: str, **settings: object) -> Reward:
 
 def _from_files(load: Callable[..., Reward], settings: Mapping[str, Any]) -> Reward:
     """Call a loader that wants to know first where files are and how a network runs."""
-    from .networks import LoadOptions
+    from .networks.network import LoadOptions
 
     known = {field.name for field in fields(LoadOptions)}
     options = LoadOptions(**{key: value for key, value in settings.items() if key in known})

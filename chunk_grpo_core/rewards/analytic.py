@@ -40,8 +40,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..optional import require
-from .base import Fingerprint, Metadata, RewardBatch
-from .networks import score_pictures
+from ..method.reward import Fingerprint, Metadata, RewardBatch
+from .networks.network import score_pictures
 from .pixels import load_picture, to_levels
 
 __all__ = [
@@ -65,7 +65,7 @@ class AnalyticReward:
     """A formula over pixels as a reward."""
 
     name: str
-    """See :class:`~chunk_grpo_core.rewards.base.Reward`."""
+    """See :class:`~chunk_grpo_core.method.reward.Reward`."""
     formula: Callable[[Tensor], Tensor]
     """Pictures (B, H, W, 3), float32, multiples of 1/255 in 0..1 -> scores (B,)."""
     settings: Fingerprint = field(default_factory=dict)
@@ -82,7 +82,7 @@ class AnalyticReward:
         prompts: Sequence[str],
         metadata: Sequence[Metadata] | None = None,
     ) -> RewardBatch:
-        """See :class:`~chunk_grpo_core.rewards.base.Reward`; prompts are not looked at."""
+        """See :class:`~chunk_grpo_core.method.reward.Reward`; prompts are not looked at."""
 
         def judge(levels: Tensor, prompts: list[str]) -> Tensor:
             return self.formula(levels.float() / 255.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import aesthetic, clipscore, hpsv2, hpsv3, imagereward, pickscore
+from .networks import aesthetic, clipscore, hpsv2, hpsv3, imagereward, pickscore
 from .files import WeightFile
 
 __all__ = ["CATALOG", "Entry", "files_of"]

@@ -1,7 +1,7 @@
 """Several rewards as one.
 
 The value of a combination is the weighted sum of its parts. The parts travel along in the batch, so
-that advantages can be formed from each of them (``advantage.py``) and records can show each.
+that advantages can be formed from each of them (``method/advantage.py``) and records can show each.
 
 Legend: B pictures, H W picture size.
 """
@@ -16,15 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import (
-    Fingerprint,
-    Metadata,
-    Reward,
-    RewardBatch,
-    RewardFailed,
-    RewardPart,
-    check_images,
-)
+from ..method.reward import Fingerprint, Metadata, Reward, RewardBatch, RewardFailed, RewardPart, check_images
 
 __all__ = ["CombinedReward", "WeightedReward"]
 
@@ -50,7 +42,7 @@ class CombinedReward:
     """The weighted sum of rewards.
 
     A picture has a score where all parts with a weight other than 0 have one. A part that raises
-    :class:`~chunk_grpo_core.rewards.base.RewardFailed` has no scores for that batch; the others
+    :class:`~chunk_grpo_core.method.reward.RewardFailed` has no scores for that batch; the others
     are scored and recorded all the same.
 
     Parts that are combinations themselves are taken apart, and weights multiply. A name that
@@ -102,7 +94,7 @@ class CombinedReward:
         prompts: Sequence[str],
         metadata: Sequence[Metadata] | None = None,
     ) -> RewardBatch:
-        """See :class:`~chunk_grpo_core.rewards.base.Reward`; never raises RewardFailed.
+        """See :class:`~chunk_grpo_core.method.reward.Reward`; never raises RewardFailed.
 
         Every part gets the same metadata.
         """

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Fingerprint, Metadata, RewardBatch, check_images
+from ..method.reward import Fingerprint, Metadata, RewardBatch, check_images
 
 __all__ = ["FunctionReward", "ScoreFunction"]
 
@@ -39,7 +39,7 @@ class FunctionReward:
 
         Args:
             function: Called with pictures that are finite. Raise
-                :class:`~chunk_grpo_core.rewards.base.RewardFailed` where nothing can be scored.
+                :class:`~chunk_grpo_core.method.reward.RewardFailed` where nothing can be scored.
             name: For records and plots.
             groupwise: Call the function once for each prompt of the batch, with all its pictures,
                 so that it may rank them. The trainer scores whole groups.
@@ -59,7 +59,7 @@ class FunctionReward:
         prompts: Sequence[str],
         metadata: Sequence[Metadata] | None = None,
     ) -> RewardBatch:
-        """See :class:`~chunk_grpo_core.rewards.base.Reward`.
+        """See :class:`~chunk_grpo_core.method.reward.Reward`.
 
         Raises:
             ValueError: The function did not give one number for each picture.

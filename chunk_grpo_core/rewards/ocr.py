@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from ..optional import require
-from .base import Fingerprint, Metadata, RewardBatch, check_images
+from ..method.reward import Fingerprint, Metadata, RewardBatch, check_images
 from .pixels import to_levels
 
 __all__ = [

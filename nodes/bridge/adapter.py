@@ -18,8 +18,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...chunk_grpo_core.lora import LoraConfig, copy_state, initial_factors, target_pattern
-from ...chunk_grpo_core.low_rank import add_low_rank
+from ...chunk_grpo_core.lora.adapter import LoraConfig, copy_state, initial_factors, target_pattern
+from ...chunk_grpo_core.lora.low_rank import add_low_rank
 from .autograd import alias, checkpointed, refetching
 
 __all__ = ["HookLora", "blocks", "is_linear"]
@@ -106,11 +106,11 @@ class HookLora:
         }
 
     def parameters(self) -> list[nn.Parameter]:
-        """See :class:`~chunk_grpo_core.policy.Adapter`."""
+        """See :class:`~chunk_grpo_core.method.policy.Adapter`."""
         return list(self._tensors().values())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See :class:`~chunk_grpo_core.policy.Adapter`; modules have their native names."""
+        """See :class:`~chunk_grpo_core.method.policy.Adapter`; modules have their native names."""
         with torch.inference_mode(False):
             return {
                 name: tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
@@ -118,7 +118,7 @@ class HookLora:
             }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """See :class:`~chunk_grpo_core.policy.Adapter`."""
+        """See :class:`~chunk_grpo_core.method.policy.Adapter`."""
         with torch.inference_mode(False):
             copy_state(self._tensors(), state)
 

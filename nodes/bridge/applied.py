@@ -26,7 +26,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor, nn
 
-from ...chunk_grpo_core.low_rank import add_low_rank
+from ...chunk_grpo_core.lora.low_rank import add_low_rank
 from .side_branches import side_branches
 
 __all__ = ["COMPILE_KEY", "apply_lora", "check_range", "held"]

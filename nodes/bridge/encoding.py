@@ -14,7 +14,7 @@ from typing import Any
 
 import comfy.model_management as memory
 
-from ...chunk_grpo_core.tensor_cache import TensorCache, digest
+from ...chunk_grpo_core.models.tensor_cache import TensorCache, digest
 from .conditioning import Conditioning
 from .host import check_interrupt, output_folder, progress_bar, show_progress
 from .text_encoder import fingerprint

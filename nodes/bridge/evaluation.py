@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from ...chunk_grpo_core.comparison import Comparison
-from ...chunk_grpo_core.evaluate import Evaluation, evaluate
-from ...chunk_grpo_core.lora import LoraConfig
-from ...chunk_grpo_core.rewards.base import Reward
-from ...chunk_grpo_core.schedule import TimeGrid
+from ...chunk_grpo_core.watch.comparison import Comparison
+from ...chunk_grpo_core.measure.evaluate import Evaluation, evaluate
+from ...chunk_grpo_core.lora.adapter import LoraConfig
+from ...chunk_grpo_core.method.reward import Reward
+from ...chunk_grpo_core.method.schedule import TimeGrid
 from ..types import PromptSet
 from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress

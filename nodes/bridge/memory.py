@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.model_management as memory
 import torch
 
-from ...chunk_grpo_core.batch_limit import BatchLimit
+from ...chunk_grpo_core.train.batch_limit import BatchLimit
 from .host import show_text
 
 __all__ = ["batch_limit", "is_out_of_memory"]

@@ -19,11 +19,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import VAE
 from torch import Tensor
 
-from ...chunk_grpo_core.batch_limit import BatchLimit
-from ...chunk_grpo_core.export import native_lora
-from ...chunk_grpo_core.lora import LoraConfig
-from ...chunk_grpo_core.loss_scale import LossScale
-from ...chunk_grpo_core.policy import Velocity
+from ...chunk_grpo_core.train.batch_limit import BatchLimit
+from ...chunk_grpo_core.lora.files import native_lora
+from ...chunk_grpo_core.lora.adapter import LoraConfig
+from ...chunk_grpo_core.models.loss_scale import LossScale
+from ...chunk_grpo_core.method.policy import Velocity
 from .adapter import HookLora
 from .conditioning import Conditioning, Processed, processed, trainable
 from .session import check_flow_model, training_session, without_dynamic_vram
@@ -85,7 +85,7 @@ class _Borrow(comfy.samplers.Sampler):
 
 
 class NativePolicy:
-    """See :class:`~chunk_grpo_core.policy.Policy`."""
+    """See :class:`~chunk_grpo_core.method.policy.Policy`."""
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class NativePolicy:
         return velocity
 
     def decode(self, x_0: Tensor) -> Tensor:
-        """See :class:`~chunk_grpo_core.policy.Policy`.
+        """See :class:`~chunk_grpo_core.method.policy.Policy`.
 
         One picture at a time: where several do not fit, ComfyUI decodes all of them in tiles, and
         those are other pictures.

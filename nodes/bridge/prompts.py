@@ -8,8 +8,8 @@ from pathlib import Path
 
 import folder_paths
 
-from ...chunk_grpo_core.prompt_files import SUFFIXES, PromptLine, read_prompt_file
-from ...chunk_grpo_core.wildcards import WildcardFolder
+from ...chunk_grpo_core.prompts.files import SUFFIXES, PromptLine, read_prompt_file
+from ...chunk_grpo_core.prompts.wildcards import WildcardFolder
 
 __all__ = ["NO_FILE", "files_digest", "prompt_files", "read_prompts", "wildcard_folder"]
 

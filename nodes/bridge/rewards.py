@@ -17,11 +17,11 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ...chunk_grpo_core.rewards import load_reward
-from ...chunk_grpo_core.rewards.base import Fingerprint, Metadata, Reward, RewardBatch
+from ...chunk_grpo_core.method.reward import Fingerprint, Metadata, Reward, RewardBatch
 from ...chunk_grpo_core.rewards.catalog import CATALOG, files_of
 from ...chunk_grpo_core.rewards.fetch import fetch_file
 from ...chunk_grpo_core.rewards.files import confined, find_file
-from ...chunk_grpo_core.rewards.networks import NetworkReward
+from ...chunk_grpo_core.rewards.networks.network import NetworkReward
 from .host import check_interrupt, progress_bar
 
 __all__ = ["ManagedReward", "fetch_missing", "load_managed", "weight_path"]
@@ -70,7 +70,7 @@ class ManagedReward:
         prompts: Sequence[str],
         metadata: Sequence[Metadata] | None = None,
     ) -> RewardBatch:
-        """See :class:`~chunk_grpo_core.rewards.base.Reward`."""
+        """See :class:`~chunk_grpo_core.method.reward.Reward`."""
         with torch.inference_mode(False):  # a training may use the network outside it
             # In part would do for layers of ComfyUI only; these are those of torch.
             memory.load_models_gpu([self.patcher], force_full_load=True)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...chunk_grpo_core.lora import LoraConfig
-from ...chunk_grpo_core.policy import Velocity
-from ...chunk_grpo_core.rollout import Noise, Trajectory, derive_seed, rollout
-from ...chunk_grpo_core.schedule import TimeGrid
-from ...chunk_grpo_core.sde import SdeConfig
+from ...chunk_grpo_core.lora.adapter import LoraConfig
+from ...chunk_grpo_core.method.policy import Velocity
+from ...chunk_grpo_core.method.rollout import Noise, Trajectory, derive_seed, rollout
+from ...chunk_grpo_core.method.schedule import TimeGrid
+from ...chunk_grpo_core.method.rules import SdeConfig
 from ..types import PromptSet, Rollouts
 from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress

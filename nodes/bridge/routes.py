@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web import Request, Response
 
-from ...chunk_grpo_core.run_view import run_names, run_view
+from ...chunk_grpo_core.watch.run_view import run_names, run_view
 from .host import output_folder, page_server, run_folder
 from .monitor import Asker, LiveRun, live_run, run_of_node
 

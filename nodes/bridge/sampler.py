@@ -12,8 +12,8 @@ import torch
 from comfy.samplers import KSAMPLER
 from torch import Tensor
 
-from ...chunk_grpo_core.rollout import Noise
-from ...chunk_grpo_core.sde import SdeConfig, sample_step
+from ...chunk_grpo_core.method.rollout import Noise
+from ...chunk_grpo_core.method.rules import SdeConfig, sample_step
 from .session import check_flow_model
 
 __all__ = ["check_part", "flow_sde_sampler", "sde_of"]

@@ -19,7 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import PatcherInjection, WrappersMP
 
-from ...chunk_grpo_core.sdpa import without_cudnn_attention
+from ...chunk_grpo_core.models.attention import without_cudnn_attention
 from .adapter import HookLora
 from .applied import COMPILE_KEY, held
 

@@ -18,7 +18,7 @@ from comfy.weight_adapter import WeightAdapterBase
 from comfyui_version import __version__ as comfyui_version
 from torch import Tensor, nn
 
-from ...chunk_grpo_core.tensor_cache import digest
+from ...chunk_grpo_core.models.tensor_cache import digest
 from ...chunk_grpo_core.version import __version__
 
 __all__ = ["fingerprint"]

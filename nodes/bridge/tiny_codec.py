@@ -12,7 +12,7 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...chunk_grpo_core.tiny.codec import LATENT_CHANNELS, TinyCodec
+from ...chunk_grpo_core.models.tiny.codec import LATENT_CHANNELS, TinyCodec
 
 __all__ = ["tiny_vae"]
 

@@ -11,7 +11,7 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor, nn
 
-from ...chunk_grpo_core.tiny.text import TinyTextEncoder, tokenize
+from ...chunk_grpo_core.models.tiny.text import TinyTextEncoder, tokenize
 
 __all__ = ["tiny_clip"]
 

@@ -80,7 +80,7 @@ def random_conditioning(seed: int = 1, tokens: int = 8) -> list[list[Any]]:
 
 def architecture_policy(lab, name: str, model=None, targets: str = "all-linear", **options):
     """A NativePolicy on a random MODEL of one of the ARCHITECTURES; its prompt is ``"p0"``."""
-    lora = lab.module("chunk_grpo_core.lora").LoraConfig(rank=4, alpha=8.0, targets=targets)
+    lora = lab.module("chunk_grpo_core.lora.adapter").LoraConfig(rank=4, alpha=8.0, targets=targets)
     return lab.module("nodes.bridge.policy").NativePolicy(
         model or models.build(name),
         options.pop("vae", None),
@@ -95,7 +95,7 @@ def architecture_policy(lab, name: str, model=None, targets: str = "all-linear",
 def make_policy(lab, model, prompts: int = 1, targets: str = "all-linear", **options):
     """A NativePolicy on random conditioning; prompt i is called ``"pi"`` and has 8 - i tokens."""
     conditioning = {f"p{i}": random_conditioning(i + 1, 8 - i) for i in range(prompts)}
-    lora = lab.module("chunk_grpo_core.lora").LoraConfig(rank=4, alpha=8.0, targets=targets)
+    lora = lab.module("chunk_grpo_core.lora.adapter").LoraConfig(rank=4, alpha=8.0, targets=targets)
     policy = lab.module("nodes.bridge.policy").NativePolicy
     return policy(model, options.pop("vae", None), conditioning, LATENT, lora, 0, **options)
 
@@ -221,7 +221,7 @@ def random_lora(lab, seed=0, std=0.05):
         a, b = (LORA_RANK, layer.in_features), (layer.out_features, LORA_RANK)
         adapter[f"{name}.lora_A.weight"] = std * torch.randn(a, generator=generator)
         adapter[f"{name}.lora_B.weight"] = std * torch.randn(b, generator=generator)
-    return lab.module("chunk_grpo_core.export").native_lora(adapter, LORA_SCALE * LORA_RANK)
+    return lab.module("chunk_grpo_core.lora.files").native_lora(adapter, LORA_SCALE * LORA_RANK)
 
 
 def merge_lora(model, lora, strength=1.0):

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from chunk_grpo_core.chunks import ChunkPlan, parse_weights
-from chunk_grpo_core.dynamics import DynamicsCurve
-from chunk_grpo_core.planners import needs_curve, read_plan
+from chunk_grpo_core.method.chunks import ChunkPlan, parse_weights
+from chunk_grpo_core.method.dynamics import DynamicsCurve
+from chunk_grpo_core.method.planners import needs_curve, read_plan
 
 from .chunk_editor import TYPE
 from .server import PACK_NAME

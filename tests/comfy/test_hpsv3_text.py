@@ -1,6 +1,6 @@
 """ComfyUI ships the tokenizer that HPSv3 needs."""
 
-from chunk_grpo_core.rewards.hpsv3_input import SpecialTokens, load_text
+from chunk_grpo_core.rewards.networks.hpsv3_input import SpecialTokens, load_text
 
 
 def test_the_tokenizer_of_comfyui_is_the_one_of_hpsv3(comfy_tree):

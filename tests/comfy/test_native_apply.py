@@ -209,7 +209,7 @@ def check_loras_stack_with_each_other_and_with_the_loader_in_any_order(lab):
 
 
 def check_files_that_split_fused_layers_give_the_same_function(lab):
-    export = lab.module("chunk_grpo_core.export")
+    export = lab.module("chunk_grpo_core.lora.files")
     with torch.inference_mode():
         model, lora = random_model(lab), random_lora(lab)
         split = export.convert_lora(lora, "diffusers")

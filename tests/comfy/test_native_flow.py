@@ -93,7 +93,7 @@ def check_guidance_in_the_conditioning_is_honoured(lab):
     with torch.inference_mode():
         model = models.build("flux")
         plain = models.conditioning("flux", 1)
-        lora = lab.module("chunk_grpo_core.lora").LoraConfig(rank=2, targets="all-linear")
+        lora = lab.module("chunk_grpo_core.lora.adapter").LoraConfig(rank=2, targets="all-linear")
         policy = lab.module("nodes.bridge.policy").NativePolicy
         velocities = []
         for guidance in (1.0, 3.5, None):
@@ -136,7 +136,7 @@ def check_regional_prompts_do_not_reach_other_prompts(lab):
         model, negative = models.build("sd3"), models.conditioning("sd3", 2)
         whole, half = models.conditioning("sd3", 1), models.conditioning("sd3", 3)
         half[0][1]["area"] = (8, 4, 0, 0)
-        lora = lab.module("chunk_grpo_core.lora").LoraConfig(rank=2, targets="all-linear")
+        lora = lab.module("chunk_grpo_core.lora.adapter").LoraConfig(rank=2, targets="all-linear")
 
         def velocity(conditioning):
             policy = lab.module("nodes.bridge.policy").NativePolicy(
@@ -177,7 +177,7 @@ def check_five_axes_are_decoded_to_one_picture_each(lab):
     images = policy.decode(noise(2, latent=policy.latent_shape))
     assert images.shape == (2, 4, 4, 3) and 0 <= float(images.min()) < float(images.max()) <= 1
     many = lab.module("nodes.bridge.policy").NativePolicy
-    lora = lab.module("chunk_grpo_core.lora").LoraConfig(targets="all-linear")
+    lora = lab.module("chunk_grpo_core.lora.adapter").LoraConfig(targets="all-linear")
     conditioning = {"p0": models.conditioning("qwen_image", 1)}
     model = models.build("qwen_image")
     _refused(

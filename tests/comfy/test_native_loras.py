@@ -21,7 +21,7 @@ def before_comfyui():
 
 
 def _policy(lab, model, **lora):
-    config = lab.module("chunk_grpo_core.lora").LoraConfig(targets="all-linear", **lora)
+    config = lab.module("chunk_grpo_core.lora.adapter").LoraConfig(targets="all-linear", **lora)
     policy = lab.module("nodes.bridge.policy").NativePolicy
     return policy(model, None, {"p0": random_conditioning()}, LATENT, config, 0)
 
@@ -93,7 +93,7 @@ def _assert_same_function(lab, model, found, wanted):
 
 
 def _check_loaders(lab, **lora):
-    export = lab.module("chunk_grpo_core.export")
+    export = lab.module("chunk_grpo_core.lora.files")
     with torch.inference_mode(), _folders() as folder:
         model = random_model(lab)
         policy = _trained(lab, model, **lora)
@@ -126,7 +126,7 @@ def check_every_loader_computes_the_trained_function_of_rslora(lab):
 def check_the_standard_save_node_writes_our_file(lab):
     from comfy_extras.nodes_train import SaveLoRA
 
-    export = lab.module("chunk_grpo_core.export")
+    export = lab.module("chunk_grpo_core.lora.files")
     with torch.inference_mode(), _folders() as folder:
         lora = _trained(lab, random_model(lab), rank=4, alpha=6.0).lora_model()
         SaveLoRA.execute(lora, "loras/theirs", 7)
@@ -138,7 +138,7 @@ def check_the_standard_save_node_writes_our_file(lab):
 
 def check_a_lora_is_trained_on_as_the_function_it_is(lab):
     """From the socket or a file, at another rank and scale, on a MODEL that ran as a node does."""
-    export = lab.module("chunk_grpo_core.export")
+    export = lab.module("chunk_grpo_core.lora.files")
     with torch.inference_mode():
         model = random_model(lab)
         policy = _trained(lab, model, rank=4, alpha=6.0)
@@ -156,7 +156,7 @@ def check_a_lora_is_trained_on_as_the_function_it_is(lab):
 
 def check_loras_of_other_trainers_are_refused_by_name(lab):
     """ComfyUI's own trainer also moves biases, which this adapter cannot hold."""
-    export = lab.module("chunk_grpo_core.export")
+    export = lab.module("chunk_grpo_core.lora.files")
     with torch.inference_mode(False):
         fresh = _policy(lab, random_model(lab), rank=4).adapter.state_dict()
         lora = {

@@ -88,8 +88,8 @@ def check_a_call_that_does_not_fit_is_done_in_pieces_and_the_user_is_told(lab):
 
 def check_a_training_that_runs_out_of_memory_is_that_of_a_smaller_batch(lab):
     core = lab.module("chunk_grpo_core")
-    trainer = lab.module("chunk_grpo_core.trainer").Trainer
-    base = lab.module("chunk_grpo_core.rewards.base")
+    trainer = lab.module("chunk_grpo_core.train.trainer").Trainer
+    base = lab.module("chunk_grpo_core.method.reward")
     memory = lab.module("nodes.bridge.memory")
 
     class Brightness:

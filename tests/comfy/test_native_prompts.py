@@ -37,7 +37,7 @@ def _clip(lab):
 
 
 def _encode(lab, clip, folder, prompts=PROMPTS, limit=10**8):
-    cache = lab.module("chunk_grpo_core.tensor_cache").TensorCache(folder, limit)
+    cache = lab.module("chunk_grpo_core.models.tensor_cache").TensorCache(folder, limit)
     return lab.module("nodes.bridge.encoding").encode_prompts(clip, prompts, cache)
 
 
@@ -108,7 +108,7 @@ def _fresh(lab):
 
 def check_another_text_encoder_never_gets_what_is_not_its_own(lab):
     """Also where one word differs, or one number, merged into the weights or not."""
-    text = lab.module("chunk_grpo_core.tiny.text")
+    text = lab.module("chunk_grpo_core.models.tiny.text")
     with _clip(lab) as (clip, _, folder):
         _encode(lab, clip, folder)
         state = clip.cond_stage_model.encoder.state_dict()

@@ -24,7 +24,7 @@ def before_comfyui():
 @functools.cache
 def tiny(lab):
     """Return the small networks of the reward tests; here the core is a part of the pack."""
-    sys.modules["chunk_grpo_core.rewards.clip"] = lab.module("chunk_grpo_core.rewards.clip")
+    sys.modules["chunk_grpo_core.rewards.networks.clip"] = lab.module("chunk_grpo_core.rewards.networks.clip")
     try:
         spec = importlib.util.spec_from_file_location("tiny_rewards", FILE)
         assert spec is not None and spec.loader is not None
@@ -32,7 +32,7 @@ def tiny(lab):
         spec.loader.exec_module(module)
         return module
     finally:
-        del sys.modules["chunk_grpo_core.rewards.clip"]
+        del sys.modules["chunk_grpo_core.rewards.networks.clip"]
 
 
 @functools.cache
@@ -45,7 +45,7 @@ def models(lab):
     make = tiny(lab)
     shape = make.clip_shape(make.write_clip_tokenizer(folder / "pickscore"))
     make.write_clip(folder / "pickscore", make.reference_clip(shape))
-    lab.module("chunk_grpo_core.rewards.pickscore").CLIP_H = shape
+    lab.module("chunk_grpo_core.rewards.networks.pickscore").CLIP_H = shape
     folder_paths.add_model_folder_path(bridge._FOLDER, str(folder), is_default=True)
     return folder
 

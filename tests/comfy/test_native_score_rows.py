@@ -30,7 +30,7 @@ def level(file):
 
 def check_a_score_that_is_not_finite_is_null_and_never_zero(lab):
     rows = lab.module("nodes.score_rows")
-    base = lab.module("chunk_grpo_core.rewards.base")
+    base = lab.module("chunk_grpo_core.method.reward")
     values = torch.tensor([0.5, math.nan, math.inf])
     batch = base.RewardBatch(values, torch.ones(3, dtype=torch.bool), {"size": torch.ones(3)})
     made = rows.score_rows(greys(3), ["a", "b", "c"], batch)
@@ -44,7 +44,7 @@ def check_a_score_that_is_not_finite_is_null_and_never_zero(lab):
 
 def check_the_best_and_the_worst_are_kept_with_their_own_files(lab):
     rows = lab.module("nodes.score_rows")
-    base = lab.module("chunk_grpo_core.rewards.base")
+    base = lab.module("chunk_grpo_core.method.reward")
     scores = torch.tensor([0.3, 0.9, 0.5, 0.1, 0.7])
     assert rows.extremes(scores, 3) == [1, 3, 4]
     assert rows.extremes(scores, 5) == rows.extremes(scores, 9) == [0, 1, 2, 3, 4]
@@ -62,8 +62,8 @@ def check_the_best_and_the_worst_are_kept_with_their_own_files(lab):
 
 def check_a_pair_has_the_pictures_of_base_and_lora_in_this_order(lab):
     rows = lab.module("nodes.score_rows")
-    evaluation = lab.module("chunk_grpo_core.evaluate").Evaluation
-    comparison = lab.module("chunk_grpo_core.comparison").Comparison
+    evaluation = lab.module("chunk_grpo_core.measure.evaluate").Evaluation
+    comparison = lab.module("chunk_grpo_core.watch.comparison").Comparison
     scores = [torch.tensor([[0.1], [math.nan], [0.2]]), torch.tensor([[0.4], [0.5], [0.1]])]
     both = [
         evaluation(("a", "b", "c"), score, {}, pictures)

@@ -202,7 +202,7 @@ def check_zero_and_auto_mean_none(lab):
 def curve_for(lab, preset):
     """A curve with the grid and the rule of a preset, with a jump after the second step."""
     grid = next(setting.value for setting in preset.values if setting.key == "grid")
-    return lab.module("chunk_grpo_core.dynamics").DynamicsCurve(
+    return lab.module("chunk_grpo_core.method.dynamics").DynamicsCurve(
         mean=tuple((2.0 if i < 2 else 1.0) - 0.01 * i for i in range(grid.steps)),
         std=(0.0,) * grid.steps,
         prompts=1,

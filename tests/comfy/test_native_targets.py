@@ -146,7 +146,7 @@ def _z_image(lab):
 def _diffusers_flux(lab):
     from diffusers import FluxTransformer2DModel
 
-    config = lab.module("chunk_grpo_core.tiny.model").TRANSFORMER_CONFIG
+    config = lab.module("chunk_grpo_core.models.tiny.model").TRANSFORMER_CONFIG
     with torch.device("meta"):
         return FluxTransformer2DModel(**{**config, "num_layers": 1, "num_single_layers": 1})
 
@@ -165,7 +165,7 @@ BUILD = {
 
 def _taken(lab, model, targets):
     """Names of the layers without the number of their block."""
-    pattern = lab.module("chunk_grpo_core.lora").target_pattern(targets)
+    pattern = lab.module("chunk_grpo_core.lora.adapter").target_pattern(targets)
     names = lab.module("nodes.bridge.adapter")._linears(model)
     return {re.sub(r"^(\w+)\.\d+\.", r"\1.", name) for name in names if pattern.fullmatch(name)}
 

@@ -26,7 +26,7 @@ def before_comfyui():
 @contextlib.contextmanager
 def _asset(lab):
     """Random weights in the place of the embedded file; yields (library model, nodes' triple)."""
-    core = lab.module("chunk_grpo_core.tiny.model")
+    core = lab.module("chunk_grpo_core.models.tiny.model")
     tiny = lab.module("nodes.bridge.tiny")
     original = tiny.ASSET
     with tempfile.TemporaryDirectory() as folder:
@@ -49,14 +49,14 @@ def _encode(clip, text):
 
 def _policy(lab, triple, captions=CAPTIONS, **options):
     model, clip, vae = triple
-    lora = lab.module("chunk_grpo_core.lora").LoraConfig(rank=4, alpha=8.0)
+    lora = lab.module("chunk_grpo_core.lora.adapter").LoraConfig(rank=4, alpha=8.0)
     conditioning = {text: _encode(clip, text) for text in captions}
     policy = lab.module("nodes.bridge.policy").NativePolicy
     return policy(model, vae, conditioning, LATENT, lora, 0, **options)
 
 
 def check_native_velocity_equals_diffusers(lab):
-    predict = lab.module("chunk_grpo_core.tiny.flow").predict_velocity
+    predict = lab.module("chunk_grpo_core.models.tiny.flow").predict_velocity
     with _asset(lab) as (flux, triple):
         policy = _policy(lab, triple)
         worst = 0.0
@@ -88,7 +88,7 @@ def _assert_same_pictures(lab, flux, triple):
         model, 7, 5, 1.0, "euler", "simple", positive, negative, latent
     )
     (images,) = comfy_nodes.VAEDecode().decode(vae, drawn)
-    core = lab.module("chunk_grpo_core.tiny.model")
+    core = lab.module("chunk_grpo_core.models.tiny.model")
     want = core.sample_images(flux, [CAPTIONS[0]] * 2, seed=7, steps=5)
     assert images.shape == (2, 64, 64, 3)
     torch.testing.assert_close(images, want, rtol=0, atol=2e-3)
@@ -100,7 +100,7 @@ def check_standard_nodes_draw_the_librarys_pictures(lab):
 
 
 def check_the_embedded_file_draws_the_librarys_pictures(lab):
-    core = lab.module("chunk_grpo_core.tiny.model")
+    core = lab.module("chunk_grpo_core.models.tiny.model")
     with torch.inference_mode():
         triple = lab.module("nodes.bridge.tiny").load_tiny()
         _assert_same_pictures(lab, core.load_tiny_flux(), triple)
@@ -145,8 +145,8 @@ def check_clones_and_saved_states_work(lab):
 
 def check_the_lora_for_diffusers_is_the_trained_function(lab):
     """The converted file, merged into the library's transformer, gives the native velocity."""
-    predict = lab.module("chunk_grpo_core.tiny.flow").predict_velocity
-    export = lab.module("chunk_grpo_core.export")
+    predict = lab.module("chunk_grpo_core.models.tiny.flow").predict_velocity
+    export = lab.module("chunk_grpo_core.lora.files")
     with _asset(lab) as (flux, triple):
         adapter = (policy := _policy(lab, triple)).adapter
         generator = torch.Generator().manual_seed(1)
@@ -169,12 +169,12 @@ def check_the_lora_for_diffusers_is_the_trained_function(lab):
 
 def check_the_trainer_trains_it(lab):
     """The library's loop on this policy, under inference mode as in a node's execute()."""
-    config = lab.module("chunk_grpo_core.config")
-    trainer = lab.module("chunk_grpo_core.trainer")
-    events = lab.module("chunk_grpo_core.events")
-    schedule = lab.module("chunk_grpo_core.schedule")
-    chunks = lab.module("chunk_grpo_core.chunks")
-    reward = lab.module("chunk_grpo_core.tiny.reward").TinyWorldReward()
+    config = lab.module("chunk_grpo_core.method.config")
+    trainer = lab.module("chunk_grpo_core.train.trainer")
+    events = lab.module("chunk_grpo_core.train.events")
+    schedule = lab.module("chunk_grpo_core.method.schedule")
+    chunks = lab.module("chunk_grpo_core.method.chunks")
+    reward = lab.module("chunk_grpo_core.models.tiny.reward").TinyWorldReward()
     rows = []
 
     def listen(event):

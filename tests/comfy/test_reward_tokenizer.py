@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chunk_grpo_core.rewards.tokens import clip_tokens
+from chunk_grpo_core.rewards.networks.tokens import clip_tokens
 
 
 def test_comfyuis_tokenizer_gives_clips_own_ids(comfy_tree):

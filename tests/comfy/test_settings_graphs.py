@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from chunk_grpo_core.config import TrainConfig
+from chunk_grpo_core.method.config import TrainConfig
 from chunk_grpo_core.presets import PRESETS, preset_config
 
 from . import graphs

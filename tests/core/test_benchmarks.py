@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import flux_size, iteration, random_flux, scaling, sizes
 from benchmarks.random_flux import TINY
 from benchmarks.reference_loop import check_restated
-from chunk_grpo_core.chunks import ChunkPlan
-from chunk_grpo_core.lora import LoraConfig, target_pattern
-from chunk_grpo_core.schedule import shifted_grid
-from chunk_grpo_core.tiny.model import load_tiny_flux
+from chunk_grpo_core.method.chunks import ChunkPlan
+from chunk_grpo_core.lora.adapter import LoraConfig, target_pattern
+from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.models.tiny.model import load_tiny_flux
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from chunk_grpo_core.models.flux_convert import diffusers_state, flux_config
-from chunk_grpo_core.models.flux_files import find_part, read_header, read_tensors
-from chunk_grpo_core.models.flux_identify import identify
-from chunk_grpo_core.models.flux_vae import diffusers_vae_state, vae_config
+from chunk_grpo_core.models.flux.convert import diffusers_state, flux_config
+from chunk_grpo_core.models.flux.files import find_part, read_header, read_tensors
+from chunk_grpo_core.models.flux.identify import identify
+from chunk_grpo_core.models.flux.vae import diffusers_vae_state, vae_config
 
 #: What a header has -> what the message says.
 OTHERS = {

@@ -12,25 +12,15 @@ import torch
 from fakes import PROMPTS, MixingPolicy, ToyPolicy
 from torch.distributions import Normal, kl_divergence
 
-from chunk_grpo_core.chunks import ChunkPlan, draw_chunks, per_step_plan
-from chunk_grpo_core.diagnostics import chunk_statistics
-from chunk_grpo_core.objective import (
-    ObjectiveConfig,
-    StepTerms,
-    group_loss,
-)
-from chunk_grpo_core.replay import replay_step
-from chunk_grpo_core.rollout import Noise, Trajectory, rollout
-from chunk_grpo_core.schedule import shifted_grid
-from chunk_grpo_core.sde import SdeConfig
-from chunk_grpo_core.streaming import (
-    GroupTask,
-    accumulate_group,
-    coefficients,
-    recompute_old_policy,
-    with_reference,
-)
-from chunk_grpo_core.windows import noisy_steps
+from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks, per_step_plan
+from chunk_grpo_core.method.chunk_statistics import chunk_statistics
+from chunk_grpo_core.method.objective import ObjectiveConfig, StepTerms, group_loss
+from chunk_grpo_core.method.replay import replay_step
+from chunk_grpo_core.method.rollout import Noise, Trajectory, rollout
+from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.method.rules import SdeConfig
+from chunk_grpo_core.method.streaming import GroupTask, accumulate_group, coefficients, recompute_old_policy, with_reference
+from chunk_grpo_core.method.windows import noisy_steps
 
 GROUP, STEPS = 8, 8
 TIGHT = ObjectiveConfig(clip_low=2e-4, clip_high=3e-4)

@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from chunk_grpo_core import demo
-from chunk_grpo_core.cli import app
-from chunk_grpo_core.history import read_metrics
+from chunk_grpo_core.cli import demo
+from chunk_grpo_core.cli.app import app
+from chunk_grpo_core.watch.history import read_metrics
 
 ITERATIONS = 4
 HELD_OUT = 8  # captions; all 96 are most of the time of a run as short as this

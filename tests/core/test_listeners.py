@@ -7,8 +7,8 @@ import types
 
 import pytest
 
-from chunk_grpo_core.events import IterationEnd, RunStart
-from chunk_grpo_core.listeners import TRACKERS, numbers_of
+from chunk_grpo_core.train.events import IterationEnd, RunStart
+from chunk_grpo_core.watch.trackers import TRACKERS, numbers_of
 
 ROW = {
     "iteration": 4,

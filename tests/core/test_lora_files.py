@@ -18,15 +18,8 @@ from small_flux import (
     velocity_of,
 )
 
-from chunk_grpo_core.export import (
-    continued_state,
-    convert_lora,
-    diffusers_lora,
-    load_lora,
-    native_lora,
-    save_lora,
-)
-from chunk_grpo_core.lora import LoraConfig
+from chunk_grpo_core.lora.files import continued_state, convert_lora, diffusers_lora, load_lora, native_lora, save_lora
+from chunk_grpo_core.lora.adapter import LoraConfig
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 HIDDEN, RANK = 8, 3
@@ -308,7 +301,7 @@ def test_unreadable_files_are_refused(tmp_path):
 def invoke(*words):
     from typer.testing import CliRunner
 
-    from chunk_grpo_core.cli import app
+    from chunk_grpo_core.cli.app import app
 
     return CliRunner().invoke(app, ["convert", *map(str, words)], terminal_width=200)
 

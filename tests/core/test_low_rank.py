@@ -7,7 +7,7 @@ import torch
 from small_flux import latents, shaken, small_flux, small_policy
 from torch.nn.functional import linear
 
-from chunk_grpo_core.low_rank import add_low_rank
+from chunk_grpo_core.lora.low_rank import add_low_rank
 
 SCALE = 1.5
 

@@ -18,7 +18,7 @@ from benchmarks.memory import (
     table,
     task_of,
 )
-from chunk_grpo_core.objective import ObjectiveConfig
+from chunk_grpo_core.method.objective import ObjectiveConfig
 
 WIDE = ObjectiveConfig(clip_low=1e-4, clip_high=1e-4)
 STEPS, GROUP = 4, 4

@@ -19,8 +19,8 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from chunk_grpo_core.cli import app
-from chunk_grpo_core.history import read_metrics
+from chunk_grpo_core.cli.app import app
+from chunk_grpo_core.watch.history import read_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunk_grpo_core.prompt_files import PromptLine, parse_lines, read_prompt_file
-from chunk_grpo_core.prompts import PromptConfig, PromptSet, make_prompt_set
-from chunk_grpo_core.wildcards import WildcardFolder
+from chunk_grpo_core.prompts.files import PromptLine, parse_lines, read_prompt_file
+from chunk_grpo_core.prompts.split import PromptConfig, PromptSet, make_prompt_set
+from chunk_grpo_core.prompts.wildcards import WildcardFolder
 
 
 def written(tmp_path, name, text, encoding="utf-8"):

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from chunk_grpo_core.advantage import AdvantageConfig, group_advantages, iteration_advantages
-from chunk_grpo_core.checkpoint import RunFolder
-from chunk_grpo_core.config import OptimizerConfig
-from chunk_grpo_core.evaluate import evaluate
-from chunk_grpo_core.events import IterationEnd
-from chunk_grpo_core.experiment import run_experiment
-from chunk_grpo_core.rewards.base import RewardBatch, RewardFailed, RewardPart
+from chunk_grpo_core.method.advantage import AdvantageConfig, group_advantages, iteration_advantages
+from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.method.config import OptimizerConfig
+from chunk_grpo_core.measure.evaluate import evaluate
+from chunk_grpo_core.train.events import IterationEnd
+from chunk_grpo_core.runs.experiment import run_experiment
+from chunk_grpo_core.method.reward import RewardBatch, RewardFailed, RewardPart
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
-from chunk_grpo_core.schedule import shifted_grid
-from chunk_grpo_core.trainer import Trainer
+from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.train.trainer import Trainer
 
 PER_REWARD = AdvantageConfig(combine="advantages", clamp=100.0)
 SCORES = arrays("float32", (2, 2, 5), elements=st.integers(-50, 50).map(float))

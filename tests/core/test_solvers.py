@@ -11,12 +11,12 @@ import pytest
 import torch
 from fakes import Brightness, GaussianWorld, ToyPolicy
 
-from chunk_grpo_core.evaluate import evaluate
-from chunk_grpo_core.replay import replay_step
-from chunk_grpo_core.rollout import Noise, rollout, sample_ode
-from chunk_grpo_core.schedule import TimeGrid, flux_shift, shifted_grid
-from chunk_grpo_core.sde import RULES, SdeConfig, ode_step
-from chunk_grpo_core.solvers import SOLVERS
+from chunk_grpo_core.measure.evaluate import evaluate
+from chunk_grpo_core.method.replay import replay_step
+from chunk_grpo_core.method.rollout import Noise, rollout, sample_ode
+from chunk_grpo_core.method.schedule import TimeGrid, flux_shift, shifted_grid
+from chunk_grpo_core.method.rules import RULES, SdeConfig, ode_step
+from chunk_grpo_core.method.solvers import SOLVERS
 
 WORLD = GaussianWorld()
 GRID = shifted_grid(9)

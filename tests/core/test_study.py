@@ -33,9 +33,9 @@ from benchmarks.chunk_vs_step.design import (
 from benchmarks.chunk_vs_step.report import read_study, write_report
 from benchmarks.chunk_vs_step.stats import compare, estimate, holm, paired_p
 from benchmarks.chunk_vs_step.words import summary, verdict
-from chunk_grpo_core.chunks import ChunkPlan, draw_chunks
-from chunk_grpo_core.dynamics import DynamicsCurve
-from chunk_grpo_core.rollout import derive_seed
+from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks
+from chunk_grpo_core.method.dynamics import DynamicsCurve
+from chunk_grpo_core.method.rollout import derive_seed
 
 pytestmark = pytest.mark.slow  # all of it together
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunk_grpo_core.tensor_cache import TensorCache, digest, pack, unpack
+from chunk_grpo_core.models.tensor_cache import TensorCache, digest, pack, unpack
 
 DTYPES = (
     torch.float32,

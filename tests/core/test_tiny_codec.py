@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from chunk_grpo_core.tiny.codec import TinyCodec
-from chunk_grpo_core.tiny.model import load_tiny_flux
-from chunk_grpo_core.tiny.render import render
-from chunk_grpo_core.tiny.world import SCENES
+from chunk_grpo_core.models.tiny.codec import TinyCodec
+from chunk_grpo_core.models.tiny.model import load_tiny_flux
+from chunk_grpo_core.models.tiny.render import render
+from chunk_grpo_core.models.tiny.world import SCENES
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,6 @@ def test_small_latent_noise_is_harmless(codec: TinyCodec) -> None:
 
 
 def test_asset_is_small() -> None:
-    from chunk_grpo_core.tiny.model import ASSET
+    from chunk_grpo_core.models.tiny.model import ASSET
 
     assert isinstance(ASSET, Path) and ASSET.stat().st_size <= 8 * 2**20

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from chunk_grpo_core.rewards.base import RewardBatch
-from chunk_grpo_core.tiny.model import load_tiny_flux
-from chunk_grpo_core.tiny.render import render
-from chunk_grpo_core.tiny.reward import WEIGHTS, TinyWorldReward
-from chunk_grpo_core.tiny.world import EXAMPLE, HELD_OUT, SCENES, Scene, caption
+from chunk_grpo_core.method.reward import RewardBatch
+from chunk_grpo_core.models.tiny.model import load_tiny_flux
+from chunk_grpo_core.models.tiny.render import render
+from chunk_grpo_core.models.tiny.reward import WEIGHTS, TinyWorldReward
+from chunk_grpo_core.models.tiny.world import EXAMPLE, HELD_OUT, SCENES, Scene, caption
 
 CAPTIONS = [caption(scene) for scene in HELD_OUT]
 

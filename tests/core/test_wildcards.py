@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunk_grpo_core.wildcards import WildcardFolder, expand, parse_template
+from chunk_grpo_core.prompts.wildcards import WildcardFolder, expand, parse_template
 
 WORDS = st.text("ab c", max_size=3)
 

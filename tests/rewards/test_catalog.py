@@ -10,7 +10,7 @@ import pytest
 
 from chunk_grpo_core.rewards import REWARDS
 from chunk_grpo_core.rewards.catalog import CATALOG, files_of
-from chunk_grpo_core.rewards.clip import CLIP_H, CLIP_L, clip_config
+from chunk_grpo_core.rewards.networks.clip import CLIP_H, CLIP_L, clip_config
 from chunk_grpo_core.rewards.files import build_empty
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def test_the_sizes_of_the_files_are_those_of_the_networks(shape, name, bytes_eac
 def test_the_size_of_the_imagereward_file_is_that_of_its_network():
     from transformers import BlipTextModel, BlipVisionModel
 
-    from chunk_grpo_core.rewards.imagereward import BLIP_LARGE, tower_configs
+    from chunk_grpo_core.rewards.networks.imagereward import BLIP_LARGE, tower_configs
 
     vision, text = tower_configs(BLIP_LARGE)
     towers = (

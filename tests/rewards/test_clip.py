@@ -15,10 +15,11 @@ from tiny_rewards import (
     write_clip_tokenizer,
 )
 
-from chunk_grpo_core.rewards import clipscore, hpsv2, load_reward, pickscore
-from chunk_grpo_core.rewards.networks import NetworkReward
+from chunk_grpo_core.rewards.networks import clipscore, hpsv2, pickscore
+from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.rewards.networks.network import NetworkReward
 from chunk_grpo_core.rewards.pixels import cropped, letterboxed, normalised, to_levels
-from chunk_grpo_core.rewards.tokens import clip_tokens
+from chunk_grpo_core.rewards.networks.tokens import clip_tokens
 
 IMAGES = pictures(3)
 NAMES = ("clipscore", "pickscore", "hpsv2")
@@ -152,7 +153,7 @@ def test_a_prompt_is_encoded_once_for_a_group(load, monkeypatch):
 
 
 def test_the_memory_for_prompts_is_bounded(load, monkeypatch):
-    from chunk_grpo_core.rewards import networks
+    from chunk_grpo_core.rewards.networks import network as networks
 
     monkeypatch.setattr(networks, "_REMEMBERED_PROMPTS", 2)
     reward = load()

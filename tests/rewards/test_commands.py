@@ -12,9 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from chunk_grpo_core.cli import app
-from chunk_grpo_core.pictures import save_png
-from chunk_grpo_core.rewards import aesthetic, catalog
+from chunk_grpo_core.cli.app import app
+from chunk_grpo_core.watch.pictures import save_png
+from chunk_grpo_core.rewards.networks import aesthetic
+from chunk_grpo_core.rewards import catalog
 from chunk_grpo_core.rewards.fetch import fetch_file
 from chunk_grpo_core.rewards.files import WeightFile
 
@@ -60,8 +61,8 @@ def test_pictures_of_all_sizes_are_scored_in_the_order_given(images):
 
 
 def test_prompts_belong_to_pictures_and_extras_are_told(tmp_path):
-    from chunk_grpo_core.tiny.render import render
-    from chunk_grpo_core.tiny.world import caption, parse
+    from chunk_grpo_core.models.tiny.render import render
+    from chunk_grpo_core.models.tiny.world import caption, parse
 
     text = "a small red circle on a blue background"
     assert caption(parse(text)) == text
@@ -80,7 +81,7 @@ def test_the_table_names_pictures_and_scores(images):
 
 
 def test_a_picture_without_a_score_is_null_and_never_0(images, monkeypatch):
-    from chunk_grpo_core.rewards.base import RewardBatch
+    from chunk_grpo_core.method.reward import RewardBatch
 
     class Broken:
         name, fingerprint = "broken", {}
@@ -88,7 +89,7 @@ def test_a_picture_without_a_score_is_null_and_never_0(images, monkeypatch):
         def score(self, images, prompts, metadata=None):
             return RewardBatch.failed(len(images))
 
-    monkeypatch.setattr("chunk_grpo_core.cli_rewards.load_reward", lambda name: Broken())
+    monkeypatch.setattr("chunk_grpo_core.cli.rewards.load_reward", lambda name: Broken())
     found = run("score", images[0], "--reward", "broken", "--json")
     assert json.loads(found.stdout)["scores"][0]["score"] is None
     assert "no score" in run("score", images[0], "--reward", "broken").stdout

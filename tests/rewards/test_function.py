@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from chunk_grpo_core.rewards.base import RewardFailed, with_metadata
+from chunk_grpo_core.method.reward import RewardFailed, with_metadata
 from chunk_grpo_core.rewards.function import FunctionReward
 
 IMAGES = torch.linspace(0, 1, 4 * 2 * 2 * 3).view(4, 2, 2, 3)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunk_grpo_core.rewards.base import with_metadata
+from chunk_grpo_core.method.reward import with_metadata
 from chunk_grpo_core.rewards.geneval import Detection, GenevalReward, judge, read_task
 from chunk_grpo_core.rewards.geneval.colours import ClipColours, cut_out
 from chunk_grpo_core.rewards.geneval.mask2former import Mask2Former, instances, load_mask2former

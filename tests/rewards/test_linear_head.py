@@ -8,10 +8,11 @@ from safetensors.torch import save_file
 from tiny_rewards import clip_shape, pictures, reference_clip, write_clip
 from torch import nn
 
-from chunk_grpo_core.rewards import aesthetic, load_reward
-from chunk_grpo_core.rewards.aesthetic import HEAD
-from chunk_grpo_core.rewards.linear_head import LAYERS, linear_head
-from chunk_grpo_core.rewards.networks import NetworkReward
+from chunk_grpo_core.rewards.networks import aesthetic
+from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.rewards.networks.aesthetic import HEAD
+from chunk_grpo_core.rewards.networks.linear_head import LAYERS, linear_head
+from chunk_grpo_core.rewards.networks.network import NetworkReward
 from chunk_grpo_core.rewards.pixels import cropped, normalised, to_levels
 
 

@@ -15,17 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from chunk_grpo_core import (
-    LoraConfig,
-    OptimizerConfig,
-    TrainConfig,
-    Trainer,
-    parse_plan,
-    shifted_grid,
-)
-from chunk_grpo_core.events import IterationEnd, RolloutEnd
+from chunk_grpo_core import LoraConfig, OptimizerConfig, TrainConfig, Trainer, parse_plan, shifted_grid
+from chunk_grpo_core.train.events import IterationEnd, RolloutEnd
 from chunk_grpo_core.rewards.function import FunctionReward
-from chunk_grpo_core.tiny.world import TRAIN, caption
+from chunk_grpo_core.models.tiny.world import TRAIN, caption
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +55,7 @@ def test_the_network_tells_text_from_a_blank_sheet(textness):
 def test_the_tiny_flux_trains_on_the_networks_scores(textness):
     pytest.importorskip("diffusers")
     pytest.importorskip("peft")
-    from chunk_grpo_core.models.tiny import tiny_policy
+    from chunk_grpo_core.models.tiny.policy import tiny_policy
 
     config = TrainConfig(
         grid=shifted_grid(4, shift=3.0),

@@ -26,10 +26,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from chunk_grpo_core.rewards import load_reward, server
-from chunk_grpo_core.rewards.base import RewardBatch, RewardFailed, check_images
-from chunk_grpo_core.rewards.server import RewardServer, ServerLimits
-from chunk_grpo_core.rewards.wire import parse_question, png_base64
+from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.rewards.remote import server
+from chunk_grpo_core.method.reward import RewardBatch, RewardFailed, check_images
+from chunk_grpo_core.rewards.remote.server import RewardServer, ServerLimits
+from chunk_grpo_core.rewards.remote.wire import parse_question, png_base64
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_UP = socket.getaddrinfo
@@ -448,7 +449,7 @@ def test_the_command_lends_a_reward_to_another_process(tmp_path):
 def test_mistakes_on_the_command_line_are_one_line(options, message, any_address):
     from typer.testing import CliRunner
 
-    from chunk_grpo_core.cli import app
+    from chunk_grpo_core.cli.app import app
 
     done = CliRunner().invoke(app, ["serve-reward", "target_colour", "--port", "0", *options])
     assert done.exit_code == 2

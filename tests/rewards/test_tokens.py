@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_rewards import write_bert_tokenizer, write_clip_tokenizer
 
-from chunk_grpo_core.rewards.tokens import bert_tokens, clip_tokens, web_text
+from chunk_grpo_core.rewards.networks.tokens import bert_tokens, clip_tokens, web_text
 
 ORDINARY = (
     "a photo of a cat",

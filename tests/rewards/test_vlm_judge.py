@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunk_grpo_core.rewards import load_reward
-from chunk_grpo_core.rewards.base import RewardFailed
-from chunk_grpo_core.rewards.vlm_judge import Judge, JudgeScore, load_judge
+from chunk_grpo_core.method.reward import RewardFailed
+from chunk_grpo_core.rewards.remote.vlm_judge import Judge, JudgeScore, load_judge
 
 JUDGES = ("unified_reward", "unified_reward_2", "rating", "yes_no")
 ACS = "Alignment Score (1-5): {}\nCoherence Score (1-5): {}\nStyle Score (1-5): {}"

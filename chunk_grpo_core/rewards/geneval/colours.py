@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..base import Fingerprint
-from ..clip import image_features, text_features
-from ..networks import PromptCache
+from ...method.reward import Fingerprint
+from ..networks.clip import image_features, text_features
+from ..networks.network import PromptCache
 from ..pixels import cropped
-from ..tokens import Tokens
+from ..networks.tokens import Tokens
 from .rules import Detection
 from .task import COLOURS
 
@@ -35,7 +35,7 @@ class ClipColours:
         """Judge with CLIP; GenEval takes ViT-L/14 of OpenAI.
 
         Args:
-            network: From :func:`~chunk_grpo_core.rewards.clip.clip_network`.
+            network: From :func:`~chunk_grpo_core.rewards.networks.clip.clip_network`.
             tokens: Its tokenizer.
             facts: Digest of the weights.
         """

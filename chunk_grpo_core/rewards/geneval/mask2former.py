@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...optional import require
-from ..base import Fingerprint
+from ...method.reward import Fingerprint
 from ..files import digest
-from ..networks import judging
+from ..networks.network import judging
 from ..pixels import normalised
 from .rules import CONFIDENCE, Detection
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..base import Fingerprint, Metadata, RewardBatch, check_images
+from ...method.reward import Fingerprint, Metadata, RewardBatch, check_images
 from ..pixels import to_levels
 from .rules import Detection, Verdict, judge
 from .task import Task, read_task

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..base import Metadata
+from ...method.reward import Metadata
 
 __all__ = ["COLOURS", "RELATIONS", "TAGS", "Exclude", "Include", "Task", "read_task"]
 

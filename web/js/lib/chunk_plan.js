@@ -1,4 +1,4 @@
-// Chunk plans as text: what chunk_grpo_core/chunks.py and planners.py read, read by the page.
+// Chunk plans as text: what chunk_grpo_core/method/chunks.py and planners.py read, read by the page.
 // Cuts that need the curve ("cut 4", "adaptive") are left to the server. No page, no side effects.
 
 const SPACE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";

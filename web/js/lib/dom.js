@@ -31,7 +31,7 @@ export function useStyle(name) {
   document.head.append(h("link", { rel: "stylesheet", href }));
 }
 
-/** Colours of chunks and series: Okabe-Ito, as in the plots of chunk_grpo_core/plot_style.py. */
+/** Colours of chunks and series: Okabe-Ito, as in the plots of chunk_grpo_core/watch/plot_style.py. */
 export const PALETTE = ["#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2"];
 
 /** The colour of the n-th chunk. */

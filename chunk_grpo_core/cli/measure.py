@@ -1,0 +1,200 @@
+"""Commands that look at a model or at a LoRA: pictures, the curve of relative L1, a comparison."""
+
+# No ``from __future__ import annotations`` here: typer reads the annotations at run time.
+import json
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..train.batch_limit import BatchLimit
+from .train import AsJson, Changes
+from ..watch.comparison import Comparison
+from ..configfile.reading import read_config_file
+from ..measure.evaluate import evaluate as measure
+from ..runs.experiment import EVALUATION_SEED
+from ..watch.pictures import save_png
+from ..method.planners import adaptive_plan
+from ..watch.plots import plot_dynamics
+from .progress import ProgressBar, clear_errors
+from ..runs.results import LORA_FILE, measure_curve
+from ..rewards.settings import reward_settings
+from ..configfile.run_config import RewardEntry, RunConfig
+from ..measure.sampling import draw
+from ..watch.pictures import write_pictures
+from ..method.schedule import shifted_grid
+from ..runs.workbench import CONFIG_COPY, load_adapter, load_policy, load_prompts, load_rewards
+
+__all__ = ["analyze", "evaluate", "sample"]
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE", help="A configuration file (.toml), or the folder of a finished run."
+    ),
+]
+LoraOption = Annotated[
+    Path | None, typer.Option(help="A LoRA file. Default: that of the run folder.")
+]
+
+
+def sample(
+    source: Source,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Draw this. May be repeated. Default: the first held-out prompts."),
+    ] = None,
+    lora: LoraOption = None,
+    base: Annotated[bool, typer.Option("--base", help="Leave the LoRA of the run out.")] = False,
+    count: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 4,
+    steps: Annotated[
+        int | None, typer.Option(min=2, help="Sampling steps, shift 3. Default: the run's grid.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Noise seed of the first prompt.")] = EVALUATION_SEED,
+    out: Annotated[Path, typer.Option(help="Folder to write PNG files to.")] = Path("sampled"),
+    changes: Changes = None,
+) -> None:
+    """Draw pictures with the model, with or without a LoRA, without sampling noise."""
+    with clear_errors("pictures so far were not written"), ProgressBar() as bar:
+        config, own_lora = _open(source, changes)
+        prompts = prompt or list(load_prompts(config).held_out[:4])
+        if not prompts:
+            raise ValueError(f"{source} holds no prompts out; say what to draw with --prompt")
+        policy = load_policy(config, prompts)
+        if chosen := None if base else lora or own_lora:
+            load_adapter(policy, chosen)
+        settings = config.sampling_config()
+        with policy.adapter.disabled() if base else nullcontext():
+            pictures = draw(
+                policy,
+                prompts,
+                shifted_grid(steps) if steps else settings.grid,
+                count=count,
+                seed=seed,
+                limit=BatchLimit(size=settings.batch_size),
+                progress=lambda fraction: bar.update("drawing", fraction),
+            )
+        files = write_pictures(pictures, prompts, out, seed)
+    for file in files:
+        typer.echo(file)
+
+
+def analyze(
+    source: Source,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts to average over.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="Write the plot to this PNG file.")] = None,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how much each step changes a latent (relative L1), and propose chunks.
+
+    The base model is measured, with the grid and the rule that would train.
+    """
+    with clear_errors("nothing was written"), ProgressBar() as bar:
+        config, _ = _open(source, changes)
+        chosen = load_prompts(config).train[:prompts]
+        policy = load_policy(config, chosen)
+        with policy.adapter.disabled():
+            curve = measure_curve(
+                policy,
+                chosen,
+                config.sampling_config(),
+                lambda fraction: bar.update("relative L1", fraction),
+            )
+        plan = config.train_config(curve).plan
+        proposal = ", ".join(map(str, adaptive_plan(curve).sizes))
+        if out is not None:
+            save_png(plot_dynamics(curve, plan), out)
+    if as_json:
+        typer.echo(json.dumps({**curve.to_json(), "plan": plan.sizes, "adaptive": proposal}))
+        return
+    table = Table(title=f"{curve.model}: {curve.rule}, eta {curve.eta:g}, {curve.samples} samples")
+    for title in ("step", "sigma", "relative L1", "between prompts", "chunk"):
+        table.add_column(title, justify="right")
+    for step, (mean, std) in enumerate(zip(curve.mean, curve.std, strict=True)):
+        chunk = plan.chunk_of(step) + 1 if step < plan.steps else "not trained"
+        sigma = f"{curve.sigmas[step]:.3f}"
+        table.add_row(str(step + 1), sigma, f"{mean:.4f}", f"{std:.4f}", str(chunk))
+    output = Console(file=sys.stdout)
+    output.print(table)
+    output.print(f"adaptive chunks of this curve: {proposal}", highlight=False)
+
+
+def evaluate(
+    source: Source,
+    lora: LoraOption = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(help="Judge with this reward instead of those of the file, by its name."),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE for --reward, for example device=cuda; repeatable."),
+    ] = None,
+    pictures: Annotated[
+        int | None, typer.Option(min=1, help="Pictures of each prompt. Default: run.pictures.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Noise seed of the first prompt.")] = EVALUATION_SEED,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for table.md, gains.png, pairs.png.")
+    ] = None,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a LoRA with the base model on held-out prompts, same noise, with an interval.
+
+    Judge also with a reward that was not trained on: what rises alone may be reward hacking.
+    """
+    with clear_errors("nothing was written"), ProgressBar() as bar:
+        config, own_lora = _open(source, changes)
+        if reward is not None:
+            entry = RewardEntry(name=reward, weight=1.0, settings=reward_settings(setting or []))
+            config = replace(config, rewards=(entry,))
+        chosen = lora or own_lora
+        if chosen is None:
+            raise ValueError(f"{source} has no LoRA of its own; name one with --lora")
+        judge, held_out = load_rewards(config), load_prompts(config).held_out
+        policy, settings = load_policy(config, held_out), config.sampling_config()
+        load_adapter(policy, chosen)
+        limit, sides = BatchLimit(size=settings.batch_size), {}
+        for which in ("before", "after"):
+            with policy.adapter.disabled() if which == "before" else nullcontext():
+                sides[which] = measure(
+                    policy,
+                    judge,
+                    held_out,
+                    settings.grid,
+                    seeds=pictures or config.run.pictures,
+                    seed=seed,
+                    limit=limit,
+                    progress=lambda f, which=which: bar.update(
+                        "base model" if which == "before" else "with LoRA", f
+                    ),
+                )
+        comparison = Comparison(**sides, reward=judge.name, noise_seed=seed)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "table.md").write_text(comparison.table() + "\n", encoding="utf-8")
+            save_png(comparison.plot(), out / "gains.png")
+            save_png(comparison.pairs(), out / "pairs.png")
+    if as_json:
+        gain = comparison.gain
+        facts = {"reward": judge.name, "gain": gain.mean, "gain_ci95": [gain.low, gain.high]}
+        typer.echo(json.dumps(facts | {name: side.to_json() for name, side in sides.items()}))
+    else:
+        typer.echo(comparison.table())
+
+
+def _open(source: Path, changes: list[str] | None) -> tuple[RunConfig, Path | None]:
+    """The configuration of a file or a run folder, and the LoRA of the latter."""
+    if not source.is_dir():
+        return read_config_file(source, changes or ()), None
+    if not (source / CONFIG_COPY).is_file():
+        raise FileNotFoundError(f"{source} holds no run of 'train': {CONFIG_COPY} is missing")
+    lora = source / LORA_FILE
+    return read_config_file(source / CONFIG_COPY, changes or ()), lora if lora.exists() else None

@@ -1,0 +1,134 @@
+"""What the command line shows while it works, on standard error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ..train.batch_limit import NothingFits
+from ..processes.collective import PeerFailed
+from ..train.events import EvaluationProgress, Event, IterationEnd, Measured, PhaseProgress, RunStart
+from ..processes.launch import PeerLost, is_launched
+from ..method.reward import NothingScored
+from ..train.self_test import SelfTestFailed
+
+__all__ = ["ProgressBar", "clear_errors"]
+
+_screen = Console(stderr=True)
+#: Their messages are written for users.
+_MISTAKES = (
+    ValueError,
+    OSError,
+    ImportError,
+    FloatingPointError,
+    SelfTestFailed,
+    NothingFits,
+    MemoryError,
+)
+_TITLES: dict[Measured, str] = {
+    "curve": "relative L1",
+    "before": "base model",
+    "during": "LoRA so far",
+    "after": "with LoRA",
+}
+
+
+class ProgressBar:
+    """One bar for each phase of a run: time left, reward, peak memory."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=_screen,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._iterations = 1
+
+    def __enter__(self) -> ProgressBar:
+        return self  # it appears with the first update, so that a mistake is one line
+
+    def __exit__(self, *error: object) -> None:
+        if self._tasks:
+            self._progress.stop()
+
+    def update(self, name: str, fraction: float, note: str | None = None) -> None:
+        """Show how much of something is done."""
+        self._progress.start()
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=1.0, note="")
+        task = self._tasks[name]
+        self._progress.update(task, completed=fraction)
+        if note is not None:
+            self._progress.update(task, note=note)
+
+    def listen(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, EvaluationProgress):
+            self.update(_TITLES[event.which], event.fraction)
+        elif isinstance(event, RunStart):
+            self._iterations = event.iterations
+            self.update("training", event.first_iteration / event.iterations)
+        elif isinstance(event, PhaseProgress):
+            self.update("training", (event.iteration + event.fraction) / self._iterations)
+        elif isinstance(event, IterationEnd):
+            row = event.metrics
+            reward, memory = row["reward_mean"], row["peak_memory_gib"]
+            text = "no valid reward" if reward is None else f"reward {reward:.3f}"
+            if memory is not None:
+                text += f"  {memory:.1f} GiB"
+            done = event.iteration + 1
+            note = f"{done}/{self._iterations}  {text}"
+            self.update("training", done / self._iterations, note)
+
+
+@contextmanager
+def clear_errors(hint: str | Callable[[], str]) -> Iterator[None]:
+    """Show a user's mistake as one line; let bugs keep their traceback.
+
+    Args:
+        hint: What to say after Ctrl-C, or a function that finds it out then.
+    """
+    try:
+        yield
+    except _MISTAKES as error:
+        _show_error(str(error))
+        raise typer.Exit(2) from error
+    except PeerFailed as error:
+        raise typer.Exit(2) from error  # the first process shows it
+    except NothingScored as error:
+        if os.environ.get("RANK", "0") == "0":  # all processes have the same error
+            text = hint if isinstance(hint, str) else hint()
+            _show_error(f"{error}; {text}")
+        raise typer.Exit(1) from error
+    except PeerLost as error:
+        text = hint if isinstance(hint, str) else hint()
+        _show_error(f"{error}. What the run folder holds is whole; {text}")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        text = hint if isinstance(hint, str) else hint()
+        _screen.print(f"stopped; {text}", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+def _show_error(text: str) -> None:
+    who = f" (process {os.environ.get('RANK')})" if is_launched() else ""
+    _screen.print(f"[red]error{who}:[/red]", end=" ")
+    _screen.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,117 @@
+"""``chunk-grpo score`` and ``chunk-grpo fetch``."""
+
+# No ``from __future__ import annotations`` here: typer reads the annotations at run time.
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ..rewards import load_reward
+from ..method.reward import Reward
+from ..rewards.catalog import files_of
+from ..rewards.fetch import fetch_file
+from ..rewards.files import DEFAULT_FOLDER
+from ..rewards.pixels import load_picture
+from ..rewards.settings import reward_settings
+
+__all__ = ["fetch", "score"]
+
+
+def score(
+    images: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    reward: Annotated[str, typer.Option(help="Name of the reward, for example pickscore.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="One for all pictures, or one for each, in order.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE for the reward, for example device=cuda; repeatable."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of a table.")
+    ] = False,
+) -> None:
+    """Score pictures with a reward.
+
+    Nothing is downloaded: see fetch.
+    """
+    prompts = prompt or [""]
+    if len(prompts) not in (1, len(images)):
+        raise ValueError(
+            f"{len(prompts)} prompts for {len(images)} pictures; give one, or one for each"
+        )
+    if len(prompts) == 1:
+        prompts = prompts * len(images)
+    judge = load_reward(reward, **reward_settings(setting or []))
+    rows = _score_files(judge, images, prompts)
+    if as_json:
+        found = {"reward": judge.name, "fingerprint": dict(judge.fingerprint), "scores": rows}
+        typer.echo(json.dumps(found))
+    else:
+        _print_scores(judge.name, rows)
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of the reward, for example pickscore.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Download; without it, only say what.")
+    ] = False,
+    to: Annotated[Path, typer.Option(help="Folder of reward models.")] = DEFAULT_FOLDER,
+    base_url: Annotated[
+        str | None, typer.Option(help="Mirror that stands in for the original host.")
+    ] = None,
+) -> None:
+    """Download the files of a reward.
+
+    Weights have licences of their own: they are shown first.
+    """
+    files = files_of(name)
+    table = Table("file", "size", "licence", "from")
+    for file in files:
+        table.add_row(file.name, file.size, file.licence, file.page)
+    Console(file=sys.stdout).print(table)
+    if not yes:
+        typer.echo(f"Add --yes to download to {to}.")
+        raise typer.Exit(1)
+    for file in files:
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task(file.name, total=1.0)
+            path, digest = fetch_file(
+                file,
+                to,
+                base_url=base_url,
+                progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
+            )
+        typer.echo(f"{path}  sha256 {digest}")
+
+
+def _score_files(reward: Reward, paths: list[Path], prompts: list[str]) -> list[dict[str, Any]]:
+    """Score files of any sizes, those of one size together; one row for each, in order."""
+    pictures = [load_picture(path) for path in paths]
+    rows: list[dict[str, Any]] = [{} for _ in paths]
+    for size in dict.fromkeys(picture.shape for picture in pictures):
+        members = [i for i, picture in enumerate(pictures) if picture.shape == size]
+        batch = reward.score(
+            torch.stack([pictures[i] for i in members]), [prompts[i] for i in members]
+        )
+        numbers = {"score": batch.known, **batch.details}
+        for place, i in enumerate(members):
+            values = {key: float(value[place]) for key, value in numbers.items()}
+            known = {key: v if math.isfinite(v) else None for key, v in values.items()}
+            rows[i] = {"image": str(paths[i]), "prompt": prompts[i], **known}
+    return rows
+
+
+def _print_scores(name: str, rows: list[dict[str, Any]]) -> None:
+    table = Table("image", name, "prompt")
+    for row in rows:
+        value = row["score"]
+        table.add_row(row["image"], "no score" if value is None else f"{value:.4f}", row["prompt"])
+    Console(file=sys.stdout).print(table)

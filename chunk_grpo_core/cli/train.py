@@ -1,0 +1,208 @@
+"""Commands that start and continue a training."""
+
+# No ``from __future__ import annotations`` here: typer reads the annotations at run time.
+import json
+import os
+import shlex
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..train.checkpoint import RunFolder
+from ..configfile.reading import read_config_file
+from ..configfile.writing import preset_text
+from ..processes.launch import TIMEOUT, asks_for_sharding, is_launched, join_processes
+from ..presets import PRESETS
+from .progress import ProgressBar, clear_errors
+from ..configfile.run_config import RunConfig
+from ..runs.workbench import CONFIG_COPY, TrainedRun
+from ..runs.workbench import resume as resume_run
+from ..runs.workbench import train as train_run
+
+__all__ = ["AsJson", "Changes", "presets", "resume", "train"]
+
+
+class ModelKind(str, Enum):
+    """What a preset is written for."""
+
+    tiny = "tiny"
+    flux = "flux"
+
+
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="TABLE.KEY=VALUE",
+        help="Change one value; paths start at the file's folder. May be repeated.",
+    ),
+]
+Shard = Annotated[
+    bool | None,
+    typer.Option(
+        "--shard/--no-shard",
+        help="Several processes: spread the frozen weights over them (FSDP2). Default: as "
+        "accelerate's configuration says, else no.",
+        show_default=False,
+    ),
+]
+SplitGroups = Annotated[
+    bool, typer.Option("--split-groups", help="Several processes: let them share groups, too.")
+]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS", help="Several processes: longest time that one waits for the others."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What to train, and how.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; must be new. Default: run.folder of the file.")
+    ] = None,
+    changes: Changes = None,
+    shard: Shard = None,
+    split_groups: SplitGroups = False,
+    timeout: Timeout = TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Train a LoRA as a configuration file says, and measure what it gained.
+
+    A file needs little: a preset fills in what it does not say.
+
+        preset = "safe-lora"
+        model.type = "flux"
+        model.path = "black-forest-labs/FLUX.1-dev"
+        prompts.file = "prompts.txt"
+        reward.name = "target_colour"
+
+    'chunk-grpo presets --write NAME' prints a whole file with every key explained. The run folder
+    keeps settings, metrics, samples, plots, checkpoints and lora.safetensors; 'chunk-grpo resume'
+    goes on with it. Behind torchrun or 'accelerate launch' the processes share the prompts of each
+    iteration (docs/distributed.md).
+    """
+
+    def read() -> tuple[RunConfig, Path]:
+        settings = read_config_file(config, changes or ())
+        return settings, out or _free_folder(settings)
+
+    folder: Path | None = None
+    with (
+        clear_errors(lambda: _how_to_go_on(folder)),
+        join_processes(timeout=timeout, split_groups=split_groups) as processes,
+        ProgressBar() as bar,
+    ):
+        settings, folder = processes.from_writer(read)
+        run = train_run(
+            settings,
+            folder,
+            listener=bar.listen,
+            processes=processes,
+            shard=asks_for_sharding() if shard is None else shard,
+        )
+    if processes.is_writer:
+        _print_run(run, as_json)
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="A run of 'train'.")],
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Iterations in all, to train for longer.")
+    ] = None,
+    shard: Shard = None,
+    split_groups: SplitGroups = False,
+    timeout: Timeout = TIMEOUT,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was stopped or killed; its numbers are as if it had not been.
+
+    Behind torchrun or 'accelerate launch' there may be more processes than before, or fewer.
+    """
+    with (
+        clear_errors(lambda: _how_to_go_on(folder, iterations)),
+        join_processes(timeout=timeout, split_groups=split_groups) as processes,
+        ProgressBar() as bar,
+    ):
+        run = resume_run(
+            folder,
+            iterations=iterations,
+            listener=bar.listen,
+            processes=processes,
+            shard=asks_for_sharding() if shard is None else shard,
+        )
+    if processes.is_writer:
+        _print_run(run, as_json)
+
+
+def presets(
+    write: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Print this preset as a whole file.")
+    ] = None,
+    model: Annotated[
+        ModelKind,
+        typer.Option(help="tiny runs as it is; flux needs your paths."),
+    ] = ModelKind.tiny,
+) -> None:
+    """List the presets, or print one as a configuration file with every key explained.
+
+    For example: chunk-grpo presets --write safe-lora --model flux > my.toml
+    """
+    with clear_errors("nothing was written"):
+        if write is not None:
+            typer.echo(preset_text(write, model.value), nl=False)
+            return
+    for preset in PRESETS.values():
+        typer.echo(f"{preset.name:12} {preset.title}")
+
+
+def _how_to_go_on(folder: Path | None, iterations: int | None = None) -> str:
+    sees_folder = os.environ.get("RANK", "0") == "0"  # other machines may not
+    if folder is None or (sees_folder and not (folder / CONFIG_COPY).is_file()):
+        return "nothing was written"
+    longer = f" --iterations {iterations}" if iterations else ""
+    launched = " (alone, or with a launcher and any number of processes)" if is_launched() else ""
+    return f"go on with: chunk-grpo resume {shlex.quote(str(folder))}{longer}{launched}"
+
+
+def _free_folder(config: RunConfig) -> Path:
+    """``run.folder``, or the first of runs/NAME-001, runs/NAME-002, ... that holds no run."""
+    if config.run.folder:
+        return Path(config.run.folder)
+    number = 1
+    while RunFolder(folder := Path("runs") / f"{config.name}-{number:03d}").path.exists():
+        number += 1
+    return folder
+
+
+def _print_run(run: TrainedRun, as_json: bool) -> None:
+    outcome = run.outcome
+    before, after, gain = outcome.before, outcome.after, outcome.gain
+    if as_json:
+        facts = {
+            "reward_before": before.mean,
+            "reward_after": after.mean,
+            "gain": gain.mean,
+            "gain_ci95": [gain.low, gain.high],
+            "ratio_error_first_update": outcome.ratio_error_first_update,
+            "iterations": len(outcome.rows),
+            "run_dir": str(run.folder),
+            "lora": str(run.files.lora),
+        }
+        typer.echo(json.dumps(facts))
+        return
+    output = Console(file=sys.stdout)
+    output.print(
+        f"{outcome.reward}: {before.mean:.4f} -> {after.mean:.4f} on held-out prompts, gain "
+        f"{gain.mean:+.4f} (95 % interval {gain.low:+.4f} to {gain.high:+.4f})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for path in (run.files.lora, *run.files.pictures):
+        output.print(f"  {path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,193 @@
+"""Every key of a configuration file: its table, its type, what it means, and whose setting it is.
+
+Types and meanings are read off the dataclasses that own the settings, so that a file, its errors
+and its comments cannot disagree with the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, get_type_hints
+
+from ..method.advantage import AdvantageConfig
+from ..method.config import OptimizerConfig, TrainConfig
+from ..lora.adapter import LoraConfig
+from ..models.flux.config import FluxModel
+from ..method.objective import ObjectiveConfig
+from ..prompts.split import PromptConfig
+from .run_config import GridTable, PlanTable, PromptTable, RunTable
+from ..method.rules import SdeConfig
+from ..method.windows import WindowConfig
+
+__all__ = ["Key", "checked", "keys", "nearest", "tables"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a table."""
+
+    table: str
+    name: str
+    kind: Any
+    """Its type, as annotated."""
+    doc: str
+    setting: str = ""
+    """Dotted name in ``TrainConfig``; empty if it is no setting of the training."""
+    is_path: bool = False
+
+    @property
+    def can_be_none(self) -> bool:
+        """Whether the text "none" is allowed."""
+        return type(None) in getattr(self.kind, "__args__", ())
+
+    @property
+    def has_plain_kind(self) -> bool:
+        """Whether :func:`checked` knows its type."""
+        return _plain(self.kind) in _CHOICES
+
+    @property
+    def allowed(self) -> str:
+        """What may stand there."""
+        choices = _CHOICES[_plain(self.kind)]
+        return f'{choices}, or "none"' if self.can_be_none else choices
+
+
+_CHOICES = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text in quotes",
+    "float | str": "a number or a text in quotes",
+    "tuple[str, ...]": "a list of texts",
+    "tuple[float, ...]": "a list of numbers",
+}
+_PATHS = {"file", "held_out_file", "wildcards", "folder", "continue_from"}
+_MODEL_PATHS = {
+    "path", "transformer", "vae", "clip", "t5", "clip_tokenizer", "t5_tokenizer", "text_cache"
+}  # fmt: skip
+#: Settings of the training that have no table of their own -> where they stand.
+_PLACES = {
+    "noise": "sde",
+    "ode_solver": "sde",
+    "share_initial_noise": "sde",
+    "chunk_fraction": "plan",
+}
+_PARTS = {
+    "sde": SdeConfig,
+    "window": WindowConfig,
+    "advantage": AdvantageConfig,
+    "objective": ObjectiveConfig,
+    "optimizer": OptimizerConfig,
+    "lora": LoraConfig,
+}
+
+
+@cache
+def keys() -> dict[str, dict[str, Key]]:
+    """Table -> name -> key, in the order in which a file is best read."""
+    found: dict[str, dict[str, Key]] = {
+        "model": {
+            "type": Key("model", "type", str, 'Which model: "tiny" (it comes along) or "flux".'),
+            **_of(FluxModel, "model", paths=_MODEL_PATHS),
+        },
+        "prompts": {
+            **_of(PromptTable, "prompts", paths=_PATHS),
+            **_of(PromptConfig, "prompts"),
+        },
+        "grid": _of(GridTable, "grid"),
+        "plan": _of(PlanTable, "plan"),
+        **{table: _of(kind, table, f"{table}.") for table, kind in _PARTS.items()},
+        "run": _of(RunTable, "run", paths=_PATHS),
+    }
+    for name, key in _of(TrainConfig, "run", "").items():
+        table = _PLACES.get(name, "run")
+        if name not in {*_PARTS, "grid", "plan"}:
+            found[table][name] = Key(table, name, key.kind, key.doc, name)
+    return found
+
+
+def tables() -> list[str]:
+    """All tables of a file, ``reward`` included."""
+    return [*keys(), "reward"]
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``; did you mean X?`` or the list of what there is."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+
+
+def checked(key: Key, value: object) -> object:
+    """Make sure that a value read from a file has the type of its key.
+
+    Returns:
+        The value; lists as tuples, whole numbers as floats where a float is wanted, "none" as None.
+
+    Raises:
+        ValueError: It has another type; the message says what is allowed.
+    """
+    if key.can_be_none and value == "none":
+        return None
+    kinds = _plain(key.kind)
+    if kinds.startswith("tuple") and isinstance(value, list):
+        item = "str" if "str" in kinds else "float"
+        if all(_is(entry, item) for entry in value):
+            return tuple(value if item == "str" else map(float, value))
+    for kind in kinds.split(" | "):
+        if _is(value, kind):
+            return float(value) if kind == "float" else value  # type: ignore[arg-type]
+    raise ValueError(f"{key.table}.{key.name} is {value!r}; it must be {key.allowed}")
+
+
+def _is(value: object, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "bool"
+    return isinstance(
+        value, {"int": int, "float": (int, float), "str": str, "bool": bool}.get(kind, ())
+    )
+
+
+def _plain(kind: Any) -> str:
+    """``int | None`` -> ``int``."""
+    text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
+    return text.removesuffix(" | None")
+
+
+def _of(
+    kind: type, table: str, prefix: str | None = None, paths: set[str] | None = None
+) -> dict[str, Key]:
+    """Keys for all fields of a dataclass; ``prefix`` if they are settings of the training."""
+    hints, docs = get_type_hints(kind), _field_docs(kind)
+    return {
+        field.name: Key(
+            table,
+            field.name,
+            hints[field.name],
+            docs.get(field.name, ""),
+            "" if prefix is None else prefix + field.name,
+            field.name in (paths or ()),
+        )
+        for field in fields(kind)
+    }
+
+
+def _field_docs(kind: type) -> Mapping[str, str]:
+    """The text under each field of a dataclass; Python itself forgets it."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
+            docs[field.target.id] = " ".join(str(text.value.value).replace("``", "").split())
+    return docs

@@ -1,0 +1,243 @@
+"""Read a configuration file (TOML): a model, prompts, rewards and a training, strictly.
+
+    preset = "safe-lora"        # fills everything that the file does not say
+    [model] [prompts] [reward] [grid] [plan] [sde] [window] [advantage] [objective] [optimizer]
+    [lora] [run]                # their keys: config_keys.py
+    [[reward]]                  # instead of [reward], several of them, each with a weight
+
+A key that does not exist, a value of the wrong type or out of range is an error that names it and
+what is allowed. ``writing.py`` writes such files. Relative paths start at the file's folder.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .keys import Key, checked, keys, nearest, tables
+from ..watch.trackers import TRACKERS
+from ..models.flux.config import FluxModel
+from ..optional import require
+from ..presets import PRESETS, preset_values
+from ..prompts.split import PromptConfig
+from ..rewards import REWARDS
+from .run_config import GridTable, PlanTable, PromptTable, RewardEntry, RunConfig, RunTable
+from ..method.schedule import TimeGrid, flux_shift, shifted_grid
+
+__all__ = ["parse_toml", "read_config", "read_config_file"]
+
+MODELS = ("tiny", "flux")
+#: Settings of rewards that name files or folders.
+_REWARD_PATHS = {"image", "path", "head", "folders", "tokenizers"}
+
+
+def read_config_file(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
+    """Read a file.
+
+    Args:
+        path: A .toml file.
+        changes: Further values that win over the file, as ``table.key=value``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no TOML, or something in it is wrong; the message names file and key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no configuration file {path}")
+    try:
+        data = parse_toml(path.read_text(encoding="utf-8-sig"))
+        for change in changes:
+            _change(data, change)
+        return read_config(data, path.resolve().parent, path.stem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML; Python 3.10 needs the package tomli for it.
+
+    Raises:
+        ValueError: It is no TOML; the message names line and column.
+    """
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    return require(name, "To read a configuration file").loads(text)
+
+
+def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
+    """Check what a file says and fill in what it does not.
+
+    Args:
+        data: Parsed TOML.
+        folder: Where relative paths start.
+        name: Name of the file, for the run folder.
+
+    Raises:
+        ValueError: Something is wrong; the message names it and what is allowed.
+    """
+    values = _values(data, folder)
+    preset = data.get("preset", "")
+    base = preset_values(preset) if preset else {}
+    grid_table = _table(GridTable, values["grid"])
+    model = _model(values["model"])
+    plan = _table(PlanTable, values["plan"])
+    settings = {k: v for k, v in base.items() if k not in ("grid", "plan")}
+    for table, found in values.items():
+        for key, value in found.items():
+            if setting := keys()[table][key].setting:
+                settings[setting] = value
+    base_grid = base.get("grid")
+    config = RunConfig(
+        name=name,
+        preset=preset,
+        model=model,
+        prompts=_prompt_table(values["prompts"], model),
+        prompt_config=_table(PromptConfig, values["prompts"]),
+        rewards=_rewards(data.get("reward"), folder, model),
+        grid=_grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model),
+        plan=replace(plan, chunks=plan.chunks or str(base.get("plan", ""))),
+        settings=settings,
+        run=_table(RunTable, values["run"]),
+    )
+    if not config.plan.chunks:
+        raise ValueError('plan.chunks is missing; write "step", sizes such as "2, 3, 4, 7", ...')
+    if strange := set(config.run.log) - set(TRACKERS):
+        raise ValueError(f"run.log has {min(strange)!r}; it may have {', '.join(TRACKERS)}")
+    config.sampling_config() if config.needs_curve else config.train_config()
+    return config
+
+
+def _values(data: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """Table -> key -> value of the right type, paths made absolute."""
+    preset = data.get("preset", "")
+    if not isinstance(preset, str) or (preset and preset not in PRESETS):
+        raise ValueError(f"there is no preset {preset!r}{nearest(str(preset), list(PRESETS))}")
+    values: dict[str, dict[str, Any]] = {table: {} for table in keys()}
+    for table, entries in data.items():
+        if table in ("preset", "reward"):
+            continue
+        if table not in values:
+            raise ValueError(f"there is no table [{table}]{nearest(table, tables())}")
+        if not isinstance(entries, dict):
+            raise ValueError(f"{table} is {entries!r}; it must be a table: [{table}]")
+        for name, value in entries.items():
+            key = keys()[table].get(name)
+            if key is None:
+                raise ValueError(f"[{table}] has no key {name}{_where(name, table)}")
+            value = checked(key, value)
+            if key.is_path and value:
+                value = _absolute(str(value), folder, may_be_name=name == "path")
+            values[table][name] = value
+    return values
+
+
+def _where(name: str, table: str) -> str:
+    homes = [other for other, known in keys().items() if name in known]
+    if homes:
+        return f"; it belongs into [{homes[0]}]"
+    return nearest(name, list(keys()[table]))
+
+
+def _absolute(text: str, folder: Path, *, may_be_name: bool = False) -> str:
+    path = folder / Path(text).expanduser()
+    return text if may_be_name and not path.exists() else str(path)
+
+
+def _table(kind: type, values: Mapping[str, Any]) -> Any:
+    names = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in names})
+
+
+def _model(values: Mapping[str, Any]) -> FluxModel | None:
+    kind = values.get("type")
+    if kind not in MODELS:
+        raise ValueError(f"model.type is {kind!r}; it must be one of {', '.join(MODELS)}")
+    if kind == "flux":
+        return _table(FluxModel, values)
+    if others := sorted(values.keys() - {"type"}):
+        raise ValueError(
+            f"model.{others[0]} is for the type flux; the tiny FLUX has nothing to set"
+        )
+    return None
+
+
+def _prompt_table(values: Mapping[str, Any], model: FluxModel | None) -> PromptTable:
+    table = _table(PromptTable, values)
+    if table.file and table.text:
+        raise ValueError("prompts has both file and text; give one of them")
+    if model is not None and not table.file and not table.text:
+        raise ValueError("prompts.file is missing; name a .txt, .jsonl or .csv file of prompts")
+    return table
+
+
+def _grid(table: GridTable, base: TimeGrid | None, model: FluxModel | None) -> TimeGrid:
+    given = {name for name, value in asdict(table).items() if value not in (0, "", ())}
+    if not given and base is not None:
+        return base
+    if given == {"sigmas"}:
+        return TimeGrid.of(table.sigmas)
+    if given != {"steps", "shift"}:
+        found = ", ".join(sorted(given)) or "nothing"
+        raise ValueError(f"[grid] has {found}; it needs steps and shift, or sigmas alone")
+    shift = table.shift
+    if isinstance(shift, str):
+        if shift != "flux" or model is None:
+            raise ValueError(
+                f'grid.shift is {shift!r}; it must be a number, or "flux" for a model of type flux'
+            )
+        shift = flux_shift((model.width // 16) * (model.height // 16))
+    return shifted_grid(table.steps, shift)
+
+
+def _rewards(data: object, folder: Path, model: FluxModel | None) -> tuple[RewardEntry, ...]:
+    if data is None and model is None:
+        return (RewardEntry(name="tiny_world", weight=1.0, settings={}),)
+    entries = data if isinstance(data, list) else [data]
+    if data is None or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"[reward] is missing; give it a name, one of {', '.join(REWARDS)}")
+    return tuple(_reward(entry, folder) for entry in entries)  # type: ignore[arg-type]
+
+
+def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
+    settings = dict(entry)
+    name, weight = settings.pop("name", None), settings.pop("weight", 1.0)
+    if not isinstance(name, str) or name not in REWARDS:
+        raise ValueError(f"reward.name is {name!r}{nearest(str(name), list(REWARDS))}")
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise ValueError(f"reward.weight is {weight!r}; it must be a number")
+    parameters = inspect.signature(REWARDS[name], eval_str=True).parameters.values()
+    kinds = {p.name: p.annotation for p in parameters if p.kind is not p.VAR_KEYWORD}
+    is_open = len(kinds) < len(parameters)  # its loader knows further settings, and checks them
+    known = ["name", "weight", *kinds]
+    for setting in settings:
+        value: Any = settings[setting]
+        if setting not in kinds and not is_open:
+            raise ValueError(f"the reward {name} has no setting {setting}{nearest(setting, known)}")
+        key = Key("reward", setting, kinds.get(setting), "")
+        value = checked(key, value) if key.has_plain_kind else value
+        if setting in _REWARD_PATHS:
+            is_list = isinstance(value, list)
+            paths = [_absolute(str(text), folder) for text in (value if is_list else [value])]
+            value = paths if is_list else paths[0]
+        settings[setting] = value
+    return RewardEntry(name=name, weight=float(weight), settings=settings)
+
+
+def _change(data: dict[str, Any], text: str) -> None:
+    """Apply one ``table.key=value``; the value is TOML, or else a text."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    table, _, key = name.rpartition(".")
+    if not equals or not key or (not table and key != "preset"):
+        raise ValueError(f"{text!r} changes nothing; write table.key=value")
+    try:
+        parsed = parse_toml(f"x = {value}")["x"]
+    except ValueError:
+        parsed = value
+    place = data.setdefault(table, {}) if table else data
+    if not isinstance(place, dict):
+        raise ValueError(f"{text!r}: [[{table}]] is a list; change the file itself")
+    place[key] = parsed

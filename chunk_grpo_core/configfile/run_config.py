@@ -1,0 +1,127 @@
+"""What a configuration file says, once it has been read and checked (``configfile/reading.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..method.chunks import ChunkPlan, parse_weights, per_step_plan
+from ..method.config import TrainConfig
+from ..method.dynamics import DynamicsCurve
+from ..models.flux.config import FluxModel
+from ..method.planners import needs_curve, read_plan
+from ..presets import build_config
+from ..prompts.split import PromptConfig
+from ..method.schedule import TimeGrid
+
+__all__ = ["GridTable", "PlanTable", "PromptTable", "RewardEntry", "RunConfig", "RunTable"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GridTable:
+    """Noise levels of the rollout: steps and shift, or sigmas."""
+
+    steps: int = 0
+    """Sampling steps, the deterministic last one included; 2 or more."""
+    shift: float | str = ""
+    """Shift towards noise, above 0: 1 is even, 3 is common; "flux" is FLUX.1-dev's own for the
+    size of the pictures."""
+    sigmas: tuple[float, ...] = ()
+    """The noise levels themselves, falling from 1 to 0, instead of steps and shift."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanTable:
+    """Which steps share an importance ratio."""
+
+    chunks: str = ""
+    """Sizes such as "2, 3, 4, 7"; "step" (step-level GRPO), "whole", "size 4"; or read off a curve
+    that is measured first: "adaptive", "adaptive 2 4", "cut 4", "cut 4 2"."""
+    weights: str = ""
+    """How often chunks are drawn: "uniform", "curve", "softmax 0.5", or one number for each. Empty
+    for uniform."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptTable:
+    """Where prompts come from; without any, the tiny FLUX takes its own captions."""
+
+    file: str = ""
+    """Prompts to train on: .txt (one on a line), .jsonl or .csv."""
+    text: tuple[str, ...] = ()
+    """Prompts to train on, instead of a file."""
+    held_out_file: str = ""
+    """Prompts to measure on. Without any, some are taken out of those to train on."""
+    wildcards: str = ""
+    """Folder of lists for __name__ in prompts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunTable:
+    """Of a run, what is no setting of the training."""
+
+    folder: str = ""
+    """Run folder, which must be new; empty for runs/<name of this file>-001 and so on."""
+    pictures: int = 4
+    """Pictures of each held-out prompt, before and after training; 1 or more."""
+    continue_from: str = ""
+    """A LoRA file to train on from."""
+    log: tuple[str, ...] = ()
+    """Also log to "tensorboard", "wandb". metrics.jsonl is always written."""
+
+    def __post_init__(self) -> None:
+        if self.pictures < 1:
+            raise ValueError(f"run.pictures is {self.pictures}; it must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardEntry:
+    """One reward of a file."""
+
+    name: str
+    weight: float
+    settings: Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All that a configuration file says, checked."""
+
+    name: str
+    """Name of the file, for the run folder."""
+    preset: str
+    """Name of a preset, or empty."""
+    model: FluxModel | None
+    """None is the tiny FLUX."""
+    prompts: PromptTable
+    prompt_config: PromptConfig
+    rewards: tuple[RewardEntry, ...]
+    grid: TimeGrid
+    plan: PlanTable
+    settings: Mapping[str, object]
+    """Dotted names of ``TrainConfig``, without grid and plan."""
+    run: RunTable
+
+    @property
+    def needs_curve(self) -> bool:
+        """Whether the plan is read off a curve that must be measured first."""
+        words = self.plan.weights.split()[:1]
+        return needs_curve(self.plan.chunks) or words in (["curve"], ["softmax"])
+
+    def train_config(self, curve: DynamicsCurve | None = None) -> TrainConfig:
+        """Settings of the training.
+
+        Raises:
+            ValueError: A setting is out of range, or the plan needs a curve.
+        """
+        plan = read_plan(self.plan.chunks, self.grid.trainable_steps, curve)
+        if self.plan.weights:
+            plan = parse_weights(self.plan.weights, plan, curve)
+        return self._with(plan)
+
+    def sampling_config(self) -> TrainConfig:
+        """Settings of everything but the plan, which is not known before a curve is measured."""
+        return self._with(per_step_plan(self.grid.trainable_steps))
+
+    def _with(self, plan: ChunkPlan) -> TrainConfig:
+        return build_config({**self.settings, "grid": self.grid, "plan": plan})

@@ -1,0 +1,256 @@
+"""Compare policies fairly: held-out prompts, fixed seeds, ODE sampling, paired differences.
+
+Legend: P prompts, S seeds for each prompt.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..train.batch_limit import BatchLimit
+from ..method.cancel import CheckCancel, never_cancel
+from ..method.policy import Policy, Velocity
+from ..method.reward import NothingScored, Reward, RewardBatch, RewardFailed, check_scored, last_error
+from ..method.rollout import sample_ode
+from ..method.schedule import TimeGrid
+
+__all__ = ["Evaluation", "Interval", "evaluate", "paired_gain", "prompt_gains", "win_rate"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Pictures of fixed seeds and their scores."""
+
+    prompts: tuple[str, ...]
+    rewards: Tensor
+    """CPU float32, shape (P, S); NaN where the reward was invalid."""
+    extras: dict[str, Tensor]
+    """Further numbers, and the scores of a combination's parts, each of shape (P, S); NaN where
+    invalid."""
+    images: Tensor
+    """The first seed's picture of each prompt, (P, H, W, 3)."""
+    error: str = ""
+    """Why rewards are missing, where the reward said so."""
+
+    def to_json(self) -> dict[str, object]:
+        """Every score, None where it was invalid: ``rewards`` and extras as (P, S) lists."""
+
+        def plain(scores: Tensor) -> list[list[float | None]]:
+            return [[s if math.isfinite(s) else None for s in row] for row in scores.tolist()]
+
+        extras = {name: plain(scores) for name, scores in self.extras.items()}
+        return {"prompts": list(self.prompts), "rewards": plain(self.rewards), "extras": extras}
+
+    @classmethod
+    def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
+        """Put evaluations of different prompts together, one or more; extras that one of them lacks
+        are NaN there."""
+        unknown = [torch.full_like(part.rewards, torch.nan) for part in parts]
+        return cls(
+            tuple(prompt for part in parts for prompt in part.prompts),
+            torch.cat([part.rewards for part in parts]),
+            {
+                name: torch.cat(
+                    [p.extras.get(name, u) for p, u in zip(parts, unknown, strict=True)]
+                )
+                for name in dict.fromkeys(name for part in parts for name in part.extras)
+            },
+            torch.cat([part.images for part in parts]),
+            next((part.error for part in reversed(parts) if part.error), ""),
+        )
+
+    def check_scored(self, reward: str) -> Evaluation:
+        """Return this evaluation if at least one picture has a score.
+
+        Args:
+            reward: Name of the reward, for the message.
+
+        Raises:
+            NothingScored: None has.
+        """
+        scores = replace(RewardBatch.of(self.rewards.flatten()), error=self.error)
+        check_scored([scores], reward, "the evaluation")
+        return self
+
+    @property
+    def mean(self) -> float:
+        """Mean of the valid rewards."""
+        return float(self.rewards.nanmean())
+
+    def extra_mean(self, name: str) -> float:
+        """Mean of one of the further numbers."""
+        return float(self.extras[name].nanmean())
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Policy,
+    reward: Reward,
+    prompts: Sequence[str],
+    grid: TimeGrid,
+    *,
+    seeds: int,
+    seed: int = 0,
+    solver: str = "euler",
+    limit: BatchLimit | None = None,
+    is_part: bool = False,
+    progress: Callable[[float], None] = lambda fraction: None,
+    check_cancel: CheckCancel = never_cancel,
+) -> Evaluation:
+    """Sample every prompt with fixed noise and score the pictures.
+
+    The noise of prompt number i is what ComfyUI draws for a batch of S pictures with noise seed
+    ``seed + i``, so that standard nodes can reproduce each picture.
+
+    Args:
+        policy: Model; its adapter is used as it is (wrap in ``adapter.disabled()`` for the base).
+        reward: The judge. Where it raises :class:`~chunk_grpo_core.method.reward.RewardFailed`, the
+            pictures of that prompt have no valid score.
+        prompts: P captions.
+        grid: Noise levels; sampling is deterministic.
+        seeds: S, pictures of each prompt.
+        seed: Seed of the noise; the same seed gives the same noise to every policy.
+        solver: What follows the ODE, one of :data:`~chunk_grpo_core.method.solvers.SOLVERS`.
+        limit: Samples that fit into memory at once; as many as do when None.
+        is_part: Other prompts of the same evaluation are measured elsewhere, so that here all
+            scores may be missing.
+        progress: Called with the fraction done.
+        check_cancel: Called after every call of the model, and before a prompt's pictures are
+            decoded and scored.
+
+    Raises:
+        NothingScored: No picture has a score.
+    """
+    limit = limit or BatchLimit()
+    decode_limit = replace(limit, size=None)
+
+    def sample(velocity: Velocity) -> list[Tensor]:
+        latents = []
+        for index, prompt in enumerate(prompts):
+            generator = torch.Generator().manual_seed(seed + index)
+            x_1 = torch.randn(seeds, *policy.latent_shape, generator=generator)
+            latents.append(
+                sample_ode(
+                    limit.fit(velocity),
+                    prompt,
+                    grid,
+                    x_1,
+                    solver=solver,
+                    device=policy.device,
+                    batch_size=limit.size,
+                    check_cancel=check_cancel,
+                )
+            )
+            progress((index + 1) / len(prompts))
+        return latents
+
+    batches, images = [], []
+    for prompt, x_0 in zip(prompts, policy.run(sample), strict=True):
+        check_cancel()
+        pictures = decode_limit.join(policy.decode, x_0)
+        try:
+            batch = reward.score(pictures, [prompt] * seeds)
+        except RewardFailed as error:
+            log.warning("the pictures of %r have no reward: %s", prompt, error)
+            batch = RewardBatch.failed(seeds, str(error))
+        batches.append(batch)
+        images.append(pictures[0])
+    details = [batch.details for batch in batches]
+    unknown = torch.full((seeds,), torch.nan)  # a reward that fails has no extras
+    extras = {
+        name: torch.stack([row.get(name, unknown) for row in details])
+        for name in dict.fromkeys(name for row in details for name in row)
+    }
+    rewards = torch.stack([batch.known for batch in batches])
+    pictures = torch.stack(images)
+    found = Evaluation(tuple(prompts), rewards, extras, pictures, last_error(batches))
+    return found if is_part else found.check_scored(reward.name)
+
+
+def _differences(before: Evaluation, after: Evaluation, extra: str | None) -> Tensor:
+    """After minus before on the same prompt and noise, float64, (P, S); NaN where one is invalid.
+
+    Raises:
+        ValueError: The two do not belong together.
+    """
+    if before.prompts != after.prompts:
+        raise ValueError("the two evaluations used different prompts and cannot be compared")
+    old, new = (e.rewards if extra is None else e.extras[extra] for e in (before, after))
+    if old.shape != new.shape:
+        raise ValueError(
+            f"one evaluation has {old.shape[1]} pictures of each prompt and the other "
+            f"{new.shape[1]}; they cannot be compared"
+        )
+    return new.double() - old.double()
+
+
+def prompt_gains(before: Evaluation, after: Evaluation, extra: str | None = None) -> Tensor:
+    """Gain of each prompt, averaged over its seeds, float64, (P,); NaN where nothing is valid.
+
+    Args:
+        before: The base.
+        after: What is compared with it, on the same prompts and noise.
+        extra: One of the further numbers instead of the reward.
+
+    Raises:
+        ValueError: The prompts or the numbers of pictures differ.
+    """
+    return _differences(before, after, extra).nanmean(1)
+
+
+def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None) -> Interval:
+    """Mean reward gain on the same prompts and noise, with its 95 % interval.
+
+    Prompts, not pictures, are the independent units: differences are averaged over seeds first,
+    then a normal interval is taken over the P prompts. Arguments: see :func:`prompt_gains`. A
+    further number that no picture has in both evaluations has a gain of NaN.
+
+    Raises:
+        NothingScored: No picture has a reward in both evaluations.
+        ValueError: The evaluations do not belong together, or there are fewer than two prompts.
+    """
+    gains = prompt_gains(before, after, extra)
+    if len(gains) < 2:
+        raise ValueError("an interval needs at least 2 prompts")
+    gains = gains[torch.isfinite(gains)]
+    if not len(gains):
+        if extra is not None:
+            return Interval(math.nan, math.nan, math.nan)
+        raise NothingScored(
+            "no picture has a score in both evaluations, so there is nothing to compare "
+            f"({after.error or before.error or 'scores are missing or not finite'}); repair the "
+            "reward"
+        )
+    mean = float(gains.mean())
+    half = 1.96 * float(gains.std()) / math.sqrt(len(gains))
+    return Interval(mean, mean - half, mean + half)
+
+
+def win_rate(before: Evaluation, after: Evaluation, extra: str | None = None) -> float:
+    """Fraction of pictures that got better with the same noise; equal scores count one half.
+
+    Pairs of which one score is invalid are left out. Arguments: see :func:`prompt_gains`.
+
+    Raises:
+        ValueError: The prompts or the numbers of pictures differ.
+    """
+    differences = _differences(before, after, extra)
+    known = differences[torch.isfinite(differences)]
+    return float(((known > 0).double() + 0.5 * (known == 0).double()).mean())

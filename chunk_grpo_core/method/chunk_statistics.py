@@ -1,0 +1,81 @@
+"""What the ratios of an update looked like, chunk by chunk.
+
+Legend: G samples in a group, K chunks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .objective import GroupFacts, ObjectiveConfig, StepTerms, chunk_means, is_held_back, k3, log_ratios, plain_log_ratios
+
+__all__ = ["ChunkStatistics", "chunk_statistics"]
+
+
+@dataclass(frozen=True)
+class ChunkStatistics:
+    """Sums over samples, so that groups can be added up. Shapes (K,)."""
+
+    count: Tensor
+    """Samples that drew each chunk."""
+    ratio: Tensor
+    """Sum of r_j (of its mean over the steps, for step ratios)."""
+    deviation: Tensor
+    """Largest |r - 1|."""
+    clipped: Tensor
+    """Samples (or their share of steps, for step ratios) whose gradient the trust region took."""
+    kl: Tensor
+    """Sum of the k3 estimate of KL(old || new) per step and dimension."""
+    gap: Tensor
+    """Sum of mean |v - v_ref|^2; 0 when no reference was measured."""
+
+    @classmethod
+    def none(cls, chunks: int) -> ChunkStatistics:
+        """Those of no samples at all, for K chunks."""
+        zero = torch.zeros(chunks, dtype=torch.float64)
+        return cls(zero.long(), zero, zero, zero, zero, zero)
+
+    def __add__(self, other: ChunkStatistics) -> ChunkStatistics:
+        return ChunkStatistics(
+            self.count + other.count,
+            self.ratio + other.ratio,
+            torch.maximum(self.deviation, other.deviation),
+            self.clipped + other.clipped,
+            self.kl + other.kl,
+            self.gap + other.gap,
+        )
+
+
+def chunk_statistics(
+    terms: StepTerms, facts: GroupFacts, counted: Tensor, config: ObjectiveConfig
+) -> ChunkStatistics:
+    """Measure one group's ratios.
+
+    Args:
+        terms: As measured.
+        facts: The group.
+        counted: Bool, shape (G, K): the chunks that were trained.
+        config: Kind of ratio and trust region.
+    """
+    terms = StepTerms(*(term.detach().double() for term in terms))
+    log_ratio = log_ratios(terms, facts, config)
+    ratio, kl = log_ratio.exp(), k3(-plain_log_ratios(terms, facts, config))
+    deviation = (ratio - 1.0).abs()
+    clipped = is_held_back(terms, facts, config).double()
+    if config.ratio == "step":
+        plan = facts.plan
+        deviation = torch.stack([deviation[:, a:b].amax(1) for a, b in plan.bounds()], dim=1)
+        ratio, clipped, kl = (chunk_means(values, plan) for values in (ratio, clipped, kl))
+    gap = chunk_means(terms.gap, facts.plan)
+    zero = torch.zeros_like(ratio)
+    return ChunkStatistics(
+        count=counted.sum(0),
+        ratio=torch.where(counted, ratio, zero).sum(0),
+        deviation=torch.where(counted, deviation, zero).amax(0),
+        clipped=torch.where(counted, clipped, zero).sum(0),
+        kl=torch.where(counted, kl, zero).sum(0),
+        gap=torch.where(counted, gap, zero).sum(0),
+    )

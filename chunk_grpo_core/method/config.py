@@ -1,0 +1,220 @@
+"""Everything a training run is determined by, in one frozen, JSON-ready object.
+
+Each part is defined beside the code that uses it; this file only composes them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields
+
+from .advantage import AdvantageConfig
+from .chunks import ChunkPlan, drawn_count
+from .dynamics import PlanSource
+from ..lora.adapter import LoraConfig
+from .objective import ObjectiveConfig
+from .schedule import TimeGrid
+from .rules import SdeConfig
+from .windows import WindowConfig, check_noise, window_positions
+
+__all__ = ["OPTIMIZERS", "OptimizerConfig", "TrainConfig"]
+
+OPTIMIZERS = ("adamw", "adamw8bit")
+"""Values of ``optimizer.name``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW, and how often it steps."""
+
+    name: str = "adamw"
+    """adamw, or adamw8bit: its moments take 2 bytes for each parameter instead of 8
+    (bitsandbytes; arXiv 2110.02861)."""
+    fused: bool = False
+    """Step all of AdamW in one kernel (``adamw`` only): faster where the adapter has many layers,
+    other last bits."""
+    learning_rate: float = 3e-4
+    """Above 0."""
+    weight_decay: float = 1e-4
+    """0 or more. Paper, Table 8."""
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-10
+    """Small, because a log-density averaged over dimensions has tiny gradients."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this L2 norm, above 0."""
+    updates_per_rollout: int = 2
+    """Optimiser steps for each pass over the groups of one rollout; only the first is on-policy."""
+    epochs: int = 1
+    """Passes over the groups of one rollout."""
+    warmup_updates: int = 0
+    """Updates over which the learning rate rises linearly to its value, 0 or more."""
+    ema_decay: float | None = None
+    """Decay of the average of the adapter that becomes the result, in (0, 1); smaller in the first
+    updates (``train/ema.py``). None keeps the weights of the last update."""
+    recompute_log_p: bool | None = None
+    """Compute the old log-densities again with the batch shapes of training, which costs one more
+    forward pass. None does so where it matters: on accelerators, whose kernels may depend on the
+    batch shape, when there is more than one update for each rollout."""
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            known = ", ".join(OPTIMIZERS)
+            raise ValueError(f"optimizer.name is {self.name!r}; it must be one of {known}")
+        if self.fused and self.name != "adamw":
+            raise ValueError(f"optimizer.fused is true, but {self.name} has no fused kernel")
+        for name in ("learning_rate", "eps", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("updates_per_rollout", "epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if self.warmup_updates < 0:
+            raise ValueError(
+                f"optimizer.warmup_updates is {self.warmup_updates}; it must be 0 or more"
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(
+                f"optimizer.ema_decay is {self.ema_decay}; it must be in (0, 1), or None"
+            )
+        if not self.weight_decay >= 0:
+            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run."""
+
+    grid: TimeGrid
+    """Noise levels of the rollout."""
+    plan: ChunkPlan
+    """Chunks of the trainable steps."""
+    sde: SdeConfig = field(default_factory=SdeConfig)
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    iterations: int = 100
+    """Rollouts in all, 1 or more."""
+    prompts_per_iteration: int = 4
+    """P, groups in one rollout, 1 or more."""
+    group_size: int = 12
+    """G, samples of one prompt, 2 or more. Paper: 12."""
+    chunk_fraction: float = 0.5
+    """Part of the chunks (of the window, if there is one) each sample trains on, in (0, 1]. Paper:
+    0.5."""
+    window: WindowConfig = field(default_factory=WindowConfig)
+    """The chunks an iteration may train."""
+    noise: str = "all"
+    """Steps of the rollout that take noise. all: every one. window: those of the window (MixGRPO).
+    drawn: of each sample, those of the chunks it will train on. The others follow the ODE, which
+    makes better pictures; advantages then judge the trained steps alone."""
+    ode_solver: str = "euler"
+    """What steps without noise follow: euler, or dpm2, of second order."""
+    share_initial_noise: bool = True
+    """Start all samples of a group from the same noise. Official code: on."""
+    batch_size: int | None = None
+    """Samples in one call of the model; None sends a whole group at once. Halved when memory runs
+    out (``train/batch_limit.py``)."""
+    update_batch_size: int | None = None
+    """Sample-steps in one call of the model with gradients, which take many times the memory of
+    calls without; None leaves it to ``batch_size``."""
+    score_while_sampling: bool = False
+    """Decode and score a group in a thread while the next one is sampled: for rewards on another
+    device or behind a network."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints, 1 or more."""
+    evaluate_every: int = 0
+    """Iterations between measurements on the held-out prompts while training goes on; 0 measures
+    before and after only. With ``optimizer.ema_decay`` the weights themselves are measured, not
+    their average."""
+    seed: int = 0
+    self_test: bool = True
+    """Before the first update, compare one derivative with a finite difference; see
+    ``train/self_test.py``."""
+
+    def __post_init__(self) -> None:
+        self.plan.check_covers(self.grid.trainable_steps)
+        if not self.sde.is_stochastic:
+            raise ValueError(
+                f"sde is {self.sde.rule} with eta {self.sde.eta}: training needs a stochastic rule "
+                "with eta above 0, or there is nothing to explore"
+            )
+        if self.group_size < 2:
+            raise ValueError(
+                f"group_size is {self.group_size}; advantages compare samples of one prompt, "
+                "so it must be 2 or more (12 in the paper)"
+            )
+        keep = self.advantage.keep
+        if keep is not None and 2 * keep > self.group_size:
+            raise ValueError(
+                f"advantage.keep is {keep}, but a group of group_size {self.group_size} has no "
+                f"{keep} best and {keep} other worst samples; it must be at most half the group"
+            )
+        for name in ("iterations", "prompts_per_iteration", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.evaluate_every < 0:
+            raise ValueError(f"evaluate_every is {self.evaluate_every}; it must be 0 or more")
+        if not 0.0 < self.chunk_fraction <= 1.0:
+            raise ValueError(f"chunk_fraction is {self.chunk_fraction}; it must be in (0, 1]")
+        for name in ("batch_size", "update_batch_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name} is {size}; it must be 1 or more, or None")
+        if self.optimizer.updates_per_rollout > self.prompts_per_iteration:
+            raise ValueError(
+                f"updates_per_rollout is {self.optimizer.updates_per_rollout}, but there are only "
+                f"{self.prompts_per_iteration} prompts per iteration; each update needs a group"
+            )
+        for window in window_positions(self.window, self.plan):
+            drawn_count(self.plan, self.chunk_fraction, window)
+        check_noise(self.noise, self.ode_solver, self.window)
+
+    def to_json(self) -> dict[str, object]:
+        """Nested plain values; :meth:`from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict) -> TrainConfig:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: A key is unknown (the message names the nearest known one), or a value is
+                out of range.
+        """
+        parts = {
+            "grid": lambda d: TimeGrid.of(_known(TimeGrid, d, "grid.")["sigmas"]),
+            "plan": _plan,
+            "sde": lambda d: _build(SdeConfig, d, "sde."),
+            "advantage": lambda d: _build(AdvantageConfig, d, "advantage."),
+            "objective": lambda d: _build(ObjectiveConfig, d, "objective."),
+            "optimizer": lambda d: _build(OptimizerConfig, d, "optimizer."),
+            "lora": lambda d: _build(LoraConfig, d, "lora."),
+            "window": lambda d: _build(WindowConfig, d, "window."),
+        }
+        values = {k: parts[k](v) if k in parts else v for k, v in data.items()}
+        return _build(cls, values, "")
+
+
+def _plan(data: dict) -> ChunkPlan:
+    _known(PlanSource, data.get("source") or {}, "plan.source.")
+    return ChunkPlan.from_json(_known(ChunkPlan, data, "plan."))
+
+
+def _build(kind: type, data: dict, prefix: str):  # noqa: ANN202 - an instance of ``kind``
+    return kind(**_known(kind, data, prefix))
+
+
+def _known(kind: type, data: dict, prefix: str) -> dict:
+    """Refuse keys that are no field of ``kind``."""
+    known = [f.name for f in fields(kind)]
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(known)}"
+            raise ValueError(f"unknown setting {prefix}{key}{hint}")
+    return data

@@ -1,0 +1,234 @@
+"""Optimise by chunk: the clipped surrogate on chunk ratios, its guards and its penalties.
+
+    r_j  = exp( mean over t in ch_j of (log p_new(x_s | x_t) - log p_old(x_s | x_t)) )   (Eq. 15)
+    loss = - mean over samples and their drawn chunks of
+             min( r_j A, clip(r_j, 1 - eps_low, 1 + eps_high) A )                        (Eq. 14)
+           + beta KL
+
+The geometric mean inside a chunk is GSPO's; with one step per chunk r_j is the step ratio of
+Flow-GRPO, with one chunk in all it is the sequence ratio. Equation numbers: GCPO v3.
+
+Everything here is a pure function of small matrices; ``method/streaming.py`` brings the network in.
+
+Legend: G samples in a group, K chunks, N steps, U ratios of a sample: K, or N - 1 step ratios.
+
+References:
+    GSPO: Group Sequence Policy Optimization (Zheng et al., 2025), arXiv 2507.18071.
+    GRPO-Guard (Wang et al., 2025), arXiv 2510.22319: ratio normalisation, step weights.
+    TempFlow-GRPO (He et al., 2025), arXiv 2508.04324: step weights.
+    Flow-DPPO (2026), arXiv 2606.11025: the exact KL as trust region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .chunks import ChunkPlan
+
+__all__ = [
+    "RATIOS",
+    "STEP_WEIGHTS",
+    "TRUST_REGIONS",
+    "GroupFacts",
+    "ObjectiveConfig",
+    "StepTerms",
+    "chunk_means",
+    "group_loss",
+    "is_held_back",
+    "k3",
+    "log_ratios",
+    "plain_log_ratios",
+    "step_weights",
+]
+
+RATIOS = ("chunk", "step")
+TRUST_REGIONS = ("clip", "kl-mask")
+STEP_WEIGHTS = ("equal", "guard", "tempflow")
+_CHOICES = {"ratio": RATIOS, "trust_region": TRUST_REGIONS, "step_weights": STEP_WEIGHTS}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig:
+    """Ratio, trust region, weights and penalties."""
+
+    clip_low: float = 5e-5
+    """eps_low: the ratio may fall to 1 - eps_low, in (0, 1). Paper, Table 8."""
+    clip_high: float = 5e-5
+    """eps_high: the ratio may rise to 1 + eps_high, above 0. Paper, Table 8."""
+    ratio: str = "chunk"
+    """chunk: one ratio r_j for each chunk (the paper). step: every step keeps a ratio and a clip of
+    its own, and a chunk's gain is the mean over its steps. On-policy both have the same gradient,
+    so ``step`` isolates what the shared ratio does from what the weighting of steps does."""
+    trust_region: str = "clip"
+    """clip: PPO's, on the ratio. kl-mask: no clip, but a ratio that moves on from 1 in the
+    direction its advantage asks for is held back once KL(old || new) exceeds ``kl_threshold``."""
+    kl_threshold: float = 1e-5
+    """For ``kl-mask``: KL per latent dimension, mean over the steps of a ratio, above 0. Flow-DPPO:
+    1e-5 for single steps."""
+    ratio_norm: bool = False
+    """Re-centre and re-scale log-ratios (GRPO-Guard): std_t (log r_t + KL_t), whose mean is 0 and
+    whose spread does not grow as the step's noise falls. That ratio is narrower: GRPO-Guard clips
+    it at 2e-6 to 4e-6."""
+    step_weights: str = "equal"
+    """Weight of a step's gain: equal; guard: 1 / |dt| (GRPO-Guard); tempflow: the std of its noise
+    (TempFlow-GRPO, Eq. 7). All are scaled to mean 1 (GRPO-Guard's own are not), so that the
+    gradient-norm clip keeps its meaning. A chunk has the mean weight of its steps."""
+    kl_old: float = 0.0
+    """Coefficient of the k3 estimate of KL(old || new), old being the policy that sampled, on the
+    plain ratios, 0 or more. Official code: ``kl_coeff``, 0."""
+    kl_ref: float = 0.0
+    """Coefficient of mean |v - v_ref|^2 to the reference (adapter off), 0 or more."""
+    kl_ref_k3: float = 0.0
+    """Coefficient of the k3 estimate of KL(new || reference), on the plain ratios, 0 or more."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip_low < 1:
+            raise ValueError(f"objective.clip_low is {self.clip_low}; it must be in (0, 1)")
+        for name in ("clip_high", "kl_threshold"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be above 0")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"objective.{name} is {getattr(self, name)!r}; it must be one of "
+                    f"{', '.join(choices)}"
+                )
+        for name in ("kl_old", "kl_ref", "kl_ref_k3"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be 0 or more")
+
+    @property
+    def needs_old_mean(self) -> bool:
+        """Whether the exact KL to the sampling policy is used."""
+        return self.ratio_norm or self.trust_region == "kl-mask"
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the adapter-off policy is used."""
+        return self.kl_ref > 0 or self.kl_ref_k3 > 0
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether samples without advantage have a gradient, too."""
+        return self.needs_reference or self.kl_old > 0
+
+
+class StepTerms(NamedTuple):
+    """All that the loss takes from the network: one number for each sample and step, (G, N - 1).
+
+    Entries of chunks that are not drawn may hold anything finite.
+    """
+
+    log_p: Tensor
+    """New log-density of the recorded step, mean over latent dimensions."""
+    kl_old: Tensor
+    """Exact KL(old || new) = mean over dimensions of (mean_new - mean_old)^2 / (2 std^2)."""
+    gap: Tensor
+    """Mean over dimensions of (v - v_ref)^2."""
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """What is known about one group before the network is asked."""
+
+    plan: ChunkPlan
+    """K chunks covering N - 1 steps."""
+    advantages: Tensor
+    """A_i, shape (G,)."""
+    drawn: Tensor
+    """Bool, shape (G, K): the chunks that are trained, at least one in each row."""
+    old_log_p: Tensor
+    """Log-densities at sampling time, shape (G, N - 1)."""
+    std: Tensor
+    """Standard deviation of each stochastic step, shape (N - 1,)."""
+    dt: Tensor
+    """s - t of each stochastic step, below 0, shape (N - 1,)."""
+    reference_log_p: Tensor | None = None
+    """Log-densities under the reference policy, shape (G, N - 1), for ``kl_ref_k3``."""
+
+
+def chunk_means(values: Tensor, plan: ChunkPlan) -> Tensor:
+    """Average numbers of steps, shape (G, N - 1), inside each chunk: (G, K)."""
+    return torch.stack([values[:, a:b].mean(1) for a, b in plan.bounds()], dim=1)
+
+
+def step_weights(facts: GroupFacts, config: ObjectiveConfig) -> Tensor:
+    """Weight of each step's gain, shape (N - 1,), with mean 1."""
+    weights = {
+        "equal": torch.ones_like(facts.dt),
+        "guard": 1.0 / facts.dt.abs(),
+        "tempflow": facts.std,
+    }[config.step_weights]
+    return weights / weights.mean()
+
+
+def _per_ratio(values: Tensor, facts: GroupFacts, config: ObjectiveConfig) -> Tensor:
+    """Numbers of steps (G, N - 1) -> numbers of ratios (G, U)."""
+    return chunk_means(values, facts.plan) if config.ratio == "chunk" else values
+
+
+def _per_chunk(values: Tensor, facts: GroupFacts, config: ObjectiveConfig) -> Tensor:
+    """Numbers of ratios (G, U) -> numbers of chunks (G, K)."""
+    return values if config.ratio == "chunk" else chunk_means(values, facts.plan)
+
+
+def log_ratios(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -> Tensor:
+    """Log-ratios log r_j, shape (G, K), or log r_t, shape (G, N - 1), for step ratios."""
+    if not config.ratio_norm:
+        return plain_log_ratios(terms, facts, config)
+    difference = terms.log_p - facts.old_log_p
+    return _per_ratio((difference + terms.kl_old) * facts.std, facts, config)
+
+
+def plain_log_ratios(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -> Tensor:
+    """:func:`log_ratios` before ``ratio_norm``."""
+    return _per_ratio(terms.log_p - facts.old_log_p, facts, config)
+
+
+def is_held_back(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -> Tensor:
+    """Ratios whose gradient the trust region removes, bool, shape (G, U)."""
+    ratio, a = log_ratios(terms, facts, config).exp(), facts.advantages[:, None]
+    if config.trust_region == "clip":
+        up, down = ratio > 1.0 + config.clip_high, ratio < 1.0 - config.clip_low
+        return ((a > 0) & up) | ((a < 0) & down)
+    is_far = _per_ratio(terms.kl_old, facts, config) > config.kl_threshold
+    return is_far & (((a > 0) & (ratio > 1.0)) | ((a < 0) & (ratio < 1.0)))
+
+
+def group_loss(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -> Tensor:
+    """Loss of one group, a scalar that carries gradients to ``terms``."""
+    log_ratio, a = log_ratios(terms, facts, config), facts.advantages[:, None]
+    ratio = log_ratio.exp()
+    if config.trust_region == "clip":
+        clipped = ratio.clamp(1.0 - config.clip_low, 1.0 + config.clip_high)
+        gain = torch.minimum(ratio * a, clipped * a)
+    else:
+        held = is_held_back(terms, facts, config)
+        gain = torch.where(held, ratio.detach() * a, ratio * a)
+    if config.step_weights != "equal":
+        weights = step_weights(facts, config).expand(len(a), -1)
+        gain = gain * _per_ratio(weights, facts, config)
+    if config.kl_old:
+        gain = gain - config.kl_old * k3(-plain_log_ratios(terms, facts, config))
+    if config.kl_ref:
+        gain = gain - config.kl_ref * _per_ratio(terms.gap, facts, config)
+    if config.kl_ref_k3:
+        if facts.reference_log_p is None:
+            raise ValueError("objective.kl_ref_k3 needs the log-densities of the reference")
+        against = _per_ratio(terms.log_p - facts.reference_log_p, facts, config)
+        gain = gain - config.kl_ref_k3 * k3(against)
+    gain = _per_chunk(gain, facts, config)
+    per_sample = torch.where(facts.drawn, gain, 0.0).sum(1) / facts.drawn.sum(1)
+    return -per_sample.mean()
+
+
+def k3(log_ratio: Tensor) -> Tensor:
+    """exp(-d) - 1 + d, 0 or more, unbiased for KL(p || q) where d = log p - log q at samples of p.
+
+    The estimator of Schulman's "Approximating KL Divergence" (2020) that GRPO uses.
+    """
+    return torch.expm1(-log_ratio) + log_ratio

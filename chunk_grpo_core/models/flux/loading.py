@@ -1,0 +1,98 @@
+"""A FLUX.1 from disk as a policy that can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ...lora.adapter import LoraConfig
+from ..tensor_cache import TensorCache
+from .policy import FluxPolicy
+from .files import find_part, read_header
+from .config import FluxModel
+from .speed import speed_up
+from .text import encode_prompts
+from .transformer import WEIGHTS, load_transformer
+from .vae import decoder, load_vae, pixels_per_latent
+
+__all__ = ["flux_policy"]
+
+_CACHE_BYTES = 16 * 2**30
+
+
+def flux_policy(
+    model: FluxModel,
+    prompts: Sequence[str],
+    lora: LoraConfig | None = None,
+    seed: int = 0,
+    *,
+    keep_on_cpu: bool = False,
+) -> FluxPolicy:
+    """Load a FLUX.1 and put a fresh LoRA on it.
+
+    Text comes first: new prompts are encoded and the encoders freed before the transformer is read.
+
+    Args:
+        model: Where everything is.
+        prompts: All prompts that the policy will be asked for.
+        lora: Size and place of the adapter.
+        seed: Seed of the adapter's initial weights.
+        keep_on_cpu: Leave the transformer there, for :class:`~.sharding.ShardedPolicy` to spread.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is not what it was given for, or parts do not belong together.
+        ImportError: A package is missing; the message says how to install it.
+    """
+    if model.weights not in WEIGHTS:
+        raise ValueError(
+            f"model.weights is {model.weights!r}; it must be one of {', '.join(WEIGHTS)}"
+        )
+    device = _device(model.device)
+    dtype = WEIGHTS[model.weights]
+    # T5 overflows in float16.
+    text_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
+    vae_source, transformer_source = model.part("vae"), model.part("transformer")
+    for kind, source in (("vae", vae_source), ("transformer", transformer_source)):
+        if source.is_file():  # read last, refused first: T5 takes minutes
+            find_part(read_header(source), kind)
+    cache = TensorCache(model.cache_folder, _CACHE_BYTES)
+    encode = encode_prompts(prompts, model.text_source(), cache, text_dtype, device)
+    vae: Any = load_vae(vae_source, dtype, device, tiling=model.vae_tiling)
+    transformer: Any = load_transformer(
+        transformer_source, model.weights, torch.device("cpu") if keep_on_cpu else device
+    )
+    channels, scale = vae.config.latent_channels, pixels_per_latent(vae)
+    if 4 * channels != transformer.config.in_channels:
+        raise ValueError(
+            f"the VAE has {channels} latent channels, and the transformer takes "
+            f"{transformer.config.in_channels // 4}; model.vae and model.transformer do not belong "
+            "together"
+        )
+    speed_up(transformer, model)
+    return FluxPolicy(
+        name=model.name,
+        transformer=transformer,
+        encode=encode,
+        decode=decoder(vae),
+        latent_shape=(channels, model.height // scale, model.width // scale),
+        lora=lora or LoraConfig(),
+        seed=seed,
+        guidance=model.guidance if transformer.config.guidance_embeds else None,
+        device=device if keep_on_cpu else None,
+    )
+
+
+def _device(name: str) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_gpu else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"model.device is {name!r}; write auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not has_gpu:
+        raise ValueError(f"model.device is {name}, but torch finds no CUDA device")
+    return device

@@ -1,0 +1,34 @@
+"""What makes a FLUX transformer faster without changing what it computes, up to rounding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .config import ATTENTION, FluxModel
+
+__all__ = ["speed_up"]
+
+
+def speed_up(transformer: Any, model: FluxModel) -> None:
+    """Set the attention kernel, checkpointing and compilation that a user chose.
+
+    Args:
+        transformer: A FluxTransformer2DModel, before or after a LoRA is put on it.
+        model: The choices.
+
+    Raises:
+        ValueError: The kernel does not work here; the message has diffusers' reason.
+    """
+    if model.attention:
+        try:
+            transformer.set_attention_backend(ATTENTION[model.attention])
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"model.attention is {model.attention}, which does not work here: {error}"
+            ) from error
+    if model.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    if model.compile:
+        # Only the blocks: one compilation serves all of a kind, and a second one batches of all
+        # sizes, if there is more than one.
+        transformer.compile_repeated_blocks()

@@ -1,0 +1,251 @@
+"""A training run with a fair measurement around it; the command line and the nodes share it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..train.batch_limit import BatchLimit
+from ..train.checkpoint import RunFolder
+from ..watch.comparison import pair_grid
+from ..method.config import TrainConfig
+from ..processes.collective import Processes
+from ..measure.evaluate import Evaluation, Interval, evaluate, paired_gain
+from ..method.cancel import CheckCancel, never_cancel
+from ..train.events import EvaluationProgress, HeldOutEnd, Listener, Measured, RunEnd, StopWish, broadcast, ignore, never_stop
+from ..watch.history import HELD_OUT_FILE, HeldOutWriter, MetricsWriter, read_metrics
+from ..watch.newest_group import LatestGroup
+from ..watch.pictures import SampleWriter
+from ..watch.plots import plot_training
+from ..method.policy import Policy
+from ..method.reward import Reward
+from ..train.trainer import Trainer
+from ..version import __version__
+
+__all__ = ["EVALUATION_SEED", "Outcome", "check_held_out", "run_experiment"]
+
+EVALUATION_SEED = 20_000
+"""Noise seed of the first held-out prompt; far from seeds people type for training."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run and what it gained on held-out prompts."""
+
+    config: TrainConfig
+    model: str
+    reward: str
+    rows: list[dict[str, Any]]
+    """metrics.jsonl."""
+    held_out: list[dict[str, Any]]
+    """held_out.jsonl."""
+    before: Evaluation
+    """The base model on the held-out prompts."""
+    after: Evaluation
+    """The same prompts and noise with the adapter on."""
+
+    @property
+    def gain(self) -> Interval:
+        """Mean paired gain with its 95 % interval."""
+        return paired_gain(self.before, self.after)
+
+    @property
+    def ratio_error_first_update(self) -> float:
+        """Largest |ratio - 1| at the first update of any rollout of the run."""
+        return max(row["ratio_error_first_update"] for row in self.rows)
+
+    def plot(self, *, dark: bool = False) -> Tensor:
+        """Training curves with the measurements on held-out prompts."""
+        return plot_training(self.rows, held_out=self.held_out, dark=dark)
+
+    def before_after_grid(self) -> Tensor:
+        """Held-out prompts, base model above, adapter below; see :func:`pair_grid`."""
+        return pair_grid(self.before, self.after)
+
+    def lora_metadata(self) -> dict[str, str]:
+        """What the LoRA is and how it was made, as text, for the header of its file.
+
+        ``chunk_grpo_recipe`` holds all settings; the plain entries repeat those people look for.
+        """
+        config = self.config
+        return {
+            "base_model": self.model,
+            "reward": self.reward,
+            "chunk_grpo_version": __version__,
+            "chunk_grpo_recipe": json.dumps(config.to_json()),
+            "chunk_plan": ", ".join(map(str, config.plan.sizes)),
+            "steps": str(config.grid.steps),
+            "iterations": str(len(self.rows)),
+            "seed": str(config.seed),
+            "held_out_seed": str(EVALUATION_SEED),
+            "held_out_reward": json.dumps({"before": self.before.mean, "after": self.after.mean}),
+        }
+
+
+def check_held_out(prompts: Sequence[str]) -> None:
+    """Make sure that there are enough prompts to measure on.
+
+    Raises:
+        ValueError: There are fewer than two, which have no interval.
+    """
+    if len(prompts) < 2:
+        raise ValueError(f"{len(prompts)} held-out prompts; a measurement needs at least 2")
+
+
+def run_experiment(
+    policy: Policy,
+    reward: Reward,
+    prompts: Sequence[str],
+    held_out: Sequence[str],
+    config: TrainConfig,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    evaluation_seeds: int = 4,
+    listener: Listener = ignore,
+    check_cancel: CheckCancel = never_cancel,
+    wants_stop: StopWish = never_stop,
+    limit: BatchLimit | None = None,
+    processes: Processes | None = None,
+) -> Outcome:
+    """Measure, train, measure again; everything is kept in the run folder.
+
+    With ``config.evaluate_every`` it is measured in between, too.
+
+    Args:
+        policy: Model and adapter.
+        reward: What to maximise.
+        prompts: Captions to train on.
+        held_out: Captions to measure on, at least two, best none of ``prompts``.
+        config: All settings.
+        folder: Where the run is created, or resumed.
+        resume: Go on with the run that is in the folder.
+        evaluation_seeds: Pictures of each held-out prompt.
+        listener: Hears all events, in the first process.
+        check_cancel: Raises to stop; called after every micro-step.
+        wants_stop: Once true, training ends early and what it has learnt is measured; at least one
+            iteration is always done.
+        limit: Samples that fit into memory at once; begins at ``config.batch_size`` if None.
+        processes: Those that train together; this one alone if None. Only the first touches the
+            run folder, which the others need not even see.
+
+    Raises:
+        NothingScored: No picture of an iteration or of a measurement has a score; the run can be
+            resumed when the reward works.
+        FileExistsError: The folder holds a run and ``resume`` is False.
+        FileNotFoundError: The folder holds no run and ``resume`` is True.
+        ValueError: The run was started with other settings, there are too few prompts, or the
+            processes have different models, rewards or prompts.
+    """
+    check_held_out(held_out)
+    processes = processes or Processes()
+    limit = limit or BatchLimit(size=config.batch_size)
+    listener = broadcast(
+        MetricsWriter(folder.metrics_file),
+        HeldOutWriter(folder.path / HELD_OUT_FILE),
+        SampleWriter(folder.path / "samples"),
+        LatestGroup(folder.path / "group"),
+        listener,
+    )
+    trainer = Trainer(
+        policy,
+        reward,
+        prompts,
+        config,
+        run_folder=folder,
+        listener=listener,
+        check_cancel=check_cancel,
+        wants_stop=wants_stop,
+        limit=limit,
+        processes=processes,
+    )
+    listener = listener if processes.is_writer else ignore
+    facts = {
+        "model": policy.name,
+        "reward": reward.name,
+        "reward_fingerprint": dict(reward.fingerprint),
+        "prompts": list(prompts),
+        "held_out": list(held_out),
+    }
+    _check_equal(processes.gather(facts))
+
+    def open_folder() -> None:
+        if resume:
+            folder.check_same(config, facts)
+        else:
+            folder.create(config, {**facts, "version": __version__})
+
+    processes.from_writer(open_folder)
+
+    def measure(which: Measured) -> Evaluation:
+        own = _part(len(held_out), processes)
+        found = (
+            evaluate(
+                policy,
+                reward,
+                held_out[own.start : own.stop],
+                config.grid,
+                seeds=evaluation_seeds,
+                seed=EVALUATION_SEED + own.start,
+                limit=limit,
+                is_part=True,
+                progress=lambda fraction: listener(EvaluationProgress(which, fraction)),
+                check_cancel=check_cancel,
+            )
+            if own
+            else None
+        )
+        whole = Evaluation.joined([part for part in processes.gather(found) if part])
+        return whole.check_scored(reward.name)
+
+    def tell(iterations: int, found: Evaluation) -> None:
+        gain = paired_gain(before, found)
+        low, high = before.mean + gain.low, before.mean + gain.high
+        listener(HeldOutEnd(iterations, found.mean, low, high))
+
+    def watch(iterations: int) -> None:
+        if iterations and config.evaluate_every and iterations % config.evaluate_every == 0:
+            tell(iterations, measure("during"))
+
+    with policy.adapter.disabled():
+        before = measure("before")
+    if resume:
+        trainer.resume()
+    tell(0, before)
+    trainer.train(watch)
+    after = measure("after")
+    tell(trainer.iteration, after)
+
+    def keep() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        scores = {"before": before.to_json(), "after": after.to_json()}
+        folder.write_json("evaluation.json", {"noise_seed": EVALUATION_SEED, **scores})
+        return read_metrics(folder.metrics_file), read_metrics(folder.path / HELD_OUT_FILE)
+
+    rows, measured = processes.from_writer(keep)
+    listener(RunEnd(trainer.iteration, stopped=trainer.iteration < config.iterations))
+    return Outcome(config, policy.name, reward.name, rows, measured, before, after)
+
+
+def _part(count: int, processes: Processes) -> range:
+    """The prompts that this process measures; as many as the others, give or take one."""
+    rank, all_of_them = processes.rank, processes.count
+    return range(rank * count // all_of_them, (rank + 1) * count // all_of_them)
+
+
+def _check_equal(facts: Sequence[Mapping[str, object]]) -> None:
+    """Make sure that all processes train the same thing.
+
+    Raises:
+        ValueError: They do not; the message names process and fact.
+    """
+    for rank, other in enumerate(facts):
+        for name, value in other.items():
+            if value != facts[0][name]:
+                raise ValueError(
+                    f"process {rank} has another {name} than process 0 ({value!s:.200} instead of "
+                    f"{facts[0][name]!s:.200}); all must load the same files"
+                )

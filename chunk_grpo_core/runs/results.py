@@ -1,0 +1,106 @@
+"""What a finished run leaves beside its numbers: the LoRA, plots, pictures before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..train.batch_limit import BatchLimit
+from ..train.checkpoint import RunFolder
+from ..method.config import TrainConfig
+from ..method.dynamics import DynamicsCurve, dynamics_curve
+from .experiment import Outcome
+from ..lora.files import diffusers_lora, save_lora
+from ..watch.pictures import save_png
+from ..watch.plots import plot_dynamics
+from ..method.policy import Policy, Velocity
+from ..method.rollout import Noise, Trajectory, derive_seed, rollout
+
+__all__ = ["LORA_FILE", "RunFiles", "measure_curve", "write_pictures", "write_results"]
+
+LORA_FILE = "lora.safetensors"
+_PLOTS = "plots"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where they are."""
+
+    lora: Path
+    pictures: tuple[Path, ...]
+
+
+def write_results(
+    outcome: Outcome, policy: Policy, folder: RunFolder, prompts: Sequence[str]
+) -> RunFiles:
+    """Write the LoRA and the pictures of a finished run.
+
+    Args:
+        outcome: The run.
+        policy: A diffusers model with the trained adapter.
+        folder: The run's.
+        prompts: What the curve of relative L1 is measured on.
+    """
+    config = outcome.config
+    lora = save_lora(
+        diffusers_lora(policy.adapter.state_dict(), config.lora.file_alpha),
+        folder.path / LORA_FILE,
+        outcome.lora_metadata(),
+    )
+    with policy.adapter.disabled():
+        curve = measure_curve(policy, prompts, config)
+    dynamics = plot_dynamics(curve, config.plan)
+    pictures = (
+        *write_pictures(outcome, folder),
+        save_png(dynamics, folder.path / _PLOTS / "dynamics.png"),
+    )
+    return RunFiles(lora, pictures)
+
+
+def write_pictures(outcome: Outcome, folder: RunFolder) -> tuple[Path, ...]:
+    """Write the training curves and the pictures before and after into a run folder.
+
+    Raises:
+        ImportError: matplotlib is not installed; the pictures before and after are written.
+    """
+    plots = folder.path / _PLOTS
+    before_after = save_png(outcome.before_after_grid(), plots / "before_after.png")
+    return save_png(outcome.plot(), plots / "training.png"), before_after
+
+
+def measure_curve(
+    policy: Policy,
+    prompts: Sequence[str],
+    config: TrainConfig,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> DynamicsCurve:
+    """Roll prompts out with the sampler that trains and measure how much each step changes.
+
+    Args:
+        policy: Model; its adapter is used as it is.
+        prompts: One group for each; a few are enough.
+        config: Grid, rule, group size and seed; the plan is not looked at.
+        progress: Called with the fraction done.
+    """
+
+    def sample(velocity: Velocity) -> list[Trajectory]:
+        limit, trajectories = BatchLimit(size=config.batch_size), []
+        for index, prompt in enumerate(prompts):
+            noise = Noise(False, derive_seed(config.seed, "curve", index), config.group_size)
+            trajectories.append(
+                rollout(
+                    limit.fit(velocity),
+                    prompt,
+                    config.grid,
+                    config.sde,
+                    noise,
+                    policy.latent_shape,
+                    device=policy.device,
+                    batch_size=limit.size,
+                )
+            )
+            progress((index + 1) / len(prompts))
+        return trajectories
+
+    return dynamics_curve(policy.run(sample), policy.name)

@@ -1,0 +1,337 @@
+"""From a configuration file to the things it names, and through a run with them.
+
+train     measure, train, measure again; a run folder that can be resumed
+resume    the same folder, from its own copy of the configuration
+load      model, reward and prompts for anything else (pictures, curves, measurements)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..train.batch_limit import BatchLimit
+from ..train.checkpoint import RunFolder
+from ..method.config import TrainConfig
+from ..configfile.reading import read_config_file
+from ..configfile.writing import write_config
+from ..processes.collective import Processes, TorchProcesses
+from ..method.dynamics import DynamicsCurve
+from ..train.events import EvaluationProgress, Listener, broadcast, ignore
+from .experiment import Outcome, check_held_out, run_experiment
+from ..lora.files import continued_state, load_lora
+from ..watch.history import read_metrics
+from ..watch.trackers import TRACKERS
+from ..models.flux.policy import FluxPolicy
+from ..models.sharding import SHARDABLE, ShardedPolicy
+from ..optional import import_early, require
+from ..method.policy import Policy
+from ..prompts.files import PromptLine, read_prompt_file
+from ..prompts.split import PromptSet, make_prompt_set
+from .results import RunFiles, measure_curve, write_results
+from ..rewards import load_reward
+from ..method.reward import Reward
+from ..rewards.combined import CombinedReward, WeightedReward
+from ..configfile.run_config import RunConfig
+from ..prompts.wildcards import WildcardFolder
+
+__all__ = [
+    "CONFIG_COPY",
+    "TrainedRun",
+    "load_adapter",
+    "load_policy",
+    "load_prompts",
+    "load_rewards",
+    "resume",
+    "train",
+]
+
+CONFIG_COPY = "run.toml"
+"""A run folder's own configuration, with everything in it."""
+_CURVE_PROMPTS = 4
+_MODEL_CODE = (
+    "diffusers.FluxTransformer2DModel",
+    "diffusers.AutoencoderKL",
+    "transformers.CLIPTextModel",
+    "transformers.T5EncoderModel",
+)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run."""
+
+    outcome: Outcome
+    files: RunFiles
+    folder: Path
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    *,
+    listener: Listener = ignore,
+    processes: Processes | None = None,
+    shard: bool = False,
+) -> TrainedRun:
+    """Train as a configuration says.
+
+    Args:
+        config: From :func:`~chunk_grpo_core.configfile.reading.read_config_file`.
+        folder: Run folder, new.
+        listener: Hears all events, in the first process; what it raises stops the run.
+        processes: Those that train together, each calling this; this one alone if None.
+        shard: Spread the frozen weights over them (FSDP2).
+
+    Raises:
+        FileExistsError: The folder holds a run already.
+        ValueError: Something in the configuration, or a file that it names, is wrong, or the
+            processes cannot share the work.
+        ImportError: A package is missing.
+    """
+    run, processes = RunFolder(folder), processes or Processes()
+
+    def check() -> None:
+        if run.config_file.exists():
+            raise FileExistsError(
+                f"{folder} already holds a run; resume it, or choose another folder"
+            )
+
+    def begin() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_COPY).write_text(write_config(config), encoding="utf-8")
+
+    processes.from_writer(check)
+    parts = _prepare(config, run, listener, processes, shard)
+    policy = _load(config, parts)
+    settings = _settings(config, policy, parts)
+    processes.from_writer(begin)
+    return _run(parts, settings, policy, run, resume=False)
+
+
+def resume(
+    folder: Path,
+    *,
+    iterations: int | None = None,
+    listener: Listener = ignore,
+    processes: Processes | None = None,
+    shard: bool = False,
+) -> TrainedRun:
+    """Go on with a run that was stopped or killed, or train a finished one for longer.
+
+    Args:
+        folder: Run folder.
+        iterations: Iterations in all; those the run was started with when None.
+        listener: See :func:`train`.
+        processes: See :func:`train`; not necessarily as many as the run was started with.
+        shard: See :func:`train`.
+
+    Raises:
+        FileNotFoundError: The folder holds no run of :func:`train`.
+        ValueError: The run has done more iterations already, or a file that it needs is wrong now.
+    """
+    run, processes = RunFolder(folder), processes or Processes()
+
+    def read() -> tuple[RunConfig, TrainConfig | None]:
+        if not (folder / CONFIG_COPY).is_file():
+            raise FileNotFoundError(f"{folder} holds no run of 'train': {CONFIG_COPY} is missing")
+        config = read_config_file(folder / CONFIG_COPY)
+        done = len(read_metrics(run.metrics_file))
+        if iterations is not None and iterations < done:
+            raise ValueError(f"iterations is {iterations}, but {folder} has done {done} already")
+        # There is none if it was killed before the first measurement.
+        return config, run.read_config() if run.config_file.exists() else None
+
+    config, old = processes.from_writer(read)
+    parts = _prepare(config, run, listener, processes, shard)
+    policy = _load(config, parts)
+    settings = old or _settings(config, policy, parts)
+    if iterations is not None:
+        settings = replace(settings, iterations=iterations)
+    return _run(parts, settings, policy, run, resume=old is not None)
+
+
+def load_prompts(config: RunConfig) -> PromptSet:
+    """Read and split the prompts.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A line is wrong, or none is left to train on.
+    """
+    table = config.prompts
+    held_out = read_prompt_file(table.held_out_file) if table.held_out_file else []
+    if table.file:
+        lines = read_prompt_file(table.file)
+    elif table.text:
+        lines = _lines(table.text, "prompts.text")
+    else:
+        from ..models.tiny.world import HELD_OUT, TRAIN, caption
+
+        lines = _lines([caption(scene) for scene in TRAIN], "the tiny FLUX's captions")
+        held_out = held_out or _lines([caption(scene) for scene in HELD_OUT], "its held-out ones")
+    folder = WildcardFolder(table.wildcards) if table.wildcards else None
+    return make_prompt_set(lines, held_out, config.prompt_config, folder)
+
+
+def load_rewards(config: RunConfig) -> Reward:
+    """Load the rewards; several, or one with a weight, become a combination."""
+    parts = [
+        WeightedReward(reward=load_reward(entry.name, **entry.settings), weight=entry.weight)
+        for entry in config.rewards
+    ]
+    if len(parts) == 1 and parts[0].weight == 1.0:
+        return parts[0].reward
+    return CombinedReward(parts)
+
+
+def load_policy(
+    config: RunConfig, prompts: Sequence[str], *, keep_on_cpu: bool = False
+) -> FluxPolicy:
+    """Load the model with a fresh adapter, or with ``run.continue_from`` in it.
+
+    Args:
+        config: What to load.
+        prompts: All prompts that it will be asked for.
+        keep_on_cpu: See :func:`~.models.flux_loading.flux_policy`.
+    """
+    settings = config.sampling_config()
+    if config.model is None:
+        from ..models.tiny.policy import tiny_policy
+
+        policy = tiny_policy(settings.lora, settings.seed)
+    else:
+        from ..models.flux.loading import flux_policy
+
+        policy = flux_policy(
+            config.model, prompts, settings.lora, settings.seed, keep_on_cpu=keep_on_cpu
+        )
+    if config.run.continue_from:
+        load_adapter(policy, Path(config.run.continue_from))
+    return policy
+
+
+def load_adapter(policy: FluxPolicy, path: Path) -> None:
+    """Put a LoRA file, of either layout, into the adapter of a model.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It belongs to another model, or has a higher rank than the adapter.
+    """
+    tensors, _ = load_lora(path)
+    adapter = policy.adapter
+    try:
+        state = continued_state(tensors, adapter.state_dict(), adapter.config.scale)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    adapter.load_state_dict(state)
+
+
+def _lines(texts: Sequence[str], where: str) -> list[PromptLine]:
+    return [
+        PromptLine(text=text, where=f"{where}, number {number}")
+        for number, text in enumerate(texts, start=1)
+    ]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """All that a training needs beside the model."""
+
+    prompts: PromptSet
+    reward: Reward
+    listener: Listener
+    pictures: int
+    processes: Processes
+    shard: bool
+
+
+def _prepare(
+    config: RunConfig, folder: RunFolder, listener: Listener, processes: Processes, shard: bool
+) -> _Parts:
+    """Load what may fail before the model, which takes minutes; nothing is written."""
+    require("matplotlib", "To draw the plots of a run")
+    _check_processes(config, processes, shard)
+    prompts = processes.from_writer(lambda: load_prompts(config))
+    check_held_out(prompts.held_out)
+    heard = ignore
+    if processes.is_writer:
+        trackers = [TRACKERS[name](folder.path) for name in config.run.log]
+        heard = broadcast(*trackers, listener)
+    return _Parts(prompts, load_rewards(config), heard, config.run.pictures, processes, shard)
+
+
+def _check_processes(config: RunConfig, processes: Processes, shard: bool) -> None:
+    """Make sure that the processes can do what they are asked for.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    sizes = config.sampling_config()
+    processes.shares(sizes.prompts_per_iteration, sizes.group_size)
+    model, device = config.model, processes.device
+    if model and device and model.device not in ("auto", device.type):
+        raise ValueError(
+            f"model.device is {model.device}, but each of several processes takes a device of its "
+            f"own (this one {device}); set it to auto"
+        )
+    if shard and processes.count == 1:
+        raise ValueError("--shard needs several processes; start them with torchrun or accelerate")
+    if shard and model and model.weights not in SHARDABLE:
+        raise ValueError(
+            f"model.weights is {model.weights}, which cannot be spread over processes; it must be "
+            f"one of {', '.join(SHARDABLE)}, or leave --shard out"
+        )
+
+
+def _load(config: RunConfig, parts: _Parts) -> Policy:
+    """Load the model into every process, on its own device, or spread it over them."""
+    processes, prompts = parts.processes, (*parts.prompts.train, *parts.prompts.held_out)
+    if config.model and processes.device:
+        config = replace(config, model=replace(config.model, device=str(processes.device)))
+    if processes.count > 1:  # here all import at the same time, in one_first one after the other
+        import_early(*_MODEL_CODE[: None if config.model else 1])
+    policy = processes.one_first(lambda: load_policy(config, prompts, keep_on_cpu=parts.shard))
+    if parts.shard and isinstance(processes, TorchProcesses):
+        return ShardedPolicy(policy, processes, prompts[0])
+    return policy
+
+
+def _settings(config: RunConfig, policy: Policy, parts: _Parts) -> TrainConfig:
+    """Settings of the training; measures the curve first if the plan is read off one."""
+    if not config.needs_curve:
+        return config.train_config()
+
+    def progress(fraction: float) -> None:
+        parts.listener(EvaluationProgress("curve", fraction))
+
+    def measure() -> DynamicsCurve:
+        with policy.adapter.disabled():
+            few = parts.prompts.train[:_CURVE_PROMPTS]
+            return measure_curve(policy, few, config.sampling_config(), progress)
+
+    return config.train_config(parts.processes.from_writer(measure))
+
+
+def _run(
+    parts: _Parts, settings: TrainConfig, policy: Policy, folder: RunFolder, *, resume: bool
+) -> TrainedRun:
+    limit = BatchLimit(size=settings.batch_size)
+    if parts.shard:  # a call that one process tries again would be answered by no other
+        limit.is_out_of_memory = lambda error: False
+    outcome = run_experiment(
+        policy,
+        parts.reward,
+        parts.prompts.train,
+        parts.prompts.held_out,
+        settings,
+        folder,
+        resume=resume,
+        evaluation_seeds=parts.pictures,
+        listener=parts.listener,
+        limit=limit,
+        processes=parts.processes,
+    )
+    few = parts.prompts.train[:_CURVE_PROMPTS]
+    files = parts.processes.from_writer(lambda: write_results(outcome, policy, folder, few))
+    return TrainedRun(outcome, files, folder.path)

@@ -1,0 +1,167 @@
+"""What a training run tells the world, and how the world stops it.
+
+The trainer calls one listener with these events; files, progress bars, plots and web sockets are
+listeners. Nothing here knows who listens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+__all__ = [
+    "AdvantagesEnd",
+    "Cancelled",
+    "CheckCancel",
+    "EvaluationProgress",
+    "Event",
+    "HeldOutEnd",
+    "IterationEnd",
+    "Listener",
+    "Measured",
+    "PhaseProgress",
+    "RolloutEnd",
+    "RunEnd",
+    "RunStart",
+    "StopWish",
+    "broadcast",
+    "ignore",
+    "never_cancel",
+    "never_stop",
+]
+
+
+Measured = Literal["before", "during", "after", "curve"]
+"""What is measured outside training: held-out prompts before, during or after it; relative L1."""
+
+
+class Cancelled(Exception):
+    """Raised by a cancel check; the run ends after the current micro-step and can be resumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """Training begins, or goes on after a resume."""
+
+    first_iteration: int
+    """0, or the number of iterations already done."""
+    iterations: int
+    """Iterations in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseProgress:
+    """A small piece of an iteration is done; for progress bars."""
+
+    iteration: int
+    phase: str
+    """rollout or update."""
+    fraction: float
+    """Part of the whole iteration done, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgress:
+    """A piece of a measurement outside training is done."""
+
+    which: Measured
+    fraction: float
+    """Part of this measurement done, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutEnd:
+    """One group is sampled and scored."""
+
+    iteration: int
+    prompt: str
+    images: Tensor
+    """(G, H, W, 3), CPU float32 in 0..1."""
+    rewards: Tensor
+    """(G,), CPU float32; NaN where the reward was invalid."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdvantagesEnd:
+    """The samples of an iteration are compared; follows the last of its ``RolloutEnd``."""
+
+    iteration: int
+    advantages: tuple[Tensor, ...]
+    """Those of each ``RolloutEnd`` of the iteration, in their order: (G,), CPU float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class IterationEnd:
+    """One iteration is done and its metrics are final."""
+
+    iteration: int
+    """0-based."""
+    metrics: Mapping[str, object]
+    """One JSON-ready row (see ``watch/history.py``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutEnd:
+    """The held-out prompts are measured."""
+
+    iterations: int
+    """Iterations done; 0 is the base model."""
+    mean: float
+    """Mean reward."""
+    low: float
+    """The base model's mean plus the lower end of the gain's 95 % interval."""
+    high: float
+    """The same with the upper end."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """Training and measuring are over."""
+
+    iterations: int
+    """Iterations done."""
+    stopped: bool
+    """Someone asked for the end before the last iteration."""
+
+
+Event = (
+    RunStart
+    | PhaseProgress
+    | EvaluationProgress
+    | RolloutEnd
+    | AdvantagesEnd
+    | IterationEnd
+    | HeldOutEnd
+    | RunEnd
+)
+Listener = Callable[[Event], None]
+CheckCancel = Callable[[], None]
+"""Called after every micro-step; raises (``Cancelled`` or the host's own exception) to stop."""
+StopWish = Callable[[], bool]
+"""Whether someone wants the run to end early and keep what it has learnt."""
+
+
+def ignore(event: Event) -> None:
+    """The listener of a run that nobody watches."""
+
+
+def never_cancel() -> None:
+    """The cancel check of a run that nobody can cancel."""
+
+
+def never_stop() -> bool:
+    """The wish of a run that goes to its end."""
+    return False
+
+
+def broadcast(*listeners: Listener) -> Listener:
+    """Make one listener that passes every event to each of ``listeners`` in turn."""
+
+    def listen(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return listen

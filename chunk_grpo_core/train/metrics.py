@@ -1,0 +1,118 @@
+"""One iteration's row of numbers, computed from what the trainer saw.
+
+Legend: P groups (prompts), G samples in a group, K chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..method.advantage import Advantages
+from ..method.chunk_statistics import ChunkStatistics
+from ..method.reward import RewardBatch, RewardPart
+
+__all__ = ["UpdateReport", "metrics_row"]
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What the optimiser steps of one iteration did."""
+
+    statistics: ChunkStatistics
+    """Over all updates of the iteration."""
+    ratio_error_first_update: float
+    """Largest |r_j - 1| of the first, on-policy update; 0 on the CPU."""
+    grad_norms: Sequence[float]
+    """L2 norm of the gradient before clipping, one for each update."""
+    passes: int
+    """Sample-steps that went through backward."""
+
+
+def metrics_row(
+    iteration: int,
+    reward_name: str,
+    rewards: Sequence[RewardBatch],
+    advantages: Advantages,
+    update: UpdateReport,
+    seconds: Mapping[str, float],
+    peak_memory_gib: float | None,
+    *,
+    has_reference: bool = False,
+    batch_size: int | None = None,
+) -> dict[str, object]:
+    """Build the JSON-ready row that goes to metrics.jsonl.
+
+    Args:
+        iteration: 0-based.
+        reward_name: Stands in the row for batches without parts.
+        rewards: P batches of G scores.
+        advantages: Of the same groups.
+        update: What the optimiser did.
+        seconds: Time of each phase.
+        peak_memory_gib: Peak accelerator memory, None on the CPU.
+        has_reference: The distance to the reference policy was measured.
+        batch_size: Samples in one call of the model, as the iteration ended; None for no limit.
+    """
+    stats = update.statistics
+    count = stats.count.clamp(min=1)
+    trained = max(int(stats.count.sum()), 1)
+    return {
+        "iteration": iteration,
+        "reward_mean": _mean([batch.values[batch.valid] for batch in rewards]),
+        "reward_std": _mean([_std(batch.values[batch.valid]) for batch in rewards]),
+        "rewards": _per_reward(reward_name, rewards),
+        "extras": {
+            name: _mean([b.extras[name][b.valid] for b in rewards if name in b.extras])
+            for name in sorted({name for batch in rewards for name in batch.extras})
+        },
+        "advantage_std": float(_std(advantages.values[advantages.trained])),
+        "zero_variance_groups": advantages.zero_variance_groups,
+        "masked_scores": advantages.masked,
+        "ratio_error_first_update": update.ratio_error_first_update,
+        "ratio_mean": _per_chunk(stats.ratio / count, stats.count),
+        "ratio_max_deviation": _per_chunk(stats.deviation, stats.count),
+        "clip_fraction": _per_chunk(stats.clipped / count, stats.count),
+        "approx_kl": float(stats.kl.sum() / trained),
+        "reference_gap": float(stats.gap.sum() / trained) if has_reference else None,
+        "grad_norm": sum(update.grad_norms) / len(update.grad_norms),
+        "trained_passes": update.passes,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "peak_memory_gib": peak_memory_gib,
+        "batch_size": batch_size,
+    }
+
+
+def _per_reward(name: str, batches: Sequence[RewardBatch]) -> dict[str, dict[str, object]]:
+    """Mean, standard deviation inside groups and masked scores of every reward, before weights."""
+    parts: dict[str, list[RewardPart | RewardBatch]] = {}
+    for batch in batches:
+        for part in batch.parts:
+            parts.setdefault(part.name, []).append(part)
+        if not batch.parts:
+            parts.setdefault(name, []).append(batch)
+    return {
+        key: {
+            "mean": _mean([part.values[part.valid] for part in scores]),
+            "std": _mean([_std(part.values[part.valid]) for part in scores]),
+            "masked": sum(int((~part.valid).sum()) for part in scores),
+        }
+        for key, scores in parts.items()
+    }
+
+
+def _mean(parts: Sequence[Tensor]) -> float | None:
+    joined = torch.cat([part.flatten() for part in parts])
+    return float(joined.mean()) if len(joined) else None
+
+
+def _std(values: Tensor) -> Tensor:
+    return values.std() if len(values) > 1 else torch.zeros(1)
+
+
+def _per_chunk(values: Tensor, count: Tensor) -> list[float | None]:
+    """One number for each chunk, None where no sample drew it."""
+    return [float(v) if n else None for v, n in zip(values, count, strict=True)]

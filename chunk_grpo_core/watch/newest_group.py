@@ -1,0 +1,78 @@
+"""The newest group of pictures of a run, as files that a page can show while the run goes on.
+
+    <folder>/group.json            iteration, prompt, and file, reward and advantage of each sample
+    <folder>/00012_03.jpg          sample 3 of iteration 12 (0-based)
+
+Only the first group of an iteration is kept. ``group.json`` is replaced in one piece, and the files
+of the group before it stay for one iteration more, so that a slow reader still finds them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..train.events import AdvantagesEnd, Event, RolloutEnd
+from ..rewards.pixels import to_pil
+
+__all__ = ["GROUP_FILE", "LatestGroup", "read_group"]
+
+GROUP_FILE = "group.json"
+_SMALL = 256 * 256
+"""Pixels up to which a picture is kept without loss."""
+
+
+def read_group(folder: str | Path) -> dict[str, Any] | None:
+    """What ``group.json`` says; None where there is none."""
+    try:
+        return json.loads((Path(folder) / GROUP_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+class LatestGroup:
+    """Keep the first group of every iteration until the next one comes."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._held: tuple[RolloutEnd, list[Any]] | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Listen to one event."""
+        if isinstance(event, RolloutEnd):
+            if self._held is None or self._held[0].iteration != event.iteration:
+                self._held = event, to_pil(event.images)
+        elif isinstance(event, AdvantagesEnd) and self._held:
+            (group, pictures), self._held = self._held, None
+            self._write(group, pictures, event.advantages[0])
+
+    def _write(self, group: RolloutEnd, pictures: Sequence[Any], advantages: Tensor) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        before = read_group(self.folder) or {"samples": []}
+        names = []
+        for index, picture in enumerate(pictures):
+            small = picture.width * picture.height <= _SMALL
+            name = f"{group.iteration:05d}_{index:02d}.{'png' if small else 'jpg'}"
+            picture.save(self.folder / name, **({} if small else {"quality": 90}))
+            names.append(name)
+        samples = [
+            {"file": name, "reward": reward if math.isfinite(reward) else None, "advantage": value}
+            for name, reward, value in zip(
+                names, group.rewards.tolist(), advantages.tolist(), strict=True
+            )
+        ]
+        content = {"iteration": group.iteration, "prompt": group.prompt, "samples": samples}
+        temporary = self.folder / f"{GROUP_FILE}.partial"
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        temporary.replace(self.folder / GROUP_FILE)
+        self._forget(names + [sample["file"] for sample in before["samples"]])
+
+    def _forget(self, kept: Sequence[str]) -> None:
+        for file in self.folder.glob("*_*.*"):
+            if file.name not in kept:
+                file.unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""What somebody who watches a run wants to know, read from its folder alone.
+
+A running, a finished and a killed run look the same here, so that whoever draws them needs one
+way only. All numbers are those of the files; nothing is measured again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..train.checkpoint import RunFolder
+from .history import HELD_OUT_FILE, read_metrics
+from .newest_group import read_group
+
+__all__ = ["run_names", "run_view"]
+
+_ROW = (
+    "iteration",
+    "reward_mean",
+    "reward_std",
+    "clip_fraction",
+    "approx_kl",
+    "grad_norm",
+    "masked_scores",
+    "ratio_error_first_update",
+    "seconds",
+    "peak_memory_gib",
+)
+"""What is drawn of a row of metrics.jsonl."""
+
+
+def run_names(folder: str | Path, limit: int = 100) -> list[str]:
+    """Names of the runs in a folder of runs, the one that was written to last first."""
+
+    def last_write(run: RunFolder) -> float:
+        file = run.metrics_file if run.metrics_file.exists() else run.config_file
+        return file.stat().st_mtime
+
+    runs = [RunFolder(file.parent) for file in Path(folder).glob("*/config.json")]
+    newest = sorted(runs, key=lambda run: (last_write(run), run.path.name), reverse=True)
+    return [run.path.name for run in newest[:limit]]
+
+
+def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
+    """Read a run folder.
+
+    Args:
+        folder: One run.
+        since: Leave out rows of earlier iterations (0-based).
+
+    Returns:
+        ``name``; ``model``, ``reward``; ``iterations`` wished for and ``done``; ``plan`` (sizes)
+        and ``weights``; ``clip`` (lower and upper range of the ratio); ``rows`` of metrics.jsonl
+        from iteration ``since`` on, without what nobody draws; ``held_out``: all rows of
+        held_out.jsonl; ``group``: the newest group (see ``watch/newest_group.py``) or None;
+        ``is_measured``: whether the run came to its end, early or not. JSON-ready.
+
+    Raises:
+        FileNotFoundError: There is no run in the folder.
+        ValueError: A file of the run is broken; the message names it.
+    """
+    run = RunFolder(folder)
+    record = run.read_record()
+    config = record["config"]
+    rows = read_metrics(run.metrics_file)
+    held_out = read_metrics(run.path / HELD_OUT_FILE)
+    objective, plan = config["objective"], config["plan"]
+    return {
+        "name": run.path.name,
+        "model": record["model"],
+        "reward": record["reward"],
+        "iterations": config["iterations"],
+        "done": len(rows),
+        "plan": plan["sizes"],
+        "weights": plan.get("weights"),
+        "clip": [objective["clip_low"], objective["clip_high"]],
+        "rows": [_drawn(row) for row in rows if row["iteration"] >= since],
+        "held_out": held_out,
+        "group": read_group(run.path / "group"),
+        "is_measured": bool(rows) and any(row["iterations"] == len(rows) for row in held_out),
+    }
+
+
+def _drawn(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in _ROW if name in row}
