@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 
 from chunk_grpo_core.lora.adapter import LoraConfig
-from chunk_grpo_core.train.cost import peak_gib
-from chunk_grpo_core.models.flux.policy import FluxPolicy
-from chunk_grpo_core.models.flux.config import ATTENTION, FluxModel
 from chunk_grpo_core.method.policy import Velocity
+from chunk_grpo_core.models.flux.config import ATTENTION, FluxModel
+from chunk_grpo_core.models.flux.policy import FluxPolicy
+from chunk_grpo_core.train.cost import peak_gib
 
 from .chunk_vs_step.measure import write_json
 from .machine import facts

@@ -107,7 +107,7 @@ def _measure(policy: Any, prompts: int, named: Callable[[str], str]) -> dict[str
     def core(name: str) -> Any:
         return import_module(named(name))
 
-    trainer, spent, calls = core("trainer"), [], []
+    trainer, spent, calls = core("train.trainer"), [], []
     plain = trainer.self_test
 
     def timed(velocity: Callable, *args: object, **options: object) -> object:
@@ -120,10 +120,10 @@ def _measure(policy: Any, prompts: int, named: Callable[[str], str]) -> dict[str
         spent.append(time.process_time() - start)
         return result
 
-    config = core("config").TrainConfig(
-        grid=core("schedule").shifted_grid(STEPS, 3.0),
-        plan=core("chunks").ChunkPlan(CHUNKS),
-        optimizer=core("config").OptimizerConfig(updates_per_rollout=min(2, prompts)),
+    config = core("method.config").TrainConfig(
+        grid=core("method.schedule").shifted_grid(STEPS, 3.0),
+        plan=core("method.chunks").ChunkPlan(CHUNKS),
+        optimizer=core("method.config").OptimizerConfig(updates_per_rollout=min(2, prompts)),
         iterations=1,
         prompts_per_iteration=prompts,
         group_size=GROUP,

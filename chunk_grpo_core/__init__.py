@@ -6,20 +6,20 @@ Importing this package needs torch alone. The data flow, in reading order:
 trainer``; ``models/`` and ``rewards/`` plug in at the edges.
 """
 
+from .lora.adapter import LoraConfig
+from .method.cancel import Cancelled
 from .method.chunks import ChunkPlan, parse_plan
 from .method.config import OptimizerConfig, TrainConfig
 from .method.dynamics import DynamicsCurve, dynamics_curve
-from .method.cancel import Cancelled
-from .lora.adapter import LoraConfig
 from .method.policy import Adapter, Policy, Velocity
-from .presets import PRESETS, preset_config
 from .method.reward import Reward, RewardBatch
 from .method.rollout import Noise, Trajectory, rollout
-from .method.schedule import TimeGrid, flux_shift, shifted_grid
 from .method.rules import SdeConfig
+from .method.schedule import TimeGrid, flux_shift, shifted_grid
+from .method.windows import WindowConfig
+from .presets import PRESETS, preset_config
 from .train.trainer import Trainer
 from .version import __version__
-from .method.windows import WindowConfig
 
 __all__ = [
     "PRESETS",

@@ -11,8 +11,8 @@ from comfy_api.latest import io
 from ..chunk_grpo_core.method.chunks import ChunkPlan, parse_plan, parse_weights, plan_steps
 from ..chunk_grpo_core.method.dynamics import DISTANCES, DynamicsCurve, dynamics_curve
 from ..chunk_grpo_core.method.planners import needs_curve, read_plan
-from ..chunk_grpo_core.watch.plots import plot_dynamics, plot_plan
 from ..chunk_grpo_core.method.schedule import TimeGrid
+from ..chunk_grpo_core.watch.plots import plot_dynamics, plot_plan
 from .bridge.conditioning import Conditioning
 from .bridge.rollouts import roll_out
 from .bridge.sampler import sde_of

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..chunk_grpo_core.runs.experiment import EVALUATION_SEED
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.method.schedule import TimeGrid
+from ..chunk_grpo_core.runs.experiment import EVALUATION_SEED
 from .bridge.applied import apply_lora
 from .bridge.conditioning import Conditioning
 from .bridge.evaluation import compare_models

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from comfy_api.latest import io, ui
 
-from ..chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
+from ..chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from .score_rows import score_rows
 from .types import CATEGORY, RewardSocket
 

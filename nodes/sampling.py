@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.method.schedule import shifted_grid
 from ..chunk_grpo_core.method.rules import RULES, SdeConfig
+from ..chunk_grpo_core.method.schedule import shifted_grid
 from .bridge.sampler import check_part, flow_sde_sampler
 from .types import CATEGORY
 from .validation import verdict

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..chunk_grpo_core.method.reward import RewardBatch
 from ..chunk_grpo_core.watch.comparison import Comparison
 from ..chunk_grpo_core.watch.pictures import best_first
-from ..chunk_grpo_core.method.reward import RewardBatch
 from .bridge.pictures import temporary_pictures
 
 __all__ = ["PICTURES_AT_MOST", "extremes", "pair_rows", "score_rows"]

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from chunk_grpo_core.method.advantage import AdvantageConfig
+from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.method.dynamics import DynamicsCurve
-from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.reward import Fingerprint, Metadata, RewardBatch, RewardFailed
 from chunk_grpo_core.method.rollout import derive_seed

@@ -8,7 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from chunk_grpo_core.watch.plot_style import GREEN, PALETTE, RED, open_figure, render, smoothed, style_axes
+from chunk_grpo_core.watch.plot_style import (
+    GREEN,
+    PALETTE,
+    RED,
+    open_figure,
+    render,
+    smoothed,
+    style_axes,
+)
 
 from .analysis import Analysis, Study
 from .design import ALONE, OTHERS, PAPER, PRIMARY, REGIMES

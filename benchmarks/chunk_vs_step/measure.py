@@ -12,18 +12,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from chunk_grpo_core.train.checkpoint import RunFolder
-from chunk_grpo_core.method.dynamics import DynamicsCurve, dynamics_curve
-from chunk_grpo_core.method.cancel import Cancelled
-from chunk_grpo_core.watch.history import MetricsWriter, read_metrics
 from chunk_grpo_core.lora.adapter import LoraConfig
-from chunk_grpo_core.models.flux.policy import FluxPolicy
+from chunk_grpo_core.method.cancel import Cancelled
+from chunk_grpo_core.method.dynamics import DynamicsCurve, dynamics_curve
 from chunk_grpo_core.method.rollout import Noise, derive_seed, rollout
 from chunk_grpo_core.method.rules import RULES, SdeConfig
+from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.models.tiny.flow import euler
 from chunk_grpo_core.models.tiny.model import LATENT_SHAPE, TinyFlux, load_tiny_flux
 from chunk_grpo_core.models.tiny.reward import TinyWorldReward
+from chunk_grpo_core.train.checkpoint import RunFolder
 from chunk_grpo_core.train.trainer import Trainer
+from chunk_grpo_core.watch.history import MetricsWriter, read_metrics
 
 from .design import CHOOSING, GRID, SDE, TESTING, TRAINING, Run, config_of
 

@@ -12,15 +12,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..lora.files import convert_lora, load_lora, save_lora
 from ..train.checkpoint import RunFolder
+from ..version import __version__
+from .demo import DemoResult, run_demo, tiny_config
 from .measure import analyze, evaluate, sample
+from .progress import ProgressBar, clear_errors
 from .rewards import fetch, score
 from .serve import serve_reward
 from .train import presets, resume, train
-from .demo import DemoResult, run_demo, tiny_config
-from ..lora.files import convert_lora, load_lora, save_lora
-from .progress import ProgressBar, clear_errors
-from ..version import __version__
 
 app = typer.Typer(
     name="chunk-grpo",

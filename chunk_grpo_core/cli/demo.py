@@ -10,18 +10,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..train.checkpoint import RunFolder
+from ..lora.adapter import LoraConfig
 from ..method.chunks import parse_plan, parse_weights
 from ..method.config import OptimizerConfig, TrainConfig
-from ..train.events import Listener
-from ..runs.experiment import Outcome, run_experiment
-from ..lora.adapter import LoraConfig
-from ..models.tiny.policy import tiny_policy
 from ..method.objective import ObjectiveConfig
-from ..runs.results import write_results
 from ..method.schedule import shifted_grid
+from ..models.tiny.policy import tiny_policy
 from ..models.tiny.reward import TinyWorldReward
 from ..models.tiny.world import HELD_OUT, TRAIN, caption
+from ..runs.experiment import Outcome, run_experiment
+from ..runs.results import write_results
+from ..train.checkpoint import RunFolder
+from ..train.events import Listener
 
 __all__ = ["DemoResult", "run_demo", "tiny_config"]
 

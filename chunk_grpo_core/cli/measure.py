@@ -12,23 +12,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..train.batch_limit import BatchLimit
-from .train import AsJson, Changes
-from ..watch.comparison import Comparison
 from ..configfile.reading import read_config_file
+from ..configfile.run_config import RewardEntry, RunConfig
 from ..measure.evaluate import evaluate as measure
-from ..runs.experiment import EVALUATION_SEED
-from ..watch.pictures import save_png
+from ..measure.sampling import draw
 from ..method.planners import adaptive_plan
+from ..method.schedule import shifted_grid
+from ..rewards.settings import reward_settings
+from ..runs.experiment import EVALUATION_SEED
+from ..runs.results import LORA_FILE, measure_curve
+from ..runs.workbench import CONFIG_COPY, load_adapter, load_policy, load_prompts, load_rewards
+from ..train.batch_limit import BatchLimit
+from ..watch.comparison import Comparison
+from ..watch.pictures import save_png, write_pictures
 from ..watch.plots import plot_dynamics
 from .progress import ProgressBar, clear_errors
-from ..runs.results import LORA_FILE, measure_curve
-from ..rewards.settings import reward_settings
-from ..configfile.run_config import RewardEntry, RunConfig
-from ..measure.sampling import draw
-from ..watch.pictures import write_pictures
-from ..method.schedule import shifted_grid
-from ..runs.workbench import CONFIG_COPY, load_adapter, load_policy, load_prompts, load_rewards
+from .train import AsJson, Changes
 
 __all__ = ["analyze", "evaluate", "sample"]
 

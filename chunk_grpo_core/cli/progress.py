@@ -18,11 +18,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..train.batch_limit import NothingFits
-from ..processes.collective import PeerFailed
-from ..train.events import EvaluationProgress, Event, IterationEnd, Measured, PhaseProgress, RunStart
-from ..processes.launch import PeerLost, is_launched
 from ..method.reward import NothingScored
+from ..processes.collective import PeerFailed
+from ..processes.launch import PeerLost, is_launched
+from ..train.batch_limit import NothingFits
+from ..train.events import (
+    EvaluationProgress,
+    Event,
+    IterationEnd,
+    Measured,
+    PhaseProgress,
+    RunStart,
+)
 from ..train.self_test import SelfTestFailed
 
 __all__ = ["ProgressBar", "clear_errors"]

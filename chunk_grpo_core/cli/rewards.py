@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ..rewards import load_reward
 from ..method.reward import Reward
+from ..rewards import load_reward
 from ..rewards.catalog import files_of
 from ..rewards.fetch import fetch_file
 from ..rewards.files import DEFAULT_FOLDER

@@ -12,16 +12,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..train.checkpoint import RunFolder
 from ..configfile.reading import read_config_file
-from ..configfile.writing import preset_text
-from ..processes.launch import TIMEOUT, asks_for_sharding, is_launched, join_processes
-from ..presets import PRESETS
-from .progress import ProgressBar, clear_errors
 from ..configfile.run_config import RunConfig
+from ..configfile.writing import preset_text
+from ..presets import PRESETS
+from ..processes.launch import TIMEOUT, asks_for_sharding, is_launched, join_processes
 from ..runs.workbench import CONFIG_COPY, TrainedRun
 from ..runs.workbench import resume as resume_run
 from ..runs.workbench import train as train_run
+from ..train.checkpoint import RunFolder
+from .progress import ProgressBar, clear_errors
 
 __all__ = ["AsJson", "Changes", "presets", "resume", "train"]
 

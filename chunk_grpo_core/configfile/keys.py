@@ -15,15 +15,15 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, get_type_hints
 
+from ..lora.adapter import LoraConfig
 from ..method.advantage import AdvantageConfig
 from ..method.config import OptimizerConfig, TrainConfig
-from ..lora.adapter import LoraConfig
-from ..models.flux.config import FluxModel
 from ..method.objective import ObjectiveConfig
-from ..prompts.split import PromptConfig
-from .run_config import GridTable, PlanTable, PromptTable, RunTable
 from ..method.rules import SdeConfig
 from ..method.windows import WindowConfig
+from ..models.flux.config import FluxModel
+from ..prompts.split import PromptConfig
+from .run_config import GridTable, PlanTable, PromptTable, RunTable
 
 __all__ = ["Key", "checked", "keys", "nearest", "tables"]
 

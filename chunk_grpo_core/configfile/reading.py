@@ -18,15 +18,15 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .keys import Key, checked, keys, nearest, tables
-from ..watch.trackers import TRACKERS
+from ..method.schedule import TimeGrid, flux_shift, shifted_grid
 from ..models.flux.config import FluxModel
 from ..optional import require
 from ..presets import PRESETS, preset_values
 from ..prompts.split import PromptConfig
 from ..rewards import REWARDS
+from ..watch.trackers import TRACKERS
+from .keys import Key, checked, keys, nearest, tables
 from .run_config import GridTable, PlanTable, PromptTable, RewardEntry, RunConfig, RunTable
-from ..method.schedule import TimeGrid, flux_shift, shifted_grid
 
 __all__ = ["parse_toml", "read_config", "read_config_file"]
 

@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .reading import read_config
-from .keys import Key, keys
+from ..method.schedule import TimeGrid, shifted_grid
 from ..presets import PRESETS
 from ..rewards import REWARDS
+from .keys import Key, keys
+from .reading import read_config
 from .run_config import RewardEntry, RunConfig
-from ..method.schedule import TimeGrid, shifted_grid
 
 __all__ = ["preset_text", "write_config"]
 
@@ -44,7 +44,7 @@ def preset_text(preset: str, model: str) -> str:
 
 
 def write_config(config: RunConfig) -> str:
-    """Write a file from which :func:`~chunk_grpo_core.configfile.reading.read_config` reads the same again."""
+    """Write a file from which :func:`~.reading.read_config` reads the same again."""
     title = PRESETS[config.preset].title if config.preset else "A configuration of chunk-grpo"
     lines = [*_comment(title), *_departures(config.preset)]
     for table, known in keys().items():

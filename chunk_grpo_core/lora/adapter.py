@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .low_rank import add_low_rank
 from ..optional import require
+from .low_rank import add_low_rank
 
 __all__ = ["LoraConfig", "PeftAdapter", "copy_state", "initial_factors", "target_pattern"]
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..optional import require
 from .flux_names import diffusers_to_native, native_to_diffusers
 from .layers import Layout, LoraLayer, layer_tensors, parse_lora
-from ..optional import require
 
 __all__ = [
     "continued_state",
@@ -41,7 +41,7 @@ def native_lora(adapter: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor
 
     Args:
         adapter: ``<native module>.lora_A.weight`` (r, in) and ``.lora_B.weight`` (out, r).
-        alpha: Numerator of the scale alpha / r, see :attr:`~chunk_grpo_core.lora.adapter.LoraConfig.file_alpha`.
+        alpha: Numerator of the scale alpha / r, see :attr:`~.adapter.LoraConfig.file_alpha`.
 
     Returns:
         Contiguous CPU tensors; one scalar ``.alpha`` for each module.
@@ -54,7 +54,7 @@ def diffusers_lora(adapter: Mapping[str, Tensor], alpha: float) -> dict[str, Ten
 
     Args:
         adapter: ``<diffusers module>.lora_A.weight`` and ``.lora_B.weight``.
-        alpha: Numerator of the scale alpha / r, see :attr:`~chunk_grpo_core.lora.adapter.LoraConfig.file_alpha`.
+        alpha: Numerator of the scale alpha / r, see :attr:`~.adapter.LoraConfig.file_alpha`.
     """
     return layer_tensors(_adapter_layers(adapter, alpha), "diffusers")
 

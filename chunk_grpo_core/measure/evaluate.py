@@ -13,12 +13,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..train.batch_limit import BatchLimit
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, Velocity
-from ..method.reward import NothingScored, Reward, RewardBatch, RewardFailed, check_scored, last_error
+from ..method.reward import (
+    NothingScored,
+    Reward,
+    RewardBatch,
+    RewardFailed,
+    check_scored,
+    last_error,
+)
 from ..method.rollout import sample_ode
 from ..method.schedule import TimeGrid
+from ..train.batch_limit import BatchLimit
 
 __all__ = ["Evaluation", "Interval", "evaluate", "paired_gain", "prompt_gains", "win_rate"]
 

@@ -1,25 +1,22 @@
-"""Draw pictures without sampling noise, and give them names.
+"""Draw pictures without sampling noise.
 
 Legend: S pictures of each prompt.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..train.batch_limit import BatchLimit
-from ..watch.pictures import save_png
 from ..method.policy import Policy, Velocity
 from ..method.rollout import sample_ode
 from ..method.schedule import TimeGrid
+from ..train.batch_limit import BatchLimit
 
-__all__ = ["draw", "write_pictures"]
+__all__ = ["draw"]
 
 
 @torch.no_grad()
@@ -33,7 +30,7 @@ def draw(
     limit: BatchLimit | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[Tensor]:
-    """Sample the ODE from fixed noise; the noise is that of :func:`~chunk_grpo_core.measure.evaluate.evaluate`.
+    """Sample the ODE from fixed noise; the noise is that of :func:`~.evaluate.evaluate`.
 
     Args:
         policy: Model; its adapter is used as it is.
@@ -71,15 +68,3 @@ def draw(
         return latents
 
     return [decode_limit.join(policy.decode, x_0) for x_0 in policy.run(sample)]
-
-
-def write_pictures(
-    pictures: Sequence[Tensor], prompts: Sequence[str], folder: Path, seed: int
-) -> list[Path]:
-    """Write PNG files named by prompt, seed and number: ``a_red_fox_20000_0.png``."""
-    files = []
-    for index, (group, prompt) in enumerate(zip(pictures, prompts, strict=True)):
-        title = re.sub(r"\W+", "_", prompt).strip("_")[:60] or "prompt"
-        for number, picture in enumerate(group):
-            files.append(save_png(picture, folder / f"{title}_{seed + index}_{number}.png"))
-    return files

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .objective import GroupFacts, ObjectiveConfig, StepTerms, chunk_means, is_held_back, k3, log_ratios, plain_log_ratios
+from .objective import (
+    GroupFacts,
+    ObjectiveConfig,
+    StepTerms,
+    chunk_means,
+    is_held_back,
+    k3,
+    log_ratios,
+    plain_log_ratios,
+)
 
 __all__ = ["ChunkStatistics", "chunk_statistics"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 from dataclasses import asdict, dataclass, field, fields
 
+from ..lora.adapter import LoraConfig
 from .advantage import AdvantageConfig
 from .chunks import ChunkPlan, drawn_count
 from .dynamics import PlanSource
-from ..lora.adapter import LoraConfig
 from .objective import ObjectiveConfig
-from .schedule import TimeGrid
 from .rules import SdeConfig
+from .schedule import TimeGrid
 from .windows import WindowConfig, check_noise, window_positions
 
 __all__ = ["OPTIMIZERS", "OptimizerConfig", "TrainConfig"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 from .chunks import ChunkPlan
-from .schedule import TimeGrid
 from .rules import SdeConfig
+from .schedule import TimeGrid
 
 __all__ = ["plan_mismatches"]
 

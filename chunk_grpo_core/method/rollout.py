@@ -20,8 +20,8 @@ from torch import Tensor
 from .cancel import CheckCancel, never_cancel
 from .micro_batches import SMALLEST_BATCH
 from .policy import Velocity
-from .schedule import TimeGrid
 from .rules import SdeConfig, gaussian_log_p, ode_step, sample_step
+from .schedule import TimeGrid
 from .solvers import LastStep, Solver, solver_named
 
 __all__ = ["Noise", "Trajectory", "derive_seed", "rollout", "sample_ode"]

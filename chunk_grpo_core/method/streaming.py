@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .chunks import ChunkPlan
-from .chunk_statistics import ChunkStatistics, chunk_statistics
 from .cancel import CheckCancel, never_cancel
+from .chunk_statistics import ChunkStatistics, chunk_statistics
+from .chunks import ChunkPlan
 from .micro_batches import MicroBatch, step_batches, whole_units
 from .objective import GroupFacts, ObjectiveConfig, StepTerms, group_loss
 from .policy import Velocity

@@ -1,1 +1,4 @@
-"""Models as policies: one file for each family, and one for the embedded tiny FLUX."""
+"""Models as policies, a folder for each family.
+
+Here: loading, and what families share. Not here: rollouts, training, rewards.
+"""

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..processes.collective import TorchProcesses
 from ..lora.adapter import PeftAdapter
 from ..method.policy import Velocity
+from ..processes.collective import TorchProcesses
 from .flux.policy import FluxPolicy
 
 __all__ = ["SHARDABLE", "ShardedPolicy"]
@@ -28,8 +28,8 @@ SHARDABLE = ("float32", "float16", "bf16")
 
 
 class ShardedPolicy:
-    """A :class:`~chunk_grpo_core.method.policy.Policy` that every process must call equally often, which
-    the lock-step of the processes sees to."""
+    """A policy that every process must call equally often; ``processes/equal_calls.py`` sees to
+    that."""
 
     mixes_times = True
     """See :class:`~chunk_grpo_core.method.policy.Policy`."""

@@ -1,4 +1,7 @@
-"""Named settings, every value with its source: ``preset_config("safe-lora", seed=1)``.
+"""Named settings, every value with its source.
+
+Here: recipes as data, and ``preset_config("safe-lora", seed=1)``, which builds one. Not here: what
+a setting means.
 
 ``docs/paper_index.md`` shows them as tables.
 """
@@ -45,8 +48,8 @@ def preset_config(
             the plan is adaptive (``gcpo-v3``).
         overrides: Dotted keys of ``TrainConfig`` and other values for them, such as
             ``iterations=20, **{"optimizer.learning_rate": 1e-4}``. ``grid`` is a ``TimeGrid``;
-            ``plan`` is a ``ChunkPlan``, or text as :func:`~chunk_grpo_core.method.planners.read_plan`
-            takes it.
+            ``plan`` is a ``ChunkPlan``, or text as
+            :func:`~chunk_grpo_core.method.planners.read_plan` takes it.
 
     Raises:
         ValueError: The name or a key is unknown (the message names the nearest known one), a value

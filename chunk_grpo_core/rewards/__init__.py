@@ -1,7 +1,9 @@
-"""Reward models. ``REWARDS`` maps the name users choose to a loader that takes keyword settings.
+"""Rewards: pictures and prompts in, one number per picture out.
 
-A new reward is a new file with a class that has ``name``, ``fingerprint`` and ``score`` (see
-``method/reward.py``), one line here and one entry in ``catalog.py``.
+Here: every reward that comes along; ``REWARDS`` maps the name users choose to a loader that takes
+keyword settings. Not here: what a training makes of the numbers. A new reward is a new file with a
+class that has ``name``, ``fingerprint`` and ``score`` (see ``method/reward.py``), one line here and
+one entry in ``catalog.py``.
 """
 
 from __future__ import annotations

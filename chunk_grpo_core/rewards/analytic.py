@@ -39,8 +39,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..optional import require
 from ..method.reward import Fingerprint, Metadata, RewardBatch
+from ..optional import require
 from .networks.network import score_pictures
 from .pixels import load_picture, to_levels
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .networks import aesthetic, clipscore, hpsv2, hpsv3, imagereward, pickscore
 from .files import WeightFile
+from .networks import aesthetic, clipscore, hpsv2, hpsv3, imagereward, pickscore
 
 __all__ = ["CATALOG", "Entry", "files_of"]
 

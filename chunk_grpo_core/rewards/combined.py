@@ -16,7 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..method.reward import Fingerprint, Metadata, Reward, RewardBatch, RewardFailed, RewardPart, check_images
+from ..method.reward import (
+    Fingerprint,
+    Metadata,
+    Reward,
+    RewardBatch,
+    RewardFailed,
+    RewardPart,
+    check_images,
+)
 
 __all__ = ["CombinedReward", "WeightedReward"]
 

@@ -27,8 +27,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..optional import require
 from ..method.reward import Fingerprint, Metadata, RewardBatch, check_images
+from ..optional import require
 from .pixels import to_levels
 
 __all__ = [

@@ -30,6 +30,7 @@ __all__ = [
     "load_picture",
     "normalised",
     "to_levels",
+    "to_pil",
 ]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -45,6 +46,13 @@ Square = Callable[[Tensor, int], Tensor]
 def to_levels(images: Tensor) -> Tensor:
     """Round pictures (B, H, W, 3) in 0..1 to uint8 as saving them does; values outside are cut."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def to_pil(images: Tensor) -> list[Any]:
+    """Pictures (B, H, W, 3) in 0..1 -> B PIL images."""
+    image = require("PIL.Image", "To draw pictures")
+    levels = (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return [image.fromarray(level) for level in levels]
 
 
 def from_pil(image: Any) -> Tensor:

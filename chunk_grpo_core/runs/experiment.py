@@ -9,22 +9,32 @@ from typing import Any
 
 from torch import Tensor
 
-from ..train.batch_limit import BatchLimit
-from ..train.checkpoint import RunFolder
-from ..watch.comparison import pair_grid
-from ..method.config import TrainConfig
-from ..processes.collective import Processes
 from ..measure.evaluate import Evaluation, Interval, evaluate, paired_gain
 from ..method.cancel import CheckCancel, never_cancel
-from ..train.events import EvaluationProgress, HeldOutEnd, Listener, Measured, RunEnd, StopWish, broadcast, ignore, never_stop
+from ..method.config import TrainConfig
+from ..method.policy import Policy
+from ..method.reward import Reward
+from ..processes.collective import Processes
+from ..train.batch_limit import BatchLimit
+from ..train.checkpoint import RunFolder
+from ..train.events import (
+    EvaluationProgress,
+    HeldOutEnd,
+    Listener,
+    Measured,
+    RunEnd,
+    StopWish,
+    broadcast,
+    ignore,
+    never_stop,
+)
+from ..train.trainer import Trainer
+from ..version import __version__
+from ..watch.comparison import pair_grid
 from ..watch.history import HELD_OUT_FILE, HeldOutWriter, MetricsWriter, read_metrics
 from ..watch.newest_group import LatestGroup
 from ..watch.pictures import SampleWriter
 from ..watch.plots import plot_training
-from ..method.policy import Policy
-from ..method.reward import Reward
-from ..train.trainer import Trainer
-from ..version import __version__
 
 __all__ = ["EVALUATION_SEED", "Outcome", "check_held_out", "run_experiment"]
 

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..train.batch_limit import BatchLimit
-from ..train.checkpoint import RunFolder
+from ..lora.files import diffusers_lora, save_lora
 from ..method.config import TrainConfig
 from ..method.dynamics import DynamicsCurve, dynamics_curve
-from .experiment import Outcome
-from ..lora.files import diffusers_lora, save_lora
-from ..watch.pictures import save_png
-from ..watch.plots import plot_dynamics
 from ..method.policy import Policy, Velocity
 from ..method.rollout import Noise, Trajectory, derive_seed, rollout
+from ..train.batch_limit import BatchLimit
+from ..train.checkpoint import RunFolder
+from ..watch.pictures import save_png
+from ..watch.plots import plot_dynamics
+from .experiment import Outcome
 
 __all__ = ["LORA_FILE", "RunFiles", "measure_curve", "write_pictures", "write_results"]
 

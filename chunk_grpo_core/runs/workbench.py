@@ -11,30 +11,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..train.batch_limit import BatchLimit
-from ..train.checkpoint import RunFolder
-from ..method.config import TrainConfig
 from ..configfile.reading import read_config_file
+from ..configfile.run_config import RunConfig
 from ..configfile.writing import write_config
-from ..processes.collective import Processes, TorchProcesses
-from ..method.dynamics import DynamicsCurve
-from ..train.events import EvaluationProgress, Listener, broadcast, ignore
-from .experiment import Outcome, check_held_out, run_experiment
 from ..lora.files import continued_state, load_lora
-from ..watch.history import read_metrics
-from ..watch.trackers import TRACKERS
+from ..method.config import TrainConfig
+from ..method.dynamics import DynamicsCurve
+from ..method.policy import Policy
+from ..method.reward import Reward
 from ..models.flux.policy import FluxPolicy
 from ..models.sharding import SHARDABLE, ShardedPolicy
 from ..optional import import_early, require
-from ..method.policy import Policy
+from ..processes.collective import Processes, TorchProcesses
 from ..prompts.files import PromptLine, read_prompt_file
 from ..prompts.split import PromptSet, make_prompt_set
-from .results import RunFiles, measure_curve, write_results
-from ..rewards import load_reward
-from ..method.reward import Reward
-from ..rewards.combined import CombinedReward, WeightedReward
-from ..configfile.run_config import RunConfig
 from ..prompts.wildcards import WildcardFolder
+from ..rewards import load_reward
+from ..rewards.combined import CombinedReward, WeightedReward
+from ..train.batch_limit import BatchLimit
+from ..train.checkpoint import RunFolder
+from ..train.events import EvaluationProgress, Listener, broadcast, ignore
+from ..watch.history import read_metrics
+from ..watch.trackers import TRACKERS
+from .experiment import Outcome, check_held_out, run_experiment
+from .results import RunFiles, measure_curve, write_results
 
 __all__ = [
     "CONFIG_COPY",

@@ -1,4 +1,4 @@
-"""What a training run tells the world, and how the world stops it.
+"""What a training run tells the world, and how the world ends it early.
 
 The trainer calls one listener with these events; files, progress bars, plots and web sockets are
 listeners. Nothing here knows who listens.
@@ -14,8 +14,6 @@ from torch import Tensor
 
 __all__ = [
     "AdvantagesEnd",
-    "Cancelled",
-    "CheckCancel",
     "EvaluationProgress",
     "Event",
     "HeldOutEnd",
@@ -29,17 +27,12 @@ __all__ = [
     "StopWish",
     "broadcast",
     "ignore",
-    "never_cancel",
     "never_stop",
 ]
 
 
 Measured = Literal["before", "during", "after", "curve"]
 """What is measured outside training: held-out prompts before, during or after it; relative L1."""
-
-
-class Cancelled(Exception):
-    """Raised by a cancel check; the run ends after the current micro-step and can be resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +131,12 @@ Event = (
     | RunEnd
 )
 Listener = Callable[[Event], None]
-CheckCancel = Callable[[], None]
-"""Called after every micro-step; raises (``Cancelled`` or the host's own exception) to stop."""
 StopWish = Callable[[], bool]
 """Whether someone wants the run to end early and keep what it has learnt."""
 
 
 def ignore(event: Event) -> None:
     """The listener of a run that nobody watches."""
-
-
-def never_cancel() -> None:
-    """The cancel check of a run that nobody can cancel."""
 
 
 def never_stop() -> bool:

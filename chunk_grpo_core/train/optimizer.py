@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..method.config import OptimizerConfig
-from .ema import Ema
 from ..optional import require
+from .ema import Ema
 
 __all__ = ["AdapterOptimizer"]
 

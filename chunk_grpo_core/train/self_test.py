@@ -36,12 +36,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .batch_limit import BatchLimit
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Velocity
 from ..method.replay import replay_step
 from ..method.rollout import Trajectory, derive_seed
 from ..method.rules import gaussian_log_p
+from .batch_limit import BatchLimit
 
 __all__ = ["SelfTest", "SelfTestFailed", "self_test"]
 

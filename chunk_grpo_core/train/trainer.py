@@ -24,25 +24,35 @@ from typing import TypeVar
 import torch
 
 from ..method.advantage import iteration_advantages
-from .batch_limit import BatchLimit
-from .checkpoint import Checkpoint, RunFolder
+from ..method.cancel import CheckCancel, never_cancel
 from ..method.chunks import draw_chunks
 from ..method.config import TrainConfig
-from ..processes.collective import Processes, Share
-from .events import AdvantagesEnd, IterationEnd, Listener, PhaseProgress, RolloutEnd, RunStart, StopWish, ignore, never_stop
-from ..method.cancel import CheckCancel, never_cancel
-from .cost import largest, peak_gib, smallest, timed
-from .metrics import UpdateReport, metrics_row
-from .optimizer import AdapterOptimizer
-from .background_scoring import Overlap
-from ..method.policy import Policy, Velocity
 from ..method.plan_mismatches import plan_mismatches
+from ..method.policy import Policy, Velocity
 from ..method.reward import Reward, RewardBatch, RewardFailed, check_scored
 from ..method.rollout import Noise, Trajectory, derive_seed, rollout
-from .self_test import self_test
 from ..method.streaming import GroupTask
-from .update import Updater
 from ..method.windows import noisy_steps, window_chunks
+from ..processes.collective import Processes, Share
+from .background_scoring import Overlap
+from .batch_limit import BatchLimit
+from .checkpoint import Checkpoint, RunFolder
+from .cost import largest, peak_gib, smallest, timed
+from .events import (
+    AdvantagesEnd,
+    IterationEnd,
+    Listener,
+    PhaseProgress,
+    RolloutEnd,
+    RunStart,
+    StopWish,
+    ignore,
+    never_stop,
+)
+from .metrics import UpdateReport, metrics_row
+from .optimizer import AdapterOptimizer
+from .self_test import self_test
+from .update import Updater
 
 __all__ = ["Trainer", "prompts_of_iteration"]
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .batch_limit import BatchLimit
-from ..method.config import TrainConfig
-from ..method.chunk_statistics import ChunkStatistics
-from ..processes.collective import Processes
 from ..method.cancel import CheckCancel
+from ..method.chunk_statistics import ChunkStatistics
+from ..method.config import TrainConfig
+from ..method.policy import Policy, Velocity
+from ..method.streaming import GroupTask, accumulate_group, recompute_old_policy, with_reference
+from ..processes.collective import Processes
+from .batch_limit import BatchLimit
 from .cost import smallest
 from .metrics import UpdateReport
 from .optimizer import AdapterOptimizer
-from ..method.policy import Policy, Velocity
-from ..method.streaming import GroupTask, accumulate_group, recompute_old_policy, with_reference
 
 __all__ = ["Updater"]
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..train.events import AdvantagesEnd, Event, RolloutEnd
 from ..rewards.pixels import to_pil
+from ..train.events import AdvantagesEnd, Event, RolloutEnd
 
 __all__ = ["GROUP_FILE", "LatestGroup", "read_group"]
 

@@ -6,29 +6,23 @@ Legend: B pictures, H W picture size. Arrays are uint8, shape (H, W, 3).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..train.events import Event, RolloutEnd
 from ..optional import require
+from ..rewards.pixels import to_pil
+from ..train.events import Event, RolloutEnd
 
-__all__ = ["SampleWriter", "best_first", "enlargement", "image_grid", "save_png", "to_pil"]
+__all__ = ["SampleWriter", "best_first", "enlargement", "image_grid", "save_png", "write_pictures"]
 
 _GAP = 2
 _LONGEST_SIDE = 4096
 """Pixels of a grid at most: a hundred large pictures in full size would be of no use to anybody."""
 _TEXT_HEIGHT = 13
-
-
-def to_pil(images: Tensor) -> list[Any]:
-    """Pictures (B, H, W, 3) in 0..1 -> B PIL images."""
-    image = require("PIL.Image", "To draw pictures")
-    levels = (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    return [image.fromarray(level) for level in levels]
 
 
 def best_first(rewards: Tensor) -> Tensor:
@@ -131,3 +125,15 @@ class SampleWriter:
             captions=[f"{reward:.3f}" for reward in event.rewards[order].tolist()],
         )
         save_png(grid, self.folder / f"iteration_{event.iteration + 1:05d}.png")
+
+
+def write_pictures(
+    pictures: Sequence[Tensor], prompts: Sequence[str], folder: Path, seed: int
+) -> list[Path]:
+    """Write PNG files named by prompt, seed and number: ``a_red_fox_20000_0.png``."""
+    files = []
+    for index, (group, prompt) in enumerate(zip(pictures, prompts, strict=True)):
+        title = re.sub(r"\W+", "_", prompt).strip("_")[:60] or "prompt"
+        for number, picture in enumerate(group):
+            files.append(save_png(picture, folder / f"{title}_{seed + index}_{number}.png"))
+    return files

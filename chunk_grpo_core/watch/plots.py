@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..measure.evaluate import Evaluation, paired_gain, prompt_gains
 from ..method.chunks import ChunkPlan
 from ..method.dynamics import DynamicsCurve
-from ..measure.evaluate import Evaluation, paired_gain, prompt_gains
 from .plot_style import GREEN, ORANGE, PALETTE, RED, open_figure, render, smoothed, style_axes
 
 __all__ = ["plot_dynamics", "plot_paired_gains", "plot_plan", "plot_training"]

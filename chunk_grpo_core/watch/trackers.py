@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..train.events import Event, IterationEnd, Listener, RunStart
 from ..optional import require
+from ..train.events import Event, IterationEnd, Listener, RunStart
 
 __all__ = ["TRACKERS", "TensorBoardListener", "WandbListener", "numbers_of"]
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from ...chunk_grpo_core.watch.comparison import Comparison
-from ...chunk_grpo_core.measure.evaluate import Evaluation, evaluate
 from ...chunk_grpo_core.lora.adapter import LoraConfig
+from ...chunk_grpo_core.measure.evaluate import Evaluation, evaluate
 from ...chunk_grpo_core.method.reward import Reward
 from ...chunk_grpo_core.method.schedule import TimeGrid
+from ...chunk_grpo_core.watch.comparison import Comparison
 from ..types import PromptSet
 from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress

@@ -17,7 +17,16 @@ from typing import Any
 import comfy.model_management
 
 from ...chunk_grpo_core.method.config import TrainConfig
-from ...chunk_grpo_core.train.events import AdvantagesEnd, EvaluationProgress, Event, HeldOutEnd, IterationEnd, PhaseProgress, RunEnd, RunStart
+from ...chunk_grpo_core.train.events import (
+    AdvantagesEnd,
+    EvaluationProgress,
+    Event,
+    HeldOutEnd,
+    IterationEnd,
+    PhaseProgress,
+    RunEnd,
+    RunStart,
+)
 from .host import send_event
 
 __all__ = ["Asker", "LiveRun", "live_run", "run_of_node", "watched_run"]

@@ -19,11 +19,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import VAE
 from torch import Tensor
 
-from ...chunk_grpo_core.train.batch_limit import BatchLimit
-from ...chunk_grpo_core.lora.files import native_lora
 from ...chunk_grpo_core.lora.adapter import LoraConfig
-from ...chunk_grpo_core.models.loss_scale import LossScale
+from ...chunk_grpo_core.lora.files import native_lora
 from ...chunk_grpo_core.method.policy import Velocity
+from ...chunk_grpo_core.models.loss_scale import LossScale
+from ...chunk_grpo_core.train.batch_limit import BatchLimit
 from .adapter import HookLora
 from .conditioning import Conditioning, Processed, processed, trainable
 from .session import check_flow_model, training_session, without_dynamic_vram

@@ -16,8 +16,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...chunk_grpo_core.rewards import load_reward
 from ...chunk_grpo_core.method.reward import Fingerprint, Metadata, Reward, RewardBatch
+from ...chunk_grpo_core.rewards import load_reward
 from ...chunk_grpo_core.rewards.catalog import CATALOG, files_of
 from ...chunk_grpo_core.rewards.fetch import fetch_file
 from ...chunk_grpo_core.rewards.files import confined, find_file

@@ -11,8 +11,8 @@ from torch import Tensor
 from ...chunk_grpo_core.lora.adapter import LoraConfig
 from ...chunk_grpo_core.method.policy import Velocity
 from ...chunk_grpo_core.method.rollout import Noise, Trajectory, derive_seed, rollout
-from ...chunk_grpo_core.method.schedule import TimeGrid
 from ...chunk_grpo_core.method.rules import SdeConfig
+from ...chunk_grpo_core.method.schedule import TimeGrid
 from ..types import PromptSet, Rollouts
 from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress

@@ -11,14 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...chunk_grpo_core.train.checkpoint import RunFolder
-from ...chunk_grpo_core.method.config import TrainConfig
-from ...chunk_grpo_core.train.events import EvaluationProgress, Event, PhaseProgress, RolloutEnd, broadcast
-from ...chunk_grpo_core.runs.experiment import Outcome, run_experiment
 from ...chunk_grpo_core.lora.files import continued_state, save_lora
-from ...chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
-from ...chunk_grpo_core.runs.results import LORA_FILE, write_pictures
+from ...chunk_grpo_core.method.config import TrainConfig
 from ...chunk_grpo_core.method.reward import NothingScored, Reward
+from ...chunk_grpo_core.runs.experiment import Outcome, run_experiment
+from ...chunk_grpo_core.runs.results import LORA_FILE, write_pictures
+from ...chunk_grpo_core.train.checkpoint import RunFolder
+from ...chunk_grpo_core.train.events import (
+    EvaluationProgress,
+    Event,
+    PhaseProgress,
+    RolloutEnd,
+    broadcast,
+)
+from ...chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from ..types import PromptSet, TrainingLog
 from .conditioning import Conditioning
 from .host import check_interrupt, next_run_name, progress_bar, run_folder, show_progress

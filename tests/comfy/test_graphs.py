@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.advantage import AdvantageConfig
 from chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
-from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.objective import ObjectiveConfig
-from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.method.rules import SdeConfig
+from chunk_grpo_core.method.schedule import shifted_grid
 
 from . import graphs
 from .client import ComfyClient

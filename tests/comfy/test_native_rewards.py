@@ -24,7 +24,8 @@ def before_comfyui():
 @functools.cache
 def tiny(lab):
     """Return the small networks of the reward tests; here the core is a part of the pack."""
-    sys.modules["chunk_grpo_core.rewards.networks.clip"] = lab.module("chunk_grpo_core.rewards.networks.clip")
+    name = "chunk_grpo_core.rewards.networks.clip"
+    sys.modules[name] = lab.module(name)
     try:
         spec = importlib.util.spec_from_file_location("tiny_rewards", FILE)
         assert spec is not None and spec.loader is not None

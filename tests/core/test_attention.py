@@ -8,8 +8,8 @@ from small_flux import latents, small_policy
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from chunk_grpo_core.models.flux.config import FluxModel
 from chunk_grpo_core.models.attention import without_cudnn_attention
+from chunk_grpo_core.models.flux.config import FluxModel
 
 
 def is_allowed():

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from chunk_grpo_core.runs import workbench
 from chunk_grpo_core.cli.app import app
+from chunk_grpo_core.cli.progress import ProgressBar
 from chunk_grpo_core.configfile.reading import read_config_file
+from chunk_grpo_core.method.reward import RewardFailed
+from chunk_grpo_core.presets import PRESETS
+from chunk_grpo_core.runs import workbench
+from chunk_grpo_core.runs.workbench import load_policy
 from chunk_grpo_core.train.events import EvaluationProgress, Measured, PhaseProgress
 from chunk_grpo_core.watch.history import read_metrics
-from chunk_grpo_core.presets import PRESETS
-from chunk_grpo_core.cli.progress import ProgressBar
-from chunk_grpo_core.method.reward import RewardFailed
-from chunk_grpo_core.runs.workbench import load_policy
 
 pytestmark = pytest.mark.slow  # all of it together
 

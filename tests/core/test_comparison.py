@@ -8,11 +8,17 @@ import pytest
 import torch
 from fakes import PROMPTS, Brightness, ToyPolicy
 
-from chunk_grpo_core.watch.comparison import Comparison, pair_grid
-from chunk_grpo_core.measure.evaluate import Evaluation, evaluate, paired_gain, prompt_gains, win_rate
+from chunk_grpo_core.measure.evaluate import (
+    Evaluation,
+    evaluate,
+    paired_gain,
+    prompt_gains,
+    win_rate,
+)
 from chunk_grpo_core.method.cancel import Cancelled
-from chunk_grpo_core.watch.plots import plot_paired_gains
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.watch.comparison import Comparison, pair_grid
+from chunk_grpo_core.watch.plots import plot_paired_gains
 
 NAN = math.nan
 

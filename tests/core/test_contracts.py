@@ -14,23 +14,30 @@ import torch
 from fakes import PROMPTS, Brightness, Broken, FailsAfter, ToyPolicy, toy_config
 from PIL import Image
 
-from chunk_grpo_core.train.batch_limit import BatchLimit
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.measure.evaluate import Evaluation, evaluate, paired_gain
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.dynamics import dynamics_curve
-from chunk_grpo_core.measure.evaluate import Evaluation, evaluate, paired_gain
-from chunk_grpo_core.train.events import AdvantagesEnd, IterationEnd, PhaseProgress, RolloutEnd, RunStart, broadcast
-from chunk_grpo_core.runs.experiment import run_experiment
-from chunk_grpo_core.optional import require
-from chunk_grpo_core.watch.pictures import SampleWriter, image_grid, save_png
-from chunk_grpo_core.watch.plots import plot_dynamics, plot_plan, plot_training
-from chunk_grpo_core.rewards import REWARDS, load_reward
 from chunk_grpo_core.method.reward import NothingScored, RewardBatch, check_images
 from chunk_grpo_core.method.rollout import Noise, rollout, sample_ode
-from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.method.rules import SdeConfig
+from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.optional import require
+from chunk_grpo_core.rewards import REWARDS, load_reward
+from chunk_grpo_core.runs.experiment import run_experiment
+from chunk_grpo_core.train.batch_limit import BatchLimit
+from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.events import (
+    AdvantagesEnd,
+    IterationEnd,
+    PhaseProgress,
+    RolloutEnd,
+    RunStart,
+    broadcast,
+)
 from chunk_grpo_core.train.trainer import Trainer
 from chunk_grpo_core.version import __version__
+from chunk_grpo_core.watch.pictures import SampleWriter, image_grid, save_png
+from chunk_grpo_core.watch.plots import plot_dynamics, plot_plan, plot_training
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunk_grpo_core.method.dynamics import DISTANCES, DynamicsCurve, dynamics_curve
-from chunk_grpo_core.watch.plots import plot_dynamics
 from chunk_grpo_core.method.rollout import Trajectory
-from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.method.rules import SdeConfig
+from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.watch.plots import plot_dynamics
 
 every_distance = pytest.mark.parametrize("name", DISTANCES)
 SEEDS = st.integers(0, 2**31)

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from chunk_grpo_core.lora.adapter import LoraConfig, PeftAdapter
 from chunk_grpo_core.models.flux import text as flux_text
-from chunk_grpo_core.models.flux.policy import predict_velocity
-from chunk_grpo_core.models.flux.loading import flux_policy
 from chunk_grpo_core.models.flux.config import FluxModel
+from chunk_grpo_core.models.flux.loading import flux_policy
+from chunk_grpo_core.models.flux.policy import predict_velocity
 from chunk_grpo_core.models.flux.transformer import load_transformer
 from chunk_grpo_core.models.fp8 import Fp8Linear, to_fp8, widened
 

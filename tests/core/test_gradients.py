@@ -12,14 +12,20 @@ import torch
 from fakes import PROMPTS, MixingPolicy, ToyPolicy
 from torch.distributions import Normal, kl_divergence
 
-from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks, per_step_plan
 from chunk_grpo_core.method.chunk_statistics import chunk_statistics
+from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks, per_step_plan
 from chunk_grpo_core.method.objective import ObjectiveConfig, StepTerms, group_loss
 from chunk_grpo_core.method.replay import replay_step
 from chunk_grpo_core.method.rollout import Noise, Trajectory, rollout
-from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.method.rules import SdeConfig
-from chunk_grpo_core.method.streaming import GroupTask, accumulate_group, coefficients, recompute_old_policy, with_reference
+from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.method.streaming import (
+    GroupTask,
+    accumulate_group,
+    coefficients,
+    recompute_old_policy,
+    with_reference,
+)
 from chunk_grpo_core.method.windows import noisy_steps
 
 GROUP, STEPS = 8, 8

@@ -18,8 +18,15 @@ from small_flux import (
     velocity_of,
 )
 
-from chunk_grpo_core.lora.files import continued_state, convert_lora, diffusers_lora, load_lora, native_lora, save_lora
 from chunk_grpo_core.lora.adapter import LoraConfig
+from chunk_grpo_core.lora.files import (
+    continued_state,
+    convert_lora,
+    diffusers_lora,
+    load_lora,
+    native_lora,
+    save_lora,
+)
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 HIDDEN, RANK = 8, 3

@@ -12,11 +12,20 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.chunk_statistics import chunk_statistics
-from chunk_grpo_core.method.objective import GroupFacts, ObjectiveConfig, StepTerms, group_loss, is_held_back, k3, log_ratios, step_weights
-from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.method.chunks import ChunkPlan
+from chunk_grpo_core.method.objective import (
+    GroupFacts,
+    ObjectiveConfig,
+    StepTerms,
+    group_loss,
+    is_held_back,
+    k3,
+    log_ratios,
+    step_weights,
+)
 from chunk_grpo_core.method.rules import SdeConfig
+from chunk_grpo_core.method.schedule import shifted_grid
 
 WIDE = ObjectiveConfig(clip_low=0.15, clip_high=0.15)
 

@@ -10,8 +10,8 @@ import torch
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 
 from chunk_grpo_core.method.cancel import Cancelled
-from chunk_grpo_core.train.events import IterationEnd, RolloutEnd
 from chunk_grpo_core.train.background_scoring import Overlap
+from chunk_grpo_core.train.events import IterationEnd, RolloutEnd
 from chunk_grpo_core.train.trainer import Trainer
 
 

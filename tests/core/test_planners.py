@@ -16,8 +16,8 @@ from chunk_grpo_core.method.chunks import parse_weights
 from chunk_grpo_core.method.dynamics import dynamics_curve
 from chunk_grpo_core.method.planners import adaptive_plan, read_plan, segment_plan
 from chunk_grpo_core.method.rollout import Trajectory
-from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.method.rules import SdeConfig
+from chunk_grpo_core.method.schedule import shifted_grid
 
 POSITIVE = st.floats(0.0, exclude_min=True, allow_infinity=False)
 CURVES = st.lists(POSITIVE, min_size=1, max_size=24)

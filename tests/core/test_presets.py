@@ -10,9 +10,9 @@ from fakes import PROMPTS, Brightness, ToyPolicy
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.config import TrainConfig
 from chunk_grpo_core.method.dynamics import DynamicsCurve
-from chunk_grpo_core.train.events import IterationEnd
-from chunk_grpo_core.presets import NOT_IN_THE_SOURCE, PRESETS, preset_config
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.presets import NOT_IN_THE_SOURCE, PRESETS, preset_config
+from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 
 # What the machine decides, or the user; not the method.

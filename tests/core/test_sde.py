@@ -13,8 +13,16 @@ from torch.distributions import Normal
 
 from chunk_grpo_core.method.replay import replay_step
 from chunk_grpo_core.method.rollout import Noise, rollout, sample_ode
+from chunk_grpo_core.method.rules import (
+    KEEPS_MARGINALS,
+    RULES,
+    SdeConfig,
+    Transition,
+    gaussian_log_p,
+    ode_step,
+    sample_step,
+)
 from chunk_grpo_core.method.schedule import TimeGrid, shifted_grid
-from chunk_grpo_core.method.rules import KEEPS_MARGINALS, RULES, SdeConfig, Transition, gaussian_log_p, ode_step, sample_step
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "sde_golden.json"
 ENTRIES = json.loads(GOLDEN.read_text(encoding="utf-8"))

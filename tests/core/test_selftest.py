@@ -9,13 +9,13 @@ import pytest
 import torch
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 
+from chunk_grpo_core.method.cancel import Cancelled
+from chunk_grpo_core.method.rollout import Noise, rollout
+from chunk_grpo_core.method.rules import RULES, SdeConfig
+from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.models.loss_scale import LossScale
 from chunk_grpo_core.train import trainer as trainer_module
 from chunk_grpo_core.train.batch_limit import BatchLimit
-from chunk_grpo_core.method.cancel import Cancelled
-from chunk_grpo_core.models.loss_scale import LossScale
-from chunk_grpo_core.method.rollout import Noise, rollout
-from chunk_grpo_core.method.schedule import shifted_grid
-from chunk_grpo_core.method.rules import RULES, SdeConfig
 from chunk_grpo_core.train.self_test import SelfTestFailed, self_test
 from chunk_grpo_core.train.trainer import Trainer
 

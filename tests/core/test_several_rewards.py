@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from chunk_grpo_core.method.advantage import AdvantageConfig, group_advantages, iteration_advantages
-from chunk_grpo_core.train.checkpoint import RunFolder
-from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.measure.evaluate import evaluate
-from chunk_grpo_core.train.events import IterationEnd
-from chunk_grpo_core.runs.experiment import run_experiment
+from chunk_grpo_core.method.advantage import AdvantageConfig, group_advantages, iteration_advantages
+from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.method.reward import RewardBatch, RewardFailed, RewardPart
-from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
+from chunk_grpo_core.runs.experiment import run_experiment
+from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 
 PER_REWARD = AdvantageConfig(combine="advantages", clamp=100.0)

@@ -14,8 +14,8 @@ from fakes import Brightness, GaussianWorld, ToyPolicy
 from chunk_grpo_core.measure.evaluate import evaluate
 from chunk_grpo_core.method.replay import replay_step
 from chunk_grpo_core.method.rollout import Noise, rollout, sample_ode
-from chunk_grpo_core.method.schedule import TimeGrid, flux_shift, shifted_grid
 from chunk_grpo_core.method.rules import RULES, SdeConfig, ode_step
+from chunk_grpo_core.method.schedule import TimeGrid, flux_shift, shifted_grid
 from chunk_grpo_core.method.solvers import SOLVERS
 
 WORLD = GaussianWorld()

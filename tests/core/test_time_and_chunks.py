@@ -10,7 +10,17 @@ from fakes import curve_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunk_grpo_core.method.chunks import ChunkPlan, chunk_weights, draw_chunks, fixed_size_plan, parse_plan, parse_weights, per_step_plan, plan_steps, whole_plan
+from chunk_grpo_core.method.chunks import (
+    ChunkPlan,
+    chunk_weights,
+    draw_chunks,
+    fixed_size_plan,
+    parse_plan,
+    parse_weights,
+    per_step_plan,
+    plan_steps,
+    whole_plan,
+)
 from chunk_grpo_core.method.schedule import TimeGrid, shifted_grid
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=8).map(tuple)

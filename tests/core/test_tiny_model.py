@@ -7,9 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from chunk_grpo_core.models.flux.policy import image_ids, pack_latents, predict_velocity, unpack_latents
+from chunk_grpo_core.models.flux.policy import (
+    image_ids,
+    pack_latents,
+    predict_velocity,
+    unpack_latents,
+)
 from chunk_grpo_core.models.tiny.evaluate import save_sheet
-from chunk_grpo_core.models.tiny.model import ASSET, LATENT_SHAPE, TinyFlux, initialise, load_tiny_flux, sample_images, save_tiny_flux
+from chunk_grpo_core.models.tiny.model import (
+    ASSET,
+    LATENT_SHAPE,
+    TinyFlux,
+    initialise,
+    load_tiny_flux,
+    sample_images,
+    save_tiny_flux,
+)
 from chunk_grpo_core.models.tiny.pretrain import pretrain
 from chunk_grpo_core.models.tiny.pretrain_codec import CodecSettings
 from chunk_grpo_core.models.tiny.pretrain_transformer import TransformerSettings, mislabel

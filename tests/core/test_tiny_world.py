@@ -7,7 +7,17 @@ import torch
 
 from chunk_grpo_core.models.tiny.render import IMAGE_SIZE, SIZE_LIMIT, palette, render
 from chunk_grpo_core.models.tiny.text import TEXT_LENGTH, VOCABULARY, TinyTextEncoder, tokenize
-from chunk_grpo_core.models.tiny.world import EXAMPLE, HELD_OUT, SCENES, TRAIN, Scene, caption, indices_of, parse, scene_at
+from chunk_grpo_core.models.tiny.world import (
+    EXAMPLE,
+    HELD_OUT,
+    SCENES,
+    TRAIN,
+    Scene,
+    caption,
+    indices_of,
+    parse,
+    scene_at,
+)
 
 
 def test_split_is_complete_and_disjoint() -> None:

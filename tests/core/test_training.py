@@ -13,15 +13,15 @@ import pytest
 import torch
 from fakes import PROMPTS, Brightness, Broken, CancelAfter, FailsAfter, ToyPolicy, toy_config
 
-from chunk_grpo_core.train.checkpoint import RunFolder
-from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.method.cancel import Cancelled, never_cancel
-from chunk_grpo_core.train.events import IterationEnd, RolloutEnd, broadcast
-from chunk_grpo_core.watch.history import MetricsWriter, read_metrics
+from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.reward import NothingScored
 from chunk_grpo_core.method.rules import SdeConfig
+from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.events import IterationEnd, RolloutEnd, broadcast
 from chunk_grpo_core.train.trainer import Trainer
+from chunk_grpo_core.watch.history import MetricsWriter, read_metrics
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "toy_run.json"
 SHORT = toy_config(iterations=7, self_test=False)

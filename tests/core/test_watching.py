@@ -10,16 +10,23 @@ import torch
 from fakes import PROMPTS, Brightness, Broken, ToyPolicy, toy_config
 from PIL import Image
 
-from chunk_grpo_core.train.checkpoint import RunFolder
-from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.measure.evaluate import evaluate, paired_gain
-from chunk_grpo_core.train.events import AdvantagesEnd, HeldOutEnd, IterationEnd, RolloutEnd, RunEnd, RunStart
 from chunk_grpo_core.method.cancel import Cancelled
+from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.runs.experiment import EVALUATION_SEED, run_experiment
+from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.events import (
+    AdvantagesEnd,
+    HeldOutEnd,
+    IterationEnd,
+    RolloutEnd,
+    RunEnd,
+    RunStart,
+)
+from chunk_grpo_core.train.trainer import Trainer
 from chunk_grpo_core.watch.history import HeldOutWriter, read_metrics
 from chunk_grpo_core.watch.newest_group import LatestGroup, read_group
 from chunk_grpo_core.watch.run_view import run_names, run_view
-from chunk_grpo_core.train.trainer import Trainer
 
 HELD_OUT = ("new", "newer", "newest")
 

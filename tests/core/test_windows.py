@@ -15,13 +15,19 @@ from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks, per_step_plan
 from chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
-from chunk_grpo_core.method.cancel import Cancelled
+from chunk_grpo_core.method.windows import (
+    NOISE,
+    WindowConfig,
+    noisy_steps,
+    window_chunks,
+    window_positions,
+)
+from chunk_grpo_core.train.checkpoint import RunFolder
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
-from chunk_grpo_core.method.windows import NOISE, WindowConfig, noisy_steps, window_chunks, window_positions
 
 PLAN = ChunkPlan((1, 2, 2, 3))
 SLIDING = WindowConfig(kind="sliding", chunks=2, every=3)

@@ -10,8 +10,8 @@ import pytest
 
 from chunk_grpo_core.rewards import REWARDS
 from chunk_grpo_core.rewards.catalog import CATALOG, files_of
-from chunk_grpo_core.rewards.networks.clip import CLIP_H, CLIP_L, clip_config
 from chunk_grpo_core.rewards.files import build_empty
+from chunk_grpo_core.rewards.networks.clip import CLIP_H, CLIP_L, clip_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "rewards.md"

@@ -15,11 +15,11 @@ from tiny_rewards import (
     write_clip_tokenizer,
 )
 
-from chunk_grpo_core.rewards.networks import clipscore, hpsv2, pickscore
 from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.rewards.networks import clipscore, hpsv2, pickscore
 from chunk_grpo_core.rewards.networks.network import NetworkReward
-from chunk_grpo_core.rewards.pixels import cropped, letterboxed, normalised, to_levels
 from chunk_grpo_core.rewards.networks.tokens import clip_tokens
+from chunk_grpo_core.rewards.pixels import cropped, letterboxed, normalised, to_levels
 
 IMAGES = pictures(3)
 NAMES = ("clipscore", "pickscore", "hpsv2")

@@ -13,11 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from chunk_grpo_core.cli.app import app
-from chunk_grpo_core.watch.pictures import save_png
-from chunk_grpo_core.rewards.networks import aesthetic
 from chunk_grpo_core.rewards import catalog
 from chunk_grpo_core.rewards.fetch import fetch_file
 from chunk_grpo_core.rewards.files import WeightFile
+from chunk_grpo_core.rewards.networks import aesthetic
+from chunk_grpo_core.watch.pictures import save_png
 
 pytestmark = pytest.mark.slow  # all of it together
 

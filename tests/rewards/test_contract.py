@@ -6,12 +6,12 @@ import pytest
 import torch
 from fakes import PROMPTS, Brightness, ToyPolicy, toy_config
 
-from chunk_grpo_core.train.checkpoint import RunFolder
-from chunk_grpo_core.runs.experiment import run_experiment
-from chunk_grpo_core.rewards import REWARDS, load_reward
 from chunk_grpo_core.method.reward import RewardBatch, check_images, with_metadata
+from chunk_grpo_core.rewards import REWARDS, load_reward
 from chunk_grpo_core.rewards.catalog import CATALOG
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
+from chunk_grpo_core.runs.experiment import run_experiment
+from chunk_grpo_core.train.checkpoint import RunFolder
 
 IMAGES = torch.rand(3, 4, 4, 3)
 

@@ -15,7 +15,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from chunk_grpo_core.rewards import files
-from chunk_grpo_core.rewards.files import WeightFile, build_empty, confined, digest, find_file, read_weights, strict_load
+from chunk_grpo_core.rewards.files import (
+    WeightFile,
+    build_empty,
+    confined,
+    digest,
+    find_file,
+    read_weights,
+    strict_load,
+)
 
 WANTED = WeightFile(
     folder="judge",

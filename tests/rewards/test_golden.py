@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from chunk_grpo_core.rewards.files import read_weights
 from chunk_grpo_core.rewards.networks import clip, imagereward
 from chunk_grpo_core.rewards.networks.clip import ClipShape, clip_network, text_features
-from chunk_grpo_core.rewards.files import read_weights
 from chunk_grpo_core.rewards.networks.imagereward import BlipShape, blip_network, blip_scores
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "rewards"

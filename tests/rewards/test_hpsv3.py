@@ -10,12 +10,24 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from chunk_grpo_core.rewards.networks import hpsv3, hpsv3_input
 from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.rewards.files import build_empty, check_fit
+from chunk_grpo_core.rewards.networks import hpsv3, hpsv3_input
 from chunk_grpo_core.rewards.networks.hpsv3 import WEIGHTS, HPSv3Reward
-from chunk_grpo_core.rewards.networks.hpsv3_input import SpecialTokens, instruction, load_text, patches, prepared, smart_resize
-from chunk_grpo_core.rewards.networks.hpsv3_model import QWEN2_VL_7B, HPSv3Network, QwenShape, load_network
+from chunk_grpo_core.rewards.networks.hpsv3_input import (
+    SpecialTokens,
+    instruction,
+    load_text,
+    patches,
+    prepared,
+    smart_resize,
+)
+from chunk_grpo_core.rewards.networks.hpsv3_model import (
+    QWEN2_VL_7B,
+    HPSv3Network,
+    QwenShape,
+    load_network,
+)
 from chunk_grpo_core.rewards.pixels import from_pil
 
 tokenizers = pytest.importorskip("tokenizers")

@@ -10,14 +10,13 @@ import torch
 from PIL import Image
 from tiny_rewards import pictures, write_bert_tokenizer
 
-from chunk_grpo_core.rewards.pixels import to_pil
-from chunk_grpo_core.rewards.networks import imagereward
 from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.rewards.files import read_weights
+from chunk_grpo_core.rewards.networks import imagereward
 from chunk_grpo_core.rewards.networks.imagereward import WEIGHTS, BlipShape, blip_scores
 from chunk_grpo_core.rewards.networks.network import NetworkReward
-from chunk_grpo_core.rewards.pixels import CLIP_MEAN, CLIP_STD
 from chunk_grpo_core.rewards.networks.tokens import bert_tokens
+from chunk_grpo_core.rewards.pixels import CLIP_MEAN, CLIP_STD, to_pil
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "rewards"
 SHAPE = BlipShape(

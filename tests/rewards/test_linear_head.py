@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from tiny_rewards import clip_shape, pictures, reference_clip, write_clip
 from torch import nn
 
-from chunk_grpo_core.rewards.networks import aesthetic
 from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.rewards.networks import aesthetic
 from chunk_grpo_core.rewards.networks.aesthetic import HEAD
 from chunk_grpo_core.rewards.networks.linear_head import LAYERS, linear_head
 from chunk_grpo_core.rewards.networks.network import NetworkReward

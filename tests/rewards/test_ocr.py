@@ -11,9 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.method.reward import with_metadata
-from chunk_grpo_core.rewards.ocr import OcrReward, RapidOcr, edit_distance, quoted_text, text_likeness
+from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.rewards.ocr import (
+    OcrReward,
+    RapidOcr,
+    edit_distance,
+    quoted_text,
+    text_likeness,
+)
 
 BLANK = torch.zeros(1, 4, 4, 3)
 WORDS = st.text("ab ", max_size=6)

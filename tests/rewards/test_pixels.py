@@ -10,9 +10,18 @@ import torch
 from PIL import Image
 from tiny_rewards import pictures
 
+from chunk_grpo_core.rewards.pixels import (
+    CLIP_MEAN,
+    CLIP_STD,
+    cropped,
+    from_pil,
+    letterboxed,
+    load_picture,
+    normalised,
+    to_levels,
+    to_pil,
+)
 from chunk_grpo_core.watch.pictures import save_png
-from chunk_grpo_core.rewards.pixels import to_pil
-from chunk_grpo_core.rewards.pixels import CLIP_MEAN, CLIP_STD, cropped, from_pil, letterboxed, load_picture, normalised, to_levels
 
 # Height, width.
 SIZES = {

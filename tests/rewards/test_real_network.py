@@ -15,10 +15,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from chunk_grpo_core import LoraConfig, OptimizerConfig, TrainConfig, Trainer, parse_plan, shifted_grid
-from chunk_grpo_core.train.events import IterationEnd, RolloutEnd
-from chunk_grpo_core.rewards.function import FunctionReward
+from chunk_grpo_core import (
+    LoraConfig,
+    OptimizerConfig,
+    TrainConfig,
+    Trainer,
+    parse_plan,
+    shifted_grid,
+)
 from chunk_grpo_core.models.tiny.world import TRAIN, caption
+from chunk_grpo_core.rewards.function import FunctionReward
+from chunk_grpo_core.train.events import IterationEnd, RolloutEnd
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from fake_server import drip, fake_server, hang, pixels, red_score, reply
 from fakes import PROMPTS, ToyPolicy, toy_config
 
 from chunk_grpo_core.measure.evaluate import evaluate
-from chunk_grpo_core.train.events import IterationEnd
-from chunk_grpo_core.rewards import load_reward
-from chunk_grpo_core.rewards.remote.address import is_local, warn_if_remote
 from chunk_grpo_core.method.reward import RewardFailed
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.rewards.remote.address import is_local, warn_if_remote
+from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 
 HEAD = b"HTTP/1.0 200 OK\r\nContent-Length: 9999\r\n\r\n"

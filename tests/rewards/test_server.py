@@ -26,9 +26,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from chunk_grpo_core.method.reward import RewardBatch, RewardFailed, check_images
 from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.rewards.remote import server
-from chunk_grpo_core.method.reward import RewardBatch, RewardFailed, check_images
 from chunk_grpo_core.rewards.remote.server import RewardServer, ServerLimits
 from chunk_grpo_core.rewards.remote.wire import parse_question, png_base64
 

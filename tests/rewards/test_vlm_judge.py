@@ -13,8 +13,8 @@ from fake_server import fake_server, pixels, reply
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.method.reward import RewardFailed
+from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.rewards.remote.vlm_judge import Judge, JudgeScore, load_judge
 
 JUDGES = ("unified_reward", "unified_reward_2", "rating", "yes_no")

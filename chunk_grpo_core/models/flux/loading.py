@@ -9,9 +9,9 @@ import torch
 
 from ...lora.adapter import LoraConfig
 from ..tensor_cache import TensorCache
-from .policy import FluxPolicy
-from .files import find_part, read_header
 from .config import FluxModel
+from .files import find_part, read_header
+from .policy import FluxPolicy
 from .speed import speed_up
 from .text import encode_prompts
 from .transformer import WEIGHTS, load_transformer

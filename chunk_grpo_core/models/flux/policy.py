@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ...lora.adapter import LoraConfig, PeftAdapter
-from ..loss_scale import LossScale
 from ...method.policy import Velocity
 from ..attention import without_cudnn_attention
+from ..loss_scale import LossScale
 
 __all__ = ["FluxPolicy", "pack_latents", "predict_velocity", "unpack_latents"]
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ...optional import require
+from ..fp8 import replace_linears, to_fp8, widened
 from .convert import diffusers_state, flux_config
 from .files import SCALE, Part, find_part, read_header, read_tensors
-from ..fp8 import replace_linears, to_fp8, widened
 
 __all__ = ["WEIGHTS", "check_same_names", "load_transformer", "to_type"]
 

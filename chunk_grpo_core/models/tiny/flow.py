@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..flux.policy import predict_velocity
 from ...method.schedule import shifted_grid
+from ..flux.policy import predict_velocity
 
 __all__ = ["SHIFT", "euler"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...lora.adapter import LoraConfig
-from .model import ASSET, LATENT_SHAPE, load_tiny_flux
 from ..flux.policy import FluxPolicy
+from .model import ASSET, LATENT_SHAPE, load_tiny_flux
 
 __all__ = ["tiny_policy"]
 

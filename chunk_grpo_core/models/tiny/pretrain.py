@@ -26,7 +26,14 @@ import torch
 
 from .codec import TinyCodec
 from .evaluate import evaluate, save_sheet
-from .model import TRANSFORMER_CONFIG, TinyFlux, initialise, load_tiny_flux, sample_images, save_tiny_flux
+from .model import (
+    TRANSFORMER_CONFIG,
+    TinyFlux,
+    initialise,
+    load_tiny_flux,
+    sample_images,
+    save_tiny_flux,
+)
 from .pretrain_codec import CodecSettings, codec_error, train_codec
 from .pretrain_transformer import TransformerSettings, train_transformer
 from .world import HELD_OUT, caption

@@ -17,8 +17,8 @@ from torch.nn import functional
 from ...method.reward import Fingerprint
 from ..networks.clip import image_features, text_features
 from ..networks.network import PromptCache
-from ..pixels import cropped
 from ..networks.tokens import Tokens
+from ..pixels import cropped
 from .rules import Detection
 from .task import COLOURS
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...optional import require
 from ...method.reward import Fingerprint
+from ...optional import require
 from ..files import digest
 from ..networks.network import judging
 from ..pixels import normalised

@@ -17,12 +17,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ...method.reward import Fingerprint, Metadata, RewardBatch
+from ..files import WeightFile, digest, find_file, read_weights
+from ..pixels import cropped
 from .clip import CLIP_L, image_features, vision_network
 from .clipscore import WEIGHTS as CLIP_WEIGHTS
-from ..files import WeightFile, digest, find_file, read_weights
 from .linear_head import linear_head
 from .network import LoadOptions, judging, score_pictures, weight_bytes
-from ..pixels import cropped
 
 __all__ = ["HEAD", "AestheticReward", "load_aesthetic"]
 

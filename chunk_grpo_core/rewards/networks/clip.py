@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...optional import require
 from ...method.reward import Fingerprint, Metadata, RewardBatch
+from ...optional import require
 from ..files import WeightFile, build_empty, digest, find_file, read_weights, strict_load
+from ..pixels import Square, normalised
 from .network import LoadOptions, PromptCache, judging, score_pictures, weight_bytes
 from .open_clip_names import transformers_names
-from ..pixels import Square, normalised
 from .tokens import Tokens, clip_tokens
 
 __all__ = [

@@ -13,10 +13,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from .clip import CLIP_H, CLIP_L, CosineReward, load_cosine_reward
 from ..files import WeightFile
-from .network import LoadOptions
 from ..pixels import cropped
+from .clip import CLIP_H, CLIP_L, CosineReward, load_cosine_reward
+from .network import LoadOptions
 
 __all__ = ["CONVENTIONS", "WEIGHTS", "load_clipscore"]
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .clip import CLIP_H, CosineReward, load_cosine_reward
 from ..files import WeightFile
-from .network import LoadOptions
 from ..pixels import letterboxed
+from .clip import CLIP_H, CosineReward, load_cosine_reward
+from .network import LoadOptions
 from .tokens import web_text
 
 __all__ = ["WEIGHTS", "load_hpsv2"]

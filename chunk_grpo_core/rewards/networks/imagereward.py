@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...optional import require
 from ...method.reward import Fingerprint, Metadata, RewardBatch
+from ...optional import require
 from ..files import WeightFile, build_empty, digest, find_file, read_weights, strict_load
+from ..pixels import cropped, normalised
 from .linear_head import linear_head
 from .network import LoadOptions, judging, score_pictures, weight_bytes
-from ..pixels import cropped, normalised
 from .tokens import Tokens, bert_tokens
 
 __all__ = [

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from .clip import CLIP_H, CosineReward, load_cosine_reward
 from ..files import WeightFile
-from .network import LoadOptions
 from ..pixels import cropped
+from .clip import CLIP_H, CosineReward, load_cosine_reward
+from .network import LoadOptions
 
 __all__ = ["WEIGHTS", "load_pickscore"]
 

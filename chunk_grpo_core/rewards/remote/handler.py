@@ -8,20 +8,18 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from ...version import __version__
 from .address import is_local
+from .limits import ServerLimits
 
-if TYPE_CHECKING:
-    from .server import RewardServer
-
-__all__ = ["Handler", "Refused"]
+__all__ = ["Handler", "Refused", "Server"]
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +32,26 @@ class Refused(Exception):
         self.status, self.headers = status, {k.replace("_", "-"): v for k, v in headers.items()}
 
 
+class Server(Protocol):
+    """What a handler asks of the server it works for."""
+
+    limits: ServerLimits
+    token: str
+    health: dict[str, Any]
+
+    def submit(self, read: Callable[[], bytes]) -> Future[dict[str, Any]]:
+        """Take a place in the queue, read the body, and have it scored."""
+        ...
+
+    def extend(self, request: Any, deadline: float) -> None:
+        """Let a connection that may come in stay until ``deadline`` on the monotonic clock."""
+        ...
+
+
 class Handler(BaseHTTPRequestHandler):
     """One request; HTTP/1.0, so that a connection is one request."""
 
-    server: RewardServer
+    server: Server  # type: ignore[assignment]
     server_version = f"chunk-grpo/{__version__}"
     sys_version = ""
 

@@ -16,15 +16,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
 
+from ...method.reward import Reward, RewardFailed
 from ...version import __version__
 from .address import is_local
-from ...method.reward import Reward, RewardFailed
 from .handler import Handler, Refused
+from .limits import ServerLimits
 from .wire import parse_question, to_answer
 
 __all__ = ["RewardServer", "ServerLimits", "serve"]
@@ -37,28 +37,6 @@ _HEADERS_TIME = 10.0
 """Seconds in which a stranger must have said what they want."""
 _GRACE = 2.0
 """Seconds for the last bytes of an answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerLimits:
-    """What one client may ask of a server."""
-
-    batch: int = 64
-    """Pictures in a request, at least 1."""
-    megabytes: float = 64.0
-    """Size of a request's body, above 0."""
-    queue: int = 8
-    """Requests that wait or are scored at once, at least 1; the next one gets 503."""
-    timeout: float = 300.0
-    """Seconds from connection to answer, above 0."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "queue"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("megabytes", "timeout"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
 
 class RewardServer(ThreadingHTTPServer):

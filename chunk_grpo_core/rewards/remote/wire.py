@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...method.reward import Metadata, RewardBatch
 from ...optional import require
 from ..pixels import to_pil
-from ...method.reward import Metadata, RewardBatch
 
 __all__ = ["Question", "parse_answer", "parse_question", "png_base64", "to_answer", "to_question"]
 

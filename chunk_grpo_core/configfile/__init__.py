@@ -1,0 +1,4 @@
+"""Configuration files (TOML).
+
+Here: their keys, reading, writing. Not here: loading what they name.
+"""

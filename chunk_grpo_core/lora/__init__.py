@@ -1,0 +1,5 @@
+"""Low-rank adapters and their files.
+
+Here: the adapter on a module, the layouts of LoRA files, FLUX.1's layer names. Not here: what an
+adapter is trained for.
+"""

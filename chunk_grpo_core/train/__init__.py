@@ -1,0 +1,5 @@
+"""The training loop.
+
+Here: sample, score, compare, update; optimiser, self-test, checkpoints, events. Not here: how a
+run is laid out on disk, or who listens.
+"""

@@ -1,0 +1,5 @@
+"""A run made visible.
+
+Here: pictures, plots, histories, trackers, the view of a run folder. Not here: anything that
+changes a number of a run.
+"""
