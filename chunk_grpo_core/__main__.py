@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from .optional import require
+from .train.cpu_rows import ask_for_equal_rows
 
 __all__ = ["main"]
 
@@ -16,6 +18,7 @@ def main() -> None:
         require("rich", "To use the command line")
     except ImportError as error:
         sys.exit(str(error))
+    ask_for_equal_rows(os.environ)
     from .cli.app import app
 
     app()

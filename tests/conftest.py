@@ -25,6 +25,10 @@ TESTS_COMFY = ROOT / "tests" / "comfy"
 # nobody's.
 sys.path.append(str(ROOT))
 
+from chunk_grpo_core.train.cpu_rows import ask_for_equal_rows  # noqa: E402
+
+ask_for_equal_rows(os.environ)  # of this process and of those it starts
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
