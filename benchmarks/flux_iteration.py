@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from chunk_grpo_core.method.chunks import ChunkPlan
-from chunk_grpo_core.method.config import TrainConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.attention import without_cudnn_attention
 from chunk_grpo_core.models.flux.config import ATTENTION, FluxModel
 from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.presets import PRESETS, preset_config
 from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.cost import peak_gib
 from chunk_grpo_core.train.events import AdvantagesEnd, Event, IterationEnd
 from chunk_grpo_core.train.trainer import Trainer

@@ -33,13 +33,13 @@ from torch import Tensor
 
 from chunk_grpo_core.lora.adapter import PeftAdapter
 from chunk_grpo_core.method import streaming
-from chunk_grpo_core.method.config import TrainConfig
 from chunk_grpo_core.method.objective import group_loss
 from chunk_grpo_core.models.tiny.model import LATENT_SHAPE, load_tiny_flux
 from chunk_grpo_core.models.tiny.policy import tiny_policy
 from chunk_grpo_core.models.tiny.world import TRAIN, caption
 from chunk_grpo_core.presets import preset_config
 from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import Event, IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 

@@ -22,9 +22,9 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from chunk_grpo_core.method.chunks import ChunkPlan
-from chunk_grpo_core.method.config import TrainConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import AdvantagesEnd, RolloutEnd
 from chunk_grpo_core.watch.newest_group import LatestGroup
 from tests.comfy.browser import ComfyBrowser

@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 
 from chunk_grpo_core.method.chunks import parse_plan
-from chunk_grpo_core.method.config import TrainConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.models.tiny.model import load_tiny_flux
 from chunk_grpo_core.models.tiny.world import TRAIN, caption
 from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.trainer import Trainer
 
 from .chunk_vs_step.measure import write_json

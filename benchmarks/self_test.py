@@ -120,10 +120,10 @@ def _measure(policy: Any, prompts: int, named: Callable[[str], str]) -> dict[str
         spent.append(time.process_time() - start)
         return result
 
-    config = core("method.config").TrainConfig(
+    config = core("train.config").TrainConfig(
         grid=core("method.schedule").shifted_grid(STEPS, 3.0),
         plan=core("method.chunks").ChunkPlan(CHUNKS),
-        optimizer=core("method.config").OptimizerConfig(updates_per_rollout=min(2, prompts)),
+        optimizer=core("train.config").OptimizerConfig(updates_per_rollout=min(2, prompts)),
         iterations=1,
         prompts_per_iteration=prompts,
         group_size=GROUP,

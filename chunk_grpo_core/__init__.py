@@ -9,7 +9,6 @@ trainer``; ``models/`` and ``rewards/`` plug in at the edges.
 from .lora.adapter import LoraConfig
 from .method.cancel import Cancelled
 from .method.chunks import ChunkPlan, parse_plan
-from .method.config import OptimizerConfig, TrainConfig
 from .method.dynamics import DynamicsCurve, dynamics_curve
 from .method.policy import Adapter, Policy, Velocity
 from .method.reward import Reward, RewardBatch
@@ -18,6 +17,7 @@ from .method.rules import SdeConfig
 from .method.schedule import TimeGrid, flux_shift, shifted_grid
 from .method.windows import WindowConfig
 from .presets import PRESETS, preset_config
+from .train.config import OptimizerConfig, TrainConfig
 from .train.trainer import Trainer
 from .version import __version__
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.method.config import TrainConfig
 from ..chunk_grpo_core.method.dynamics import DynamicsCurve
 from ..chunk_grpo_core.method.planners import needs_curve
 from ..chunk_grpo_core.presets import PRESETS, Preset, preset_config
 from ..chunk_grpo_core.presets.recipe import shown
+from ..chunk_grpo_core.train.config import TrainConfig
 from .bridge.sampler import flow_sde_sampler
 from .types import CATEGORY, CurveSocket, PlanSocket, Settings, SettingsSocket
 

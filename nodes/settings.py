@@ -7,7 +7,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..chunk_grpo_core.lora.adapter import TARGET_PRESETS, target_pattern
-from ..chunk_grpo_core.method.config import OPTIMIZERS
+from ..chunk_grpo_core.train.config import OPTIMIZERS
 from .types import BUILD_ON, CATEGORY, Settings, SettingsSocket
 from .validation import verdict
 

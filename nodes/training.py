@@ -11,10 +11,10 @@ from comfy_api.latest import io, ui
 
 from ..chunk_grpo_core.lora.adapter import LoraConfig
 from ..chunk_grpo_core.method.chunks import ChunkPlan
-from ..chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
 from ..chunk_grpo_core.method.plan_mismatches import plan_mismatches
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.method.schedule import TimeGrid
+from ..chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from .bridge.conditioning import Conditioning
 from .bridge.host import safe_name
 from .bridge.monitor import Asker

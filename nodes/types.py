@@ -13,12 +13,12 @@ from comfy_api.latest import io
 
 from ..chunk_grpo_core.lora.adapter import LoraConfig
 from ..chunk_grpo_core.method.advantage import AdvantageConfig
-from ..chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
 from ..chunk_grpo_core.method.objective import ObjectiveConfig
 from ..chunk_grpo_core.method.rollout import Trajectory
 from ..chunk_grpo_core.method.windows import WindowConfig
 from ..chunk_grpo_core.prompts.split import PromptSet as PlainPromptSet
 from ..chunk_grpo_core.runs.experiment import Outcome
+from ..chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 
 __all__ = [
     "BUILD_ON",

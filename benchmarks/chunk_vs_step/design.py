@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.chunks import ChunkPlan, chunk_weights, per_step_plan
-from chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.method.dynamics import DynamicsCurve
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.planners import adaptive_plan
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.tiny.world import HELD_OUT, TRAIN, caption
+from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 
 __all__ = [
     "CHOOSING",

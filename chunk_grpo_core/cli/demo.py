@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ..lora.adapter import LoraConfig
 from ..method.chunks import parse_plan, parse_weights
-from ..method.config import OptimizerConfig, TrainConfig
 from ..method.objective import ObjectiveConfig
 from ..method.schedule import shifted_grid
 from ..models.tiny.policy import tiny_policy
@@ -21,6 +20,7 @@ from ..models.tiny.world import HELD_OUT, TRAIN, caption
 from ..runs.experiment import Outcome, run_experiment
 from ..runs.results import write_results
 from ..train.checkpoint import RunFolder
+from ..train.config import OptimizerConfig, TrainConfig
 from ..train.events import Listener
 
 __all__ = ["DemoResult", "run_demo", "tiny_config"]

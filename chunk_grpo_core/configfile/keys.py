@@ -17,12 +17,12 @@ from typing import Any, get_type_hints
 
 from ..lora.adapter import LoraConfig
 from ..method.advantage import AdvantageConfig
-from ..method.config import OptimizerConfig, TrainConfig
 from ..method.objective import ObjectiveConfig
 from ..method.rules import SdeConfig
 from ..method.windows import WindowConfig
 from ..models.flux.config import FluxModel
 from ..prompts.split import PromptConfig
+from ..train.config import OptimizerConfig, TrainConfig
 from .run_config import GridTable, PlanTable, PromptTable, RunTable
 
 __all__ = ["Key", "checked", "keys", "nearest", "tables"]

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..method.chunks import ChunkPlan, parse_weights, per_step_plan
-from ..method.config import TrainConfig
 from ..method.dynamics import DynamicsCurve
 from ..method.planners import needs_curve, read_plan
 from ..method.schedule import TimeGrid
 from ..models.flux.config import FluxModel
 from ..presets import build_config
 from ..prompts.split import PromptConfig
+from ..train.config import TrainConfig
 
 __all__ = ["GridTable", "PlanTable", "PromptTable", "RewardEntry", "RunConfig", "RunTable"]
 

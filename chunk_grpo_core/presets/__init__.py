@@ -12,10 +12,10 @@ import difflib
 from collections.abc import Mapping
 
 from ..method.chunks import ChunkPlan
-from ..method.config import TrainConfig
 from ..method.dynamics import DynamicsCurve
 from ..method.planners import read_plan
 from ..method.schedule import TimeGrid
+from ..train.config import TrainConfig
 from .gcpo import GCPO_SCRIPT, GCPO_V3
 from .recipe import NOT_IN_THE_SOURCE, Preset, Setting
 from .safe_lora import SAFE_LORA

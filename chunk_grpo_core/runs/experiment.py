@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..measure.evaluate import Evaluation, Interval, evaluate, paired_gain
 from ..method.cancel import CheckCancel, never_cancel
-from ..method.config import TrainConfig
 from ..method.policy import Policy
 from ..method.reward import Reward
 from ..processes.collective import Processes
 from ..train.batch_limit import BatchLimit
 from ..train.checkpoint import RunFolder
+from ..train.config import TrainConfig
 from ..train.events import (
     EvaluationProgress,
     HeldOutEnd,

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..lora.files import diffusers_lora, save_lora
-from ..method.config import TrainConfig
 from ..method.dynamics import DynamicsCurve, dynamics_curve
 from ..method.policy import Policy, Velocity
 from ..method.rollout import Noise, Trajectory, derive_seed, rollout
 from ..train.batch_limit import BatchLimit
 from ..train.checkpoint import RunFolder
+from ..train.config import TrainConfig
 from ..watch.pictures import save_png
 from ..watch.plots import plot_dynamics
 from .experiment import Outcome

@@ -15,7 +15,6 @@ from ..configfile.reading import read_config_file
 from ..configfile.run_config import RunConfig
 from ..configfile.writing import write_config
 from ..lora.files import continued_state, load_lora
-from ..method.config import TrainConfig
 from ..method.dynamics import DynamicsCurve
 from ..method.policy import Policy
 from ..method.reward import Reward
@@ -30,6 +29,7 @@ from ..rewards import load_reward
 from ..rewards.combined import CombinedReward, WeightedReward
 from ..train.batch_limit import BatchLimit
 from ..train.checkpoint import RunFolder
+from ..train.config import TrainConfig
 from ..train.events import EvaluationProgress, Listener, broadcast, ignore
 from ..watch.history import read_metrics
 from ..watch.trackers import TRACKERS

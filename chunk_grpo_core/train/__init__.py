@@ -1,5 +1,5 @@
-"""The training loop.
+"""The training loop and its settings.
 
-Here: sample, score, compare, update; optimiser, self-test, checkpoints, events. Not here: how a
+Here: TrainConfig; sample, score, compare, update; optimiser, self-test, checkpoints, events. Not here: how a
 run is laid out on disk, or who listens.
 """

@@ -25,8 +25,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..method.config import TrainConfig
 from ..optional import require
+from .config import TrainConfig
 
 __all__ = ["Checkpoint", "RunFolder"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..method.config import OptimizerConfig
 from ..optional import require
+from .config import OptimizerConfig
 from .ema import Ema
 
 __all__ = ["AdapterOptimizer"]

@@ -26,7 +26,6 @@ import torch
 from ..method.advantage import iteration_advantages
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.chunks import draw_chunks
-from ..method.config import TrainConfig
 from ..method.plan_mismatches import plan_mismatches
 from ..method.policy import Policy, Velocity
 from ..method.reward import Reward, RewardBatch, RewardFailed, check_scored
@@ -37,6 +36,7 @@ from ..processes.collective import Processes, Share
 from .background_scoring import Overlap
 from .batch_limit import BatchLimit
 from .checkpoint import Checkpoint, RunFolder
+from .config import TrainConfig
 from .cost import largest, peak_gib, smallest, timed
 from .events import (
     AdvantagesEnd,

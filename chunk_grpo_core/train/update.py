@@ -10,11 +10,11 @@ from typing import Any
 
 from ..method.cancel import CheckCancel
 from ..method.chunk_statistics import ChunkStatistics
-from ..method.config import TrainConfig
 from ..method.policy import Policy, Velocity
 from ..method.streaming import GroupTask, accumulate_group, recompute_old_policy, with_reference
 from ..processes.collective import Processes
 from .batch_limit import BatchLimit
+from .config import TrainConfig
 from .cost import smallest
 from .metrics import UpdateReport
 from .optimizer import AdapterOptimizer

@@ -16,7 +16,7 @@ from typing import Any
 
 import comfy.model_management
 
-from ...chunk_grpo_core.method.config import TrainConfig
+from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
     AdvantagesEnd,
     EvaluationProgress,

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ...chunk_grpo_core.lora.files import continued_state, save_lora
-from ...chunk_grpo_core.method.config import TrainConfig
 from ...chunk_grpo_core.method.reward import NothingScored, Reward
 from ...chunk_grpo_core.runs.experiment import Outcome, run_experiment
 from ...chunk_grpo_core.runs.results import LORA_FILE, write_pictures
 from ...chunk_grpo_core.train.checkpoint import RunFolder
+from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
     EvaluationProgress,
     Event,

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.advantage import AdvantageConfig
-from chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 
 from . import graphs
 from .client import ComfyClient

@@ -169,7 +169,7 @@ def check_the_lora_for_diffusers_is_the_trained_function(lab):
 
 def check_the_trainer_trains_it(lab):
     """The library's loop on this policy, under inference mode as in a node's execute()."""
-    config = lab.module("chunk_grpo_core.method.config")
+    config = lab.module("chunk_grpo_core.train.config")
     trainer = lab.module("chunk_grpo_core.train.trainer")
     events = lab.module("chunk_grpo_core.train.events")
     schedule = lab.module("chunk_grpo_core.method.schedule")

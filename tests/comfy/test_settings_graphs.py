@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from chunk_grpo_core.method.config import TrainConfig
 from chunk_grpo_core.presets import PRESETS, preset_config
+from chunk_grpo_core.train.config import TrainConfig
 
 from . import graphs
 from .graphs import node, shown_text

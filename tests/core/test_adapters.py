@@ -18,9 +18,9 @@ from small_flux import (
 
 from chunk_grpo_core.lora.adapter import LoraConfig, PeftAdapter, initial_factors
 from chunk_grpo_core.method.chunks import ChunkPlan
-from chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.flux.policy import pack_latents, unpack_latents
+from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 

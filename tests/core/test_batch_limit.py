@@ -10,9 +10,9 @@ import torch
 from fakes import PROMPTS, Brightness, ToyPolicy, toy_config
 
 from chunk_grpo_core.measure.evaluate import evaluate
-from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.train.batch_limit import BatchLimit, NothingFits
+from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 

@@ -11,10 +11,10 @@ from fakes import toy_config
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.advantage import AdvantageConfig
 from chunk_grpo_core.method.chunks import ChunkPlan
-from chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 
 CHANGED = toy_config(
     plan=ChunkPlan((2, 3), (0.25, 0.75)),

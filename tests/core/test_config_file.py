@@ -10,10 +10,10 @@ import pytest
 from chunk_grpo_core.configfile.keys import keys
 from chunk_grpo_core.configfile.reading import parse_toml, read_config, read_config_file
 from chunk_grpo_core.configfile.writing import preset_text, write_config
-from chunk_grpo_core.method.config import TrainConfig
 from chunk_grpo_core.method.dynamics import DynamicsCurve
 from chunk_grpo_core.method.schedule import flux_shift, shifted_grid
 from chunk_grpo_core.presets import PRESETS, preset_config, preset_values
+from chunk_grpo_core.train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"model": {"type": "tiny"}, "grid": {"steps": 5, "shift": 2.0}, "plan": {"chunks": "2, 2"}}

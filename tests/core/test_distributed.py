@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from chunk_grpo_core.measure.evaluate import Evaluation
 from chunk_grpo_core.method.advantage import AdvantageConfig
-from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.reward import NothingScored, RewardBatch, RewardFailed, RewardPart
 from chunk_grpo_core.processes.collective import Processes, divided
@@ -28,6 +27,7 @@ from chunk_grpo_core.processes.launch import asks_for_sharding, join_processes
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.events import IterationEnd, RolloutEnd
 from chunk_grpo_core.train.trainer import Trainer
 

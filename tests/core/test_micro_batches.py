@@ -12,7 +12,6 @@ import torch
 from fakes import PROMPTS, Brightness, MixingPolicy, ToyPolicy, toy_config
 
 from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks
-from chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.method.micro_batches import step_batches, whole_units
 from chunk_grpo_core.method.replay import replay_step, replay_steps
 from chunk_grpo_core.method.rollout import Noise, rollout
@@ -20,6 +19,7 @@ from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.tiny.policy import tiny_policy
 from chunk_grpo_core.models.tiny.world import TRAIN, caption
+from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 

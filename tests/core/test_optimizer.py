@@ -12,8 +12,8 @@ from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 from torch import nn
 
 from chunk_grpo_core.method.cancel import Cancelled
-from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.ema import Ema
 from chunk_grpo_core.train.optimizer import AdapterOptimizer
 from chunk_grpo_core.train.trainer import Trainer

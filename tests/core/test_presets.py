@@ -8,10 +8,10 @@ import pytest
 from fakes import PROMPTS, Brightness, ToyPolicy
 
 from chunk_grpo_core.method.chunks import ChunkPlan
-from chunk_grpo_core.method.config import TrainConfig
 from chunk_grpo_core.method.dynamics import DynamicsCurve
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.presets import NOT_IN_THE_SOURCE, PRESETS, preset_config
+from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 

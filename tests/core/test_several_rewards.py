@@ -15,12 +15,12 @@ from hypothesis.extra.numpy import arrays
 
 from chunk_grpo_core.measure.evaluate import evaluate
 from chunk_grpo_core.method.advantage import AdvantageConfig, group_advantages, iteration_advantages
-from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.method.reward import RewardBatch, RewardFailed, RewardPart
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 

@@ -13,7 +13,6 @@ from fakes import Brightness
 
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.chunks import ChunkPlan
-from chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.flux.config import ATTENTION, FluxModel
 from chunk_grpo_core.models.flux.speed import speed_up
@@ -21,6 +20,7 @@ from chunk_grpo_core.models.tiny import policy as tiny
 from chunk_grpo_core.models.tiny.model import load_tiny_flux
 from chunk_grpo_core.models.tiny.policy import tiny_policy
 from chunk_grpo_core.models.tiny.world import TRAIN, caption
+from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.optimizer import AdapterOptimizer
 from chunk_grpo_core.train.trainer import Trainer

@@ -14,11 +14,11 @@ import torch
 from fakes import PROMPTS, Brightness, Broken, CancelAfter, FailsAfter, ToyPolicy, toy_config
 
 from chunk_grpo_core.method.cancel import Cancelled, never_cancel
-from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.reward import NothingScored
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.events import IterationEnd, RolloutEnd, broadcast
 from chunk_grpo_core.train.trainer import Trainer
 from chunk_grpo_core.watch.history import MetricsWriter, read_metrics

@@ -12,9 +12,9 @@ from PIL import Image
 
 from chunk_grpo_core.measure.evaluate import evaluate, paired_gain
 from chunk_grpo_core.method.cancel import Cancelled
-from chunk_grpo_core.method.config import OptimizerConfig
 from chunk_grpo_core.runs.experiment import EVALUATION_SEED, run_experiment
 from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.events import (
     AdvantagesEnd,
     HeldOutEnd,

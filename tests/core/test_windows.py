@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks, per_step_plan
-from chunk_grpo_core.method.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.method.windows import (
     NOISE,
     WindowConfig,
@@ -26,6 +25,7 @@ from chunk_grpo_core.method.windows import (
     window_positions,
 )
 from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 

@@ -9,13 +9,13 @@ import difflib
 from dataclasses import asdict, dataclass, field, fields
 
 from ..lora.adapter import LoraConfig
-from .advantage import AdvantageConfig
-from .chunks import ChunkPlan, drawn_count
-from .dynamics import PlanSource
-from .objective import ObjectiveConfig
-from .rules import SdeConfig
-from .schedule import TimeGrid
-from .windows import WindowConfig, check_noise, window_positions
+from ..method.advantage import AdvantageConfig
+from ..method.chunks import ChunkPlan, drawn_count
+from ..method.dynamics import PlanSource
+from ..method.objective import ObjectiveConfig
+from ..method.rules import SdeConfig
+from ..method.schedule import TimeGrid
+from ..method.windows import WindowConfig, check_noise, window_positions
 
 __all__ = ["OPTIMIZERS", "OptimizerConfig", "TrainConfig"]
 
