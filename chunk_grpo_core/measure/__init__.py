@@ -1,4 +1,4 @@
-"""Fair measurements of a policy.
+"""Fair measurements: held-out prompts, fixed seeds, paired differences.
 
 Here: held-out prompts, fixed seeds, paired differences and their intervals. Not here: drawing
 them.

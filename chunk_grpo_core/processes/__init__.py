@@ -1,4 +1,4 @@
-"""Several processes that train together.
+"""Several processes that train one adapter together.
 
 Here: who they are, how they join, calls in equal number. Not here: what they compute.
 """

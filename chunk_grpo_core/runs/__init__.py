@@ -1,5 +1,4 @@
-"""Runs.
+"""A run: what it loads, the experiment around a training, what it leaves behind.
 
-Here: what a run loads, the experiment around a training, what it leaves behind. Not here:
-commands.
+Here: loading, starting, resuming, measuring before and after, results. Not here: commands.
 """

@@ -1,0 +1,62 @@
+"""What the pages of the documentation call things is what they are called."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = ROOT / "chunk_grpo_core"
+NOTATION = (ROOT / "docs" / "notation.md").read_text(encoding="utf-8")
+ROWS = [line for line in NOTATION.partition("## Symbols")[2].splitlines() if ".py`" in line]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "web" / "docs").glob("*.md")),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip())
+def test_the_names_of_a_symbol_stand_in_its_files(row):
+    _, _, _, names, _, files, _ = re.split(r"(?<!\\)\|", row)
+    sources = [(CORE / file).read_text("utf-8") for file in re.findall(r"`([\w/]+\.py)`", files)]
+    assert sources
+    for name in re.findall(r"`[\w.]*?(\w+)(?:\(\w*=?\))?`", names):
+        assert any(re.search(rf"\b{name}\b", source) for source in sources), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_of_the_library_that_a_page_names_exist(page):
+    folders = "|".join(path.name for path in CORE.iterdir() if path.is_dir())
+    named = re.findall(
+        rf"`(?:chunk_grpo_core/)?((?:{folders})/[\w/]+\.py)`", page.read_text("utf-8")
+    )
+    assert [name for name in named if not (CORE / name).is_file()] == []
+
+
+def python_blocks():
+    for page in PAGES:
+        for number, block in enumerate(
+            re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
+        ):
+            yield pytest.param(block, id=f"{page.name}-{number}")
+
+
+@pytest.mark.parametrize("block", python_blocks())
+def test_what_an_example_imports_is_there(block):
+    imports = re.findall(r"^from chunk_grpo_core[^\n(]*(?:\([^)]*\)|[^\n]*)$", block, re.M)
+    assert imports or "chunk_grpo_core" not in block
+    exec("\n".join(imports), {})  # noqa: S102 - our own pages
+
+
+@pytest.mark.slow
+def test_the_example_of_the_library_runs(capsys):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    short = block.replace("iterations=10", "iterations=1").replace("HELD_OUT[:24]", "HELD_OUT[:2]")
+    assert short.count("iterations=1,") == 1 and "HELD_OUT[:2]" in short
+    exec(short, {})  # noqa: S102 - our own page
+    assert "Interval(mean=" in capsys.readouterr().out
