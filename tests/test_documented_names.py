@@ -37,15 +37,16 @@ def test_files_of_the_library_that_a_page_names_exist(page):
     assert [name for name in named if not (CORE / name).is_file()] == []
 
 
-def python_blocks():
-    for page in PAGES:
-        for number, block in enumerate(
-            re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
-        ):
-            yield pytest.param(block, id=f"{page.name}-{number}")
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(
+        re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    )
+]
 
 
-@pytest.mark.parametrize("block", python_blocks())
+@pytest.mark.parametrize("block", BLOCKS)
 def test_what_an_example_imports_is_there(block):
     imports = re.findall(r"^from chunk_grpo_core[^\n(]*(?:\([^)]*\)|[^\n]*)$", block, re.M)
     assert imports or "chunk_grpo_core" not in block

@@ -2,7 +2,8 @@
 
 Captions are made wrong on purpose: each attribute is replaced by another value with some
 probability, more often at first. So the model learns to draw well but to follow captions only
-partly, and a reward has something left to improve. Pictures and captions of held-out scenes never occur.
+partly, and a reward has something left to improve. Pictures and captions of held-out scenes never
+occur.
 
 Legend: B pictures in a batch, D pictures in the data set.
 """
