@@ -27,8 +27,8 @@ from chunk_grpo_core.train.checkpoint import RunFolder
 from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import AdvantagesEnd, RolloutEnd
 from chunk_grpo_core.watch.newest_group import LatestGroup
-from tests.comfy.browser import ComfyBrowser
-from tests.comfy.server import ComfyServer
+from tools.comfyui.browser import ComfyBrowser
+from tools.comfyui.server import ComfyServer
 
 RUN, TYPE, LIMIT = "long", "ChunkGRPO_TrainLoRA", 16.0
 COUNTERS = ("ScriptDuration", "LayoutDuration", "RecalcStyleDuration", "TaskDuration")

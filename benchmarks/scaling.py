@@ -137,8 +137,8 @@ _SCRIPT = """
 import time, torch
 torch.set_num_threads(1)
 from benchmarks.scaling import BASE, trainer_of
-from chunk_grpo_core.launch import join_processes
-from chunk_grpo_core.trainer import Trainer
+from chunk_grpo_core.processes.launch import join_processes
+from chunk_grpo_core.train.trainer import Trainer
 with join_processes(timeout=600) as processes:
     plain = trainer_of(BASE, {iterations} + 1)
     trainer = Trainer(plain.policy, plain.reward, plain.prompts, plain.config, processes=processes)

@@ -30,8 +30,8 @@ import torch
 
 from chunk_grpo_core.models.tiny.model import LATENT_SHAPE
 from chunk_grpo_core.models.tiny.world import TRAIN, caption
-from tests.comfy.inprocess import ROOT, Lab, enter_comfyui
-from tests.comfy.server import comfyui_path, server_environment
+from tools.comfyui.inside import Lab, enter_comfyui
+from tools.comfyui.server import ROOT, comfyui_path, server_environment
 
 from .chunk_vs_step.measure import write_json
 from .memory import load_policy

@@ -20,6 +20,7 @@ settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS_COMFY = ROOT / "tests" / "comfy"
+TESTS_NATIVE = TESTS_COMFY / "native"
 
 # For benchmarks/, and for the core where it is not installed; last, so that our nodes/ hides
 # nobody's.
@@ -30,17 +31,31 @@ from chunk_grpo_core.train.cpu_rows import ask_for_equal_rows  # noqa: E402
 ask_for_equal_rows(os.environ)  # of this process and of those it starts
 
 
+def pytest_addoption(parser):
+    group = parser.getgroup("native", "tests inside ComfyUI (tests/comfy/native)")
+    group.addoption(
+        "--in-comfyui",
+        action="store_true",
+        help="run them in this process, which becomes one of ComfyUI's (for a debugger)",
+    )
+    group.addoption("--report-lines", metavar="FILE", help="write each report to FILE, as JSON")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     for item in items:
+        if config.option.in_comfyui and TESTS_NATIVE not in item.path.parents:
+            raise pytest.UsageError(f"--in-comfyui is for {TESTS_NATIVE}; leave out {item.nodeid}")
         if TESTS_COMFY in item.path.parents:
             item.add_marker("comfy")
         if "comfy_browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-    # Server and browser live from the first test that needs them to the end.
-    items.sort(key=lambda item: TESTS_COMFY in item.path.parents)
+    # Server and browser live from the first test that needs them to the end; the native tests run
+    # beside them in a process of their own, which has then said everything.
+    folders = (TESTS_COMFY, TESTS_NATIVE)
+    items.sort(key=lambda item: [folder in item.path.parents for folder in folders])
 
 
 @pytest.fixture(scope="session")

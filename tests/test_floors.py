@@ -132,6 +132,12 @@ def test_shipped_code_leaves_the_import_path_alone():
                 assert written != forbidden, f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
+def test_tools_and_benchmarks_import_nothing_from_the_tests():
+    names = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"tests"}
+    files = [path for folder in ("tools", "benchmarks") for path in python_files(ROOT / folder)]
+    assert offences(files, lambda path, item: item.level == 0 and item.top in names) == []
+
+
 def test_importing_the_core_loads_torch_and_nothing_heavy():
     code = (
         f"import sys; sys.path.append({str(ROOT)!r})\nimport chunk_grpo_core\n"

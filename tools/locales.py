@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tests.comfy.server import ComfyServer
+from tools.comfyui.server import ComfyServer
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCALES = ROOT / "locales"

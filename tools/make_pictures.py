@@ -18,8 +18,8 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tests.comfy.browser import ENDED, FOCUS, HIDE_THE_REST, ComfyBrowser, ComfyPage
-from tests.comfy.server import ROOT, ComfyServer
+from tools.comfyui.browser import ENDED, FOCUS, HIDE_THE_REST, ComfyBrowser, ComfyPage
+from tools.comfyui.server import ROOT, ComfyServer
 
 EXAMPLES = ROOT / "example_workflows"
 IMAGES = ROOT / "docs" / "images"

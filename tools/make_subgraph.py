@@ -15,9 +15,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from workflow_from_api import write_json
 
-from tests.comfy import graphs
-from tests.comfy.browser import ComfyBrowser, ComfyPage
-from tests.comfy.server import ROOT, ComfyServer
+from tools.comfyui import graphs
+from tools.comfyui.browser import ComfyBrowser, ComfyPage
+from tools.comfyui.server import ROOT, ComfyServer
 
 NAME = "Train LoRA with Chunk-GRPO"
 FILE = ROOT / "subgraphs" / f"{NAME}.json"

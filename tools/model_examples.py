@@ -19,8 +19,8 @@ from PIL import Image
 from real_models import MODELS, ModelExample, layout_of, prompt_of
 from workflow_from_api import convert, write_json
 
-from tests.comfy.browser import ComfyBrowser, ComfyPage
-from tests.comfy.server import ComfyServer
+from tools.comfyui.browser import ComfyBrowser, ComfyPage
+from tools.comfyui.server import ComfyServer
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.comfy.graphs import Prompt, node, upstream
+from tools.comfyui.graphs import Prompt, node, upstream
 
 __all__ = ["FIRST_RUN", "LORA_FILE", "SECOND_RUN", "VIEWS", "Shown", "View", "graph_of"]
 

@@ -19,9 +19,9 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tests.comfy.browser import FOCUS, HIDE_THE_REST, ComfyBrowser, ComfyPage
-from tests.comfy.graphs import Prompt
-from tests.comfy.server import ROOT, ComfyServer
+from tools.comfyui.browser import FOCUS, HIDE_THE_REST, ComfyBrowser, ComfyPage
+from tools.comfyui.graphs import Prompt
+from tools.comfyui.server import ROOT, ComfyServer
 from tools.node_picture_graphs import FIRST_RUN, SECOND_RUN, VIEWS, View, graph_of
 
 FOLDER = ROOT / "web" / "docs" / "images"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tests.comfy.browser import ComfyBrowser
-from tests.comfy.server import ComfyServer
+from tools.comfyui.browser import ComfyBrowser
+from tools.comfyui.server import ComfyServer
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tests.comfy.browser import ComfyBrowser, ComfyPage
-from tests.comfy.server import ComfyServer
+from tools.comfyui.browser import ComfyBrowser, ComfyPage
+from tools.comfyui.server import ComfyServer
 
 NODE_FIELDS = ("pos", "size", "title", "color", "bgcolor", "flags")
 

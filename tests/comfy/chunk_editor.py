@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tools.comfyui.server import PACK_NAME
+
 from . import graphs
-from .server import PACK_NAME
 
 TYPE = "ChunkGRPO_PlanChunks"
 KEY = "chunk_grpo_plan"

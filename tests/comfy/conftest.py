@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from environment import unavailable
 
+from tools.comfyui.browser import BrowserUnavailable, ComfyBrowser
+from tools.comfyui.client import ComfyClient
+from tools.comfyui.server import ComfyServer, ComfyUnavailable, comfyui_path
+
 from . import graphs
-from .browser import BrowserUnavailable, ComfyBrowser
-from .client import ComfyClient
-from .inprocess import Checks
-from .server import ComfyServer, ComfyUnavailable, comfyui_path
+from .native.process import native_run
 
 FAILED = pytest.StashKey[bool]()
 
@@ -26,18 +27,9 @@ def comfy_tree():
 
 
 @pytest.fixture(scope="session")
-def native_checks(comfy_tree):
-    """Give the outcomes of the checks that run in a process of their own (``inprocess.py``)."""
-    checks = Checks(comfy_tree)
-    yield checks
-    checks.stop()
-
-
-@pytest.fixture(scope="session")
 def comfy_server(request, comfy_tree, tmp_path_factory):
     """Give a running ComfyUI that has this repository and the test nodes as node packs."""
-    if any("native_checks" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("native_checks")  # they run while the server's tests do
+    native_run(request.session)  # its tests run while the server's do
     try:
         packs = (Path(__file__).parent / "tiny_architectures",)
         server = ComfyServer(tmp_path_factory.mktemp("comfy"), packs=packs).start()

@@ -6,10 +6,19 @@ import copy
 import json
 from pathlib import Path
 
-from .client import Run
+from tools.comfyui.client import Run
+from tools.comfyui.graphs import (
+    PRESET_TO_TRAIN,
+    Prompt,
+    change,
+    find,
+    input_options,
+    node,
+    twin,
+    upstream,
+    workflow,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "example_workflows"
 TINY = (
     "01_quick_start_tiny_flux", "02_temporal_dynamics", "03_score_and_pick", "04_use_the_lora",
     "05_grpo_preset",
@@ -23,62 +32,13 @@ REAL = (
 """Examples for models that the user brings."""
 NAMES = (*TINY, *REAL)
 
-PRESET_TO_TRAIN = (
-    "settings", "sampler", "sigmas", "plan", "learning_rate", "rank", "alpha", "iterations",
-    "prompts_per_iteration", "group_size",
-)  # fmt: skip
-"""Inputs of the Train node, in the order of the outputs of the preset that belong to them."""
-
-Prompt = dict[str, dict]
-
 MODEL, CLIP, VAE = (["1", slot] for slot in range(3))  # of the quick start
-
-
-def twin(name: str) -> Prompt:
-    """Read the API form of an example workflow."""
-    return json.loads((EXAMPLES / "api" / f"{name}.json").read_text())
-
-
-def workflow(name: str) -> dict:
-    """Read an example workflow as ComfyUI's page takes it."""
-    return json.loads((EXAMPLES / f"{name}.json").read_text())
 
 
 def model_files(name: str) -> list[tuple[dict, dict]]:
     """Return (node, file) for every model file of an example; a file has name, directory, url."""
     nodes = workflow(name)["nodes"]
     return [(entry, file) for entry in nodes for file in entry["properties"].get("models", ())]
-
-
-def node(class_type: str, **inputs: object) -> dict:
-    """Make one node."""
-    return {"class_type": class_type, "inputs": inputs}
-
-
-def find(prompt: Prompt, class_type: str) -> str:
-    """Return the id of the first node of a kind."""
-    return next(key for key, entry in prompt.items() if entry["class_type"] == class_type)
-
-
-def change(prompt: Prompt, class_type: str, **inputs: object) -> Prompt:
-    """Return a copy with other inputs in all nodes of a kind."""
-    changed = copy.deepcopy(prompt)
-    for entry in changed.values():
-        if entry["class_type"] == class_type:
-            entry["inputs"].update(inputs)
-    return changed
-
-
-def upstream(prompt: Prompt, *ends: str) -> Prompt:
-    """Return the given nodes and all that they need."""
-    wanted, todo = {}, list(ends)
-    while todo:
-        key = todo.pop()
-        if key not in wanted:
-            wanted[key] = copy.deepcopy(prompt[key])
-            links = prompt[key]["inputs"].values()
-            todo += [value[0] for value in links if isinstance(value, list)]
-    return wanted
 
 
 def small(prompt: Prompt, **training: object) -> Prompt:
@@ -179,14 +139,4 @@ def for_server(prompt: Prompt, info: dict) -> Prompt:
             },
         }
         for key, entry in prompt.items()
-    }
-
-
-def input_options(definition: dict) -> dict[str, dict]:
-    """Return name -> options of every input in a node's entry of /object_info."""
-    groups = definition["input"]
-    return {
-        name: spec[1] if len(spec) > 1 else {}
-        for group in ("required", "optional")
-        for name, spec in groups.get(group, {}).items()
     }

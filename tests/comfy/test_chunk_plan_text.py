@@ -7,9 +7,9 @@ import pytest
 from chunk_grpo_core.method.chunks import ChunkPlan, parse_weights
 from chunk_grpo_core.method.dynamics import DynamicsCurve
 from chunk_grpo_core.method.planners import needs_curve, read_plan
+from tools.comfyui.server import PACK_NAME
 
 from .chunk_editor import TYPE
-from .server import PACK_NAME
 
 pytestmark = pytest.mark.browser
 MODULE = f"/extensions/{PACK_NAME}/js/lib/chunk_plan.js"

@@ -6,8 +6,8 @@ import zipfile
 import pytest
 from PIL import Image
 
-from . import server
-from .client import PromptRejected
+from tools.comfyui import server
+from tools.comfyui.client import PromptRejected
 
 
 def picture(color, prefix="smoke"):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+from tools.comfyui.server import PACK_NAME, ROOT
+
 from . import graphs
 from .graphs import node
-from .server import PACK_NAME, ROOT
 
 NAME = "Train LoRA with Chunk-GRPO"
 FILE = ROOT / "subgraphs" / f"{NAME}.json"

@@ -5,8 +5,10 @@ from itertools import combinations
 import pytest
 from PIL import Image
 
+from tools.comfyui.graphs import EXAMPLES
+from tools.comfyui.server import PACK_NAME
+
 from . import graphs
-from .server import PACK_NAME
 
 TITLE = 30  # height of a node's title bar, above its position
 SHRINK = """(changes) => {
@@ -37,13 +39,13 @@ def label(node):
 
 def test_every_example_is_known_here():
     files = [sorted(path.stem for path in folder.glob("*.json")) for folder in
-             (graphs.EXAMPLES, graphs.EXAMPLES / "api")]  # fmt: skip
+             (EXAMPLES, EXAMPLES / "api")]  # fmt: skip
     assert files == [list(graphs.NAMES)] * 2
 
 
 @examples
 def test_an_example_has_a_small_thumbnail_of_its_graph(name):
-    path = graphs.EXAMPLES / f"{name}.jpg"
+    path = EXAMPLES / f"{name}.jpg"
     assert path.stat().st_size <= 200_000
     with Image.open(path) as picture:
         assert picture.format == "JPEG"

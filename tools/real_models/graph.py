@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.comfy.graphs import PRESET_TO_TRAIN, node
+from tools.comfyui.graphs import PRESET_TO_TRAIN, node
 
 from .models import Loader, ModelExample
 

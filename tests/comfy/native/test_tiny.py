@@ -8,19 +8,12 @@ from pathlib import Path
 
 import torch
 
-from .inprocess import subprocess_tests
-from .native_models import LATENT, fill, noise, snapshot
-
-test_native = subprocess_tests(__file__)
+from .models import LATENT, fill, noise, snapshot
 
 CAPTIONS = (
     "a small red circle on a blue background",
     "two large green squares on a red background",
 )
-
-
-def before_comfyui():
-    from diffusers import FluxTransformer2DModel  # noqa: F401
 
 
 @contextlib.contextmanager
@@ -55,7 +48,7 @@ def _policy(lab, triple, captions=CAPTIONS, **options):
     return policy(model, vae, conditioning, LATENT, lora, 0, **options)
 
 
-def check_native_velocity_equals_diffusers(lab):
+def test_native_velocity_equals_diffusers(lab):
     predict = lab.module("chunk_grpo_core.models.tiny.flow").predict_velocity
     with _asset(lab) as (flux, triple):
         policy = _policy(lab, triple)
@@ -94,19 +87,19 @@ def _assert_same_pictures(lab, flux, triple):
     torch.testing.assert_close(images, want, rtol=0, atol=2e-3)
 
 
-def check_standard_nodes_draw_the_librarys_pictures(lab):
+def test_standard_nodes_draw_the_librarys_pictures(lab):
     with _asset(lab) as (flux, triple):
         _assert_same_pictures(lab, flux, triple)
 
 
-def check_the_embedded_file_draws_the_librarys_pictures(lab):
+def test_the_embedded_file_draws_the_librarys_pictures(lab):
     core = lab.module("chunk_grpo_core.models.tiny.model")
     with torch.inference_mode():
         triple = lab.module("nodes.bridge.tiny").load_tiny()
         _assert_same_pictures(lab, core.load_tiny_flux(), triple)
 
 
-def check_vae_is_the_codec(lab):
+def test_vae_is_the_codec(lab):
     import nodes
 
     with _asset(lab) as (flux, triple):
@@ -121,7 +114,7 @@ def check_vae_is_the_codec(lab):
         assert triple[2].encode(torch.rand(1, 66, 70, 3)).shape == (1, 16, 8, 8)
 
 
-def check_unknown_words_reach_the_user(lab):
+def test_unknown_words_reach_the_user(lab):
     with _asset(lab) as (_, (_, clip, _)):
         try:
             _encode(clip, "a small red elephant")
@@ -131,7 +124,7 @@ def check_unknown_words_reach_the_user(lab):
             raise AssertionError("an unknown word was accepted")
 
 
-def check_clones_and_saved_states_work(lab):
+def test_clones_and_saved_states_work(lab):
     """What checkpoint-saving and LoRA nodes ask of the objects."""
     import comfy.sd
 
@@ -143,7 +136,7 @@ def check_clones_and_saved_states_work(lab):
         assert len(loaded.patches) == len(lora) // 3 and _encode(loaded_clip, CAPTIONS[0])
 
 
-def check_the_lora_for_diffusers_is_the_trained_function(lab):
+def test_the_lora_for_diffusers_is_the_trained_function(lab):
     """The converted file, merged into the library's transformer, gives the native velocity."""
     predict = lab.module("chunk_grpo_core.models.tiny.flow").predict_velocity
     export = lab.module("chunk_grpo_core.lora.files")
@@ -167,7 +160,7 @@ def check_the_lora_for_diffusers_is_the_trained_function(lab):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
 
 
-def check_the_trainer_trains_it(lab):
+def test_the_trainer_trains_it(lab):
     """The library's loop on this policy, under inference mode as in a node's execute()."""
     config = lab.module("chunk_grpo_core.train.config")
     trainer = lab.module("chunk_grpo_core.train.trainer")

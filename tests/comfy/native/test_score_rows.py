@@ -8,10 +8,6 @@ from pathlib import Path
 
 import torch
 
-from .inprocess import subprocess_tests
-
-test_native = subprocess_tests(__file__)
-
 
 def greys(count):
     """Pictures 4 x 4, each of its own grey."""
@@ -28,7 +24,7 @@ def level(file):
         return picture.getpixel((0, 0))[0]
 
 
-def check_a_score_that_is_not_finite_is_null_and_never_zero(lab):
+def test_a_score_that_is_not_finite_is_null_and_never_zero(lab):
     rows = lab.module("nodes.score_rows")
     base = lab.module("chunk_grpo_core.method.reward")
     values = torch.tensor([0.5, math.nan, math.inf])
@@ -42,7 +38,7 @@ def check_a_score_that_is_not_finite_is_null_and_never_zero(lab):
     assert made["chunk_grpo_total"] == [3]
 
 
-def check_the_best_and_the_worst_are_kept_with_their_own_files(lab):
+def test_the_best_and_the_worst_are_kept_with_their_own_files(lab):
     rows = lab.module("nodes.score_rows")
     base = lab.module("chunk_grpo_core.method.reward")
     scores = torch.tensor([0.3, 0.9, 0.5, 0.1, 0.7])
@@ -60,7 +56,7 @@ def check_the_best_and_the_worst_are_kept_with_their_own_files(lab):
     assert made["chunk_grpo_total"] == [5]
 
 
-def check_a_pair_has_the_pictures_of_base_and_lora_in_this_order(lab):
+def test_a_pair_has_the_pictures_of_base_and_lora_in_this_order(lab):
     rows = lab.module("nodes.score_rows")
     evaluation = lab.module("chunk_grpo_core.measure.evaluate").Evaluation
     comparison = lab.module("chunk_grpo_core.watch.comparison").Comparison

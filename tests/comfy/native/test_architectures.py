@@ -6,8 +6,7 @@ import re
 
 import torch
 
-from .inprocess import subprocess_tests
-from .native_models import (
+from .models import (
     ARCHITECTURES,
     architecture_policy,
     double,
@@ -17,8 +16,6 @@ from .native_models import (
     train,
     unchanged,
 )
-
-test_native = subprocess_tests(__file__)
 
 
 def _one_of_each_kind(names) -> list[str]:
@@ -85,7 +82,7 @@ def _float64_policy(lab, name, **options):
     return policy
 
 
-def check_gradients_equal_finite_differences(lab):
+def test_gradients_equal_finite_differences(lab):
     for name in ARCHITECTURES:
         policy = _float64_policy(lab, name)
         errors = _gradient_errors(policy)
@@ -96,7 +93,7 @@ def check_gradients_equal_finite_differences(lab):
         assert idle <= 16, (name, idle)  # text branch of a last block
 
 
-def check_gradients_with_guidance_equal_finite_differences(lab):
+def test_gradients_with_guidance_equal_finite_differences(lab):
     """Along one direction of all factors at once, the gradient's."""
     for name in ARCHITECTURES:
         negative = models.conditioning(name, 2, tokens=4)
@@ -124,7 +121,7 @@ def _unchanged(name, model):
     return unchanged(model, models.conditioning(name, 1), ARCHITECTURES[name].latent)
 
 
-def check_training_twice_leaves_the_model_as_it_was(lab):
+def test_training_twice_leaves_the_model_as_it_was(lab):
     with torch.inference_mode():
         for name in ARCHITECTURES:
             model = models.build(name)
@@ -135,7 +132,7 @@ def check_training_twice_leaves_the_model_as_it_was(lab):
                     assert losses[-1] < losses[0], (name, losses)
 
 
-def check_errors_and_cancel_leave_the_model_as_it_was(lab):
+def test_errors_and_cancel_leave_the_model_as_it_was(lab):
     with torch.inference_mode():
         for name in ARCHITECTURES:
             model = models.build(name)
@@ -143,7 +140,7 @@ def check_errors_and_cancel_leave_the_model_as_it_was(lab):
             survives_errors_and_cancel(policy, model, models.conditioning(name, 1))
 
 
-def check_rollout_and_training_forward_agree_bit_for_bit(lab):
+def test_rollout_and_training_forward_agree_bit_for_bit(lab):
     """The ratio of the first update is exactly 1."""
     with torch.inference_mode():
         for name, entry in ARCHITECTURES.items():

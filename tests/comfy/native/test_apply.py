@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .inprocess import subprocess_tests
-from .native_models import (
+from .models import (
     LATENT,
     LORA_SCALE,
     apply_lora,
@@ -22,8 +21,6 @@ from .native_models import (
     train,
     velocity_at,
 )
-
-test_native = subprocess_tests(__file__)
 
 
 def _sigmas(model, steps=5):
@@ -48,7 +45,7 @@ def _euler(model, sigmas, latent=None, x_1=None, cfg=1.0):
     return out, predicted
 
 
-def check_the_full_range_is_the_function_that_was_trained(lab):
+def test_the_full_range_is_the_function_that_was_trained(lab):
     with torch.inference_mode():
         for model in every_kind_of_weights(lab):
             policy = make_policy(lab, model)
@@ -60,7 +57,7 @@ def check_the_full_range_is_the_function_that_was_trained(lab):
             assert distance(base, trained) > 1e-2
 
 
-def check_sampling_equals_hooks_that_somebody_else_wrote(lab):
+def test_sampling_equals_hooks_that_somebody_else_wrote(lab):
     with torch.inference_mode():
         for model in (random_model(lab), quantised_model(lab)):
             lora = random_lora(lab)
@@ -85,7 +82,7 @@ def check_sampling_equals_hooks_that_somebody_else_wrote(lab):
             assert distance(base, expected) > 0.1
 
 
-def check_float32_weights_give_what_the_merging_loader_gives(lab):
+def test_float32_weights_give_what_the_merging_loader_gives(lab):
     with torch.inference_mode():
         model, lora = random_model(lab), random_lora(lab)
         for strength in (1.0, -0.5):
@@ -95,7 +92,7 @@ def check_float32_weights_give_what_the_merging_loader_gives(lab):
         assert distance(found, sample(model, random_conditioning())) > 0.1
 
 
-def check_fp8_weights_lose_nothing(lab):
+def test_fp8_weights_lose_nothing(lab):
     with torch.inference_mode():
         stored = random_model(lab, torch.float8_e4m3fn, torch.float32)
         truth = random_model(lab)  # the same fp8 numbers, held in float32
@@ -112,7 +109,7 @@ def check_fp8_weights_lose_nothing(lab):
         assert exact <= 1e-3 < 0.1 < merged
 
 
-def check_strength_0_and_an_empty_range_are_the_base_bit_for_bit(lab):
+def test_strength_0_and_an_empty_range_are_the_base_bit_for_bit(lab):
     with torch.inference_mode():
         model, lora = random_model(lab), random_lora(lab)
         sigmas = _sigmas(model)
@@ -121,7 +118,7 @@ def check_strength_0_and_an_empty_range_are_the_base_bit_for_bit(lab):
             assert torch.equal(_euler(apply_lora(lab, model, lora, **options), sigmas)[0], base)
 
 
-def check_a_part_of_the_range_is_two_samplings_one_after_the_other(lab):
+def test_a_part_of_the_range_is_two_samplings_one_after_the_other(lab):
     """The LoRA on the first 3 of 5 steps, and none of them by rounding."""
     with torch.inference_mode():
         model, lora = random_model(lab), random_lora(lab)
@@ -141,7 +138,7 @@ def check_a_part_of_the_range_is_two_samplings_one_after_the_other(lab):
         assert distance(x_0, end) <= 1e-5
 
 
-def check_steps_after_the_switch_are_the_bases_bit_for_bit(lab):
+def test_steps_after_the_switch_are_the_bases_bit_for_bit(lab):
     """One sampler run, so that nothing is handed on: the LoRA on the last 2 of 5 steps."""
     with torch.inference_mode():
         model, lora = random_model(lab), random_lora(lab)
@@ -154,7 +151,7 @@ def check_steps_after_the_switch_are_the_bases_bit_for_bit(lab):
         assert not torch.equal(predicted[3], base[3]) and not torch.equal(predicted[3], full[3])
 
 
-def check_ranges_that_touch_share_no_step_and_leave_none_out(lab):
+def test_ranges_that_touch_share_no_step_and_leave_none_out(lab):
     with torch.inference_mode():
         model, lora = random_model(lab), random_lora(lab)
         whole, _ = _euler(apply_lora(lab, model, lora), _sigmas(model, 10))
@@ -164,7 +161,7 @@ def check_ranges_that_touch_share_no_step_and_leave_none_out(lab):
             assert torch.equal(_euler(both, _sigmas(model, 10))[0], whole), switch
 
 
-def check_the_range_follows_a_shift_that_is_set_later(lab):
+def test_the_range_follows_a_shift_that_is_set_later(lab):
     import comfy.model_sampling
 
     class Shifted(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
@@ -185,7 +182,7 @@ def check_the_range_follows_a_shift_that_is_set_later(lab):
         assert same == [True, True, False, False, False]
 
 
-def check_both_halves_of_guidance_have_the_lora(lab):
+def test_both_halves_of_guidance_have_the_lora(lab):
     with torch.inference_mode():
         model, lora = random_model(lab), random_lora(lab)
         sigmas = _sigmas(model)
@@ -195,7 +192,7 @@ def check_both_halves_of_guidance_have_the_lora(lab):
         assert distance(found, _euler(model, sigmas, cfg=3.0)[0]) > 0.1
 
 
-def check_loras_stack_with_each_other_and_with_the_loader_in_any_order(lab):
+def test_loras_stack_with_each_other_and_with_the_loader_in_any_order(lab):
     with torch.inference_mode():
         model, one, two = random_model(lab), random_lora(lab, 1), random_lora(lab, 2)
         want = sample(merge_lora(merge_lora(model, one), two, 0.5), random_conditioning())
@@ -208,7 +205,7 @@ def check_loras_stack_with_each_other_and_with_the_loader_in_any_order(lab):
         assert distance(sample(merge_lora(model, one), random_conditioning()), want) > 0.1
 
 
-def check_files_that_split_fused_layers_give_the_same_function(lab):
+def test_files_that_split_fused_layers_give_the_same_function(lab):
     export = lab.module("chunk_grpo_core.lora.files")
     with torch.inference_mode():
         model, lora = random_model(lab), random_lora(lab)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .inprocess import subprocess_tests
-from .native_models import double, make_policy, noise, random_model
-
-test_native = subprocess_tests(__file__)
+from .models import double, make_policy, noise, random_model
 
 KINDS = (
     "double_blocks.0.img_attn.qkv",
@@ -71,13 +68,13 @@ def _worst_error(policy, step: float = 1e-2) -> tuple[float, str]:
     return errors[worst], worst
 
 
-def check_gradients_equal_finite_differences(lab):
+def test_gradients_equal_finite_differences(lab):
     error, name = _worst_error(_float64_policy(lab))
     print("worst relative error", error, name)
     assert error <= 1e-3, (error, name)
 
 
-def check_the_check_fails_without_out_of_place_residuals(lab):
+def test_the_check_fails_without_out_of_place_residuals(lab):
     """Negative control. Checkpointing hides the in-place residuals: wrong numbers, no exception."""
     adapter = lab.module("nodes.bridge.adapter")
     original = adapter.checkpointed
@@ -104,7 +101,7 @@ def check_the_check_fails_without_out_of_place_residuals(lab):
     assert error > 1e-2, (error, name)
 
 
-def check_without_the_mode_plain_backward_raises(lab):
+def test_without_the_mode_plain_backward_raises(lab):
     adapter = lab.module("nodes.bridge.adapter")
     original, adapter.checkpointed = adapter.checkpointed, lambda forward, _: forward
     try:
@@ -117,7 +114,7 @@ def check_without_the_mode_plain_backward_raises(lab):
         adapter.checkpointed = original
 
 
-def check_float32_and_offloaded_weights_give_the_same_gradients(lab):
+def test_float32_and_offloaded_weights_give_the_same_gradients(lab):
     """float32 agrees with float64; layers that fetch their weights again agree bit for bit."""
     adapter = lab.module("nodes.bridge.adapter")
 
@@ -149,7 +146,7 @@ def check_float32_and_offloaded_weights_give_the_same_gradients(lab):
         assert float((a.double() - c).norm() / c.norm()) < 1e-3
 
 
-def check_a_recomputed_block_sees_its_own_number(lab):
+def test_a_recomputed_block_sees_its_own_number(lab):
     """ComfyUI counts blocks in the options they share; patches on a block read the number there."""
     checkpointed = lab.module("nodes.bridge.autograd").checkpointed
     numbers = []
@@ -203,7 +200,7 @@ def _written_anew(x, w):
     return x + (torch.nn.functional.silu(y) - gate) / (1 + gate.square())
 
 
-def check_gradients_are_exact_whatever_a_block_writes_into(lab):
+def test_gradients_are_exact_whatever_a_block_writes_into(lab):
     checkpointed = lab.module("nodes.bridge.autograd").checkpointed
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(4, 8, generator=generator, dtype=torch.float64)
@@ -226,7 +223,7 @@ def check_gradients_are_exact_whatever_a_block_writes_into(lab):
     assert float((silent - gradient).norm() / gradient.norm()) > 0.1  # what the mode prevents
 
 
-def check_writing_keeps_its_meaning(lab):
+def test_writing_keeps_its_meaning(lab):
     """Names, views and buffers without gradient see what was written; other aliases do not."""
     mode = lab.module("nodes.bridge.autograd").KeepSaved
     weight, buffer = torch.ones(4, requires_grad=True), torch.zeros(4)

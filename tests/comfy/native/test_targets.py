@@ -10,10 +10,7 @@ import re
 
 import torch
 
-from .inprocess import subprocess_tests
-from .native_models import quantised_model
-
-test_native = subprocess_tests(__file__)
+from .models import quantised_model
 
 #: Model -> layers of its blocks: attention; MLP; what only all-linear takes (modulation).
 #: Native FLUX and Chroma fuse both kinds in the linear1 and linear2 of single blocks.
@@ -72,10 +69,6 @@ LAYERS = {
 
 #: Settings of Chroma that newer versions ask for.
 _NEWER = {"txt_ids_dims": [], "vec_in_dim": None}
-
-
-def before_comfyui():
-    from diffusers import FluxTransformer2DModel  # noqa: F401
 
 
 def _options():
@@ -178,38 +171,38 @@ def _check_presets(lab, name):
     assert _taken(lab, model, "all-linear") == attention | mlp | rest
 
 
-def check_flux_1(lab):
+def test_flux_1(lab):
     _check_presets(lab, "FLUX.1")
 
 
-def check_quantised_layers_count(lab):
+def test_quantised_layers_count(lab):
     _check_presets(lab, "FLUX.1, quantised")
 
 
-def check_flux_2(lab):
+def test_flux_2(lab):
     _check_presets(lab, "FLUX.2")
 
 
-def check_chroma(lab):
+def test_chroma(lab):
     _check_presets(lab, "Chroma")
 
 
-def check_sd_3_5(lab):
+def test_sd_3_5(lab):
     _check_presets(lab, "SD3.5")
 
 
-def check_qwen_image(lab):
+def test_qwen_image(lab):
     _check_presets(lab, "Qwen-Image")
 
 
-def check_z_image(lab):
+def test_z_image(lab):
     _check_presets(lab, "Z-Image")
 
 
-def check_flux_1_of_diffusers(lab):
+def test_flux_1_of_diffusers(lab):
     _check_presets(lab, "FLUX.1 of diffusers")
 
 
-def check_a_pattern_takes_what_it_matches(lab):
+def test_a_pattern_takes_what_it_matches(lab):
     qkv = _taken(lab, BUILD["SD3.5"](lab), r"joint_blocks\.\d+\.x_block\.attn2?\.qkv")
     assert qkv == {"joint_blocks.x_block.attn.qkv", "joint_blocks.x_block.attn2.qkv"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .inprocess import subprocess_tests
-from .native_models import (
+from .models import (
     ARCHITECTURES,
     architecture_policy,
     models,
@@ -14,8 +13,6 @@ from .native_models import (
     sample,
     velocity_at,
 )
-
-test_native = subprocess_tests(__file__)
 
 
 def _refused(build, *words):
@@ -54,7 +51,7 @@ def _assert_euler_equals_comfyui(policy, model, conditioning, **guidance):
     assert error < 1e-4, (type(model.model).__name__, guidance, error)
 
 
-def check_an_euler_rollout_is_comfyuis_own_sampling(lab):
+def test_an_euler_rollout_is_comfyuis_own_sampling(lab):
     with torch.inference_mode():
         for name in ARCHITECTURES:
             model, negative = models.build(name), models.conditioning(name, 2, tokens=4)
@@ -65,7 +62,7 @@ def check_an_euler_rollout_is_comfyuis_own_sampling(lab):
                 )
 
 
-def check_sampling_patches_are_honoured(lab):
+def test_sampling_patches_are_honoured(lab):
     """A shift only moves sigmas, which are given; another scale of time changes the velocity."""
     from comfy_extras.nodes_model_advanced import (
         ModelSamplingAuraFlow,
@@ -89,7 +86,7 @@ def check_sampling_patches_are_honoured(lab):
         _assert_euler_equals_comfyui(policy, rescaled, models.conditioning("sd3", 1))
 
 
-def check_guidance_in_the_conditioning_is_honoured(lab):
+def test_guidance_in_the_conditioning_is_honoured(lab):
     with torch.inference_mode():
         model = models.build("flux")
         plain = models.conditioning("flux", 1)
@@ -109,7 +106,7 @@ def check_guidance_in_the_conditioning_is_honoured(lab):
         assert float((low - default).abs().max()) > 1e-2
 
 
-def check_a_prompt_is_processed_once_in_a_phase(lab):
+def test_a_prompt_is_processed_once_in_a_phase(lab):
     """And with its own area of the picture only."""
     policy = architecture_policy(lab, "sd3")
     calls = []
@@ -130,7 +127,7 @@ def check_a_prompt_is_processed_once_in_a_phase(lab):
     assert calls == ["positive"], calls
 
 
-def check_regional_prompts_do_not_reach_other_prompts(lab):
+def test_regional_prompts_do_not_reach_other_prompts(lab):
     """ComfyUI gives the negative prompt the areas of the positive one; of this one only."""
     with torch.inference_mode():
         model, negative = models.build("sd3"), models.conditioning("sd3", 2)
@@ -153,7 +150,7 @@ def check_regional_prompts_do_not_reach_other_prompts(lab):
         assert torch.equal(alone[0], beside)
 
 
-def check_latents_of_every_shape(lab):
+def test_latents_of_every_shape(lab):
     shape_of = lab.module("nodes.bridge.policy").latent_shape_of
     for name, entry in ARCHITECTURES.items():
         model = models.build(name)
@@ -167,7 +164,7 @@ def check_latents_of_every_shape(lab):
     _refused(lambda: shape_of(flux, {"samples": torch.zeros(1, 16, 2, 8, 8)}), "5 axes", "4 axes")
 
 
-def check_five_axes_are_decoded_to_one_picture_each(lab):
+def test_five_axes_are_decoded_to_one_picture_each(lab):
     class VideoVae:
         def decode(self, latents):
             assert latents.shape == (1, 16, 1, 8, 8)
@@ -186,7 +183,7 @@ def check_five_axes_are_decoded_to_one_picture_each(lab):
     many(model, None, conditioning, (16, 3, 8, 8), lora, 0)  # rollouts need no pictures
 
 
-def check_other_kinds_of_models_are_refused_by_name(lab):
+def test_other_kinds_of_models_are_refused_by_name(lab):
     import comfy.model_sampling as sampling
 
     check = lab.module("nodes.bridge.session").check_flow_model

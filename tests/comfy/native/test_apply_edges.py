@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .inprocess import subprocess_tests
-from .native_models import (
+from .models import (
     LORA_RANK,
     apply_lora,
     distance,
@@ -22,8 +21,6 @@ from .native_models import (
     train,
 )
 
-test_native = subprocess_tests(__file__)
-
 
 def _refused(build, *words):
     try:
@@ -34,7 +31,7 @@ def _refused(build, *words):
         raise AssertionError(f"accepted: {words}")
 
 
-def check_the_input_model_is_as_it_was(lab):
+def test_the_input_model_is_as_it_was(lab):
     """Also after an error inside the network, and with other MODELs sampled in between."""
     import comfy.model_management as memory
 
@@ -62,7 +59,7 @@ def check_the_input_model_is_as_it_was(lab):
             assert not loras._on_device  # device memory is free again
 
 
-def check_training_on_top_has_the_right_gradients_in_and_out_of_the_range(lab):
+def test_training_on_top_has_the_right_gradients_in_and_out_of_the_range(lab):
     """Both steps are in one graph: blocks are recomputed when the present call is long over."""
     with torch.inference_mode():
         model = double(random_model(lab))
@@ -99,7 +96,7 @@ def check_training_on_top_has_the_right_gradients_in_and_out_of_the_range(lab):
     assert not any(len(module._forward_hooks) for module in model.model.modules())
 
 
-def check_training_on_top_is_training_on_the_merged_model(lab):
+def test_training_on_top_is_training_on_the_merged_model(lab):
     with torch.inference_mode():
         model, lora = random_model(lab), random_lora(lab)
         applied, merged = apply_lora(lab, model, lora), merge_lora(model, lora)
@@ -109,7 +106,7 @@ def check_training_on_top_is_training_on_the_merged_model(lab):
         assert distance(images, sample(merged, random_conditioning())) <= 1e-4
 
 
-def check_what_cannot_be_applied_is_refused(lab):
+def test_what_cannot_be_applied_is_refused(lab):
     with torch.inference_mode():
         model, lora = random_model(lab), random_lora(lab)
         layer = "diffusion_model.double_blocks.0.img_attn.proj"
@@ -130,7 +127,7 @@ def check_what_cannot_be_applied_is_refused(lab):
             )
 
 
-def check_the_nodes_take_one_lora_and_not_two(lab):
+def test_the_nodes_take_one_lora_and_not_two(lab):
     apply = lab.module("nodes.apply").ApplyLoRA.execute
     _refused(lambda: apply(None, "a.safetensors", 1.0, 0.0, 1.0, {}), "lora is connected", "both")
     _refused(lambda: apply(None, "none", 1.0, 0.0, 1.0, None), "lora is not connected", "'none'")
@@ -141,7 +138,7 @@ def check_the_nodes_take_one_lora_and_not_two(lab):
         _refused(lambda lora=lora, model=model: evaluate(*rest, lora, model), *words)
 
 
-def check_a_compiled_model_is_refused_instead_of_sampled_without_the_lora(lab):
+def test_a_compiled_model_is_refused_instead_of_sampled_without_the_lora(lab):
     from comfy.patcher_extension import WrappersMP
 
     with torch.inference_mode():

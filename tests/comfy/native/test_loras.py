@@ -10,14 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .inprocess import subprocess_tests
-from .native_models import LATENT, random_conditioning, random_model, velocity_at
-
-test_native = subprocess_tests(__file__)
-
-
-def before_comfyui():
-    from diffusers import FluxTransformer2DModel  # noqa: F401
+from .models import LATENT, random_conditioning, random_model, velocity_at
 
 
 def _policy(lab, model, **lora):
@@ -115,15 +108,15 @@ def _check_loaders(lab, **lora):
             _assert_same_function(lab, model, _policy(lab, loaded).run(velocity_at()), wanted)
 
 
-def check_every_loader_computes_the_trained_function(lab):
+def test_every_loader_computes_the_trained_function(lab):
     _check_loaders(lab, rank=4, alpha=6.0)
 
 
-def check_every_loader_computes_the_trained_function_of_rslora(lab):
+def test_every_loader_computes_the_trained_function_of_rslora(lab):
     _check_loaders(lab, rank=6, alpha=3.0, rs=True)
 
 
-def check_the_standard_save_node_writes_our_file(lab):
+def test_the_standard_save_node_writes_our_file(lab):
     from comfy_extras.nodes_train import SaveLoRA
 
     export = lab.module("chunk_grpo_core.lora.files")
@@ -136,7 +129,7 @@ def check_the_standard_save_node_writes_our_file(lab):
     assert all(torch.equal(tensors[name], lora[name]) for name in lora)
 
 
-def check_a_lora_is_trained_on_as_the_function_it_is(lab):
+def test_a_lora_is_trained_on_as_the_function_it_is(lab):
     """From the socket or a file, at another rank and scale, on a MODEL that ran as a node does."""
     export = lab.module("chunk_grpo_core.lora.files")
     with torch.inference_mode():
@@ -154,7 +147,7 @@ def check_a_lora_is_trained_on_as_the_function_it_is(lab):
                 _assert_same_function(lab, model, other.run(velocity_at()), wanted)
 
 
-def check_loras_of_other_trainers_are_refused_by_name(lab):
+def test_loras_of_other_trainers_are_refused_by_name(lab):
     """ComfyUI's own trainer also moves biases, which this adapter cannot hold."""
     export = lab.module("chunk_grpo_core.lora.files")
     with torch.inference_mode(False):

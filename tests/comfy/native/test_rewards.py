@@ -8,17 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .inprocess import subprocess_tests
-
-test_native = subprocess_tests(__file__)
-
-FILE = Path(__file__).resolve().parents[1] / "tiny_rewards.py"
+FILE = Path(__file__).resolve().parents[2] / "tiny_rewards.py"
 CAPTIONS = ["a photo of a cat", "red dog", "a blue cat"]
-
-
-def before_comfyui():
-    """Import what looks for torchvision."""
-    importlib.import_module("transformers").CLIPModel  # noqa: B018
 
 
 @functools.cache
@@ -76,7 +67,7 @@ def loaded_by_comfyui():
     return [entry.model for entry in memory.current_loaded_models]
 
 
-def check_scores_and_record_are_those_of_the_reward(lab):
+def test_scores_and_record_are_those_of_the_reward(lab):
     import torch
 
     reward, plain = managed(lab), unmanaged(lab)
@@ -86,7 +77,7 @@ def check_scores_and_record_are_those_of_the_reward(lab):
     assert (reward.name, reward.fingerprint) == (plain.name, plain.fingerprint)
 
 
-def check_the_network_is_loaded_for_a_score_and_makes_room_for_others(lab):
+def test_the_network_is_loaded_for_a_score_and_makes_room_for_others(lab):
     import comfy.model_management as memory
     import torch
 
@@ -104,7 +95,7 @@ def check_the_network_is_loaded_for_a_score_and_makes_room_for_others(lab):
     memory.unload_all_models()
 
 
-def check_a_move_follows_the_device_of_the_patcher(lab):
+def test_a_move_follows_the_device_of_the_patcher(lab):
     import comfy.model_management as memory
     import torch
 
@@ -126,7 +117,7 @@ def check_a_move_follows_the_device_of_the_patcher(lab):
     assert devices[-1] == memory.text_encoder_offload_device(), moves
 
 
-def check_it_works_inside_inference_mode_and_stays_a_plain_tensor(lab):
+def test_it_works_inside_inference_mode_and_stays_a_plain_tensor(lab):
     import torch
 
     with torch.inference_mode():  # as ComfyUI runs every node
@@ -137,7 +128,7 @@ def check_it_works_inside_inference_mode_and_stays_a_plain_tensor(lab):
     assert values.dtype == torch.float32 and not values.is_inference()
 
 
-def check_parts_of_a_combination_are_managed(lab):
+def test_parts_of_a_combination_are_managed(lab):
     import comfy.model_management as memory
     import torch
 
@@ -153,7 +144,7 @@ def check_parts_of_a_combination_are_managed(lab):
     memory.unload_all_models()
 
 
-def check_the_file_and_the_settings_of_the_node_count(lab):
+def test_the_file_and_the_settings_of_the_node_count(lab):
     import torch
 
     plain = unmanaged(lab).score(images(lab), CAPTIONS).values
@@ -164,7 +155,7 @@ def check_the_file_and_the_settings_of_the_node_count(lab):
     assert half.fingerprint != named.fingerprint
 
 
-def check_a_name_that_leads_out_of_the_folders_is_refused(lab):
+def test_a_name_that_leads_out_of_the_folders_is_refused(lab):
     for file, kind in (("../model.safetensors", ValueError), ("none.pt", FileNotFoundError)):
         try:
             managed(lab, file=file)
@@ -174,7 +165,7 @@ def check_a_name_that_leads_out_of_the_folders_is_refused(lab):
             raise AssertionError(f"{file} was taken")
 
 
-def check_missing_weights_are_named_and_nothing_is_downloaded(lab):
+def test_missing_weights_are_named_and_nothing_is_downloaded(lab):
     import socket
 
     node = lab.module("nodes.load_reward").LoadReward
@@ -196,7 +187,7 @@ def check_missing_weights_are_named_and_nothing_is_downloaded(lab):
         assert word in message, (word, message)
 
 
-def check_allow_download_fetches_only_what_is_missing(lab):
+def test_allow_download_fetches_only_what_is_missing(lab):
     bridge = lab.module("nodes.bridge.rewards")
     folder, asked = models(lab), []
     original = bridge.fetch_file
@@ -215,7 +206,7 @@ def check_allow_download_fetches_only_what_is_missing(lab):
     assert ("ImageReward.pt", folder) in asked
 
 
-def check_cancel_stops_a_download(lab):
+def test_cancel_stops_a_download(lab):
     import comfy.model_management as memory
 
     bridge = lab.module("nodes.bridge.rewards")

@@ -1,4 +1,4 @@
-"""What the in-process checks share: random MODELs, conditioning, and snapshots of a MODEL."""
+"""What the tests inside ComfyUI share: random MODELs, conditioning, and snapshots of a MODEL."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from .tiny_architectures import models
-from .tiny_architectures.models import ARCHITECTURES, fill
-from .tiny_architectures.state import snapshot
+from ..tiny_architectures import models
+from ..tiny_architectures.models import ARCHITECTURES, fill
+from ..tiny_architectures.state import snapshot
 
 LATENT = (16, 8, 8)
 LORA_RANK, LORA_SCALE = 4, 2.0  # of random_lora

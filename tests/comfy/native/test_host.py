@@ -8,12 +8,10 @@ from pathlib import Path
 
 import torch
 
-from .inprocess import page_server, subprocess_tests
-
-test_native = subprocess_tests(__file__)
+from .page_server import page_server
 
 
-def check_progress_carries_the_picture(lab):
+def test_progress_carries_the_picture(lab):
     import comfy.utils
 
     host = lab.module("nodes.bridge.host")
@@ -32,7 +30,7 @@ def check_progress_carries_the_picture(lab):
     assert calls[1][0] == (10, 10, None)
 
 
-def check_interrupt_passes_through(lab):
+def test_interrupt_passes_through(lab):
     import comfy.model_management as memory
 
     host = lab.module("nodes.bridge.host")
@@ -46,7 +44,7 @@ def check_interrupt_passes_through(lab):
         raise AssertionError("Cancel was ignored")
 
 
-def check_events_go_to_the_page_that_queued(lab):
+def test_events_go_to_the_page_that_queued(lab):
     host = lab.module("nodes.bridge.host")
     sent = []
 
@@ -63,7 +61,7 @@ def check_events_go_to_the_page_that_queued(lab):
     assert sent == [("chunk_grpo.metrics", {"reward": 1.0}, None)]  # to every page
 
 
-def check_names_are_safe_and_folders_are_comfyuis(lab):
+def test_names_are_safe_and_folders_are_comfyuis(lab):
     import folder_paths
 
     host = lab.module("nodes.bridge.host")
@@ -108,7 +106,7 @@ def check_names_are_safe_and_folders_are_comfyuis(lab):
     raise AssertionError(f"left the folder {os.fspath(loras[0])}")
 
 
-def check_no_lora_file_is_overwritten(lab):
+def test_no_lora_file_is_overwritten(lab):
     import folder_paths
 
     host = lab.module("nodes.bridge.host")

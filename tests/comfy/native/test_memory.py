@@ -8,8 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
-from .inprocess import page_server, subprocess_tests
-from .native_models import (
+from .models import (
     LATENT,
     architecture_policy,
     make_policy,
@@ -18,8 +17,7 @@ from .native_models import (
     snapshot,
     velocity_at,
 )
-
-test_native = subprocess_tests(__file__)
+from .page_server import page_server
 
 
 @contextlib.contextmanager
@@ -58,7 +56,7 @@ def _stir(policy):
 # Halved batches
 
 
-def check_a_call_that_does_not_fit_is_done_in_pieces_and_the_user_is_told(lab):
+def test_a_call_that_does_not_fit_is_done_in_pieces_and_the_user_is_told(lab):
     import comfy.model_management as memory
 
     model, sizes = _model_of(lab, 2)
@@ -86,7 +84,7 @@ def check_a_call_that_does_not_fit_is_done_in_pieces_and_the_user_is_told(lab):
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
-def check_a_training_that_runs_out_of_memory_is_that_of_a_smaller_batch(lab):
+def test_a_training_that_runs_out_of_memory_is_that_of_a_smaller_batch(lab):
     core = lab.module("chunk_grpo_core")
     trainer = lab.module("chunk_grpo_core.train.trainer").Trainer
     base = lab.module("chunk_grpo_core.method.reward")
@@ -125,7 +123,7 @@ def check_a_training_that_runs_out_of_memory_is_that_of_a_smaller_batch(lab):
     assert torch.equal(found, trained(fits=99, batch_size=2)[0])
 
 
-def check_comfyui_is_asked_for_less_memory_once_less_fits(lab):
+def test_comfyui_is_asked_for_less_memory_once_less_fits(lab):
     policies = lab.module("nodes.bridge.policy")
     limit, asked = lab.module("nodes.bridge.memory").batch_limit(None), []
     original = policies.training_session
@@ -141,7 +139,7 @@ def check_comfyui_is_asked_for_less_memory_once_less_fits(lab):
     assert [tuple(shape) for shape in asked] == [(6, *LATENT), (6, *LATENT), (2, *LATENT)]
 
 
-def check_what_counts_as_running_out_of_memory(lab):
+def test_what_counts_as_running_out_of_memory(lab):
     import comfy.model_management as memory
 
     test = lab.module("nodes.bridge.memory").is_out_of_memory
@@ -165,7 +163,7 @@ def check_what_counts_as_running_out_of_memory(lab):
 # Decoding
 
 
-def check_pictures_are_decoded_one_by_one_and_so_are_never_tiled_together(lab):
+def test_pictures_are_decoded_one_by_one_and_so_are_never_tiled_together(lab):
     _, _, vae = lab.module("nodes.bridge.tiny").load_tiny()
     sizes, original = [], vae.first_stage_model.decode
 
@@ -196,7 +194,7 @@ def _gradients(policy):
     return [parameter.grad for parameter in policy.adapter.parameters()]
 
 
-def check_offloaded_checkpoints_give_the_same_gradients_to_the_last_bit(lab):
+def test_offloaded_checkpoints_give_the_same_gradients_to_the_last_bit(lab):
     for name in ("flux", "sd3", "qwen_image"):  # blocks are called in other ways
         with torch.inference_mode():
             found = _gradients(architecture_policy(lab, name, activation_offloading=True))
@@ -206,7 +204,7 @@ def check_offloaded_checkpoints_give_the_same_gradients_to_the_last_bit(lab):
             assert (a is None) == (b is None) and (a is None or torch.equal(a, b)), name
 
 
-def check_offloading_leaves_the_model_as_it_was_and_changes_no_rollout(lab):
+def test_offloading_leaves_the_model_as_it_was_and_changes_no_rollout(lab):
     with torch.inference_mode():
         model = random_model(lab)
         plain = make_policy(lab, model).run(velocity_at())
@@ -255,6 +253,6 @@ def _is_kept(lab, offload):
     return kept
 
 
-def check_offloaded_states_leave_the_device_and_what_blocks_share_stays(lab):
+def test_offloaded_states_leave_the_device_and_what_blocks_share_stays(lab):
     assert _is_kept(lab, offload=False) == {"state": True, "shared": True}
     assert _is_kept(lab, offload=True) == {"state": False, "shared": True}

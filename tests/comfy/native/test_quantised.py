@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from .inprocess import subprocess_tests
-from .native_models import (
+from ..tiny_architectures.files import FORMATS, write_sd3
+from .models import (
     architecture_policy,
     models,
     noise,
@@ -16,9 +16,6 @@ from .native_models import (
     train,
     unchanged,
 )
-from .tiny_architectures.files import FORMATS, write_sd3
-
-test_native = subprocess_tests(__file__)
 
 LATENT = models.ARCHITECTURES["sd3"].latent
 
@@ -48,7 +45,7 @@ def _gradients(lab, model):
     return [policy.run(work), *(p.grad for p in policy.adapter.parameters())]
 
 
-def check_gradients_are_those_of_the_same_numbers_in_float32(lab):
+def test_gradients_are_those_of_the_same_numbers_in_float32(lab):
     """A CPU has no fp8 product: ComfyUI multiplies by weight times scale, in float32."""
     with torch.inference_mode():
         plain, *quantised = (_gradients(lab, _loaded(weights)) for weights in FORMATS)
@@ -57,7 +54,7 @@ def check_gradients_are_those_of_the_same_numbers_in_float32(lab):
                 assert float((a - b).norm() / b.norm()) < 1e-4
 
 
-def check_quantised_files_are_trained_and_left_as_they_were(lab):
+def test_quantised_files_are_trained_and_left_as_they_were(lab):
     with torch.inference_mode():
         for weights in FORMATS[1:]:
             model = _loaded(weights)
@@ -73,7 +70,7 @@ def check_quantised_files_are_trained_and_left_as_they_were(lab):
                 assert losses[-1] < losses[0], (weights, losses)
 
 
-def check_errors_and_cancel_leave_quantised_files_as_they_were(lab):
+def test_errors_and_cancel_leave_quantised_files_as_they_were(lab):
     with torch.inference_mode():
         for weights in FORMATS[1:]:
             model = _loaded(weights)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .inprocess import subprocess_tests
-from .native_models import (
+from .models import (
     every_kind_of_weights,
     make_policy,
     noise,
@@ -18,10 +17,8 @@ from .native_models import (
     velocity_at,
 )
 
-test_native = subprocess_tests(__file__)
 
-
-def check_training_leaves_the_model_as_it_was(lab):
+def test_training_leaves_the_model_as_it_was(lab):
     with torch.inference_mode():
         for model in every_kind_of_weights(lab):
             with unchanged(model, random_conditioning()):
@@ -31,7 +28,7 @@ def check_training_leaves_the_model_as_it_was(lab):
                 assert policy.adapter.parameters()[0].dtype == torch.float32
 
 
-def check_training_keeps_cudnn_attention_out_and_puts_it_back(lab):
+def test_training_keeps_cudnn_attention_out_and_puts_it_back(lab):
     import comfy.ops
     from torch.nn.attention import SDPBackend
 
@@ -54,7 +51,7 @@ def check_training_keeps_cudnn_attention_out_and_puts_it_back(lab):
             del comfy.ops.SDPA_BACKEND_PRIORITY
 
 
-def check_an_exception_leaves_the_model_as_it_was(lab):
+def test_an_exception_leaves_the_model_as_it_was(lab):
     with torch.inference_mode():
         model = random_model(lab)
         policy = make_policy(lab, model)
@@ -74,7 +71,7 @@ def check_an_exception_leaves_the_model_as_it_was(lab):
         assert len(train(policy)) == 2  # and it trains again at once
 
 
-def check_cancel_inside_forward_and_backward_leaves_the_model_as_it_was(lab):
+def test_cancel_inside_forward_and_backward_leaves_the_model_as_it_was(lab):
     import comfy.model_management as memory
 
     with torch.inference_mode():
@@ -97,7 +94,7 @@ def check_cancel_inside_forward_and_backward_leaves_the_model_as_it_was(lab):
         assert len(train(policy)) == 2
 
 
-def check_an_injection_that_fails_halfway_is_undone(lab):
+def test_an_injection_that_fails_halfway_is_undone(lab):
     adapter = lab.module("nodes.bridge.adapter")
     with torch.inference_mode():
         model = random_model(lab)
@@ -122,7 +119,7 @@ def check_an_injection_that_fails_halfway_is_undone(lab):
                 adapter.checkpointed = original
 
 
-def check_a_model_that_carries_loras_is_trained_with_them(lab):
+def test_a_model_that_carries_loras_is_trained_with_them(lab):
     """Standard and, where it exists, bypass LoRAs stay active in training and stay afterwards."""
     import comfy.sd
 
@@ -144,7 +141,7 @@ def check_a_model_that_carries_loras_is_trained_with_them(lab):
             assert not any(hooks)
 
 
-def check_compiled_blocks_and_foreign_attention_are_left_out(lab):
+def test_compiled_blocks_and_foreign_attention_are_left_out(lab):
     from comfy.patcher_extension import WrappersMP
 
     def forbidden(*args, **kwargs):
@@ -160,7 +157,7 @@ def check_compiled_blocks_and_foreign_attention_are_left_out(lab):
         assert model.get_all_wrappers(WrappersMP.APPLY_MODEL) == [forbidden]
 
 
-def check_a_dynamic_model_is_read_again_without_dynamic_vram(lab):
+def test_a_dynamic_model_is_read_again_without_dynamic_vram(lab):
     with torch.inference_mode():
         model = random_model(lab)
         if not hasattr(model, "cached_patcher_init"):

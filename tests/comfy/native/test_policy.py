@@ -6,8 +6,7 @@ import logging
 
 import torch
 
-from .inprocess import subprocess_tests
-from .native_models import (
+from .models import (
     every_kind_of_weights,
     make_policy,
     noise,
@@ -16,8 +15,6 @@ from .native_models import (
     train,
     velocity_at,
 )
-
-test_native = subprocess_tests(__file__)
 
 
 def _refused(build, *words):
@@ -29,7 +26,7 @@ def _refused(build, *words):
         raise AssertionError(f"accepted: {words}")
 
 
-def check_adapter_off_is_the_base_bit_for_bit(lab):
+def test_adapter_off_is_the_base_bit_for_bit(lab):
     with torch.inference_mode():
         model = random_model(lab)
         base = make_policy(lab, model).run(velocity_at())  # B = 0
@@ -44,7 +41,7 @@ def check_adapter_off_is_the_base_bit_for_bit(lab):
         assert torch.equal(policy.run(off), base) and not torch.equal(on, base)
 
 
-def check_rollout_and_training_forward_agree_bit_for_bit(lab):
+def test_rollout_and_training_forward_agree_bit_for_bit(lab):
     """The ratio of the first update is exactly 1."""
 
     def work(velocity):
@@ -59,7 +56,7 @@ def check_rollout_and_training_forward_agree_bit_for_bit(lab):
             policy.run(work)
 
 
-def check_each_prompt_sees_only_its_own_conditioning(lab):
+def test_each_prompt_sees_only_its_own_conditioning(lab):
     with torch.inference_mode():
         model = random_model(lab)
         together = make_policy(lab, model, prompts=2)
@@ -69,7 +66,7 @@ def check_each_prompt_sees_only_its_own_conditioning(lab):
         _refused(lambda: together.run(velocity_at("p9")), "p9")
 
 
-def check_guidance_mixes_the_two_velocities(lab):
+def test_guidance_mixes_the_two_velocities(lab):
     with torch.inference_mode():
         model, negative = random_model(lab), random_conditioning(2, 7)
         guided = make_policy(lab, model, negative=negative, cfg=3.0).run(velocity_at())
@@ -89,7 +86,7 @@ def _warnings_of(action):
         logging.getLogger().removeHandler(handler)
 
 
-def check_the_exported_lora_is_the_trained_function(lab):
+def test_the_exported_lora_is_the_trained_function(lab):
     import comfy.sd
 
     with torch.inference_mode():
@@ -112,7 +109,7 @@ def check_the_exported_lora_is_the_trained_function(lab):
         assert error <= 1e-4 < 0.1 < effect
 
 
-def check_wrong_models_and_settings_are_refused(lab):
+def test_wrong_models_and_settings_are_refused(lab):
     import comfy.model_sampling
 
     class Other(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
@@ -131,7 +128,7 @@ def check_wrong_models_and_settings_are_refused(lab):
         _refused(lambda: make_policy(lab, model, negative=controlled, cfg=2.0), "control")
 
 
-def check_adapter_state_survives_a_round_trip(lab):
+def test_adapter_state_survives_a_round_trip(lab):
     with torch.inference_mode():
         model = random_model(lab)
         policy, other = make_policy(lab, model), make_policy(lab, model)

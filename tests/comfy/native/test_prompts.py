@@ -9,10 +9,6 @@ from pathlib import Path
 
 import torch
 
-from .inprocess import subprocess_tests
-
-test_native = subprocess_tests(__file__)
-
 PROMPTS = (
     "a small red circle on a blue background",
     "two large green squares on a red background",
@@ -59,7 +55,7 @@ def _assert_same(found, wanted):
             assert x == y and type(x) is type(y)
 
 
-def check_what_is_cached_is_identical_and_not_encoded_again(lab):
+def test_what_is_cached_is_identical_and_not_encoded_again(lab):
     with _clip(lab) as (clip, calls, folder):
         first = _encode(lab, clip, folder)
         assert (first.cached, calls()) == (0, 3)
@@ -75,7 +71,7 @@ def check_what_is_cached_is_identical_and_not_encoded_again(lab):
         assert _encode(lab, same, folder).cached == 3
 
 
-def check_a_text_encoder_with_nothing_to_encode_is_not_even_loaded(lab):
+def test_a_text_encoder_with_nothing_to_encode_is_not_even_loaded(lab):
     import comfy.model_management as memory
 
     def refuse(*_, **__):
@@ -106,7 +102,7 @@ def _fresh(lab):
     return lab.module("nodes.bridge.tiny").load_tiny()[1]
 
 
-def check_another_text_encoder_never_gets_what_is_not_its_own(lab):
+def test_another_text_encoder_never_gets_what_is_not_its_own(lab):
     """Also where one word differs, or one number, merged into the weights or not."""
     text = lab.module("chunk_grpo_core.models.tiny.text")
     with _clip(lab) as (clip, _, folder):
@@ -137,7 +133,7 @@ def check_another_text_encoder_never_gets_what_is_not_its_own(lab):
         assert _encode(lab, _fresh(lab), folder).cached == 3
 
 
-def check_a_prompt_is_known_by_its_tokens(lab):
+def test_a_prompt_is_known_by_its_tokens(lab):
     """A textual inversion is a vector among the tokens; the text only names its file."""
     with _clip(lab) as (clip, _, folder):
         original = clip.tokenizer.tokenize_with_weights
@@ -153,7 +149,7 @@ def check_a_prompt_is_known_by_its_tokens(lab):
         assert _encode(lab, clip, folder).cached == 0
 
 
-def check_what_holds_objects_is_encoded_anew(lab):
+def test_what_holds_objects_is_encoded_anew(lab):
     import comfy.hooks
 
     with _clip(lab) as (clip, calls, folder):
@@ -167,7 +163,7 @@ def check_what_holds_objects_is_encoded_anew(lab):
         assert list(folder.iterdir()) == [] and calls() == 6
 
 
-def check_an_encoder_that_runs_foreign_code_is_not_cached(lab):
+def test_an_encoder_that_runs_foreign_code_is_not_cached(lab):
     with _clip(lab) as (_, _, folder):
         objects, wrapped = _fresh(lab), _fresh(lab)
         objects.patcher.add_object_patch("encoder.gate", object())
@@ -178,7 +174,7 @@ def check_an_encoder_that_runs_foreign_code_is_not_cached(lab):
         assert fingerprint(wrapped) == fingerprint(_fresh(lab)) is not None
 
 
-def check_large_weights_are_sampled_from_end_to_end_and_tables_are_read_whole(lab):
+def test_large_weights_are_sampled_from_end_to_end_and_tables_are_read_whole(lab):
     from types import SimpleNamespace
 
     weights = lab.module("nodes.bridge.text_encoder")._weights
@@ -201,7 +197,7 @@ def check_large_weights_are_sampled_from_end_to_end_and_tables_are_read_whole(la
         assert seen(**{table: place})[table] > 0
 
 
-def check_one_prompt_with_an_object_does_not_spoil_the_others(lab):
+def test_one_prompt_with_an_object_does_not_spoil_the_others(lab):
     with _clip(lab) as (clip, _, folder):
         original = clip.encode_from_tokens_scheduled
 
@@ -217,7 +213,7 @@ def check_one_prompt_with_an_object_does_not_spoil_the_others(lab):
         assert found.cached == 2 and "model" in found.conditioning[PROMPTS[1]][0][1]
 
 
-def check_no_cache_means_no_file(lab):
+def test_no_cache_means_no_file(lab):
     with _clip(lab) as (clip, calls, folder):
         encoding = lab.module("nodes.bridge.encoding")
         assert encoding.conditioning_cache(0.0) is None
@@ -226,7 +222,7 @@ def check_no_cache_means_no_file(lab):
         assert list(folder.iterdir()) == []
 
 
-def check_progress_is_shown_and_cancel_keeps_what_was_done(lab):
+def test_progress_is_shown_and_cancel_keeps_what_was_done(lab):
     import comfy.model_management as memory
     import comfy.utils
 
@@ -250,7 +246,7 @@ def check_progress_is_shown_and_cancel_keeps_what_was_done(lab):
         assert _encode(lab, clip, folder).cached == 1
 
 
-def check_the_cache_is_no_run_folder(lab):
+def test_the_cache_is_no_run_folder(lab):
     import folder_paths
 
     host, encoding = lab.module("nodes.bridge.host"), lab.module("nodes.bridge.encoding")
@@ -269,7 +265,7 @@ def check_the_cache_is_no_run_folder(lab):
         raise AssertionError("a run could have this name")
 
 
-def check_files_stay_inside_the_input_folder(lab):
+def test_files_stay_inside_the_input_folder(lab):
     import folder_paths
 
     prompts = lab.module("nodes.bridge.prompts")
@@ -306,7 +302,7 @@ def check_files_stay_inside_the_input_folder(lab):
             folder_paths.set_input_directory(before)
 
 
-def check_a_prompt_without_the_newer_inputs_means_what_the_widgets_show(lab):
+def test_a_prompt_without_the_newer_inputs_means_what_the_widgets_show(lab):
     node = lab.module("nodes.prompts").PromptSetNode
     inputs = {entry.id: entry for entry in node.define_schema().inputs}
     names = list(inputs)
@@ -318,7 +314,7 @@ def check_a_prompt_without_the_newer_inputs_means_what_the_widgets_show(lab):
                 assert parameter.default == inputs[name].default, (method.__name__, name)
 
 
-def check_the_default_guidance_is_left_to_the_model(lab):
+def test_the_default_guidance_is_left_to_the_model(lab):
     node = lab.module("nodes.prompts").PromptSetNode
     with torch.inference_mode():
         _, clip, _ = lab.module("nodes.bridge.tiny").load_tiny()

@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass, replace
 from types import SimpleNamespace
 
-from .inprocess import subprocess_tests
-
-test_native = subprocess_tests(__file__)
-
 # Every input of the three nodes, with no value that is a default.
 BASIC = {
     "clip": 3e-4,
@@ -116,7 +112,7 @@ def differing(one, other):
     return {key for key in one if one[key] != other[key]}
 
 
-def check_every_input_reaches_the_training(lab):
+def test_every_input_reaches_the_training(lab):
     node = nodes(lab)
     settings = settings_of(node.GRPOSettings, **BASIC)
     settings = settings_of(node.GRPOObjective, **OBJECTIVE, settings=settings)
@@ -150,7 +146,7 @@ def check_every_input_reaches_the_training(lab):
     assert found.keys() - wanted.keys() == sockets | betas | threads
 
 
-def check_a_settings_node_replaces_its_part_and_keeps_the_rest(lab):
+def test_a_settings_node_replaces_its_part_and_keeps_the_rest(lab):
     node, default = nodes(lab), lab.module("nodes.types").Settings()
     full = settings_of(node.GRPOSettings, **BASIC)
     full = settings_of(node.GRPOObjective, **OBJECTIVE, settings=full)
@@ -175,7 +171,7 @@ def check_a_settings_node_replaces_its_part_and_keeps_the_rest(lab):
         assert not differing(reset, default) & own
 
 
-def check_a_clip_of_0_keeps_the_one_that_comes_in(lab):
+def test_a_clip_of_0_keeps_the_one_that_comes_in(lab):
     node = nodes(lab)
     no_clip = OBJECTIVE | {"clip_low": 0.0, "clip_high": 0.0}
     basic = settings_of(node.GRPOSettings, **BASIC)
@@ -187,7 +183,7 @@ def check_a_clip_of_0_keeps_the_one_that_comes_in(lab):
     assert (alone.clip_low, alone.clip_high) == (5e-5, 5e-5)
 
 
-def check_zero_and_auto_mean_none(lab):
+def test_zero_and_auto_mean_none(lab):
     node = nodes(lab)
     off = {"batch_size": 0, "ema_decay": 0.0, "recompute_log_p": "auto"}
     settings = settings_of(node.GRPOSettings, **BASIC | off)
@@ -219,7 +215,7 @@ def preset_outputs(node, name, **inputs):
     return dict(zip(ids, node.execute(name, **inputs).args, strict=True))
 
 
-def check_train_lora_builds_the_run_of_every_preset(lab):
+def test_train_lora_builds_the_run_of_every_preset(lab):
     presets = lab.module("chunk_grpo_core.presets")
     for name, preset in presets.PRESETS.items():
         curve = curve_for(lab, preset)
@@ -234,7 +230,7 @@ def check_train_lora_builds_the_run_of_every_preset(lab):
         assert max(abs(a - b) for a, b in pairs) < 1e-7
 
 
-def check_the_text_of_a_preset_has_every_value_and_its_source(lab):
+def test_the_text_of_a_preset_has_every_value_and_its_source(lab):
     presets = lab.module("chunk_grpo_core.presets")
     for name, preset in presets.PRESETS.items():
         node, curve = nodes(lab).GRPOPreset, curve_for(lab, preset)
@@ -253,7 +249,7 @@ def check_the_text_of_a_preset_has_every_value_and_its_source(lab):
     assert "plan = 4, 4, 4, 4   [arXiv" in text and "the preset says adaptive]" in text
 
 
-def check_a_preset_that_needs_a_curve_says_how_to_measure_it(lab):
+def test_a_preset_that_needs_a_curve_says_how_to_measure_it(lab):
     presets = lab.module("chunk_grpo_core.presets").PRESETS
     asked = []
     for name in presets:
