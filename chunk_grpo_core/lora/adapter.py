@@ -25,7 +25,14 @@ from torch import Tensor, nn
 from ..optional import require
 from .low_rank import add_low_rank
 
-__all__ = ["LoraConfig", "PeftAdapter", "copy_state", "initial_factors", "target_pattern"]
+__all__ = [
+    "TARGET_PRESETS",
+    "LoraConfig",
+    "PeftAdapter",
+    "copy_state",
+    "initial_factors",
+    "target_pattern",
+]
 
 # Names inside a block, in the layouts of diffusers FLUX (and native Qwen-Image), native FLUX,
 # SD3 and Z-Image. Native FLUX fuses attention and MLP of its single blocks into linear1, linear2.
@@ -43,12 +50,13 @@ _MLP = (
 )
 _IN_BLOCK = r"\w+\.\d+\."
 
-#: Names users choose from -> regular expression over full module names.
 TARGET_PRESETS = {
     "attention": f"{_IN_BLOCK}(?:{_ATTENTION})",
     "attention+mlp": f"{_IN_BLOCK}(?:{_ATTENTION}|{_MLP})",
     "all-linear": f"{_IN_BLOCK}.+",
 }
+"""Names users choose from -> regular expression over whole module names of ComfyUI's native models.
+A family of diffusers models has its own expressions under the same names (``models/``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,17 +92,21 @@ class LoraConfig:
         return self.alpha * math.sqrt(self.rank) if self.rs else self.alpha
 
 
-def target_pattern(targets: str) -> re.Pattern[str]:
+def target_pattern(targets: str, presets: Mapping[str, str] = TARGET_PRESETS) -> re.Pattern[str]:
     """Compile a preset name or a regular expression.
+
+    Args:
+        targets: What the user wrote.
+        presets: Preset name -> regular expression over whole module names of the model.
 
     Raises:
         ValueError: Neither a preset nor a valid expression.
     """
     try:
-        return re.compile(TARGET_PRESETS.get(targets, targets))
+        return re.compile(presets.get(targets, targets))
     except re.error as error:
         raise ValueError(
-            f"lora.targets is {targets!r}: not one of {', '.join(TARGET_PRESETS)}, "
+            f"lora.targets is {targets!r}: not one of {', '.join(presets)}, "
             f"and not a regular expression ({error})"
         ) from error
 
@@ -151,8 +163,20 @@ class _Branch:
 class PeftAdapter:
     """A LoRA that peft injected into a torch module."""
 
-    def __init__(self, module: nn.Module, config: LoraConfig, seed: int) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        config: LoraConfig,
+        seed: int,
+        presets: Mapping[str, str] = TARGET_PRESETS,
+    ) -> None:
         """Freeze ``module`` and inject a LoRA beside every linear layer that config.targets names.
+
+        Args:
+            module: A model of diffusers.
+            config: Size and place.
+            seed: Seed of the initial weights.
+            presets: See :func:`target_pattern`.
 
         Raises:
             ValueError: No linear layer matches.
@@ -160,7 +184,7 @@ class PeftAdapter:
         """
         peft = require("peft", "To train a LoRA on a diffusers model")
         self.config = config
-        pattern = target_pattern(config.targets)
+        pattern = target_pattern(config.targets, presets)
         names = [
             name
             for name, child in module.named_modules()

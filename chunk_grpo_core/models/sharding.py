@@ -1,4 +1,4 @@
-"""A FLUX whose frozen weights are spread over processes (FSDP2); the LoRA stays whole in each.
+"""A diffusers model, its frozen weights spread over processes (FSDP2), its LoRA whole in each.
 
 Each block is gathered when it is computed and let go afterwards. Nothing is ever scattered back:
 the weights are frozen, and the LoRA's gradients are summed like those of unsharded processes.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..lora.adapter import PeftAdapter
 from ..method.policy import Velocity
 from ..processes.collective import TorchProcesses
-from .flux.policy import FluxPolicy
+from .diffusers_policy import DiffusersPolicy
 
 __all__ = ["SHARDABLE", "ShardedPolicy"]
 
@@ -34,7 +34,9 @@ class ShardedPolicy:
     mixes_times = True
     """See :class:`~chunk_grpo_core.method.policy.Policy`."""
 
-    def __init__(self, policy: FluxPolicy, processes: TorchProcesses, prompt: str) -> None:
+    def __init__(
+        self, policy: DiffusersPolicy[Any], processes: TorchProcesses, prompt: str
+    ) -> None:
         """Spread the weights; from now on each process has its part of them.
 
         Args:
@@ -46,7 +48,7 @@ class ShardedPolicy:
             ValueError: PyTorch is too old.
         """
         self._policy, self._prompt, self._lock_step = policy, prompt, processes.lock_step
-        _shard(policy.transformer, policy.adapter, policy.device)
+        _shard(policy.transformer, policy.blocks, policy.adapter, policy.device)
         processes.lock_step.start(self._idle)
 
     @property
@@ -97,7 +99,10 @@ class ShardedPolicy:
         self._policy.run(work)
 
 
-def _shard(transformer: Any, adapter: PeftAdapter, device: torch.device) -> None:
+def _shard(
+    transformer: nn.Module, blocks: Sequence[str], adapter: PeftAdapter, device: torch.device
+) -> None:
+    """Spread a transformer, each module in the lists named ``blocks`` on its own."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -109,6 +114,7 @@ def _shard(transformer: Any, adapter: PeftAdapter, device: torch.device) -> None
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     # Blocks return views, which is a danger where the next one writes into them; diffusers' do not.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
-    for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
-        fully_shard(block, mesh=mesh, ignored_params=factors)
+    for name in blocks:
+        for block in transformer.get_submodule(name).children():
+            fully_shard(block, mesh=mesh, ignored_params=factors)
     fully_shard(transformer, mesh=mesh, ignored_params=factors)

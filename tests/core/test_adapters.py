@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from fakes import Brightness
 from small_flux import (
     LORA,
@@ -15,11 +16,18 @@ from small_flux import (
     small_policy,
     velocity_of,
 )
+from torch import nn
 
-from chunk_grpo_core.lora.adapter import LoraConfig, PeftAdapter, initial_factors
+from chunk_grpo_core.lora.adapter import (
+    TARGET_PRESETS,
+    LoraConfig,
+    PeftAdapter,
+    initial_factors,
+    target_pattern,
+)
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.schedule import shifted_grid
-from chunk_grpo_core.models.flux.policy import pack_latents, unpack_latents
+from chunk_grpo_core.models.flux.policy import FluxPolicy, pack_latents, unpack_latents
 from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
@@ -89,6 +97,48 @@ def test_targets_choose_the_layers(targets, inside, outside):
     assert injected == names
     trainable = {id(p) for p in transformer.parameters() if p.requires_grad}
     assert trainable == {id(p) for p in adapter.parameters()}
+
+
+_SPLIT = ("to_q", "to_k", "to_v")
+_FLUX_LAYERS = {
+    "attention": {
+        "transformer_blocks": {
+            *(f"attn.{name}" for name in (*_SPLIT, "to_out.0", "to_add_out")),
+            *(f"attn.add_{name}_proj" for name in "qkv"),
+        },
+        "single_transformer_blocks": {f"attn.{name}" for name in _SPLIT},
+    },
+    "attention+mlp": {
+        "transformer_blocks": {
+            f"{ff}.net.{layer}" for ff in ("ff", "ff_context") for layer in ("0.proj", "2")
+        },
+        "single_transformer_blocks": {"proj_mlp", "proj_out"},
+    },
+    "all-linear": {
+        "transformer_blocks": {"norm1.linear", "norm1_context.linear"},
+        "single_transformer_blocks": {"norm.linear"},
+    },
+}
+"""Preset -> list of blocks -> layers of a block that it takes beyond those of the one before."""
+
+
+@pytest.mark.parametrize("preset", _FLUX_LAYERS)
+def test_the_presets_of_flux_take_these_layers_and_no_others(preset):
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel(num_layers=2, num_single_layers=3)
+    names = [name for name, child in transformer.named_modules() if isinstance(child, nn.Linear)]
+    presets = list(_FLUX_LAYERS)
+    expected = {
+        f"{blocks}.{index}.{layer}"
+        for blocks, count in (("transformer_blocks", 2), ("single_transformer_blocks", 3))
+        for index in range(count)
+        for smaller in presets[: presets.index(preset) + 1]
+        for layer in _FLUX_LAYERS[smaller][blocks]
+    }
+    for patterns in (FluxPolicy.targets, TARGET_PRESETS):  # the nodes take the same ones
+        pattern = target_pattern(preset, patterns)
+        assert {name for name in names if pattern.fullmatch(name)} == expected
+    assert FluxPolicy.targets.keys() == TARGET_PRESETS.keys()
 
 
 @pytest.mark.parametrize(

@@ -8,23 +8,18 @@ Legend: B samples, C latent channels, h w latent size (even), n = h w / 4 tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...lora.adapter import LoraConfig, PeftAdapter
-from ...method.policy import Velocity
-from ..attention import without_cudnn_attention
-from ..loss_scale import LossScale
+from ..diffusers_policy import DiffusersPolicy
 
 __all__ = ["FluxPolicy", "pack_latents", "predict_velocity", "unpack_latents"]
 
-T = TypeVar("T")
-_CAPTIONS = 64
-"""Captions whose features stay on the device: 4 MiB each for FLUX.1."""
+_IN_BLOCK = r"(single_)?transformer_blocks\.\d+\."
+_ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+_MLP = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
 
 
 def pack_latents(latents: Tensor) -> Tensor:
@@ -94,95 +89,30 @@ def predict_velocity(
     return unpack_latents(out.float(), height, width)
 
 
-class FluxPolicy:
-    """A diffusers FLUX transformer with a peft LoRA."""
+class FluxPolicy(DiffusersPolicy[tuple[Tensor, Tensor]]):
+    """A FluxTransformer2DModel; of a caption it reads text features (1, L, D) and pooled features
+    (1, P)."""
 
-    mixes_times = True
-    """See :class:`~chunk_grpo_core.method.policy.Policy`."""
+    blocks = ("transformer_blocks", "single_transformer_blocks")
+    """See :class:`~..diffusers_policy.DiffusersPolicy`."""
+    targets = {
+        "attention": f"{_IN_BLOCK}({_ATTENTION})",
+        "attention+mlp": f"{_IN_BLOCK}({_ATTENTION}|{_MLP})",
+        "all-linear": f"{_IN_BLOCK}.+",
+    }
+    """See :class:`~..diffusers_policy.DiffusersPolicy`."""
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        transformer: nn.Module,
-        encode: Callable[[str], tuple[Tensor, Tensor]],
-        decode: Callable[[Tensor], Tensor],
-        latent_shape: tuple[int, ...],
-        lora: LoraConfig,
-        seed: int = 0,
-        guidance: float | None = None,
-        device: torch.device | None = None,
-    ) -> None:
+    def __init__(self, *, guidance: float | None = None, **shared: Any) -> None:
         """Freeze the transformer and put a fresh LoRA on it.
 
         Args:
-            name: Name of the base model, for records.
-            transformer: A FluxTransformer2DModel; it is modified (the LoRA is injected).
-            encode: Caption -> text features (1, L, D) and pooled features (1, P); the answers for
-                the last few captions are kept.
-            decode: Latents (B, C, h, w) -> pictures (B, H, W, 3) in 0..1.
-            latent_shape: (C, h, w).
-            lora: Size and place of the adapter.
-            seed: Seed of the adapter's initial weights.
             guidance: See :func:`predict_velocity`.
-            device: Where the model will compute; where the transformer is when None.
+            **shared: See :class:`~..diffusers_policy.DiffusersPolicy`.
         """
-        self._name, self._latent_shape, self._guidance = name, tuple(latent_shape), guidance
-        self._encode, self._decode = lru_cache(_CAPTIONS)(torch.no_grad()(encode)), decode
-        self._adapter = PeftAdapter(transformer, lora, seed)
-        self._transformer = transformer.eval()
-        self._scaled = self._loss_scale()
-        self._device = device or next(transformer.parameters()).device
+        super().__init__(**shared)
+        self._guidance = guidance
 
-    @property
-    def name(self) -> str:
-        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
-        return self._name
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
-        return self._latent_shape
-
-    @property
-    def device(self) -> torch.device:
-        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
-        return self._device
-
-    @property
-    def transformer(self) -> nn.Module:
-        """The FluxTransformer2DModel, the LoRA in it."""
-        return self._transformer
-
-    @property
-    def adapter(self) -> PeftAdapter:
-        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
-        return self._adapter
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether blocks are compiled, so that calls with gradients have other last bits than calls
-        without."""
-        return any(module._compiled_call_impl for module in self._transformer.modules())
-
-    def run(self, work: Callable[[Velocity], T]) -> T:
-        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
-        with without_cudnn_attention():
-            return work(self._velocity)
-
-    def _loss_scale(self) -> Callable[[Tensor], Tensor]:
-        """Other types than float16 have no need of it, and it would change no bit."""
-        if self._transformer.dtype != torch.float16:
-            return lambda v_t: v_t
-        return LossScale(self._adapter.parameters(), self._latent_shape)
-
-    @torch.no_grad()
-    def decode(self, x_0: Tensor) -> Tensor:
-        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
-        return self._decode(x_0.to(self._device)).clamp(0.0, 1.0).cpu().float()
-
-    def _velocity(self, x_t: Tensor, t: float | Tensor, prompt: str) -> Tensor:
-        features, pooled = (part.expand(len(x_t), *part.shape[1:]) for part in self._encode(prompt))
-        times = t if isinstance(t, Tensor) else torch.full((len(x_t),), t, device=x_t.device)
-        velocity = predict_velocity(self._transformer, x_t, times, features, pooled, self._guidance)
-        return self._scaled(velocity)
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: tuple[Tensor, Tensor]) -> Tensor:
+        """See :class:`~..diffusers_policy.DiffusersPolicy`."""
+        features, pooled = (part.expand(len(x_t), *part.shape[1:]) for part in conditioning)
+        return predict_velocity(self.transformer, x_t, t, features, pooled, self._guidance)
