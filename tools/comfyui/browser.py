@@ -43,7 +43,7 @@ TIDY = """async () => {
   for (const other of [...workflow.openWorkflows]) {
     if (other.path !== workflow.activeWorkflow.path) await workflow.closeWorkflow(other);
   }
-  toast.removeAll();
+  toast.removeAll?.(); // frontends from 1.58 on have none
   [canvas.ds.scale, canvas.ds.offset[0], canvas.ds.offset[1]] = [1, 0, 0];
   window.testEvents = [];
 }"""
