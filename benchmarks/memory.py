@@ -33,9 +33,10 @@ from torch import Tensor
 
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.chunks import ChunkPlan
+from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.objective import ObjectiveConfig, StepTerms, group_loss
 from chunk_grpo_core.method.replay import replay_step
-from chunk_grpo_core.method.rollout import Noise, rollout
+from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.method.streaming import GroupTask, accumulate_group

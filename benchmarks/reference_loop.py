@@ -27,8 +27,8 @@ from torch import Tensor
 
 from chunk_grpo_core.lora.adapter import PeftAdapter
 from chunk_grpo_core.method.chunks import draw_chunks
+from chunk_grpo_core.method.noise import Noise, derive_seed
 from chunk_grpo_core.method.reward import Reward
-from chunk_grpo_core.method.rollout import Noise, derive_seed
 from chunk_grpo_core.method.rules import gaussian_log_p, sample_step
 from chunk_grpo_core.models.flux.policy import predict_velocity
 from chunk_grpo_core.train.config import TrainConfig

@@ -10,9 +10,10 @@ from .lora.adapter import LoraConfig
 from .method.cancel import Cancelled
 from .method.chunks import ChunkPlan, parse_plan
 from .method.dynamics import DynamicsCurve, dynamics_curve
+from .method.noise import Noise
 from .method.policy import Adapter, Policy, Velocity
 from .method.reward import Reward, RewardBatch
-from .method.rollout import Noise, Trajectory, rollout
+from .method.rollout import Trajectory, rollout
 from .method.rules import SdeConfig
 from .method.schedule import TimeGrid, flux_shift, shifted_grid
 from .method.windows import WindowConfig

@@ -11,6 +11,7 @@ __all__ = ["import_early", "require"]
 #: Importable module -> the extra of this project that brings it.
 _EXTRAS = {
     "diffusers": "train",
+    "einops": "train",
     "peft": "train",
     "transformers": "train",
     "tokenizers": "train",

@@ -18,9 +18,9 @@ from chunk_grpo_core.method.advantage import AdvantageConfig
 from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.dynamics import DynamicsCurve
+from chunk_grpo_core.method.noise import derive_seed
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.reward import Fingerprint, Metadata, RewardBatch, RewardFailed
-from chunk_grpo_core.method.rollout import derive_seed
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.dynamics import DynamicsCurve, dynamics_curve
-from chunk_grpo_core.method.rollout import Noise, derive_seed, rollout
+from chunk_grpo_core.method.noise import Noise, derive_seed
+from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import RULES, SdeConfig
 from chunk_grpo_core.models.flux.policy import FluxPolicy
-from chunk_grpo_core.models.tiny.flow import euler
-from chunk_grpo_core.models.tiny.model import LATENT_SHAPE, TinyFlux, load_tiny_flux
+from chunk_grpo_core.models.tiny.model import LATENT_SHAPE, TinyFlux, load_tiny_flux, sample_latents
 from chunk_grpo_core.models.tiny.reward import TinyWorldReward
 from chunk_grpo_core.train.checkpoint import RunFolder
 from chunk_grpo_core.train.trainer import Trainer
@@ -111,8 +111,7 @@ def _judge(flux: TinyFlux, captions: list[str], seeds: int) -> dict[str, list[fl
     parts: list[dict[str, Tensor]] = []
     for start in range(0, len(prompts), _BATCH):
         part = slice(start, start + _BATCH)
-        features, pooled = flux.text.encode(prompts[part])
-        latents = euler(flux.transformer, noise[part], features, pooled, GRID.steps)
+        latents = sample_latents(flux, noise[part], prompts[part], GRID.steps)
         images = flux.codec.decode(latents).clamp(0, 1)
         score = TinyWorldReward().score(images, prompts[part])
         parts.append({"reward": score.values, **score.extras, **_quality(images)})

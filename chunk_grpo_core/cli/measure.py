@@ -69,14 +69,16 @@ def sample(
             load_adapter(policy, chosen)
         settings = config.sampling_config()
         with policy.adapter.disabled() if base else nullcontext():
-            pictures = draw(
-                policy,
-                prompts,
-                shifted_grid(steps) if steps else settings.grid,
-                count=count,
-                seed=seed,
-                limit=BatchLimit(size=settings.batch_size),
-                progress=lambda fraction: bar.update("drawing", fraction),
+            pictures = list(
+                draw(
+                    policy,
+                    prompts,
+                    shifted_grid(steps) if steps else settings.grid,
+                    count=count,
+                    seed=seed,
+                    limit=BatchLimit(size=settings.batch_size),
+                    progress=lambda fraction: bar.update("drawing", fraction),
+                )
             )
         files = write_pictures(pictures, prompts, out, seed)
     for file in files:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..method.cancel import CheckCancel, never_cancel
-from ..method.policy import Policy, Velocity
+from ..method.policy import Policy
 from ..method.reward import (
     NothingScored,
     Reward,
@@ -23,9 +23,9 @@ from ..method.reward import (
     check_scored,
     last_error,
 )
-from ..method.rollout import sample_ode
 from ..method.schedule import TimeGrid
 from ..train.batch_limit import BatchLimit
+from .sampling import draw
 
 __all__ = ["Evaluation", "Interval", "evaluate", "paired_gain", "prompt_gains", "win_rate"]
 
@@ -121,10 +121,7 @@ def evaluate(
     progress: Callable[[float], None] = lambda fraction: None,
     check_cancel: CheckCancel = never_cancel,
 ) -> Evaluation:
-    """Sample every prompt with fixed noise and score the pictures.
-
-    The noise of prompt number i is what ComfyUI draws for a batch of S pictures with noise seed
-    ``seed + i``, so that standard nodes can reproduce each picture.
+    """Draw every prompt from fixed noise (:func:`~.sampling.draw`) and score the pictures.
 
     Args:
         policy: Model; its adapter is used as it is (wrap in ``adapter.disabled()`` for the base).
@@ -145,33 +142,19 @@ def evaluate(
     Raises:
         NothingScored: No picture has a score.
     """
-    limit = limit or BatchLimit()
-    decode_limit = replace(limit, size=None)
-
-    def sample(velocity: Velocity) -> list[Tensor]:
-        latents = []
-        for index, prompt in enumerate(prompts):
-            generator = torch.Generator().manual_seed(seed + index)
-            x_1 = torch.randn(seeds, *policy.latent_shape, generator=generator)
-            latents.append(
-                sample_ode(
-                    limit.fit(velocity),
-                    prompt,
-                    grid,
-                    x_1,
-                    solver=solver,
-                    device=policy.device,
-                    batch_size=limit.size,
-                    check_cancel=check_cancel,
-                )
-            )
-            progress((index + 1) / len(prompts))
-        return latents
-
+    pictures_of_prompts = draw(
+        policy,
+        prompts,
+        grid,
+        count=seeds,
+        seed=seed,
+        solver=solver,
+        limit=limit,
+        progress=progress,
+        check_cancel=check_cancel,
+    )
     batches, images = [], []
-    for prompt, x_0 in zip(prompts, policy.run(sample), strict=True):
-        check_cancel()
-        pictures = decode_limit.join(policy.decode, x_0)
+    for prompt, pictures in zip(prompts, pictures_of_prompts, strict=True):
         try:
             batch = reward.score(pictures, [prompt] * seeds)
         except RewardFailed as error:
@@ -186,9 +169,10 @@ def evaluate(
         for name in dict.fromkeys(name for row in details for name in row)
     }
     rewards = torch.stack([batch.known for batch in batches])
-    pictures = torch.stack(images)
-    found = Evaluation(tuple(prompts), rewards, extras, pictures, last_error(batches))
-    return found if is_part else found.check_scored(reward.name)
+    evaluation = Evaluation(
+        tuple(prompts), rewards, extras, torch.stack(images), last_error(batches)
+    )
+    return evaluation if is_part else evaluation.check_scored(reward.name)
 
 
 def _differences(before: Evaluation, after: Evaluation, extra: str | None) -> Tensor:

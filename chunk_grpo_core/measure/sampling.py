@@ -1,19 +1,20 @@
-"""Draw pictures without sampling noise.
+"""Draw pictures of given prompts from fixed noise, without sampling noise.
 
 Legend: S pictures of each prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, Velocity
-from ..method.rollout import sample_ode
 from ..method.schedule import TimeGrid
+from ..method.walk import sample_ode
 from ..train.batch_limit import BatchLimit
 
 __all__ = ["draw"]
@@ -27,22 +28,34 @@ def draw(
     *,
     count: int,
     seed: int,
+    solver: str = "euler",
     limit: BatchLimit | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
-) -> list[Tensor]:
-    """Sample the ODE from fixed noise; the noise is that of :func:`~.evaluate.evaluate`.
+    check_cancel: CheckCancel = never_cancel,
+) -> Iterator[Tensor]:
+    """Sample all prompts in one phase of the policy, then decode prompt by prompt.
+
+    The noise of prompt number i is what ComfyUI draws for a batch of S pictures with noise seed
+    ``seed + i``, so that standard nodes can reproduce each picture.
 
     Args:
-        policy: Model; its adapter is used as it is.
+        policy: Model; its adapter is used as it is (wrap in ``adapter.disabled()`` for the base).
         prompts: Captions.
-        grid: Noise levels.
+        grid: Noise levels; sampling is deterministic.
         count: S, 1 or more.
         seed: Noise seed of the first prompt; the next one has the next.
+        solver: What follows the ODE, one of :data:`~chunk_grpo_core.method.solvers.SOLVERS`.
         limit: Samples that fit into memory at once; as many as do when None.
-        progress: Called with the fraction done.
+        progress: Called with the fraction sampled.
+        check_cancel: Called after every call of the model, and before a prompt's pictures are
+            decoded.
 
     Returns:
-        For each prompt, pictures in 0..1, (S, H, W, 3).
+        For each prompt, pictures in 0..1, (S, H, W, 3). All latents are sampled already; each
+        prompt is decoded when it is asked for.
+
+    Raises:
+        ValueError: ``count`` is below 1, or there is no such solver.
     """
     if count < 1:
         raise ValueError(f"count is {count}; it must be 1 or more")
@@ -53,18 +66,24 @@ def draw(
         latents = []
         for index, prompt in enumerate(prompts):
             generator = torch.Generator().manual_seed(seed + index)
-            x_1 = torch.randn(count, *policy.latent_shape, generator=generator)
             latents.append(
                 sample_ode(
                     limit.fit(velocity),
                     prompt,
                     grid,
-                    x_1,
+                    torch.randn(count, *policy.latent_shape, generator=generator),
+                    solver=solver,
                     device=policy.device,
                     batch_size=limit.size,
+                    check_cancel=check_cancel,
                 )
             )
             progress((index + 1) / len(prompts))
         return latents
 
-    return [decode_limit.join(policy.decode, x_0) for x_0 in policy.run(sample)]
+    @torch.no_grad()
+    def decode(x_0: Tensor) -> Tensor:
+        check_cancel()
+        return decode_limit.join(policy.decode, x_0)
+
+    return map(decode, policy.run(sample))

@@ -1,16 +1,14 @@
-"""One reverse step: a rule gives mean and standard deviation, everything else is shared.
+"""The rule of a reverse step: three numbers (a, b, std) of (t, s, eta).
 
-The reverse-time SDE of Flow-GRPO keeps the marginals of the flow ODE for every noise level:
+    p(x_s | x_t) = N(a x_t + b v_t, std^2 I),    t -> s with s < t,  dt = s - t < 0
 
-    dx = (v_t + sigma_t^2 / (2 t) (x_t + (1 - t) v_t)) dt + sigma_t dw,
-    sigma_t = eta sqrt(t / (1 - t))                                              (Eq. 7, GCPO v3)
+Every rule has this form because it moves along x_t, the velocity v_t and fresh noise, and along
+nothing else: what it may need of the model follows from v_t = eps - x_0,
 
-discretised by Euler-Maruyama for t -> s, dt = s - t < 0:
+    x_0 = x_t - t v_t,    eps = x_t + (1 - t) v_t,    score = -eps / t
 
-    mean = x_t (1 + sigma_t^2 / (2 t) dt) + v_t (1 + sigma_t^2 (1 - t) / (2 t)) dt
-    std  = sigma_t sqrt(-dt)
-
-A rule is only the pair (mean, std). Sampling and the log-density are written once, below.
+(the score is that of x_t = (1 - t) x_0 + t eps with x_0 given). Sampling and the log-density are
+written once, below.
 
 References:
     Flow-GRPO: Training Flow Matching Models via Online RL (Liu et al., 2025), arXiv 2505.05470v5.
@@ -26,16 +24,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 __all__ = [
     "KEEPS_MARGINALS",
+    "ODE",
     "RULES",
+    "Coefficients",
+    "Rule",
     "SdeConfig",
     "Transition",
     "gaussian_log_p",
-    "ode_step",
     "sample_step",
 ]
 
@@ -49,59 +48,85 @@ class Transition(NamedTuple):
     """Standard deviation, 0 for a deterministic step."""
 
 
-def ode_step(x_t: Tensor, v_t: Tensor, t: float, s: float, eta: float = 0.0) -> Transition:
-    """Take an Euler step of the probability-flow ODE: x_s = x_t + (s - t) v_t."""
-    return Transition(x_t + (s - t) * v_t, 0.0)
+class Coefficients(NamedTuple):
+    """The three numbers of a step."""
+
+    a: float
+    """Factor of x_t in the mean."""
+    b: float
+    """Factor of v_t in the mean."""
+    std: float
+    """Standard deviation of the fresh noise, 0 for a deterministic step."""
+
+    def transition(self, x_t: Tensor, v_t: Tensor) -> Transition:
+        """Put a state and its velocity in, both of shape (B, *latent)."""
+        return Transition(x_t * self.a + v_t * self.b, self.std)
 
 
-def flow_step(x_t: Tensor, v_t: Tensor, t: float, s: float, eta: float) -> Transition:
-    """Take a step of the Flow-GRPO SDE (module docstring).
+Rule = Callable[[float, float, float], Coefficients]
+"""(t, s, eta) -> the three numbers, 0 <= s < t <= 1."""
+
+
+def ode(t: float, s: float, eta: float = 0.0) -> Coefficients:
+    """Euler step of the probability-flow ODE dx = v_t dt: mean = x_t + dt v_t."""
+    return Coefficients(1.0, s - t, 0.0)
+
+
+def flow(t: float, s: float, eta: float) -> Coefficients:
+    """Euler-Maruyama step of Flow-GRPO's SDE, which keeps the marginals at every noise level.
+
+        dx = (v_t + sigma_t^2 / (2 t) (x_t + (1 - t) v_t)) dt + sigma_t dw,
+        sigma_t = eta sqrt(t / (1 - t))                                          (Eq. 7, GCPO v3)
 
     At t = 1 the noise level diverges; the next time s takes its place in the denominator, as in
     the official code. However short that step is, it widens the variance by eta^4 / 4, which the
     noise of later steps forgets; a rollout with noise in the first step alone keeps it.
     """
-    dt = s - t
-    sigma_t = eta * math.sqrt(t / (1.0 - (t if t < 1.0 else s)))
-    half = sigma_t**2 / (2.0 * t)
-    mean = x_t * (1.0 + half * dt) + v_t * ((1.0 + half * (1.0 - t)) * dt)
-    return Transition(mean, sigma_t * math.sqrt(-dt))
+    return _euler_maruyama(t, s, eta * math.sqrt(t / (1.0 - (t if t < 1.0 else s))))
 
 
-def dance_step(x_t: Tensor, v_t: Tensor, t: float, s: float, eta: float) -> Transition:
-    """Take a step of the DanceGRPO SDE: constant noise, drift corrected by the score.
+def dance(t: float, s: float, eta: float) -> Coefficients:
+    """Euler-Maruyama step of DanceGRPO's SDE: constant noise, drift corrected by the score.
 
-    With the score -(x_t - (1 - t) x_0) / t^2 of the predicted x_0 = x_t - t v_t:
+        dx = (v_t - eta^2 / 2 score) dt + eta dw,    score = -(x_t - (1 - t) x_0) / t^2
 
-        mean = x_t + (s - t) (v_t - eta^2 / 2 * score),   std = eta sqrt(t - s)
+    With x_0 = x_t - t v_t this score is -(x_t + (1 - t) v_t) / t, so the SDE is Flow-GRPO's with
+    sigma_t = eta at every time.
     """
-    dt = s - t
-    x_0 = x_t - t * v_t
-    score = -(x_t - (1.0 - t) * x_0) / t**2
-    mean = x_t + dt * (v_t - 0.5 * eta**2 * score)
-    return Transition(mean, eta * math.sqrt(-dt))
+    return _euler_maruyama(t, s, eta)
 
 
-def cps_step(x_t: Tensor, v_t: Tensor, t: float, s: float, eta: float) -> Transition:
-    """Take a coefficients-preserving step: part of the predicted noise is drawn afresh.
+def cps(t: float, s: float, eta: float) -> Coefficients:
+    """Coefficients-preserving step: part of the predicted noise is drawn afresh.
 
         mean = (1 - s) x_0 + sqrt(s^2 - std^2) eps,   std = s sin(eta pi / 2)
 
-    with x_0 = x_t - t v_t and eps = x_t + (1 - t) v_t. The share of fresh noise does not shrink
-    with the step size, so this rule has no SDE as its limit; eta must be in [0, 1].
+    With x_0 = x_t - t v_t and eps = x_t + (1 - t) v_t, and k = sqrt(s^2 - std^2):
+
+        a = (1 - s) + k,    b = k (1 - t) - (1 - s) t
+
+    The share of fresh noise does not shrink with the step size, so this rule has no SDE as its
+    limit; eta must be in [0, 1].
     """
     std = s * math.sin(eta * math.pi / 2.0)
-    x_0, noise = x_t - t * v_t, x_t + (1.0 - t) * v_t
-    return Transition((1.0 - s) * x_0 + math.sqrt(s**2 - std**2) * noise, std)
+    kept = math.sqrt(s**2 - std**2)
+    return Coefficients((1.0 - s) + kept, kept * (1.0 - t) - (1.0 - s) * t, std)
 
 
-#: Name -> rule(x_t, v_t, t, s, eta). A new rule is one function of this form.
-RULES: dict[str, Callable[[Tensor, Tensor, float, float, float], Transition]] = {
-    "flow": flow_step,
-    "dance": dance_step,
-    "cps": cps_step,
-    "ode": ode_step,
-}
+def _euler_maruyama(t: float, s: float, sigma_t: float) -> Coefficients:
+    """Discretise dx = (v_t + h (x_t + (1 - t) v_t)) dt + sigma_t dw with h = sigma_t^2 / (2 t).
+
+    Collecting x_t and v_t in x_t + drift dt:
+
+        a = 1 + h dt,    b = (1 + h (1 - t)) dt,    std = sigma_t sqrt(-dt)
+    """
+    dt = s - t
+    half = sigma_t**2 / (2.0 * t)
+    return Coefficients(1.0 + half * dt, (1.0 + half * (1.0 - t)) * dt, sigma_t * math.sqrt(-dt))
+
+
+#: Name -> rule. A new one is a function of three numbers, and a line here.
+RULES: dict[str, Rule] = {"flow": flow, "dance": dance, "cps": cps, "ode": ode}
 
 #: Rules whose samples keep the flow's distribution at every noise level as steps get finer. ``cps``
 #: is not one: with the exact velocity of a Gaussian its samples are too narrow.
@@ -130,15 +155,21 @@ class SdeConfig:
         """Whether steps carry noise, without which there is no log-density to train on."""
         return self.rule != "ode" and self.eta > 0
 
+    def coefficients(self, t: float, s: float) -> Coefficients:
+        """The three numbers of the step t -> s; the step into s = 0 is always the ODE's."""
+        return (RULES[self.rule] if s > 0.0 else ode)(t, s, self.eta)
+
     def transition(self, x_t: Tensor, v_t: Tensor, t: float, s: float) -> Transition:
-        """Apply the rule in float32; the step into s = 0 is always the ODE's."""
-        rule = RULES[self.rule] if s > 0.0 else ode_step
-        return rule(x_t.float(), v_t.float(), t, s, self.eta)
+        """Apply the rule in float32."""
+        return self.coefficients(t, s).transition(x_t.float(), v_t.float())
 
     def std(self, t: float, s: float) -> float:
         """Standard deviation of the step t -> s, which depends on no picture."""
-        nothing = torch.zeros(1)
-        return self.transition(nothing, nothing, t, s).std
+        return self.coefficients(t, s).std
+
+
+ODE = SdeConfig(rule="ode")
+"""Steps without noise."""
 
 
 def sample_step(transition: Transition, noise: Tensor) -> Tensor:

@@ -35,10 +35,17 @@ class LastStep(NamedTuple):
 
     t: float
     """Where it started."""
-    x_0: Tensor
-    """The data it predicted, float32, shape (B, *latent)."""
+    x_t: Tensor
+    """Its state, float32, shape (B, *latent)."""
+    v_t: Tensor
+    """Its velocity, float32, broadcastable to x_t."""
     is_ode: Tensor
-    """Samples that took it without noise, bool, broadcastable to x_0; only they may look back."""
+    """Samples that took it without noise, bool, broadcastable to x_t; only they may look back."""
+
+    @property
+    def x_0(self) -> Tensor:
+        """The data it predicted, shape (B, *latent)."""
+        return self.x_t - self.t * self.v_t
 
 
 Solver = Callable[[Tensor, Tensor, float, float, LastStep | None], Tensor]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .chunks import ChunkPlan
-from .rollout import derive_seed
+from .noise import derive_seed
 from .solvers import SOLVERS
 
 __all__ = [

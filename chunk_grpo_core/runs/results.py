@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..lora.files import diffusers_lora, save_lora
 from ..method.dynamics import DynamicsCurve, dynamics_curve
+from ..method.noise import Noise, derive_seed
 from ..method.policy import Policy, Velocity
-from ..method.rollout import Noise, Trajectory, derive_seed, rollout
+from ..method.rollout import Trajectory, rollout
 from ..train.batch_limit import BatchLimit
 from ..train.checkpoint import RunFolder
 from ..train.config import TrainConfig

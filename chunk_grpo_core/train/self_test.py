@@ -37,9 +37,10 @@ import torch
 from torch import Tensor, nn
 
 from ..method.cancel import CheckCancel, never_cancel
+from ..method.noise import derive_seed
 from ..method.policy import Velocity
 from ..method.replay import replay_step
-from ..method.rollout import Trajectory, derive_seed
+from ..method.rollout import Trajectory
 from ..method.rules import gaussian_log_p
 from .batch_limit import BatchLimit
 

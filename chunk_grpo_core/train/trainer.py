@@ -26,10 +26,11 @@ import torch
 from ..method.advantage import iteration_advantages
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.chunks import draw_chunks
+from ..method.noise import Noise, derive_seed
 from ..method.plan_mismatches import plan_mismatches
 from ..method.policy import Policy, Velocity
 from ..method.reward import Reward, RewardBatch, RewardFailed, check_scored
-from ..method.rollout import Noise, Trajectory, derive_seed, rollout
+from ..method.rollout import Trajectory, rollout
 from ..method.streaming import GroupTask
 from ..method.windows import noisy_steps, window_chunks
 from ..processes.collective import Processes, Share

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ...chunk_grpo_core.lora.adapter import LoraConfig
+from ...chunk_grpo_core.method.noise import Noise, derive_seed
 from ...chunk_grpo_core.method.policy import Velocity
-from ...chunk_grpo_core.method.rollout import Noise, Trajectory, derive_seed, rollout
+from ...chunk_grpo_core.method.rollout import Trajectory, rollout
 from ...chunk_grpo_core.method.rules import SdeConfig
 from ...chunk_grpo_core.method.schedule import TimeGrid
 from ..types import PromptSet, Rollouts

@@ -6,14 +6,16 @@ Legend: B samples; latents are the model's internal ones, in which x_t = (1 - t)
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
 from comfy.samplers import KSAMPLER
 from torch import Tensor
 
-from ...chunk_grpo_core.method.rollout import Noise
-from ...chunk_grpo_core.method.rules import SdeConfig, sample_step
+from ...chunk_grpo_core.method.noise import Noise, draw_normal
+from ...chunk_grpo_core.method.rules import SdeConfig
+from ...chunk_grpo_core.method.walk import StepNoise, walk_to_end
 from .session import check_flow_model
 
 __all__ = ["check_part", "flow_sde_sampler", "sde_of"]
@@ -21,7 +23,6 @@ __all__ = ["check_part", "flow_sde_sampler", "sde_of"]
 _OPTION = "chunk_grpo_sde"
 _PART = "chunk_grpo_noise"
 _WHOLE = (0.0, 1.0)
-_ODE = SdeConfig(rule="ode")
 
 
 def check_part(noise_from: float, noise_to: float) -> None:
@@ -87,17 +88,22 @@ def _sample(
     """Walk down ``sigmas`` by the rule, and by the ODE in steps whose middle lies outside
     ``chunk_grpo_noise``; the last step into 0 is deterministic."""
     sde, extra_args = chunk_grpo_sde or SdeConfig(), extra_args or {}
-    noise_from, noise_to = chunk_grpo_noise
     check_flow_model(model.inner_model.model_patcher)
     pairs = list(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True))
-    generators = Noise(False, int(extra_args.get("seed") or 0), len(x)).generators()
-    for index, (t, s) in enumerate(pairs):
-        denoised = model(x, x.new_full((len(x),), t), **extra_args)
+    steps = count()
+
+    def velocity(x_t: Tensor, t: float) -> Tensor:
+        denoised = model(x_t, x_t.new_full((len(x_t),), t), **extra_args)
         if callback is not None:
-            callback({"x": x, "i": index, "sigma": sigmas[index], "denoised": denoised})
-        # Drawn at every step, so that no step's noise depends on where else there is noise.
-        noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
-        is_noisy = noise_from <= (index + 0.5) / len(pairs) <= noise_to
-        transition = (sde if is_noisy else _ODE).transition(x, (x - denoised) / t, t, s)
-        x = sample_step(transition, noise.to(x))
-    return x
+            step = next(steps)
+            callback({"x": x_t, "i": step, "sigma": sigmas[step], "denoised": denoised})
+        return (x_t - denoised) / t
+
+    def draw() -> Tensor:
+        return draw_normal(generators, x.shape[1:]).to(x)
+
+    generators = Noise(False, int(extra_args.get("seed") or 0), len(x)).generators()
+    noise_from, noise_to = chunk_grpo_noise
+    is_noisy = [noise_from <= (step + 0.5) / len(pairs) <= noise_to for step in range(len(pairs))]
+    noise = StepNoise(sde, torch.tensor(is_noisy).expand(len(x), -1), draw)
+    return walk_to_end(velocity, x, pairs, noise=noise if sde.is_stochastic else None)

@@ -24,8 +24,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...chunk_grpo_core.models.tiny.codec import LATENT_CHANNELS
-from ...chunk_grpo_core.models.tiny.flow import SHIFT
-from ...chunk_grpo_core.models.tiny.model import ASSET, TRANSFORMER_CONFIG
+from ...chunk_grpo_core.models.tiny.model import ASSET, SHIFT, TRANSFORMER_CONFIG
 from .tiny_codec import tiny_vae
 from .tiny_text import tiny_clip
 

@@ -15,12 +15,15 @@ from fakes import PROMPTS, Brightness, Broken, FailsAfter, ToyPolicy, toy_config
 from PIL import Image
 
 from chunk_grpo_core.measure.evaluate import Evaluation, evaluate, paired_gain
+from chunk_grpo_core.measure.sampling import draw
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.dynamics import dynamics_curve
+from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.reward import NothingScored, RewardBatch, check_images
-from chunk_grpo_core.method.rollout import Noise, rollout, sample_ode
+from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.method.walk import sample_ode
 from chunk_grpo_core.optional import require
 from chunk_grpo_core.rewards import REWARDS, load_reward
 from chunk_grpo_core.runs.experiment import run_experiment
@@ -222,6 +225,19 @@ def test_sample_writer_keeps_one_group_of_every_few_iterations(tmp_path):
     assert names == ["iteration_00001.png", "iteration_00003.png"]
 
 
+def test_pictures_are_sampled_in_one_phase_and_decoded_when_asked_for():
+    policy, checks = ToyPolicy(), []
+    decoded = []
+    policy.decode = lambda x_0: decoded.append(len(x_0)) or x_0
+    options = {"count": 2, "seed": 0, "check_cancel": lambda: checks.append(len(decoded))}
+    pictures = draw(policy, PROMPTS[:3], shifted_grid(4), **options)
+    assert len(policy.calls) == len(checks) == 3 * 4 and not decoded
+    assert len(list(pictures)) == 3 and decoded == [2, 2, 2]
+    assert checks[12:] == [0, 1, 2]  # before each prompt's pictures
+    with pytest.raises(ValueError, match="count is 0; it must be 1 or more"):
+        draw(policy, PROMPTS[:3], shifted_grid(4), count=0, seed=0)
+
+
 def test_sample_writer_puts_the_best_first_and_invalid_ones_last(tmp_path):
     levels = torch.tensor([0.2, 0.6, 1.0]).view(3, 1, 1, 1).expand(3, 128, 128, 3)
     event = RolloutEnd(0, "a", levels, torch.tensor([0.5, math.nan, 0.9]))
@@ -240,6 +256,8 @@ def test_evaluation_noise_is_that_of_comfyui():
         pictures = policy.decode(sample_ode(policy.velocity, prompt, grid, noise))
         assert torch.equal(found.rewards[index], pictures.mean((1, 2, 3)))
         assert torch.equal(found.images[index], pictures[0])
+        drawn = list(draw(policy, PROMPTS[:3], grid, count=4, seed=50))[index]
+        assert torch.equal(drawn, pictures)
     limit = BatchLimit(size=3)
     parts = evaluate(policy, Brightness(), PROMPTS[:3], grid, seeds=4, seed=50, limit=limit)
     assert torch.equal(parts.rewards, found.rewards)

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from chunk_grpo_core.method.chunks import ChunkPlan
+from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.objective import ObjectiveConfig
-from chunk_grpo_core.method.rollout import Noise, rollout
+from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.method.streaming import GroupTask, accumulate_group, with_reference

@@ -14,9 +14,10 @@ from torch.distributions import Normal, kl_divergence
 
 from chunk_grpo_core.method.chunk_statistics import chunk_statistics
 from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks, per_step_plan
+from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.objective import ObjectiveConfig, StepTerms, group_loss
 from chunk_grpo_core.method.replay import replay_step
-from chunk_grpo_core.method.rollout import Noise, Trajectory, rollout
+from chunk_grpo_core.method.rollout import Trajectory, rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.method.streaming import (

@@ -13,8 +13,9 @@ from fakes import PROMPTS, Brightness, MixingPolicy, ToyPolicy, toy_config
 
 from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks
 from chunk_grpo_core.method.micro_batches import step_batches, whole_units
+from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.replay import replay_step, replay_steps
-from chunk_grpo_core.method.rollout import Noise, rollout
+from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.tiny.policy import tiny_policy

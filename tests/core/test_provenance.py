@@ -12,8 +12,9 @@ from fakes import PROMPTS, Brightness, GaussianWorld, ToyPolicy, curve_of, toy_c
 
 from chunk_grpo_core.method.chunks import ChunkPlan, chunk_weights, parse_weights
 from chunk_grpo_core.method.dynamics import dynamics_curve
+from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.plan_mismatches import plan_mismatches
-from chunk_grpo_core.method.rollout import Noise, rollout
+from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.train.checkpoint import RunFolder

@@ -10,7 +10,8 @@ import torch
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 
 from chunk_grpo_core.method.cancel import Cancelled
-from chunk_grpo_core.method.rollout import Noise, rollout
+from chunk_grpo_core.method.noise import Noise
+from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import RULES, SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.loss_scale import LossScale

@@ -12,11 +12,13 @@ import torch
 from fakes import Brightness, GaussianWorld, ToyPolicy
 
 from chunk_grpo_core.measure.evaluate import evaluate
+from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.replay import replay_step
-from chunk_grpo_core.method.rollout import Noise, rollout, sample_ode
-from chunk_grpo_core.method.rules import RULES, SdeConfig, ode_step
+from chunk_grpo_core.method.rollout import rollout
+from chunk_grpo_core.method.rules import ODE, RULES, SdeConfig
 from chunk_grpo_core.method.schedule import TimeGrid, flux_shift, shifted_grid
 from chunk_grpo_core.method.solvers import SOLVERS
+from chunk_grpo_core.method.walk import sample_ode
 
 WORLD = GaussianWorld()
 GRID = shifted_grid(9)
@@ -124,7 +126,7 @@ def test_each_step_takes_its_own_kind_of_update(rule):
     assert not group.log_p[~stochastic.T].any() and group.log_p.isfinite().all()
     for step, (t, s) in enumerate(GRID.pairs()[:-1]):
         x_t, x_s = group.states[step], group.states[step + 1]
-        straight = ode_step(x_t, WORLD.velocity(x_t, t), t, s).mean
+        straight = ODE.transition(x_t, WORLD.velocity(x_t, t), t, s).mean
         found = (x_s == straight).flatten(1).all(1)
         assert torch.equal(found, ~stochastic[:, step])
         noisy = stochastic[:, step].nonzero().flatten()
@@ -176,7 +178,7 @@ def test_dpm2_looks_back_only_over_steps_without_noise():
     is_euler = []
     for step, (t, s) in enumerate(GRID.pairs()):
         x_t = group.states[step]
-        straight = ode_step(x_t, bent(x_t, t, ""), t, s).mean
+        straight = ODE.transition(x_t, bent(x_t, t, ""), t, s).mean
         is_euler.append((group.states[step + 1] == straight).flatten(1).all(1).tolist())
     first, other = [steps[0] for steps in is_euler], [steps[-1] for steps in is_euler]
     # From t = 1, the one after it, and into 0; for the first half also around the noise.

@@ -35,7 +35,7 @@ from benchmarks.chunk_vs_step.stats import compare, estimate, holm, paired_p
 from benchmarks.chunk_vs_step.words import summary, verdict
 from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks
 from chunk_grpo_core.method.dynamics import DynamicsCurve
-from chunk_grpo_core.method.rollout import derive_seed
+from chunk_grpo_core.method.noise import derive_seed
 
 pytestmark = pytest.mark.slow  # all of it together
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def test_packing_refuses_odd_sizes() -> None:
         pack_latents(torch.randn(1, 16, 7, 8))
     with pytest.raises(ValueError, match="do not fill"):
         unpack_latents(torch.randn(1, 16, 64), 8, 6)
+
+
+def test_packing_without_einops_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "einops", None)
+    with pytest.raises(ImportError, match=r"To pack latents.*'einops'.*chunk-grpo-core\[train\]"):
+        pack_latents(torch.randn(1, 16, 8, 8))
 
 
 def test_loaded_model_is_frozen_float32_and_rounded_to_bf16(flux: TinyFlux) -> None:

@@ -8,11 +8,13 @@ Legend: B samples, C latent channels, h w latent size (even), n = h w / 4 tokens
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...optional import require
 from ..diffusers_policy import DiffusersPolicy
 
 __all__ = ["FluxPolicy", "pack_latents", "predict_velocity", "unpack_latents"]
@@ -20,6 +22,8 @@ __all__ = ["FluxPolicy", "pack_latents", "predict_velocity", "unpack_latents"]
 _IN_BLOCK = r"(single_)?transformer_blocks\.\d+\."
 _ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 _MLP = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
+_LATENTS, _TOKENS = "b c (h p) (w q)", "b (h w) (c p q)"
+"""Axes of latents and of their tokens for einops; p and q are 2."""
 
 
 def pack_latents(latents: Tensor) -> Tensor:
@@ -30,18 +34,19 @@ def pack_latents(latents: Tensor) -> Tensor:
     """
     if latents.ndim != 4 or latents.shape[2] % 2 or latents.shape[3] % 2:
         raise ValueError(f"latents must be (B, C, even, even), got {tuple(latents.shape)}")
-    b, c, h, w = latents.shape
-    blocks = latents.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return blocks.reshape(b, (h // 2) * (w // 2), 4 * c)
+    return _einops().rearrange(latents, f"{_LATENTS} -> {_TOKENS}", p=2, q=2)
 
 
 def unpack_latents(tokens: Tensor, height: int, width: int) -> Tensor:
     """Tokens (B, n, 4 C) -> latents (B, C, height, width). Inverse of :func:`pack_latents`."""
-    b, n, d = tokens.shape
-    if height % 2 or width % 2 or n != height * width // 4:
-        raise ValueError(f"{n} tokens do not fill latents of {height} x {width}")
-    blocks = tokens.view(b, height // 2, width // 2, d // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return blocks.reshape(b, d // 4, height, width)
+    count = tokens.shape[1]
+    if height % 2 or width % 2 or count != height * width // 4:
+        raise ValueError(f"{count} tokens do not fill latents of {height} x {width}")
+    return _einops().rearrange(tokens, f"{_TOKENS} -> {_LATENTS}", h=height // 2, p=2, q=2)
+
+
+def _einops() -> ModuleType:
+    return require("einops", "To pack latents of FLUX into tokens")
 
 
 def image_ids(height: int, width: int, device: torch.device | None = None) -> Tensor:

@@ -14,25 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...method.schedule import shifted_grid
+from ...method.walk import walk_to_end
 from ...optional import require
+from ..flux.policy import predict_velocity
 from .codec import LATENT_CHANNELS, SCALE, TinyCodec
-from .flow import euler
 from .render import IMAGE_SIZE
 from .text import POOLED_DIM, TEXT_DIM, TinyTextEncoder
 
 __all__ = [
     "ASSET",
     "LATENT_SHAPE",
+    "SHIFT",
     "TRANSFORMER_CONFIG",
     "TinyFlux",
     "initialise",
     "load_tiny_flux",
     "sample_images",
+    "sample_latents",
     "save_tiny_flux",
 ]
 
 #: The trained model that comes with the package.
 ASSET = Path(__file__).with_name("tiny_flux.safetensors")
+SHIFT = 3.0
+"""Static time shift of training and sampling."""
 LATENT_SHAPE = (LATENT_CHANNELS, IMAGE_SIZE // SCALE, IMAGE_SIZE // SCALE)
 #: Arguments of diffusers' FluxTransformer2DModel. FLUX.1 with smaller numbers.
 TRANSFORMER_CONFIG: dict[str, Any] = {
@@ -146,6 +152,33 @@ def load_tiny_flux(path: Path = ASSET) -> TinyFlux:
 
 
 @torch.no_grad()
+def sample_latents(
+    flux: TinyFlux, noise: Tensor, captions: Sequence[str], steps: int = 9
+) -> Tensor:
+    """Follow the ODE from noise to data with Euler steps, each sample with a caption of its own.
+
+    Args:
+        flux: The model.
+        noise: Standard normal, (B, C, h, w), on the model's device.
+        captions: B captions of the tiny world, or empty texts.
+        steps: Euler steps, 2 or more.
+
+    Returns:
+        Latents (B, C, h, w).
+
+    Raises:
+        ValueError: A caption has an unknown word.
+    """
+    features, pooled = flux.text.encode(captions)
+
+    def velocity(x_t: Tensor, t: float) -> Tensor:
+        times = torch.full((len(x_t),), t, device=x_t.device)
+        return predict_velocity(flux.transformer, x_t, times, features, pooled)
+
+    return walk_to_end(velocity, noise, shifted_grid(steps, SHIFT).pairs())
+
+
+@torch.no_grad()
 def sample_images(flux: TinyFlux, captions: Sequence[str], seed: int, steps: int = 9) -> Tensor:
     """Draw one picture for each caption with the ODE sampler.
 
@@ -153,7 +186,7 @@ def sample_images(flux: TinyFlux, captions: Sequence[str], seed: int, steps: int
         flux: The model.
         captions: B captions of the tiny world, or empty texts.
         seed: Seed of the noise.
-        steps: Euler steps, > 0.
+        steps: Euler steps, 2 or more.
 
     Returns:
         Pictures in 0..1, float32, shape (B, 64, 64, 3).
@@ -162,4 +195,4 @@ def sample_images(flux: TinyFlux, captions: Sequence[str], seed: int, steps: int
         ValueError: A caption has an unknown word.
     """
     noise = torch.randn(len(captions), *LATENT_SHAPE, generator=torch.Generator().manual_seed(seed))
-    return flux.codec.decode(euler(flux.transformer, noise, *flux.text.encode(captions), steps))
+    return flux.codec.decode(sample_latents(flux, noise, captions, steps))

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..flux.policy import predict_velocity
-from .flow import SHIFT
-from .model import TinyFlux
+from .model import SHIFT, TinyFlux
 from .render import render_indices
 from .text import TEXT_LENGTH, tokenize
 from .world import ATTRIBUTES, TRAIN, caption, indices_of

@@ -49,7 +49,7 @@ def _policy(lab, triple, captions=CAPTIONS, **options):
 
 
 def test_native_velocity_equals_diffusers(lab):
-    predict = lab.module("chunk_grpo_core.models.tiny.flow").predict_velocity
+    predict = lab.module("chunk_grpo_core.models.flux.policy").predict_velocity
     with _asset(lab) as (flux, triple):
         policy = _policy(lab, triple)
         worst = 0.0
@@ -138,7 +138,7 @@ def test_clones_and_saved_states_work(lab):
 
 def test_the_lora_for_diffusers_is_the_trained_function(lab):
     """The converted file, merged into the library's transformer, gives the native velocity."""
-    predict = lab.module("chunk_grpo_core.models.tiny.flow").predict_velocity
+    predict = lab.module("chunk_grpo_core.models.flux.policy").predict_velocity
     export = lab.module("chunk_grpo_core.lora.files")
     with _asset(lab) as (flux, triple):
         adapter = (policy := _policy(lab, triple)).adapter

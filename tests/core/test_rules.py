@@ -1,4 +1,4 @@
-"""One reverse step against closed forms, torch.distributions and the official formulas."""
+"""Rules of a step against closed forms, torch.distributions, papers and official code."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import GaussianWorld
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.distributions import Normal
 
-from chunk_grpo_core.method.replay import replay_step
-from chunk_grpo_core.method.rollout import Noise, rollout, sample_ode
+from chunk_grpo_core.method.noise import Noise
+from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import (
     KEEPS_MARGINALS,
+    ODE,
     RULES,
+    Coefficients,
     SdeConfig,
     Transition,
     gaussian_log_p,
-    ode_step,
     sample_step,
 )
-from chunk_grpo_core.method.schedule import TimeGrid, shifted_grid
+from chunk_grpo_core.method.schedule import shifted_grid
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "sde_golden.json"
 ENTRIES = json.loads(GOLDEN.read_text(encoding="utf-8"))
@@ -116,7 +119,7 @@ def test_more_noise_means_wider_steps_and_no_noise_means_ode(rule):
         SdeConfig(rule=rule, eta=eta).transition(x_t, v_t, 0.8, 0.6) for eta in (0.9, 0.3, 0.0)
     )
     assert wide.std > 2 * narrow.std > still.std == 0.0
-    assert torch.allclose(still.mean, ode_step(x_t, v_t, 0.8, 0.6).mean)
+    assert torch.allclose(still.mean, ODE.transition(x_t, v_t, 0.8, 0.6).mean)
     assert not SdeConfig(rule=rule, eta=0.0).is_stochastic
 
 
@@ -127,18 +130,70 @@ def test_last_step_is_deterministic_whatever_the_rule(rule):
     assert last.std == 0.0 and torch.equal(last.mean, x_t - 0.25 * v_t)
 
 
-@pytest.mark.parametrize(("t", "s"), [(1.0, 0.95), (0.9, 0.8), (0.5, 0.3), (0.1, 0.05)])
-@pytest.mark.parametrize("eta", [0.1, 0.7, 1.5])
-def test_flow_rule_is_the_drift_of_flow_grpo(t, s, eta):
-    x_t, v_t = torch.randn(2, 3, dtype=torch.float64).float(), torch.randn(2, 3)
-    step = SdeConfig(rule="flow", eta=eta).transition(x_t, v_t, t, s)
-    sigma = math.sqrt(t / (1 - (s if t == 1.0 else t))) * eta
-    # The score of N((1 - t) x_0, t^2) with the x_0 that the velocity implies.
-    x_0 = x_t.double() - t * v_t.double()
-    score = ((1 - t) * x_0 - x_t.double()) / t**2
-    drift = v_t.double() - 0.5 * sigma**2 * score
-    assert torch.allclose(step.mean.double(), x_t.double() + drift * (s - t), atol=1e-5, rtol=1e-5)
-    assert step.std == pytest.approx(sigma * math.sqrt(t - s))
+def flow_of_the_paper(x_t, v_t, t, s, eta):
+    """Drift and noise of Flow-GRPO's SDE, the score as that of N((1 - t) x_0, t^2)."""
+    sigma = eta * math.sqrt(t / (1.0 - (s if t == 1.0 else t)))
+    score = ((1.0 - t) * (x_t - t * v_t) - x_t) / t**2
+    return x_t + (v_t - 0.5 * sigma**2 * score) * (s - t), sigma * math.sqrt(t - s)
+
+
+def dance_of_the_paper(x_t, v_t, t, s, eta):
+    """The same with a constant noise level."""
+    x_0 = x_t - t * v_t
+    score = -(x_t - (1.0 - t) * x_0) / t**2
+    return x_t + (v_t - 0.5 * eta**2 * score) * (s - t), eta * math.sqrt(t - s)
+
+
+def cps_of_the_paper(x_t, v_t, t, s, eta):
+    """Predicted data and noise, mixed anew at the level s."""
+    x_0, eps = x_t - t * v_t, x_t + (1.0 - t) * v_t
+    std = s * math.sin(eta * math.pi / 2.0)
+    return (1.0 - s) * x_0 + math.sqrt(s**2 - std**2) * eps, std
+
+
+PAPERS = {
+    "flow": flow_of_the_paper,
+    "dance": dance_of_the_paper,
+    "cps": cps_of_the_paper,
+    "ode": lambda x_t, v_t, t, s, eta: (x_t + (s - t) * v_t, 0.0),
+}
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@given(
+    x_t=st.floats(-5.0, 5.0),
+    v_t=st.floats(-5.0, 5.0),
+    t=st.sampled_from([1.0]) | st.floats(0.02, 0.99),
+    share=st.floats(0.01, 0.99),
+    eta=st.floats(0.0, 1.0),
+)
+def test_three_numbers_of_a_rule_are_the_formulas_of_its_paper(rule, x_t, v_t, t, share, eta):
+    s = share * t
+    a, b, std = RULES[rule](t, s, eta)
+    mean, expected = PAPERS[rule](x_t, v_t, t, s, eta)
+    size = 1.0 + abs(a) + abs(b)
+    assert a * x_t + b * v_t == pytest.approx(mean, rel=1e-9, abs=1e-9 * size)
+    assert std == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize(("t", "s"), [(1.0, 0.95), (0.5, 0.3), (0.25, 0.0)])
+def test_transition_puts_state_and_velocity_into_the_three_numbers(rule, t, s):
+    x_t, v_t, sde = torch.randn(2, 3), torch.randn(2, 3), SdeConfig(rule=rule)
+    a, b, std = sde.coefficients(t, s)
+    step = sde.transition(x_t.double(), v_t, t, s)
+    assert step.mean.dtype == torch.float32 and torch.equal(step.mean, a * x_t + b * v_t)
+    assert step.std == std == sde.std(t, s)
+
+
+def test_a_new_rule_is_one_function_and_one_line(monkeypatch):
+    monkeypatch.setitem(RULES, "drift", lambda t, s, eta: Coefficients(0.9, s - t, eta * s))
+    sde, world, grid = SdeConfig(rule="drift", eta=0.5), GaussianWorld(), shifted_grid(5)
+    group = rollout(world.velocity, "p", grid, sde, Noise(False, 3, 4), (2, 3))
+    t, s = grid.pairs()[1]
+    x_t = group.states[1]
+    step = Transition(0.9 * x_t + (s - t) * world.velocity(x_t, t), 0.5 * s)
+    assert torch.allclose(group.log_p[1], gaussian_log_p(group.states[2], step))
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: f"T{e['T']}-{e['index']}")
@@ -150,7 +205,7 @@ def test_flow_and_dance_rules_equal_the_official_ones(entry):
     assert gaussian_log_p(x_s, step).tolist() == pytest.approx(entry["logp_flow"], rel=1e-5)
     dance = SdeConfig(rule="dance", eta=entry["eta"]).transition(x_t, v_t, t, s)
     assert gaussian_log_p(x_s, dance).tolist() == pytest.approx(entry["logp_dance"], rel=1e-5)
-    x_0 = ode_step(x_t, v_t, t, 0.0).mean
+    x_0 = ODE.transition(x_t, v_t, t, 0.0).mean
     assert torch.allclose(x_0, torch.tensor(entry["x0"]), rtol=1e-5, atol=1e-6)
     grid = shifted_grid(entry["T"], entry["shift"])
     assert grid.sigmas == pytest.approx(sigmas, rel=1e-5)
@@ -183,43 +238,3 @@ def test_deterministic_step_has_no_density():
 def test_bad_sde_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SdeConfig(**settings)
-
-
-def test_rollout_keeps_every_state_and_the_density_that_drew_it():
-    world, grid = GaussianWorld(), shifted_grid(5)
-    noise = Noise(True, 3, 4)
-    group = rollout(world.velocity, "p", grid, SdeConfig(), noise, (2, 3))
-    assert group.states.shape == (6, 4, 2, 3) and group.log_p.shape == (4, 4)
-    assert torch.equal(group.states[0], noise.initial((2, 3)))
-    for step in range(4):
-        assert torch.equal(replay_step(world.velocity, group, step).log_p, group.log_p[step])
-        part = torch.tensor([2, 0])
-        again = replay_step(world.velocity, group, step, part).log_p
-        assert torch.equal(again, group.log_p[step, part])
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 4])
-def test_rollout_does_not_depend_on_the_batch_size(batch_size):
-    world, grid, sde = GaussianWorld(), shifted_grid(5), SdeConfig()
-    whole, parts = (
-        rollout(world.velocity, "p", grid, sde, Noise(False, 3, 4), (2, 3), batch_size=size)
-        for size in (None, batch_size)
-    )
-    assert torch.equal(whole.states, parts.states) and torch.equal(whole.log_p, parts.log_p)
-
-
-def test_ode_rollout_has_no_density_and_equals_plain_sampling():
-    world, grid = GaussianWorld(), shifted_grid(5)
-    noise = Noise(False, 3, 4)
-    group = rollout(world.velocity, "p", grid, SdeConfig(rule="ode"), noise, (2, 3))
-    assert not group.stochastic.any() and torch.equal(group.log_p, torch.zeros(4, 4))
-    plain = sample_ode(world.velocity, "p", grid, noise.initial((2, 3)), batch_size=3)
-    assert torch.equal(group.x_0, plain)
-
-
-def test_one_straight_step_lands_on_the_data_point():
-    target = torch.tensor([[0.3, -2.0]])
-    noise = torch.randn(1, 2)
-    grid = TimeGrid((1.0, 0.4, 0.0))
-    found = sample_ode(lambda x_t, t, prompt: noise - target, "", grid, noise)
-    assert torch.allclose(found, target, atol=1e-6)

@@ -1,0 +1,62 @@
+"""Randomness of a group: where its samples start and what their steps draw.
+
+Sample i of a group owns one generator, seeded from (seed, iteration, prompt, i), and draws on the
+CPU, for every step whether or not the step takes noise. So a picture does not depend on batch size,
+device or what else is sampled, the noise of a step does not depend on where else there is noise,
+and a resumed run continues with the same noise.
+
+Legend: G samples in a group, ``*latent`` the model's latent shape.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Noise", "derive_seed", "draw_normal"]
+
+
+def derive_seed(*parts: object) -> int:
+    """Hash any printable parts to a seed in 0..2^63 - 1, stable across machines and versions."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Sources of randomness of one group."""
+
+    shared_start: bool
+    """Whether all samples start from the same initial noise."""
+    seed: int
+    """Seed of the group, see :func:`derive_seed`."""
+    group_size: int
+    """Samples that are rolled out."""
+    first: int = 0
+    """Number of the first of them, where only a part of the group is rolled out."""
+
+    def generators(self) -> list[torch.Generator]:
+        """One fresh CPU generator for each sample, for the noise of its steps."""
+        return [_generator(self.seed, "steps", i) for i in self._numbers]
+
+    @property
+    def _numbers(self) -> range:
+        return range(self.first, self.first + self.group_size)
+
+    def initial(self, latent_shape: Sequence[int]) -> Tensor:
+        """Draw x_1, CPU float32, shape (G, *latent)."""
+        owners = [0] * self.group_size if self.shared_start else self._numbers
+        return draw_normal([_generator(self.seed, "start", i) for i in owners], latent_shape)
+
+
+def draw_normal(generators: Iterable[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
+    """Draw N(0, 1), one latent from each generator, CPU float32, shape (B, *latent)."""
+    return torch.stack([torch.randn(*latent_shape, generator=g) for g in generators])
+
+
+def _generator(*parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(*parts))
