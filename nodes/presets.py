@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from comfy_api.latest import io
 
@@ -146,7 +144,7 @@ def preset_text(preset: Preset, config: TrainConfig) -> str:
         preset: Where the run comes from.
         config: The run, with the values of the preset or others.
     """
-    values = dict(_leaves(config.to_json()))
+    values = config.flat()
     values |= {"grid": config.grid, "plan": ", ".join(map(str, config.plan.sizes))}
     lines = [f"{preset.name}: {preset.title}", ""]
     for setting in preset.values:
@@ -159,12 +157,3 @@ def preset_text(preset: Preset, config: TrainConfig) -> str:
     lines += ["", "What is different here, or left to you:", ""]
     lines += [f"- {departure}" for departure in preset.departures]
     return "\n".join(lines)
-
-
-def _leaves(data: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted keys and values of nested settings; grid and plan are one value each."""
-    for key, value in data.items():
-        if isinstance(value, dict) and key not in ("grid", "plan"):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -171,7 +171,7 @@ def perform(run: Run, curves: Path, results: Path, work: Path) -> str:
         target,
         {
             "run": asdict(run),
-            "config": replace(config).to_json(),
+            "config": config.flat(),
             "trained_passes": sum(row["trained_passes"] for row in rows),
             "seconds": round(sum(row["seconds"]["total"] for row in rows), 1),
             "ratio_error_first_update": max(row["ratio_error_first_update"] for row in rows),

@@ -67,7 +67,7 @@ def sample(
         policy = load_policy(config, prompts)
         if chosen := None if base else lora or own_lora:
             load_adapter(policy, chosen)
-        settings = config.sampling_config()
+        settings = config.settings
         with policy.adapter.disabled() if base else nullcontext():
             pictures = list(
                 draw(
@@ -104,7 +104,7 @@ def analyze(
             curve = measure_curve(
                 policy,
                 chosen,
-                config.sampling_config(),
+                config.settings,
                 lambda fraction: bar.update("relative L1", fraction),
             )
         plan = config.train_config(curve).plan
@@ -160,7 +160,7 @@ def evaluate(
         if chosen is None:
             raise ValueError(f"{source} has no LoRA of its own; name one with --lora")
         judge, held_out = load_rewards(config), load_prompts(config).held_out
-        policy, settings = load_policy(config, held_out), config.sampling_config()
+        policy, settings = load_policy(config, held_out), config.settings
         load_adapter(policy, chosen)
         limit, sides = BatchLimit(size=settings.batch_size), {}
         for which in ("before", "after"):

@@ -37,7 +37,7 @@ Changes = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        metavar="TABLE.KEY=VALUE",
+        metavar="KEY=VALUE",
         help="Change one value; paths start at the file's folder. May be repeated.",
     ),
 ]

@@ -15,14 +15,9 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, get_type_hints
 
-from ..lora.adapter import LoraConfig
-from ..method.advantage import AdvantageConfig
-from ..method.objective import ObjectiveConfig
-from ..method.rules import SdeConfig
-from ..method.windows import WindowConfig
 from ..models.flux.config import FluxModel
 from ..prompts.split import PromptConfig
-from ..train.config import OptimizerConfig, TrainConfig
+from ..train.config import PARTS, TrainConfig
 from .run_config import GridTable, PlanTable, PromptTable, RunTable
 
 __all__ = ["Key", "checked", "keys", "nearest", "tables"]
@@ -30,9 +25,10 @@ __all__ = ["Key", "checked", "keys", "nearest", "tables"]
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a table."""
+    """One key of a file."""
 
     table: str
+    """Empty for a key at the top of the file, before the first table."""
     name: str
     kind: Any
     """Its type, as annotated."""
@@ -40,6 +36,11 @@ class Key:
     setting: str = ""
     """Dotted name in ``TrainConfig``; empty if it is no setting of the training."""
     is_path: bool = False
+
+    @property
+    def dotted(self) -> str:
+        """The key as ``--set`` takes it: ``iterations``, ``optimizer.learning_rate``."""
+        return f"{self.table}.{self.name}" if self.table else self.name
 
     @property
     def can_be_none(self) -> bool:
@@ -71,27 +72,15 @@ _PATHS = {"file", "held_out_file", "wildcards", "folder", "continue_from"}
 _MODEL_PATHS = {
     "path", "transformer", "vae", "clip", "t5", "clip_tokenizer", "t5_tokenizer", "text_cache"
 }  # fmt: skip
-#: Settings of the training that have no table of their own -> where they stand.
-_PLACES = {
-    "noise": "sde",
-    "ode_solver": "sde",
-    "share_initial_noise": "sde",
-    "chunk_fraction": "plan",
-}
-_PARTS = {
-    "sde": SdeConfig,
-    "window": WindowConfig,
-    "advantage": AdvantageConfig,
-    "objective": ObjectiveConfig,
-    "optimizer": OptimizerConfig,
-    "lora": LoraConfig,
-}
 
 
 @cache
 def keys() -> dict[str, dict[str, Key]]:
-    """Table -> name -> key, in the order in which a file is best read."""
-    found: dict[str, dict[str, Key]] = {
+    """Table -> name -> key, in the order of a file; the table "" is the top of it."""
+    elsewhere = {*PARTS, "grid", "plan"}
+    plain = {name: key for name, key in _of(TrainConfig, "", "").items() if name not in elsewhere}
+    return {
+        "": plain,
         "model": {
             "type": Key("model", "type", str, 'Which model: "tiny" (it comes along) or "flux".'),
             **_of(FluxModel, "model", paths=_MODEL_PATHS),
@@ -102,19 +91,14 @@ def keys() -> dict[str, dict[str, Key]]:
         },
         "grid": _of(GridTable, "grid"),
         "plan": _of(PlanTable, "plan"),
-        **{table: _of(kind, table, f"{table}.") for table, kind in _PARTS.items()},
+        **{table: _of(kind, table, f"{table}.") for table, kind in PARTS.items()},
         "run": _of(RunTable, "run", paths=_PATHS),
     }
-    for name, key in _of(TrainConfig, "run", "").items():
-        table = _PLACES.get(name, "run")
-        if name not in {*_PARTS, "grid", "plan"}:
-            found[table][name] = Key(table, name, key.kind, key.doc, name)
-    return found
 
 
 def tables() -> list[str]:
     """All tables of a file, ``reward`` included."""
-    return [*keys(), "reward"]
+    return [*filter(None, keys()), "reward"]
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -142,7 +126,7 @@ def checked(key: Key, value: object) -> object:
     for kind in kinds.split(" | "):
         if _is(value, kind):
             return float(value) if kind == "float" else value  # type: ignore[arg-type]
-    raise ValueError(f"{key.table}.{key.name} is {value!r}; it must be {key.allowed}")
+    raise ValueError(f"{key.dotted} is {value!r}; it must be {key.allowed}")
 
 
 def _is(value: object, kind: str) -> bool:

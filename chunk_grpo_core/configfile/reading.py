@@ -1,12 +1,14 @@
 """Read a configuration file (TOML): a model, prompts, rewards and a training, strictly.
 
     preset = "safe-lora"        # fills everything that the file does not say
+    iterations = 20             # settings whose names have no dot stand before the first table
     [model] [prompts] [reward] [grid] [plan] [sde] [window] [advantage] [objective] [optimizer]
-    [lora] [run]                # their keys: config_keys.py
+    [lora] [run]                # their keys: keys.py
     [[reward]]                  # instead of [reward], several of them, each with a weight
 
-A key that does not exist, a value of the wrong type or out of range is an error that names it and
-what is allowed. ``writing.py`` writes such files. Relative paths start at the file's folder.
+A file is a patch over its preset: dotted keys of ``TrainConfig``, and what is loaded. A key that
+does not exist, a value of the wrong type or out of range is an error that names it and what is
+allowed. ``writing.py`` writes such files. Relative paths start at the file's folder.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..method.chunks import per_step_plan
 from ..method.schedule import TimeGrid, flux_shift, shifted_grid
 from ..models.flux.config import FluxModel
 from ..optional import require
 from ..presets import PRESETS, preset_values
 from ..prompts.split import PromptConfig
 from ..rewards import REWARDS
+from ..train.config import TrainConfig
 from ..watch.trackers import TRACKERS
 from .keys import Key, checked, keys, nearest, tables
 from .run_config import GridTable, PlanTable, PromptTable, RewardEntry, RunConfig, RunTable
@@ -40,7 +44,7 @@ def read_config_file(path: str | Path, changes: Sequence[str] = ()) -> RunConfig
 
     Args:
         path: A .toml file.
-        changes: Further values that win over the file, as ``table.key=value``.
+        changes: Further values that win over the file, as ``KEY=VALUE``; the key is dotted.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -85,12 +89,14 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     grid_table = _table(GridTable, values["grid"])
     model = _model(values["model"])
     plan = _table(PlanTable, values["plan"])
-    settings = {k: v for k, v in base.items() if k not in ("grid", "plan")}
-    for table, found in values.items():
-        for key, value in found.items():
-            if setting := keys()[table][key].setting:
-                settings[setting] = value
+    plan = replace(plan, chunks=plan.chunks or str(base.get("plan", "")))
+    if not plan.chunks:
+        raise ValueError('plan.chunks is missing; write "step", sizes such as "2, 3, 4, 7", ...')
     base_grid = base.get("grid")
+    grid = _grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model)
+    steps = grid.trainable_steps
+    patch = {**base, **_settings(values), "grid": grid}
+    patch["plan"] = per_step_plan(steps) if plan.needs_curve else plan.read(steps)
     config = RunConfig(
         name=name,
         preset=preset,
@@ -98,17 +104,23 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
         prompts=_prompt_table(values["prompts"], model),
         prompt_config=_table(PromptConfig, values["prompts"]),
         rewards=_rewards(data.get("reward"), folder, model),
-        grid=_grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model),
-        plan=replace(plan, chunks=plan.chunks or str(base.get("plan", ""))),
-        settings=settings,
+        plan=plan,
+        settings=TrainConfig.of(patch),
         run=_table(RunTable, values["run"]),
     )
-    if not config.plan.chunks:
-        raise ValueError('plan.chunks is missing; write "step", sizes such as "2, 3, 4, 7", ...')
     if strange := set(config.run.log) - set(TRACKERS):
         raise ValueError(f"run.log has {min(strange)!r}; it may have {', '.join(TRACKERS)}")
-    config.sampling_config() if config.needs_curve else config.train_config()
     return config
+
+
+def _settings(values: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    """What a file says about the training: dotted keys of ``TrainConfig``."""
+    return {
+        setting: value
+        for table, entries in values.items()
+        for name, value in entries.items()
+        if (setting := keys()[table][name].setting)
+    }
 
 
 def _values(data: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
@@ -117,29 +129,49 @@ def _values(data: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(preset, str) or (preset and preset not in PRESETS):
         raise ValueError(f"there is no preset {preset!r}{nearest(str(preset), list(PRESETS))}")
     values: dict[str, dict[str, Any]] = {table: {} for table in keys()}
-    for table, entries in data.items():
-        if table in ("preset", "reward"):
+    for name, entry in data.items():
+        if name in ("preset", "reward"):
             continue
-        if table not in values:
-            raise ValueError(f"there is no table [{table}]{nearest(table, tables())}")
-        if not isinstance(entries, dict):
-            raise ValueError(f"{table} is {entries!r}; it must be a table: [{table}]")
-        for name, value in entries.items():
-            key = keys()[table].get(name)
-            if key is None:
-                raise ValueError(f"[{table}] has no key {name}{_where(name, table)}")
-            value = checked(key, value)
-            if key.is_path and value:
-                value = _absolute(str(value), folder, may_be_name=name == "path")
-            values[table][name] = value
+        if name in keys()[""]:
+            values[""][name] = checked(keys()[""][name], entry)
+        elif name not in values:
+            raise ValueError(_no_such(name, entry))
+        elif not isinstance(entry, dict):
+            raise ValueError(f"{name} is {entry!r}; it must be a table: [{name}]")
+        else:
+            values[name] = _entries(name, entry, folder)
     return values
 
 
+def _entries(table: str, entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Key -> value of the right type, of one table."""
+    values = {}
+    for name, value in entries.items():
+        key = keys()[table].get(name)
+        if key is None:
+            raise ValueError(f"[{table}] has no key {name}{_where(name, table)}")
+        value = checked(key, value)
+        if key.is_path and value:
+            value = _absolute(str(value), folder, may_be_name=name == "path")
+        values[name] = value
+    return values
+
+
+def _no_such(name: str, entry: object) -> str:
+    """What is wrong with a name at the top of the file that is neither a key nor a table."""
+    if isinstance(entry, (dict, list)):
+        return f"there is no table [{name}]{nearest(name, tables())}"
+    return f"there is no key {name} at the top of the file{_where(name, '')}"
+
+
 def _where(name: str, table: str) -> str:
-    homes = [other for other, known in keys().items() if name in known]
+    """Where a key belongs that stands in the wrong table, or the nearest key of this one."""
+    if table and name in keys()[""]:
+        return "; write it at the top of the file, before the first table"
+    homes = [home for home, there in keys().items() if name in there]
     if homes:
         return f"; it belongs into [{homes[0]}]"
-    return nearest(name, list(keys()[table]))
+    return nearest(name, ["preset", *keys()[""]] if not table else list(keys()[table]))
 
 
 def _absolute(text: str, folder: Path, *, may_be_name: bool = False) -> str:
@@ -228,11 +260,11 @@ def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
 
 
 def _change(data: dict[str, Any], text: str) -> None:
-    """Apply one ``table.key=value``; the value is TOML, or else a text."""
-    name, equals, value = (part.strip() for part in text.partition("="))
-    table, _, key = name.rpartition(".")
-    if not equals or not key or (not table and key != "preset"):
-        raise ValueError(f"{text!r} changes nothing; write table.key=value")
+    """Apply one ``KEY=VALUE``; the value is TOML, or else a text."""
+    dotted, equals, value = (part.strip() for part in text.partition("="))
+    table, _, key = dotted.rpartition(".")
+    if not equals or not key:
+        raise ValueError(f"{text!r} changes nothing; write KEY=VALUE, such as iterations=20")
     try:
         parsed = parse_toml(f"x = {value}")["x"]
     except ValueError:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..method.chunks import ChunkPlan, parse_weights, per_step_plan
+from ..method.chunks import ChunkPlan, parse_weights
 from ..method.dynamics import DynamicsCurve
 from ..method.planners import needs_curve, read_plan
-from ..method.schedule import TimeGrid
 from ..models.flux.config import FluxModel
-from ..presets import build_config
 from ..prompts.split import PromptConfig
 from ..train.config import TrainConfig
 
@@ -40,6 +38,21 @@ class PlanTable:
     weights: str = ""
     """How often chunks are drawn: "uniform", "curve", "softmax 0.5", or one number for each. Empty
     for uniform."""
+
+    @property
+    def needs_curve(self) -> bool:
+        """Whether the plan is read off a curve that must be measured first."""
+        words = self.weights.split()[:1]
+        return needs_curve(self.chunks) or words in (["curve"], ["softmax"])
+
+    def read(self, trainable_steps: int, curve: DynamicsCurve | None = None) -> ChunkPlan:
+        """Build the plan.
+
+        Raises:
+            ValueError: It does not fit the steps, or needs a curve.
+        """
+        plan = read_plan(self.chunks, trainable_steps, curve)
+        return parse_weights(self.weights, plan, curve) if self.weights else plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,32 +109,19 @@ class RunConfig:
     prompts: PromptTable
     prompt_config: PromptConfig
     rewards: tuple[RewardEntry, ...]
-    grid: TimeGrid
     plan: PlanTable
-    settings: Mapping[str, object]
-    """Dotted names of ``TrainConfig``, without grid and plan."""
+    settings: TrainConfig
+    """Settings of the training. A plan that is read off a curve is not known before
+    :meth:`train_config`; until then every step has a chunk of its own here."""
     run: RunTable
 
-    @property
-    def needs_curve(self) -> bool:
-        """Whether the plan is read off a curve that must be measured first."""
-        words = self.plan.weights.split()[:1]
-        return needs_curve(self.plan.chunks) or words in (["curve"], ["softmax"])
-
     def train_config(self, curve: DynamicsCurve | None = None) -> TrainConfig:
-        """Settings of the training.
+        """Settings of the training with their plan.
 
         Raises:
-            ValueError: A setting is out of range, or the plan needs a curve.
+            ValueError: The plan needs a curve, or does not fit the settings.
         """
-        plan = read_plan(self.plan.chunks, self.grid.trainable_steps, curve)
-        if self.plan.weights:
-            plan = parse_weights(self.plan.weights, plan, curve)
-        return self._with(plan)
-
-    def sampling_config(self) -> TrainConfig:
-        """Settings of everything but the plan, which is not known before a curve is measured."""
-        return self._with(per_step_plan(self.grid.trainable_steps))
-
-    def _with(self, plan: ChunkPlan) -> TrainConfig:
-        return build_config({**self.settings, "grid": self.grid, "plan": plan})
+        if not self.plan.needs_curve:
+            return self.settings
+        plan = self.plan.read(self.settings.grid.trainable_steps, curve)
+        return replace(self.settings, plan=plan)

@@ -47,11 +47,11 @@ def write_config(config: RunConfig) -> str:
     """Write a file from which :func:`~.reading.read_config` reads the same again."""
     title = PRESETS[config.preset].title if config.preset else "A configuration of chunk-grpo"
     lines = [*_comment(title), *_departures(config.preset)]
-    for table, known in keys().items():
-        lines += ["", f"[{table}]"]
-        values = _values(config, table)
-        for name, value in values.items():
-            lines += [*_comment(_meaning(known[name], value, config)), f"{name} = {_toml(value)}"]
+    for table, keys_there in keys().items():
+        lines += ["", f"[{table}]"] if table else [""]
+        for name, value in _values(config, table).items():
+            meaning = _meaning(keys_there[name], value, config)
+            lines += [*_comment(meaning), f"{name} = {_toml(value)}"]
         if table == "prompts":
             lines += _rewards(config.rewards)
     return "\n".join(lines) + "\n"
@@ -59,32 +59,19 @@ def write_config(config: RunConfig) -> str:
 
 def _values(config: RunConfig, table: str) -> dict[str, object]:
     """What stands in a table: every key that has a value."""
-    own: dict[str, Any] = {
+    loaded: dict[str, Any] = {
         "model": {"type": "tiny"},
         "prompts": {**asdict(config.prompts), **asdict(config.prompt_config)},
-        "grid": _grid(config.grid),
+        "grid": _grid(config.settings.grid),
         "plan": asdict(config.plan),
         "run": asdict(config.run),
     }
     if config.model is not None:
-        own["model"] = {"type": "flux", **asdict(config.model)}
-    settings = _settings(config)
-    values: dict[str, object] = own.get(table, {})
-    for name, key in keys()[table].items():
-        if key.setting:
-            values[name] = settings[key.setting]
-    return values
-
-
-def _settings(config: RunConfig) -> dict[str, object]:
-    """Dotted names of all settings, also of those that the file did not mention."""
-    found: dict[str, object] = {}
-    for name, value in config.sampling_config().to_json().items():
-        if isinstance(value, dict):
-            found |= {f"{name}.{inner}": item for inner, item in value.items()}
-        else:
-            found[name] = value
-    return found
+        loaded["model"] = {"type": "flux", **asdict(config.model)}
+    if table in loaded:
+        return loaded[table]
+    settings = config.settings.flat()
+    return {name: settings[key.setting] for name, key in keys()[table].items()}
 
 
 def _grid(grid: TimeGrid) -> dict[str, object]:
@@ -102,7 +89,9 @@ def _meaning(key: Key, value: object, config: RunConfig) -> str:
     text = key.doc
     for setting in PRESETS[config.preset].values if config.preset else ():
         is_plan = key.table == "plan" and key.name == "chunks" and setting.key == "plan"
-        is_grid = key.table == "grid" and setting.key == "grid" and setting.value == config.grid
+        is_grid = (
+            key.table == "grid" and setting.key == "grid" and setting.value == config.settings.grid
+        )
         same = setting.key == key.setting and setting.value == value
         if (is_plan and setting.value == value) or is_grid or same:
             text = f"{text} [{setting.source}]".strip()

@@ -9,12 +9,8 @@ a setting means.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
 
-from ..method.chunks import ChunkPlan
 from ..method.dynamics import DynamicsCurve
-from ..method.planners import read_plan
-from ..method.schedule import TimeGrid
 from ..train.config import TrainConfig
 from .gcpo import GCPO_SCRIPT, GCPO_V3
 from .recipe import NOT_IN_THE_SOURCE, Preset, Setting
@@ -26,7 +22,6 @@ __all__ = [
     "PRESETS",
     "Preset",
     "Setting",
-    "build_config",
     "preset_config",
     "preset_values",
 ]
@@ -47,15 +42,13 @@ def preset_config(
         curve: Relative-L1 curve, measured with the grid and the rule of the preset; needed where
             the plan is adaptive (``gcpo-v3``).
         overrides: Dotted keys of ``TrainConfig`` and other values for them, such as
-            ``iterations=20, **{"optimizer.learning_rate": 1e-4}``. ``grid`` is a ``TimeGrid``;
-            ``plan`` is a ``ChunkPlan``, or text as
-            :func:`~chunk_grpo_core.method.planners.read_plan` takes it.
+            ``iterations=20, **{"optimizer.learning_rate": 1e-4}``; see :meth:`TrainConfig.of`.
 
     Raises:
         ValueError: The name or a key is unknown (the message names the nearest known one), a value
             is out of range, or the plan needs a curve.
     """
-    return build_config(preset_values(name) | overrides, curve)
+    return TrainConfig.of(preset_values(name) | overrides, curve)
 
 
 def preset_values(name: str) -> dict[str, object]:
@@ -69,32 +62,3 @@ def preset_values(name: str) -> dict[str, object]:
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"there is no preset {name!r}; {hint}Known: {', '.join(PRESETS)}")
     return {setting.key: setting.value for setting in PRESETS[name].values}
-
-
-def build_config(values: Mapping[str, object], curve: DynamicsCurve | None = None) -> TrainConfig:
-    """Build settings from dotted keys; arguments and errors are those of :func:`preset_config`.
-
-    Args:
-        values: ``grid``, ``plan``, and what differs from the defaults.
-        curve: For a plan that is read off one.
-    """
-    values = dict(values)
-    grid, plan = values.pop("grid"), values.pop("plan")
-    if not isinstance(grid, TimeGrid):
-        raise ValueError(f"grid is {grid!r}; it must be a TimeGrid")
-    if not isinstance(plan, ChunkPlan):
-        plan = read_plan(str(plan), grid.trainable_steps, curve)
-    data = _nested(values)
-    return TrainConfig.from_json(data | {"grid": {"sigmas": grid.sigmas}, "plan": plan.to_json()})
-
-
-def _nested(values: Mapping[str, object]) -> dict[str, object]:
-    """Turn dotted keys into the dictionaries of ``TrainConfig.to_json``."""
-    parts = {key.partition(".")[0] for key in values if "." in key}
-    data: dict[str, object] = {part: {} for part in parts}
-    for key, value in values.items():
-        part, dot, rest = key.partition(".")
-        if not dot and part in parts:
-            raise ValueError(f"{key} has parts; override one of them, such as {key}.<name>")
-        (data[part] if dot else data)[rest or part] = value  # type: ignore[index]
-    return data

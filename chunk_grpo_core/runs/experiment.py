@@ -86,7 +86,7 @@ class Outcome:
             "base_model": self.model,
             "reward": self.reward,
             "chunk_grpo_version": __version__,
-            "chunk_grpo_recipe": json.dumps(config.to_json()),
+            "chunk_grpo_recipe": json.dumps(config.flat()),
             "chunk_plan": ", ".join(map(str, config.plan.sizes)),
             "steps": str(config.grid.steps),
             "iterations": str(len(self.rows)),

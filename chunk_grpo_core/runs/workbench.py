@@ -195,7 +195,7 @@ def load_policy(
         prompts: All prompts that it will be asked for.
         keep_on_cpu: See :func:`~.models.flux_loading.flux_policy`.
     """
-    settings = config.sampling_config()
+    settings = config.settings
     if config.model is None:
         from ..models.tiny.policy import tiny_policy
 
@@ -267,7 +267,7 @@ def _check_processes(config: RunConfig, processes: Processes, shard: bool) -> No
     Raises:
         ValueError: They cannot.
     """
-    sizes = config.sampling_config()
+    sizes = config.settings
     processes.shares(sizes.prompts_per_iteration, sizes.group_size)
     model, device = config.model, processes.device
     if model and device and model.device not in ("auto", device.type):
@@ -299,7 +299,7 @@ def _load(config: RunConfig, parts: _Parts) -> Policy:
 
 def _settings(config: RunConfig, policy: Policy, parts: _Parts) -> TrainConfig:
     """Settings of the training; measures the curve first if the plan is read off one."""
-    if not config.needs_curve:
+    if not config.plan.needs_curve:
         return config.train_config()
 
     def progress(fraction: float) -> None:
@@ -308,7 +308,7 @@ def _settings(config: RunConfig, policy: Policy, parts: _Parts) -> TrainConfig:
     def measure() -> DynamicsCurve:
         with policy.adapter.disabled():
             few = parts.prompts.train[:_CURVE_PROMPTS]
-            return measure_curve(policy, few, config.sampling_config(), progress)
+            return measure_curve(policy, few, config.settings, progress)
 
     return config.train_config(parts.processes.from_writer(measure))
 

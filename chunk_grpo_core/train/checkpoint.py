@@ -89,7 +89,7 @@ class RunFolder:
                 f"{self.path} already holds a run; resume it, or choose another folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json(self.config_file.name, {"config": config.to_json(), **record})
+        self.write_json(self.config_file.name, {"config": config.flat(), **record})
 
     def write_json(self, name: str, data: Mapping[str, object]) -> None:
         """Write a further JSON file, never half written."""
@@ -107,7 +107,7 @@ class RunFolder:
 
     def read_config(self) -> TrainConfig:
         """Read the settings the run was created with."""
-        return TrainConfig.from_json(self.read_record()["config"])
+        return TrainConfig.of(self.read_record()["config"])
 
     def check_same(self, config: TrainConfig, record: Mapping[str, object]) -> None:
         """Make sure that a run is resumed with what it was started with.
@@ -120,7 +120,7 @@ class RunFolder:
             ValueError: A setting differs that would change its numbers; the message names it.
         """
         before = self.read_record()
-        old = {**before, **_settings(TrainConfig.from_json(before["config"]))}
+        old = {**before, **_settings(TrainConfig.of(before["config"]))}
         new = {**record, **_settings(config)}
         for key in sorted(new.keys() - _MAY_CHANGE):
             if old.get(key) != new[key]:

@@ -1,23 +1,29 @@
-"""Everything a training run is determined by, in one frozen, JSON-ready object.
+"""Everything a training run is determined by, in one frozen object.
 
-Each part is defined beside the code that uses it; this file only composes them.
+Most parts are defined beside the code that uses them; this file composes them, and gives every
+setting its name: the dotted key. A *patch* is a mapping of such keys to values. Configuration
+files, presets, nodes, ``--set`` and the record of a run are patches, and ``TrainConfig.of`` is the
+only way from one to the settings.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import get_type_hints
 
 from ..lora.adapter import LoraConfig
 from ..method.advantage import AdvantageConfig
 from ..method.chunks import ChunkPlan, drawn_count
-from ..method.dynamics import PlanSource
+from ..method.dynamics import DynamicsCurve, PlanSource
 from ..method.objective import ObjectiveConfig
+from ..method.planners import read_plan
 from ..method.rules import SdeConfig
 from ..method.schedule import TimeGrid
 from ..method.windows import WindowConfig, check_noise, window_positions
 
-__all__ = ["OPTIMIZERS", "OptimizerConfig", "TrainConfig"]
+__all__ = ["OPTIMIZERS", "PARTS", "OptimizerConfig", "TrainConfig"]
 
 OPTIMIZERS = ("adamw", "adamw8bit")
 """Values of ``optimizer.name``."""
@@ -59,8 +65,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
-            known = ", ".join(OPTIMIZERS)
-            raise ValueError(f"optimizer.name is {self.name!r}; it must be one of {known}")
+            choices = ", ".join(OPTIMIZERS)
+            raise ValueError(f"optimizer.name is {self.name!r}; it must be one of {choices}")
         if self.fused and self.name != "adamw":
             raise ValueError(f"optimizer.fused is true, but {self.name} has no fused kernel")
         for name in ("learning_rate", "eps", "max_grad_norm"):
@@ -174,47 +180,90 @@ class TrainConfig:
             drawn_count(self.plan, self.chunk_fraction, window)
         check_noise(self.noise, self.ode_solver, self.window)
 
-    def to_json(self) -> dict[str, object]:
-        """Nested plain values; :meth:`from_json` reads them back."""
-        return asdict(self)
+    def flat(self) -> dict[str, object]:
+        """Every setting by its dotted key, as plain values that JSON can hold.
+
+        ``grid`` is the list of its sigmas, ``plan`` a dictionary of ``sizes``, ``weights`` and
+        ``source``. :meth:`of` builds equal settings from it, also after it went through JSON.
+        """
+        settings: dict[str, object] = {}
+        for name, value in asdict(self).items():
+            if name in PARTS:
+                settings |= {f"{name}.{key}": item for key, item in value.items()}
+            else:
+                settings[name] = value
+        return settings | {"grid": list(self.grid.sigmas)}
 
     @classmethod
-    def from_json(cls, data: dict) -> TrainConfig:
-        """Read what :meth:`to_json` wrote.
+    def of(cls, patch: Mapping[str, object], curve: DynamicsCurve | None = None) -> TrainConfig:
+        """Build settings from a patch: dotted keys, and values for them.
+
+        Args:
+            patch: ``grid`` (a ``TimeGrid``, or its sigmas), ``plan`` (a ``ChunkPlan``, text as
+                :func:`~chunk_grpo_core.method.planners.read_plan` takes it, or what :meth:`flat`
+                gives), and all that differs from the defaults, such as
+                ``{"iterations": 20, "optimizer.learning_rate": 1e-4}``.
+            curve: For a plan that is read off one.
 
         Raises:
-            ValueError: A key is unknown (the message names the nearest known one), or a value is
-                out of range.
+            ValueError: A key is unknown (the message names the nearest known one) or missing, a
+                value is out of range, or the plan needs a curve.
         """
-        parts = {
-            "grid": lambda d: TimeGrid.of(_known(TimeGrid, d, "grid.")["sigmas"]),
-            "plan": _plan,
-            "sde": lambda d: _build(SdeConfig, d, "sde."),
-            "advantage": lambda d: _build(AdvantageConfig, d, "advantage."),
-            "objective": lambda d: _build(ObjectiveConfig, d, "objective."),
-            "optimizer": lambda d: _build(OptimizerConfig, d, "optimizer."),
-            "lora": lambda d: _build(LoraConfig, d, "lora."),
-            "window": lambda d: _build(WindowConfig, d, "window."),
-        }
-        values = {k: parts[k](v) if k in parts else v for k, v in data.items()}
-        return _build(cls, values, "")
+        parts: dict[str, dict[str, object]] = {part: {} for part in PARTS}
+        plain: dict[str, object] = {}
+        for key, value in patch.items():
+            part, dot, name = key.partition(".")
+            if part in PARTS and not dot:
+                raise ValueError(f"{key} has parts; override one of them, such as {key}.<name>")
+            if part in PARTS:
+                _check_known(name, PARTS[part], f"{part}.")
+                parts[part][name] = value
+            else:
+                _check_known(key, cls, "")
+                plain[key] = value
+        for key in ("grid", "plan"):
+            if key not in plain:
+                raise ValueError(f"{key} is missing; it has no default")
+        grid = _grid(plain["grid"])
+        plan = _plan(plain["plan"], grid, curve)
+        built = {part: kind(**parts[part]) for part, kind in PARTS.items()}
+        return cls(**{**plain, **built, "grid": grid, "plan": plan})  # type: ignore[arg-type]
 
 
-def _plan(data: dict) -> ChunkPlan:
-    _known(PlanSource, data.get("source") or {}, "plan.source.")
-    return ChunkPlan.from_json(_known(ChunkPlan, data, "plan."))
+PARTS: dict[str, type] = {
+    name: kind
+    for name, kind in get_type_hints(TrainConfig).items()
+    if isinstance(kind, type) and is_dataclass(kind) and name not in ("grid", "plan")
+}
+"""Settings whose keys have a dot: ``sde``, ``optimizer``, ... -> class of the part."""
 
 
-def _build(kind: type, data: dict, prefix: str):  # noqa: ANN202 - an instance of ``kind``
-    return kind(**_known(kind, data, prefix))
+def _grid(value: object) -> TimeGrid:
+    if isinstance(value, TimeGrid):
+        return value
+    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
+        return TimeGrid.of(value)
+    raise ValueError(f"grid is {value!r}; it must be a TimeGrid, or a list of sigmas")
 
 
-def _known(kind: type, data: dict, prefix: str) -> dict:
-    """Refuse keys that are no field of ``kind``."""
-    known = [f.name for f in fields(kind)]
-    for key in data:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(known)}"
-            raise ValueError(f"unknown setting {prefix}{key}{hint}")
-    return data
+def _plan(value: object, grid: TimeGrid, curve: DynamicsCurve | None) -> ChunkPlan:
+    if isinstance(value, ChunkPlan):
+        return value
+    if isinstance(value, str):
+        return read_plan(value, grid.trainable_steps, curve)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"plan is {value!r}; it must be a ChunkPlan, or text such as '2, 3, 4, 7'")
+    for key in value:
+        _check_known(key, ChunkPlan, "plan.")
+    for key in value.get("source") or ():
+        _check_known(key, PlanSource, "plan.source.")
+    return ChunkPlan.from_json(dict(value))
+
+
+def _check_known(name: str, kind: type, prefix: str) -> None:
+    """Refuse a name that is no field of a class."""
+    names = [item.name for item in fields(kind)]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(names)}"
+        raise ValueError(f"unknown setting {prefix}{name}{hint}")

@@ -19,12 +19,17 @@ from chunk_grpo_core.method.reward import RewardFailed
 from chunk_grpo_core.presets import PRESETS
 from chunk_grpo_core.runs import workbench
 from chunk_grpo_core.runs.workbench import load_policy
+from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import EvaluationProgress, Measured, PhaseProgress
 from chunk_grpo_core.watch.history import read_metrics
 
 pytestmark = pytest.mark.slow  # all of it together
 
 TINY = """
+iterations = 3
+checkpoint_every = 10
+prompts_per_iteration = 2
+group_size = 2
 [model]
 type = "tiny"
 [prompts]
@@ -39,14 +44,10 @@ rank = 2
 [optimizer]
 learning_rate = 1e-2
 [run]
-iterations = 3
-checkpoint_every = 10
-prompts_per_iteration = 2
-group_size = 2
 pictures = 1
 """
 SMALL = [
-    "prompts.held_out=2", "run.iterations=1", "run.prompts_per_iteration=4", "run.group_size=2",
+    "prompts.held_out=2", "iterations=1", "prompts_per_iteration=4", "group_size=2",
     "run.pictures=1", "lora.rank=2",
 ]  # fmt: skip
 
@@ -93,6 +94,19 @@ def test_a_run_leaves_what_the_next_commands_need(trained, config):
     assert {"run.toml", "config.json", "metrics.jsonl", "evaluation.json", "training.png"} <= files
     copied = read_config_file(folder / "run.toml")
     assert copied.train_config() == read_config_file(config).train_config()
+
+
+@pytest.mark.parametrize(("changes", "count"), [([], 1), (["plan.chunks=cut 2"], 2)])
+def test_the_settings_of_a_run_are_built_once_and_once_more_for_a_measured_plan(
+    config, tmp_path, monkeypatch, changes, count
+):
+    check, built = TrainConfig.__post_init__, []
+    monkeypatch.setattr(
+        TrainConfig, "__post_init__", lambda self: (built.append(self), check(self))
+    )
+    words = [word for change in ["iterations=1", *changes] for word in ("--set", change)]
+    finished("train", config, "--out", tmp_path / "run", *words)
+    assert len(built) == count
 
 
 def test_a_stopped_run_goes_on_to_the_same_numbers(trained, config, monkeypatch):
@@ -147,7 +161,7 @@ def test_a_reward_that_fails_ends_the_run_with_the_command_to_go_on(trained, con
 
 def test_a_run_measures_held_out_prompts_in_between(trained, config):
     folder = config.parent / "watched"
-    finished("train", config, "--out", folder, "--set", "run.evaluate_every=1")
+    finished("train", config, "--out", folder, "--set", "evaluate_every=1")
     measured = read_metrics(folder / "held_out.jsonl")
     assert [row["iterations"] for row in measured] == [0, 1, 2, 3]
     assert without_times(folder) == without_times(trained[0])
@@ -223,7 +237,7 @@ def test_mistakes_are_found_before_the_model_is_loaded(
 
 def test_mistakes_are_one_line(config, trained, tmp_path):
     for words, message in (
-        (["train", config, "--set", "run.iteration=3"], "did you mean iterations?"),
+        (["train", config, "--set", "iteration=3"], "did you mean iterations?"),
         (["train", tmp_path / "absent.toml"], "there is no configuration file"),
         (["resume", tmp_path], "run.toml is missing"),
         (["sample", tmp_path], "run.toml is missing"),
@@ -261,7 +275,7 @@ def test_flux_files_train_and_their_lora_goes_on(tmp_path):
             'text_cache = "cache"\n[prompts]\ntext = ["a fox", "a bird", "a fish", "a cat"]',
         )
     )
-    small = ["--set", "run.iterations=1", "--json"]
+    small = ["--set", "iterations=1", "--json"]
     facts = json.loads(finished("train", file, "--out", tmp_path / "run", *small))
     assert facts["iterations"] == 1
     trained = load_file(tmp_path / "run" / "lora.safetensors")
@@ -269,7 +283,7 @@ def test_flux_files_train_and_their_lora_goes_on(tmp_path):
     config = read_config_file(file, [f"run.continue_from={tmp_path}/run/lora.safetensors"])
     state = load_policy(config, ["a fox", "a bird"]).adapter.state_dict()
     name = "transformer_blocks.0.attn.to_q.lora_B.weight"
-    scale = config.sampling_config().lora.scale
+    scale = config.settings.lora.scale
     torch.testing.assert_close(state[name] * scale, trained[f"transformer.{name}"])
     assert state[name].abs().max() > 0
 

@@ -32,7 +32,7 @@ CHANGED = toy_config(
 
 @pytest.mark.parametrize("config", [toy_config(), CHANGED])
 def test_settings_survive_json(config):
-    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert TrainConfig.of(json.loads(json.dumps(config.flat()))) == config
 
 
 def test_defaults_are_those_of_the_paper():
@@ -57,14 +57,17 @@ def test_defaults_are_those_of_the_paper():
         ("sde", "etta", "unknown setting sde.etta; did you mean sde.eta?"),
         ("lora", "zzz", "unknown setting lora.zzz; known: rank, alpha, rs, targets"),
         ("plan", "weight", "unknown setting plan.weight; did you mean plan.weights?"),
-        ("grid", "sigma", "unknown setting grid.sigma; did you mean grid.sigmas?"),
+        (None, "gird", "unknown setting gird; did you mean grid?"),
     ],
 )
 def test_unknown_setting_is_refused_with_the_nearest_known_one(part, key, message):
-    data = toy_config().to_json()
-    (data[part] if part else data)[key] = 1
+    data = toy_config().flat()
+    if part == "plan":
+        data["plan"][key] = 1
+    else:
+        data[f"{part}.{key}" if part else key] = 1
     with pytest.raises(ValueError, match=message):
-        TrainConfig.from_json(data)
+        TrainConfig.of(data)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -24,11 +25,13 @@ def read(data, folder=Path("/somewhere")):
 
 
 def changed(table, **values):
+    if not table:
+        return {**values, **SMALL}
     return {**SMALL, table: {**SMALL.get(table, {}), **values}}
 
 
 def curve_for(config):
-    sigmas = config.grid.sigmas
+    sigmas = config.settings.grid.sigmas
     mean = tuple(1.0 + (i % 5) for i in range(len(sigmas) - 1))
     facts = {"prompts": 1, "samples": 1, "rule": "flow", "eta": 0.7, "model": "none"}
     return DynamicsCurve(mean=mean, std=mean, sigmas=sigmas, **facts)
@@ -64,6 +67,7 @@ def test_a_written_preset_is_the_preset_and_writes_itself(name, model):
     ]
     written = {(table, key) for table, entries in parse_toml(text).items()
                if isinstance(entries, dict) for key in entries}  # fmt: skip
+    written |= {("", key) for key in parse_toml(text)}
     wanted = {(table, key) for table, known in keys().items() for key in known}
     left_out = wanted - written
     assert {table for table, _ in left_out} <= ({"grid", "model"} if model == "tiny" else {"grid"})
@@ -76,7 +80,7 @@ def test_a_preset_fills_what_the_file_does_not_say(name):
     curve = curve_for(config)
     wanted = preset_config(name, curve=curve, **{"optimizer.learning_rate": 7e-4})
     assert config.train_config(curve) == wanted
-    assert config.needs_curve == (preset_values(name)["plan"] == "adaptive")
+    assert config.plan.needs_curve == (preset_values(name)["plan"] == "adaptive")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +92,16 @@ def test_a_preset_fills_what_the_file_does_not_say(name):
         ),
         (
             changed("optimizer", iterations=3),
-            "[optimizer] has no key iterations; it belongs into [run]",
+            "[optimizer] has no key iterations; write it at the top of the file, before the first",
         ),
+        (changed("run", iterations=3), "[run] has no key iterations; write it at the top of the"),
+        (changed("sde", noise="all"), "[sde] has no key noise; write it at the top of the file"),
+        (changed("sde", clip_high=1), "[sde] has no key clip_high; it belongs into [objective]"),
+        (
+            changed("", learning_rate=1e-3),
+            "there is no key learning_rate at the top of the file; it belongs into [optimizer]",
+        ),
+        (changed("", iteration=3), "no key iteration at the top of the file; did you mean iter"),
         (changed("run", xyzzy=3), "[run] has no key xyzzy; there are folder, pictures"),
         ({**SMALL, "optimiser": {}}, "there is no table [optimiser]; did you mean optimizer?"),
         ({**SMALL, "lora": 3}, "lora is 3; it must be a table: [lora]"),
@@ -98,15 +110,15 @@ def test_a_preset_fills_what_the_file_does_not_say(name):
             "there is no preset 'safe-lore'; did you mean safe-lora?",
         ),
         ({**SMALL, "preset": 3}, "there is no preset 3"),
-        (changed("run", iterations=2.5), "run.iterations is 2.5; it must be a whole number"),
-        (changed("run", iterations=True), "run.iterations is True; it must be a whole number"),
+        (changed("", iterations=2.5), "iterations is 2.5; it must be a whole number"),
+        (changed("", iterations=True), "iterations is True; it must be a whole number"),
         (
-            changed("run", batch_size="all"),
-            "run.batch_size is 'all'; it must be a whole number, or \"none\"",
+            changed("", batch_size="all"),
+            "batch_size is 'all'; it must be a whole number, or \"none\"",
         ),
         (changed("run", log=["paper"]), "run.log has 'paper'; it may have tensorboard, wandb"),
         (changed("run", log="wandb"), "run.log is 'wandb'; it must be a list of texts"),
-        (changed("run", group_size=1), "group_size is 1; advantages compare"),
+        (changed("", group_size=1), "group_size is 1; advantages compare"),
         (changed("run", pictures=0), "run.pictures is 0; it must be 1 or more"),
         (
             changed("optimizer", learning_rate="fast"),
@@ -163,16 +175,17 @@ def test_mistakes_are_named_with_what_is_allowed(data, message):
 def test_no_key_takes_a_value_of_another_type():
     for table, known in keys().items():
         for name, key in known.items():
-            with pytest.raises(ValueError, match=rf"^{table}\.{name} is \{{\}}; it must be"):
-                read({**SMALL, table: {name: {}}})
+            dotted = f"{table}.{name}" if table else name
+            with pytest.raises(ValueError, match=rf"^{re.escape(dotted)} is \{{\}}; it must be"):
+                read({**SMALL, table: {name: {}}} if table else {**SMALL, name: {}})
             assert key.allowed
 
 
 def test_the_text_none_is_none_where_that_is_allowed():
-    config = read(changed("run", batch_size="none")).train_config()
+    config = read(changed("", batch_size="none")).train_config()
     assert config.batch_size is None
-    with pytest.raises(ValueError, match="run.iterations is 'none'; it must be a whole number$"):
-        read(changed("run", iterations="none"))
+    with pytest.raises(ValueError, match="iterations is 'none'; it must be a whole number$"):
+        read(changed("", iterations="none"))
 
 
 def test_relative_paths_start_at_the_file(tmp_path):
@@ -182,7 +195,7 @@ def test_relative_paths_start_at_the_file(tmp_path):
         'preset = "safe-lora"\n[model]\ntype = "flux"\npath = "flux"\nvae = "~/ae.safetensors"\n'
         '[prompts]\nfile = "p.txt"\n[reward]\nname = "target_colour"\n[run]\nfolder = "../out"\n'
     )
-    config = read_config_file(file, ["run.iterations = 3", "model.t5=t5.safetensors"])
+    config = read_config_file(file, ["iterations = 3", "model.t5=t5.safetensors"])
     assert config.name == "mine" and config.model is not None
     assert config.model.path == str(tmp_path / "flux")
     assert config.model.vae == str(Path.home() / "ae.safetensors")
@@ -218,7 +231,7 @@ def test_errors_name_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"mine\.toml: .*line 1"):
         read_config_file(file)
     file.write_text("[model]\ntype = 'tiny'\n")
-    with pytest.raises(ValueError, match=r"mine\.toml: 'iterations' changes nothing; write table"):
+    with pytest.raises(ValueError, match=r"mine\.toml: 'iterations' changes nothing; write KEY"):
         read_config_file(file, ["iterations"])
     with pytest.raises(FileNotFoundError, match="there is no configuration file"):
         read_config_file(tmp_path / "absent.toml")
@@ -233,7 +246,7 @@ def test_fluxs_own_shift_follows_the_size_of_the_pictures():
         "reward": [{"name": "target_colour", "weight": 0.5}, {"name": "tiny_world"}],
     }
     config = read(data)
-    assert config.grid == shifted_grid(5, flux_shift(64 * 32))
+    assert config.settings.grid == shifted_grid(5, flux_shift(64 * 32))
     assert [(r.name, r.weight) for r in config.rewards] == [
         ("target_colour", 0.5),
         ("tiny_world", 1.0),

@@ -84,7 +84,7 @@ def test_the_run_has_the_values_of_the_preset(name):
 @every_preset
 def test_a_preset_survives_json(name):
     config = config_of(name)
-    assert TrainConfig.from_json(config.to_json()) == config
+    assert TrainConfig.of(config.flat()) == config
 
 
 @every_preset

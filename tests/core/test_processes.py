@@ -27,6 +27,10 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent.parent
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TINY = """
+iterations = 3
+checkpoint_every = 1
+prompts_per_iteration = 4
+group_size = 4
 [model]
 type = "tiny"
 [prompts]
@@ -49,10 +53,6 @@ learning_rate = 1e-3
 epochs = 2
 ema_decay = 0.5
 [run]
-iterations = 3
-checkpoint_every = 1
-prompts_per_iteration = 4
-group_size = 4
 pictures = 1
 """
 
@@ -154,7 +154,7 @@ def test_two_processes_give_the_numbers_of_one(alone, config, tmp_path, launcher
 
 def test_a_run_of_one_process_goes_on_with_two(alone, config, tmp_path):
     folder = tmp_path / "longer"
-    finished("train", config, "--out", folder, "--set", "run.iterations=1")
+    finished("train", config, "--out", folder, "--set", "iterations=1")
     finished("resume", folder, "--iterations", 3, launcher=TORCHRUN)
     same_run(folder, alone)
 
@@ -195,7 +195,7 @@ def test_when_one_process_is_killed_the_other_ends_and_one_goes_on(
 
 
 def test_prompts_that_two_processes_cannot_share_are_refused(config, tmp_path):
-    words = ["train", config, "--out", tmp_path / "new", "--set", "run.prompts_per_iteration=3"]
+    words = ["train", config, "--out", tmp_path / "new", "--set", "prompts_per_iteration=3"]
     code, _, errors = ended(start(*words, launcher=TORCHRUN))
     assert code != 0 and not (tmp_path / "new").exists()
     assert (
@@ -205,7 +205,7 @@ def test_prompts_that_two_processes_cannot_share_are_refused(config, tmp_path):
 
 def test_a_process_that_hangs_is_waited_for_no_longer_than_asked(config, tmp_path):
     folder = tmp_path / "stuck"
-    words = ["train", config, "--out", folder, "--timeout", "25", "--set", "run.iterations=50"]
+    words = ["train", config, "--out", folder, "--timeout", "25", "--set", "iterations=50"]
     process = start(*words, launcher=TORCHRUN)
     deadline = time.monotonic() + 120
     while not read_metrics(folder / "metrics.jsonl"):
@@ -234,7 +234,7 @@ def test_sharding_flux_files_changes_no_bit(tmp_path):
             'text_cache = "cache"\n[prompts]\ntext = ["a fox", "a cat", "a cow", "owls", "ants"]',
         )
     )
-    small = ["--set", "run.iterations=2", "--set", "prompts.held_out=2"]
+    small = ["--set", "iterations=2", "--set", "prompts.held_out=2"]
     finished("train", file, "--out", tmp_path / "one", *small, launcher=TORCHRUN)
     finished("train", file, "--out", tmp_path / "two", *small, "--shard", launcher=TORCHRUN)
     same_run(tmp_path / "two", tmp_path / "one", tolerance=0.0)

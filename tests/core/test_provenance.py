@@ -50,12 +50,12 @@ def test_weights_read_off_a_curve_remember_it(text):
 
 def test_a_source_survives_json_as_part_of_the_settings():
     config = toy_config(plan=weighed())
-    found = TrainConfig.from_json(json.loads(json.dumps(config.to_json())))
+    found = TrainConfig.of(json.loads(json.dumps(config.flat())))
     assert found == config and found.plan.source == config.plan.source is not None
-    data = json.loads(json.dumps(config.to_json()))
+    data = json.loads(json.dumps(config.flat()))
     data["plan"]["source"]["rul"] = "flow"
     with pytest.raises(ValueError, match=r"plan.source.rul; did you mean plan.source.rule\?"):
-        TrainConfig.from_json(data)
+        TrainConfig.of(data)
 
 
 def test_plans_written_before_there_were_sources_are_read():

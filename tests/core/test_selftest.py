@@ -269,5 +269,5 @@ def test_scaling_changes_no_bit_in_float32():
 
 def test_self_test_may_be_switched_on_a_resume():
     config = toy_config()
-    assert replace(config, self_test=False).to_json()["self_test"] is False
-    assert type(config).from_json({**config.to_json(), "self_test": False}).self_test is False
+    assert replace(config, self_test=False).flat()["self_test"] is False
+    assert type(config).of({**config.flat(), "self_test": False}).self_test is False

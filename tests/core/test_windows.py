@@ -174,18 +174,18 @@ def test_window_settings_survive_json():
     config = toy_config(
         window=replace(SLIDING, chunks=1), noise="drawn", ode_solver="dpm2", chunk_fraction=1.0
     )
-    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    data = config.to_json()
-    data["window"]["stide"] = 1
+    assert TrainConfig.of(json.loads(json.dumps(config.flat()))) == config
+    data = config.flat()
+    data["window.stide"] = 1
     with pytest.raises(ValueError, match=r"setting window.stide; did you mean window.stride\?"):
-        TrainConfig.from_json(data)
+        TrainConfig.of(data)
 
 
 def test_runs_from_before_there_were_windows_go_on(tmp_path):
     folder, config = RunFolder(tmp_path), toy_config()
     folder.create(config, {})
     record = json.loads(folder.config_file.read_text())
-    for key in ("window", "noise", "ode_solver"):
+    for key in [k for k in record["config"] if k.startswith(("window.", "noise", "ode_solver"))]:
         del record["config"][key]
     folder.config_file.write_text(json.dumps(record))
     folder.check_same(config, {})
