@@ -7,11 +7,13 @@ from comfy_api.latest import io
 
 from ..chunk_grpo_core.method.dynamics import DynamicsCurve
 from ..chunk_grpo_core.method.planners import needs_curve
-from ..chunk_grpo_core.presets import PRESETS, Preset, preset_config
+from ..chunk_grpo_core.presets import PRESETS, Preset, preset_config, preset_values
 from ..chunk_grpo_core.presets.recipe import shown
 from ..chunk_grpo_core.train.config import TrainConfig
 from .bridge.sampler import flow_sde_sampler
-from .types import CATEGORY, CurveSocket, PlanSocket, Settings, SettingsSocket
+from .patch import PRESET
+from .setting_inputs import KEEP
+from .types import CATEGORY, CurveSocket, PlanSocket, SettingsSocket
 
 __all__ = ["GRPOPreset"]
 
@@ -40,12 +42,12 @@ class GRPOPreset(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "batch_size",
-                    default=0,
-                    min=0,
+                    default=KEEP,
+                    min=KEEP,
                     max=256,
-                    tooltip="Pictures in one call of the model. 0 keeps the preset's: 1 for "
-                    "safe-lora, a whole group for the others. When memory runs out it is halved; "
-                    "the method stays the same.",
+                    tooltip="Pictures in one call of the model. 0: a whole group at once. When "
+                    "memory runs out it is halved; the method stays the same.\n"
+                    "-1: as the preset; 1 for safe-lora, a whole group for the others.",
                 ),
                 CurveSocket.Input(
                     "curve",
@@ -59,8 +61,8 @@ class GRPOPreset(io.ComfyNode):
                 SettingsSocket.Output(
                     "settings",
                     display_name="settings",
-                    tooltip="Objective, exploration, optimiser and the rest, for Train LoRA; or "
-                    "for a settings node that replaces a part.",
+                    tooltip="All values of the preset, for Train LoRA; or for a settings node, "
+                    "which changes what you set there.",
                 ),
                 io.Sampler.Output(
                     "sampler", display_name="sampler", tooltip="Rule and eta of the preset."
@@ -107,12 +109,13 @@ class GRPOPreset(io.ComfyNode):
         cls, preset: str, batch_size: int, curve: DynamicsCurve | None = None
     ) -> io.NodeOutput:
         """Build the run and take it apart into sockets."""
-        overrides = {"batch_size": batch_size} if batch_size else {}
+        overrides = {} if batch_size == KEEP else {"batch_size": batch_size or None}
         if preset in PRESETS and curve is None:
             _check_no_curve_needed(PRESETS[preset])
         config = preset_config(preset, curve=curve, **overrides)
+        patch = {PRESET: preset, **preset_values(preset), **overrides}
         return io.NodeOutput(
-            Settings.of(config),
+            {**patch, "grid": config.grid, "plan": config.plan},
             flow_sde_sampler(config.sde),
             torch.tensor(config.grid.sigmas),
             config.plan,

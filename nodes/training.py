@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from ..chunk_grpo_core.method.chunks import ChunkPlan
 from ..chunk_grpo_core.method.plan_mismatches import plan_mismatches
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.method.schedule import TimeGrid
-from ..chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
+from ..chunk_grpo_core.presets import build_config
+from ..chunk_grpo_core.train.config import OptimizerConfig
 from .bridge.conditioning import Conditioning
 from .bridge.host import safe_name
 from .bridge.monitor import Asker
 from .bridge.sampler import sde_of
 from .bridge.training import RunRequest, train_lora
+from .patch import Patch, model_settings, training_settings
 from .types import (
     CATEGORY,
     LogSocket,
@@ -27,7 +29,6 @@ from .types import (
     PromptSet,
     PromptsSocket,
     RewardSocket,
-    Settings,
     SettingsSocket,
     TrainingLog,
     guidance_inputs,
@@ -132,8 +133,8 @@ class TrainLoRA(io.ComfyNode):
                 SettingsSocket.Input(
                     "settings",
                     optional=True,
-                    tooltip="From GRPO Settings, Objective, Exploration or Preset, for the fine "
-                    "points.",
+                    tooltip="From GRPO Preset, Settings, Objective or Exploration. The inputs "
+                    "of this node replace what they say.",
                 ),
                 io.LoraModel.Input(
                     "continue_from",
@@ -196,36 +197,26 @@ class TrainLoRA(io.ComfyNode):
         pictures_per_held_out: int,
         run_name: str,
         resume: bool,
-        settings: Settings | None = None,
+        settings: Patch | None = None,
         continue_from: dict[str, torch.Tensor] | None = None,
         negative: Conditioning | None = None,
         cfg: float = 1.0,
     ) -> io.NodeOutput:
         """Train."""
-        settings = settings or Settings()
-        config = TrainConfig(
-            grid=TimeGrid.of(sigmas.tolist()),
-            plan=plan,
-            sde=sde_of(sampler),
-            advantage=settings.advantage,
-            objective=settings.objective,
-            optimizer=replace(settings.optimizer, learning_rate=learning_rate),
-            lora=replace(settings.lora, rank=rank, alpha=alpha),
-            iterations=iterations,
-            prompts_per_iteration=prompts_per_iteration,
-            group_size=group_size,
-            chunk_fraction=settings.chunk_fraction,
-            window=settings.window,
-            noise=settings.noise,
-            ode_solver=settings.ode_solver,
-            share_initial_noise=settings.share_initial_noise,
-            batch_size=settings.batch_size,
-            update_batch_size=settings.update_batch_size,
-            checkpoint_every=settings.checkpoint_every,
-            evaluate_every=settings.evaluate_every,
-            seed=seed,
-            self_test=settings.self_test,
-        )
+        patch = settings or {}
+        own = {
+            "grid": TimeGrid.of(sigmas.tolist()),
+            "plan": plan,
+            **{f"sde.{name}": value for name, value in asdict(sde_of(sampler)).items()},
+            "iterations": iterations,
+            "prompts_per_iteration": prompts_per_iteration,
+            "group_size": group_size,
+            "optimizer.learning_rate": learning_rate,
+            "lora.rank": rank,
+            "lora.alpha": alpha,
+            "seed": seed,
+        }
+        config = build_config({**training_settings(patch), **own})
         lora, log = train_lora(
             model=model,
             vae=vae,
@@ -239,7 +230,7 @@ class TrainLoRA(io.ComfyNode):
             continue_from=continue_from,
             negative=negative,
             cfg=cfg,
-            activation_offloading=settings.activation_offloading,
+            activation_offloading=model_settings(patch).activation_offloading,
         )
         summary = describe(log)
         rows = log.outcome.rows

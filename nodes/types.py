@@ -6,19 +6,14 @@ Payloads are plain frozen dataclasses; nothing here is pickled or compared by cl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.lora.adapter import LoraConfig
-from ..chunk_grpo_core.method.advantage import AdvantageConfig
-from ..chunk_grpo_core.method.objective import ObjectiveConfig
 from ..chunk_grpo_core.method.rollout import Trajectory
-from ..chunk_grpo_core.method.windows import WindowConfig
 from ..chunk_grpo_core.prompts.split import PromptSet as PlainPromptSet
 from ..chunk_grpo_core.runs.experiment import Outcome
-from ..chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 
 __all__ = [
     "BUILD_ON",
@@ -31,10 +26,10 @@ __all__ = [
     "RewardSocket",
     "Rollouts",
     "RolloutsSocket",
-    "Settings",
     "SettingsSocket",
     "TrainingLog",
     "guidance_inputs",
+    "settings_outputs",
 ]
 
 CATEGORY = "training/chunk-grpo"
@@ -44,11 +39,28 @@ RolloutsSocket = io.Custom("CHUNK_GRPO_TRAJECTORIES")
 CurveSocket = io.Custom("CHUNK_GRPO_CURVE")
 PlanSocket = io.Custom("CHUNK_GRPO_PLAN")
 RewardSocket = io.Custom("CHUNK_GRPO_REWARD")
-SettingsSocket = io.Custom("CHUNK_GRPO_SETTINGS")
+SettingsSocket = io.Custom("CHUNK_GRPO_SETTINGS")  # a patch: nodes/patch.py
 LogSocket = io.Custom("CHUNK_GRPO_LOG")
 
-BUILD_ON = "Settings to build on: what this node has an input for is replaced, the rest is kept."
+BUILD_ON = "Settings to build on: what this node sets is replaced, the rest is kept."
 """Tooltip of the ``settings`` input of every node that gives settings."""
+
+
+def settings_outputs() -> list[Any]:
+    """Outputs of every node that builds on settings."""
+    return [
+        SettingsSocket.Output(
+            "changed",  # ids of inputs and outputs may not be equal
+            display_name="settings",
+            tooltip="For Train LoRA (Chunk-GRPO), or the next settings node.",
+        ),
+        io.String.Output(
+            "text",
+            display_name="text",
+            tooltip="Each setting of this node, its value, and where it comes from; for Preview "
+            "Any.",
+        ),
+    ]
 
 
 def guidance_inputs() -> list[Any]:
@@ -89,37 +101,6 @@ class Rollouts:
 
     trajectories: Sequence[Trajectory]
     model: str
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All of a training's settings that Train LoRA has no input for; names of ``TrainConfig``,
-    and what concerns the MODEL alone."""
-
-    advantage: AdvantageConfig = AdvantageConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """The learning rate is Train LoRA's own."""
-    lora: LoraConfig = LoraConfig()
-    """Rank and alpha are Train LoRA's own."""
-    chunk_fraction: float = 0.5
-    window: WindowConfig = WindowConfig()
-    noise: str = "all"
-    ode_solver: str = "euler"
-    share_initial_noise: bool = True
-    batch_size: int | None = None
-    update_batch_size: int | None = None
-    checkpoint_every: int = 10
-    evaluate_every: int = 0
-    self_test: bool = True
-    activation_offloading: bool = False
-    """Of the MODEL, not of ``TrainConfig``: it changes no number."""
-
-    @classmethod
-    def of(cls, config: TrainConfig) -> Settings:
-        """Take what belongs here from the settings of a run."""
-        known = {field.name for field in fields(cls)} & {field.name for field in fields(config)}
-        return cls(**{name: getattr(config, name) for name in known})
 
 
 @dataclass(frozen=True)

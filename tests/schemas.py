@@ -34,29 +34,54 @@ def node_schemas() -> dict[str, NodeSchema]:
     functions = {
         item.name: item for tree in trees for item in tree.body if isinstance(item, ast.FunctionDef)
     }
-    calls = [call for tree in trees for call in ast.walk(tree) if _attribute(call) == "Schema"]
-    found = [_schema(call, functions) for call in calls]
-    return {schema.node_id: schema for schema in found}
+    schemas = [
+        _schema(call, functions, _tables(tree))
+        for tree in trees
+        for call in ast.walk(tree)
+        if _attribute(call) == "Schema"
+    ]
+    return {schema.node_id: schema for schema in schemas}
 
 
-def _schema(call: ast.Call, functions: dict[str, ast.FunctionDef]) -> NodeSchema:
+def _tables(tree: ast.Module) -> dict[str, list[ast.expr]]:
+    """Name -> elements of every tuple of a module."""
+    return {
+        item.targets[0].id: item.value.elts
+        for item in tree.body
+        if isinstance(item, ast.Assign)
+        and isinstance(item.targets[0], ast.Name)
+        and isinstance(item.value, ast.Tuple)
+    }
+
+
+def _schema(
+    call: ast.Call, functions: dict[str, ast.FunctionDef], tables: dict[str, list[ast.expr]]
+) -> NodeSchema:
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     sides = [
-        tuple(_sockets(given[side].elts, functions)) if side in given else ()
+        tuple(_sockets(given[side].elts, functions, tables)) if side in given else ()
         for side in ("inputs", "outputs")
     ]
     return NodeSchema(given["node_id"].value, given["display_name"].value, *sides)
 
 
-def _sockets(elements: list[ast.expr], functions: dict[str, ast.FunctionDef]) -> Iterator[Socket]:
+def _sockets(
+    elements: list[ast.expr],
+    functions: dict[str, ast.FunctionDef],
+    tables: dict[str, list[ast.expr]],
+) -> Iterator[Socket]:
     for element in elements:
         call = element.value if isinstance(element, ast.Starred) else element
         if _attribute(call) in ("Input", "Output"):
             yield _socket(call)
             continue
+        if call.func.id == "inputs_of":  # a table of SettingInput(name, key, tooltip, ...)
+            for entry in tables[call.args[0].id]:
+                yield Socket(entry.args[0].value, len(entry.args) > 2)
+            continue
         made = _returned(functions[call.func.id])
         if isinstance(made, ast.List):  # a helper that gives several
-            yield from _sockets(made.elts, functions)
+            yield from _sockets(made.elts, functions, tables)
         else:  # a helper that gives one, named by its first argument
             yield Socket(call.args[0].value, _socket(made).tooltip)
 

@@ -174,9 +174,9 @@ FIRST_RUN: Prompt = {
     ),
     **_enlarged("picked", "The best four", ["pick", 0]),
     "settings": node("ChunkGRPO_GRPOSettings", clip=0.0001, checkpoint_every=10),
-    "objective": node("ChunkGRPO_GRPOObjective", kl_ref=0.001),
-    "exploration": node("ChunkGRPO_GRPOExploration", noise="all", window="all"),
-    "preset": node("ChunkGRPO_GRPOPreset", preset="safe-lora", batch_size=0),
+    "objective": node("ChunkGRPO_GRPOObjective", kl_ref=0.002, settings=["preset", 0]),
+    "exploration": node("ChunkGRPO_GRPOExploration", noise="drawn", settings=["preset", 0]),
+    "preset": node("ChunkGRPO_GRPOPreset", preset="safe-lora", batch_size=-1),
     "preset_text": _text(["preset", 10]),
     "train": node(
         "ChunkGRPO_TrainLoRA",

@@ -114,7 +114,7 @@ def tuned(prompt: Prompt, class_type: str, info: dict, **inputs: object) -> Prom
 def with_preset(prompt: Prompt, name: str, *left_alone: str, **inputs: object) -> Prompt:
     """Return a copy whose Train node takes all that a preset gives, but for some inputs."""
     prompt, train = copy.deepcopy(prompt), find(prompt, "ChunkGRPO_TrainLoRA")
-    prompt["preset"] = node("ChunkGRPO_GRPOPreset", **{"preset": name, "batch_size": 0, **inputs})
+    prompt["preset"] = node("ChunkGRPO_GRPOPreset", **{"preset": name, "batch_size": -1, **inputs})
     for slot, wired in enumerate(PRESET_TO_TRAIN):
         if wired not in left_alone:
             prompt[train]["inputs"][wired] = ["preset", slot]

@@ -32,11 +32,6 @@ def graph(name, weights="float32", **training):
         "learning_rate": 0.01, "alpha": 8.0, "seed": 0, "pictures_per_held_out": 4, "run_name": "",
         "resume": False,
     }  # fmt: skip
-    knobs = {
-        "clip": 0.01, "advantage_clamp": 5.0, "chunk_fraction": 0.5, "updates_per_rollout": 2,
-        "epochs": 1, "weight_decay": 1e-4, "max_grad_norm": 1.0, "lora_targets": "attention+mlp",
-        "share_initial_noise": True, "batch_size": 0, "checkpoint_every": 10,
-    }  # fmt: skip
     texts = {"text": PROMPTS, "held_out_text": "", "held_out": 2, "split_seed": 0, "guidance": 3.5}
     return {
         "tiny": node("TestTinyArchitecture", name=name, weights=weights),
@@ -48,7 +43,7 @@ def graph(name, weights="float32", **training):
         "latent": node(
             LATENT.get(name, "EmptySD3LatentImage"), width=64, height=64, batch_size=1
         ),
-        "settings": node("ChunkGRPO_GRPOSettings", **knobs),
+        "settings": node("ChunkGRPO_GRPOSettings", clip=0.01),
         "train": node(
             "ChunkGRPO_TrainLoRA", model=["tiny", 0], vae=["tiny", 2], prompts=["prompts", 0],
             reward=["reward", 0], plan=["plan", 0], sampler=["sampler", 0], sigmas=["sigmas", 0],

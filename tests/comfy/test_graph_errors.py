@@ -91,10 +91,14 @@ def test_what_only_shows_in_the_run_is_named(kind, inputs, words, comfy):
             {"window": "sliding", "window_chunks": 2, "window_stride": 3},
             ["window.stride is 3", "1..2"],
         ),
-        ("ChunkGRPO_GRPOExploration", {"noise": "window"}, ["noise is 'window'", "kind is 'all'"]),
         (
             "ChunkGRPO_GRPOExploration",
-            {"ode_solver": "dpm2"},
+            {"noise": "window", "window": "all"},
+            ["noise is 'window'", "kind is 'all'"],
+        ),
+        (
+            "ChunkGRPO_GRPOExploration",
+            {"ode_solver": "dpm2", "noise": "all"},
             ["ode_solver is 'dpm2'", "'window' or 'drawn'"],
         ),
     ],
@@ -124,6 +128,17 @@ def test_settings_that_contradict_each_other_are_refused_before_anything_runs(
             {"advantage_keep": 3},
             ["advantage.keep is 3", "group_size 4", "at most half"],
         ),
+        (  # what the node inherits comes through a link: it is known only in the run
+            "ChunkGRPO_GRPOExploration",
+            {"noise": "window"},
+            ["noise is 'window'", "kind is 'all'", "this node sets noise"],
+        ),
+        (
+            "ChunkGRPO_GRPOExploration",
+            {"ode_solver": "dpm2"},
+            ["ode_solver is 'dpm2'", "'window' or 'drawn'", "this node sets ode_solver"],
+        ),
+        ("ChunkGRPO_GRPOObjective", {"clip_low": 0.0}, ["clip_low is 0", "-1 for that of"]),
     ],
 )
 def test_settings_that_do_not_fit_the_graph_are_named(kind, inputs, words, comfy):

@@ -106,30 +106,10 @@ def dataclass_defaults(kind):
 
 def test_widgets_start_with_the_defaults_of_the_library(comfy):
     config, optimizer = dataclass_defaults(TrainConfig), dataclass_defaults(OptimizerConfig)
-    objective = dataclass_defaults(ObjectiveConfig)
     lora = dataclass_defaults(LoraConfig)
     sde = dataclass_defaults(SdeConfig)
-    assert objective["clip_low"] == objective["clip_high"]
-    in_settings = ("chunk_fraction", "share_initial_noise", "checkpoint_every", "self_test")
-    in_settings += ("evaluate_every",)
-    of_optimizer = ("updates_per_rollout", "epochs", "weight_decay", "max_grad_norm")
-    of_optimizer += ("warmup_updates",)
     in_train = ("iterations", "prompts_per_iteration", "group_size", "seed")
     wanted = {
-        "GRPOSettings": {
-            "clip": objective["clip_low"],
-            "advantage_clamp": dataclass_defaults(AdvantageConfig)["clamp"],
-            "lora_targets": lora["targets"],
-            "rs_lora": lora["rs"],
-            "batch_size": config["batch_size"] or 0,
-            "update_batch_size": config["update_batch_size"] or 0,
-            "ema_decay": optimizer["ema_decay"] or 0.0,
-            "recompute_log_p": {None: "auto"}[optimizer["recompute_log_p"]],
-            "optimizer": optimizer["name"],
-            "activation_offloading": False,
-            **{name: config[name] for name in in_settings},
-            **{name: optimizer[name] for name in of_optimizer},
-        },
         "TrainLoRA": {
             "learning_rate": optimizer["learning_rate"],
             "rank": lora["rank"],
@@ -148,8 +128,41 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
     for name, values in wanted.items():
         options = graphs.input_options(comfy.object_info(PREFIX + name))
         assert {key: options[key]["default"] for key in values} == values, name
-    settings = graphs.input_options(comfy.object_info(f"{PREFIX}GRPOSettings"))
-    assert settings.keys() - {"settings"} == wanted["GRPOSettings"].keys(), "compare the new input"
+
+
+@pytest.mark.parametrize("name", ["GRPOSettings", "GRPOObjective", "GRPOExploration"])
+def test_inputs_of_settings_nodes_start_by_inheriting_and_say_so(name, comfy):
+    options = graphs.input_options(comfy.object_info(PREFIX + name))
+    del options["settings"]
+    for key, spec in options.items():
+        words = {"inherit": "inherit: as the", -1: "-1: as the", "": "Empty: as the"}
+        assert spec["tooltip"].splitlines()[-1].startswith(words[spec["default"]]), key
+        assert spec["default"] == spec.get("min", spec.get("options", [""])[0]), key
+
+
+def test_settings_nodes_say_the_defaults_of_the_library(comfy):
+    config, optimizer = dataclass_defaults(TrainConfig), dataclass_defaults(OptimizerConfig)
+    objective, lora = dataclass_defaults(ObjectiveConfig), dataclass_defaults(LoraConfig)
+    assert objective["clip_low"] == objective["clip_high"] == 0.00005
+    wanted = {
+        "clip": "0.00005",
+        "advantage_clamp": f"{dataclass_defaults(AdvantageConfig)['clamp']:g}",
+        "chunk_fraction": f"{config['chunk_fraction']:g}",
+        "weight_decay": "0.0001" if optimizer["weight_decay"] == 1e-4 else "another",
+        "lora_targets": lora["targets"],
+        "rs_lora": {False: "off"}[lora["rs"]],
+        "batch_size": {None: "0"}[config["batch_size"]],
+        "ema_decay": {None: "0"}[optimizer["ema_decay"]],
+        "recompute_log_p": {None: "auto"}[optimizer["recompute_log_p"]],
+        "self_test": {True: "on"}[config["self_test"]],
+        "optimizer": optimizer["name"],
+        "activation_offloading": "off",
+        "checkpoint_every": str(config["checkpoint_every"]),
+        "warmup_updates": str(optimizer["warmup_updates"]),
+    }
+    options = graphs.input_options(comfy.object_info(f"{PREFIX}GRPOSettings"))
+    for key, default in wanted.items():
+        assert options[key]["tooltip"].endswith(f"; by default {default}."), key
 
 
 @pytest.mark.parametrize("name", node_ids())

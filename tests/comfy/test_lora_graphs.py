@@ -41,7 +41,7 @@ def trained(comfy_server):
     """Train one small rsLoRA; save it with our node, in both layouts, and with the standard one."""
     client = ComfyClient(comfy_server.url)
     prompt = graphs.small(graphs.twin(graphs.QUICK_START), run_name="lora files", rank=3)
-    prompt = change(prompt, "ChunkGRPO_GRPOSettings", rs_lora=True)
+    prompt = change(prompt, "ChunkGRPO_GRPOSettings", rs_lora="on")
     prompt = change(prompt, "ChunkGRPO_SaveLoRA", name="files/fox", for_diffusers=True)
     plan = find(prompt, "ChunkGRPO_PlanChunks")
     del prompt[plan]["inputs"]["curve"]
@@ -114,7 +114,7 @@ def test_every_way_back_gives_the_same_pictures(loader, trained, comfy, comfy_se
         prompt = change(
             prompt, TRAIN, run_name=loader, learning_rate=1e-7, rank=5, continue_from=["file", 0]
         )
-        prompt = change(prompt, "ChunkGRPO_GRPOSettings", rs_lora=False)
+        prompt = change(prompt, "ChunkGRPO_GRPOSettings", rs_lora="off")
         prompt["model"] = load_model(TRAINED)
     else:
         prompt["model"] = load_model(["file", 0])

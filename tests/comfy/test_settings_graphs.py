@@ -22,11 +22,12 @@ def trained(server, name):
 def test_objective_and_exploration_train_as_they_say(comfy, comfy_server):
     info = comfy.object_info()
     prompt = graphs.training(run_name="tuned", iterations=2)
-    objective = {"kl_ref": 0.01, "ratio_norm": True, "clip_low": 2e-6, "clip_high": 4e-6}
+    objective = {"kl_ref": 0.01, "ratio_norm": "on", "clip_low": 2e-6, "clip_high": 4e-6}
     prompt = graphs.tuned(prompt, "ChunkGRPO_GRPOObjective", info, **objective)
     exploration = {"noise": "drawn", "ode_solver": "dpm2"}
     comfy.run(graphs.tuned(prompt, "ChunkGRPO_GRPOExploration", info, **exploration))
     config, rows = trained(comfy_server, "tuned")
+    objective["ratio_norm"] = True
     assert {name: getattr(config.objective, name) for name in objective} == objective
     assert (config.noise, config.ode_solver) == ("drawn", "dpm2")
     assert config.checkpoint_every == 5  # of the GRPO Settings before them
@@ -49,6 +50,62 @@ def test_a_preset_wired_into_train_is_what_trains(comfy, comfy_server):
     text = shown_text(run, "text")
     assert "batch_size = 4" in text and "objective.kl_ref = 0.001" in text
     assert all(setting.source in text for setting in PRESETS["safe-lora"].values)
+
+
+def test_a_prompt_of_the_api_names_only_what_it_sets(comfy, comfy_server):
+    own = {"iterations": 1, "prompts_per_iteration": 2, "group_size": 4}
+    prompt = graphs.training(run_name="patched", **own)
+    prompt = graphs.with_preset(prompt, "safe-lora", *own)
+    train = graphs.find(prompt, "ChunkGRPO_TrainLoRA")
+    prompt["patch"] = node("ChunkGRPO_GRPOSettings", settings=["preset", 0], checkpoint_every=3)
+    prompt["text"] = node("PreviewAny", source=["patch", 1])
+    prompt[train]["inputs"]["settings"] = ["patch", 0]
+    run = comfy.run(prompt)
+    config, _ = trained(comfy_server, "patched")
+    wanted = preset_config("safe-lora", **own, checkpoint_every=3).to_json()
+    assert {**config.to_json(), "grid": 0} == {**wanted, "grid": 0}
+    lines = shown_text(run, "text").splitlines()
+    assert "checkpoint_every = 3   [this node]" in lines
+    assert "batch_size = 1   [safe-lora]" in lines
+    assert "self_test = on   [default]" in lines
+
+
+def test_settings_without_a_training_say_what_is_in_force(comfy):
+    prompt = {
+        "preset": node("ChunkGRPO_GRPOPreset", preset="mix-grpo", batch_size=-1),
+        "window": node("ChunkGRPO_GRPOExploration", settings=["preset", 0], ode_solver="dpm2"),
+    }
+    lines = comfy.run(prompt).outputs["window"]["chunk_grpo_settings"]
+    assert lines[:3] == [
+        {"key": "noise", "value": "window", "source": "mix-grpo"},
+        {"key": "ode_solver", "value": "dpm2", "source": "this node"},
+        {"key": "window.kind", "value": "sliding", "source": "mix-grpo"},
+    ]
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes_2"])
+def test_a_settings_node_shows_in_the_page_what_is_in_force(vue, comfy_page):
+    prompt = {
+        "1": node("ChunkGRPO_GRPOPreset", preset="safe-lora", batch_size=-1),
+        "2": node("ChunkGRPO_GRPOObjective", settings=["1", 0], kl_ref=0.002 + vue / 1000),
+    }
+    comfy_page.load_api(prompt)
+    comfy_page.use_vue_nodes(vue)
+    comfy_page.show_all()
+    before = comfy_page.prompt()
+    name, data = comfy_page.queue()
+    assert name == "execution_success", data
+    comfy_page.page.wait_for_selector(".chunk-grpo .settings .setting.own", state="attached")
+    rows = comfy_page.page.eval_on_selector_all(
+        ".chunk-grpo .settings .setting",
+        "(rows) => rows.map((row) => [...row.children].map((cell) => cell.textContent))",
+    )
+    assert len(rows) == 14
+    assert ["objective.kl_ref", f"{0.002 + vue / 1000:g}", "this node"] in rows
+    assert ["advantage.combine", "advantages", "safe-lora"] in rows
+    assert ["objective.kl_threshold", "0.00001", "default"] in rows
+    assert comfy_page.prompt() == before
+    assert comfy_page.alerts() == [] and comfy_page.errors == []
 
 
 def test_the_page_keeps_every_wire_and_value_of_settings_nodes(comfy, comfy_page):

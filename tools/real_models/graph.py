@@ -57,7 +57,7 @@ def prompt_of(model: ModelExample) -> dict[str, dict]:
             held_out_text=text("held_out.txt"), held_out=8, split_seed=0, guidance=model.guidance,
         ),
         "12": _size(model, TRAIN_SIZE),
-        "20": node("ChunkGRPO_GRPOPreset", preset="safe-lora", batch_size=0),
+        "20": node("ChunkGRPO_GRPOPreset", preset="safe-lora", batch_size=-1),
         "21": node("PreviewAny", source=["20", len(PRESET_TO_TRAIN)]),
         "30": node(
             "ChunkGRPO_LoadReward", name="target_colour", colour="#2060c0", settings="", file="",

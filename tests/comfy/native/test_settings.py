@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from types import SimpleNamespace
 
-# Every input of the three nodes, with no value that is a default.
+import pytest
+
+from chunk_grpo_core.presets import PRESETS
+
+# Every input of the three nodes, with no value that is a default or of a preset.
 BASIC = {
     "clip": 3e-4,
     "advantage_clamp": 2.5,
@@ -15,18 +19,18 @@ BASIC = {
     "weight_decay": 0.02,
     "max_grad_norm": 0.25,
     "lora_targets": "attention",
-    "share_initial_noise": False,
+    "share_initial_noise": "off",
     "batch_size": 5,
     "checkpoint_every": 7,
     "evaluate_every": 4,
     "update_batch_size": 3,
-    "rs_lora": True,
+    "rs_lora": "on",
     "warmup_updates": 11,
     "ema_decay": 0.9,
     "recompute_log_p": "off",
-    "self_test": False,
+    "self_test": "off",
     "optimizer": "adamw8bit",
-    "activation_offloading": True,
+    "activation_offloading": "on",
 }
 OBJECTIVE = {
     "ratio": "step",
@@ -34,7 +38,7 @@ OBJECTIVE = {
     "kl_threshold": 2e-5,
     "clip_low": 1e-6,
     "clip_high": 2e-6,
-    "ratio_norm": True,
+    "ratio_norm": "on",
     "step_weights": "guard",
     "kl_ref": 0.1,
     "kl_ref_k3": 0.2,
@@ -70,8 +74,42 @@ def settings_of(node, **inputs):
     return node.execute(**inputs).args[0]
 
 
+def settings_nodes(lab):
+    """The three nodes that build on settings, each with a value for every input."""
+    node = nodes(lab)
+    return (
+        (node.GRPOSettings, BASIC),
+        (node.GRPOObjective, OBJECTIVE),
+        (node.GRPOExploration, EXPLORATION),
+    )
+
+
+def first_values(node):
+    """What the page sends for a node that nobody touched."""
+    return {i.id: i.default for i in node.define_schema().inputs if i.id != "settings"}
+
+
+def table(lab, node):
+    """Its settings: name of an input -> SettingInput."""
+    module = lab.module(f"nodes.{node.__module__.rpartition('.')[2]}")
+    return {setting.name: setting for setting in module._SETTINGS}
+
+
+def everything(lab):
+    """The patch of the three nodes in a row, with every input set."""
+    patch = None
+    for node, values in settings_nodes(lab):
+        patch = settings_of(node, **values, settings=patch)
+    return patch
+
+
 def config_of(lab, settings, **inputs):
-    """What Train LoRA would train with; nothing is trained."""
+    """The settings that Train LoRA would train with; nothing is trained."""
+    return asked_of(lab, settings, **inputs)[0]
+
+
+def asked_of(lab, settings, **inputs):
+    """What Train LoRA would ask for: settings of the training, activation offloading."""
     training, sampler = lab.module("nodes.training"), lab.module("nodes.bridge.sampler")
     core = lab.module("chunk_grpo_core")
     rest = dict.fromkeys(("model", "vae", "prompts", "reward", "latent"))
@@ -84,14 +122,13 @@ def config_of(lab, settings, **inputs):
         pass
 
     def stop(*, config, activation_offloading, **_):
-        assert activation_offloading is settings.activation_offloading
-        raise Stop(config)
+        raise Stop(config, activation_offloading)
 
     train_lora, training.train_lora = training.train_lora, stop
     try:
         training.TrainLoRA.execute(**{**rest, **OWN, **inputs}, settings=settings)
     except Stop as caught:
-        return caught.args[0]
+        return caught.args
     finally:
         training.train_lora = train_lora
     raise AssertionError("nothing was trained")
@@ -113,11 +150,8 @@ def differing(one, other):
 
 
 def test_every_input_reaches_the_training(lab):
-    node = nodes(lab)
-    settings = settings_of(node.GRPOSettings, **BASIC)
-    settings = settings_of(node.GRPOObjective, **OBJECTIVE, settings=settings)
-    settings = settings_of(node.GRPOExploration, **EXPLORATION, settings=settings)
-    found = dict(leaves(config_of(lab, settings)))
+    config, activation_offloading = asked_of(lab, everything(lab))
+    trained = dict(leaves(config))
     wanted = {"advantage.clamp": 2.5, "lora.targets": "attention", "lora.rs": True}
     wanted |= {"chunk_fraction": 0.75, "share_initial_noise": False}
     wanted |= {"batch_size": 5, "checkpoint_every": 7, "evaluate_every": 4}
@@ -127,8 +161,8 @@ def test_every_input_reaches_the_training(lab):
     wanted |= {"optimizer.warmup_updates": 11, "optimizer.ema_decay": 0.9}
     wanted |= {"optimizer.recompute_log_p": False, "self_test": False}
     wanted |= {"optimizer.name": "adamw8bit"}
-    assert settings.activation_offloading is True
-    for name, value in OBJECTIVE.items():
+    assert activation_offloading is True
+    for name, value in (OBJECTIVE | {"ratio_norm": True}).items():
         part, under, rest = name.partition("_")
         is_advantage = part == "advantage"
         wanted["advantage." + rest if is_advantage else "objective." + part + under + rest] = value
@@ -138,61 +172,132 @@ def test_every_input_reaches_the_training(lab):
     wanted |= {"lora.rank": 4, "lora.alpha": 6.0, "optimizer.learning_rate": 2e-3}
     wanted |= {key: OWN[key] for key in ("iterations", "prompts_per_iteration", "group_size")}
     wanted |= {"seed": 12}
-    assert {key: found[key] for key in wanted} == wanted
+    assert {key: trained[key] for key in wanted} == wanted
     # The rest is a socket's, or what no user of the nodes needs to touch.
     sockets = {"grid", "plan", "sde.rule", "sde.eta"}
     betas = {"optimizer.beta1", "optimizer.beta2", "optimizer.eps", "optimizer.fused"}
     threads = {"score_while_sampling"}  # ComfyUI's model management knows one thread
-    assert found.keys() - wanted.keys() == sockets | betas | threads
+    assert trained.keys() - wanted.keys() == sockets | betas | threads
 
 
-def test_a_settings_node_replaces_its_part_and_keeps_the_rest(lab):
-    node, default = nodes(lab), lab.module("nodes.types").Settings()
-    full = settings_of(node.GRPOSettings, **BASIC)
-    full = settings_of(node.GRPOObjective, **OBJECTIVE, settings=full)
-    full = settings_of(node.GRPOExploration, **EXPLORATION, settings=full)
-    full = replace(full, optimizer=replace(full.optimizer, beta2=0.5, eps=1e-3))
-    keys, clips = {key for key, _ in leaves(default)}, {"objective.clip_low", "objective.clip_high"}
-    exploration = {"noise", "ode_solver"} | {key for key in keys if key.startswith("window.")}
-    objective = {key for key in keys if key.startswith(("objective.", "advantage."))}
-    objective -= {"advantage.clamp"} | clips  # 0, the default, keeps the clip
-    untouched = {
-        f"optimizer.{name}" for name in ("learning_rate", "beta1", "beta2", "eps", "fused")
-    }
-    untouched |= {"lora.rank", "lora.alpha"}
-    for one, own in (
-        (node.GRPOSettings, keys - exploration - objective - untouched),
-        (node.GRPOObjective, objective),
-        (node.GRPOExploration, exploration),
-    ):
-        inputs = {i.id: i.default for i in one.define_schema().inputs if i.id != "settings"}
-        reset = settings_of(one, **inputs, settings=full)
-        assert differing(reset, full) == own
-        assert not differing(reset, default) & own
+def test_the_values_of_these_tests_are_those_of_every_input(lab):
+    for node, values in settings_nodes(lab):
+        assert values.keys() == table(lab, node).keys(), "add the new input to the values above"
 
 
-def test_a_clip_of_0_keeps_the_one_that_comes_in(lab):
+def coming_in(lab, name):
+    """A patch: nothing, every input set by hand, or a preset."""
+    if name == "nothing":
+        return None
+    if name == "every input":
+        return everything(lab)
+    curve = curve_for(lab, lab.module("chunk_grpo_core.presets").PRESETS[name])
+    return preset_outputs(nodes(lab).GRPOPreset, name, batch_size=-1, curve=curve)["settings"]
+
+
+@pytest.mark.parametrize("behind", ["nothing", "every input", *PRESETS])
+@pytest.mark.parametrize("which", ["GRPOSettings", "GRPOObjective", "GRPOExploration"])
+def test_a_node_at_its_first_values_changes_nothing(which, behind, lab):
+    node, coming = getattr(nodes(lab), which), coming_in(lab, behind)
+    before = asked_of(lab, coming, prompts_per_iteration=8)
+    for inputs in ({}, first_values(node)):
+        patch = settings_of(node, **inputs, settings=coming)
+        assert patch == (coming or {})
+        assert asked_of(lab, patch, prompts_per_iteration=8) == before
+
+
+def test_one_value_changes_its_setting_and_no_other(lab):
+    # What the others need: a window, and steps without noise.
+    fitting = {"noise": "drawn", "window.kind": "fixed", "window.chunks": 4}
+    before = asked_of(lab, fitting)
+    for node, values in settings_nodes(lab):
+        for name, setting in table(lab, node).items():
+            inputs = first_values(node) | {name: values[name]}
+            after = asked_of(lab, settings_of(node, **inputs, settings=fitting))
+            changed = differing(after[0], before[0])
+            if after[1] != before[1]:
+                changed |= {"model.activation_offloading"}
+            assert changed == set(setting.keys), name
+
+
+def test_the_last_of_two_nodes_wins_where_both_set_something(lab):
     node = nodes(lab)
-    no_clip = OBJECTIVE | {"clip_low": 0.0, "clip_high": 0.0}
-    basic = settings_of(node.GRPOSettings, **BASIC)
-    kept = settings_of(node.GRPOObjective, **no_clip, settings=basic).objective
-    assert (kept.clip_low, kept.clip_high) == (3e-4, 3e-4)
-    high = settings_of(node.GRPOObjective, **no_clip | {"clip_high": 1e-3}, settings=basic)
-    assert (high.objective.clip_low, high.objective.clip_high) == (3e-4, 1e-3)
-    alone = settings_of(node.GRPOObjective, **no_clip).objective
-    assert (alone.clip_low, alone.clip_high) == (5e-5, 5e-5)
+    wide = settings_of(node.GRPOSettings, clip=3e-4, batch_size=5)
+    high = settings_of(node.GRPOObjective, clip_high=1e-3, settings=wide)
+    assert high == {"objective.clip_low": 3e-4, "objective.clip_high": 1e-3, "batch_size": 5}
+    again = settings_of(node.GRPOSettings, clip=2e-4, batch_size=0, settings=high)
+    assert again == dict.fromkeys(("objective.clip_low", "objective.clip_high"), 2e-4) | {
+        "batch_size": None
+    }
 
 
 def test_zero_and_auto_mean_none(lab):
+    off = {"batch_size": 0, "update_batch_size": 0, "ema_decay": 0.0, "recompute_log_p": "auto"}
+    full = everything(lab)
+    none = settings_of(nodes(lab).GRPOSettings, **off, settings=full)
+    none = settings_of(nodes(lab).GRPOObjective, advantage_keep=0, kl_ref=0.0, settings=none)
+    changed = {key: none[key] for key in full if none[key] != full[key]}
+    assert changed == {
+        "batch_size": None,
+        "update_batch_size": None,
+        "optimizer.ema_decay": None,
+        "optimizer.recompute_log_p": None,
+        "advantage.keep": None,
+        "objective.kl_ref": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("which", "inputs", "words"),
+    [
+        ("GRPOSettings", {"clip": 0.0}, ["clip is 0;", "0.0000001..0.5", "-1 for"]),
+        ("GRPOSettings", {"clip": float("nan")}, ["clip is NaN"]),
+        ("GRPOSettings", {"epochs": 0}, ["epochs is 0;", "1..16"]),
+        ("GRPOSettings", {"weight_decay": -0.5}, ["weight_decay is -0.5"]),
+        ("GRPOSettings", {"self_test": "yes"}, ["self_test is 'yes'", "inherit, on, off"]),
+        ("GRPOExploration", {"noise": "some"}, ["noise is 'some'", "window, drawn"]),
+        (
+            "GRPOExploration",
+            {"window_stride": 9},
+            ["window.stride is 9", "this node sets window_stride"],
+        ),
+        (
+            "GRPOObjective",
+            {"settings": {"objective.klref": 1.0}},
+            ["settings", "'objective.klref'", "did you mean objective.kl_ref?"],
+        ),
+    ],
+)
+def test_a_value_that_no_training_takes_is_named_with_its_input(which, inputs, words, lab):
+    with pytest.raises(ValueError, match=words[0]) as caught:
+        getattr(nodes(lab), which).execute(**inputs)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_train_lora_names_an_unknown_key_of_its_settings(lab):
+    with pytest.raises(
+        ValueError, match="unknown key 'batchsize'; did you mean"
+    ):
+        config_of(lab, {"batchsize": 1})
+
+
+def test_a_node_says_what_is_in_force_and_where_it_comes_from(lab):
     node = nodes(lab)
-    off = {"batch_size": 0, "ema_decay": 0.0, "recompute_log_p": "auto"}
-    settings = settings_of(node.GRPOSettings, **BASIC | off)
-    settings = settings_of(
-        node.GRPOObjective, **OBJECTIVE | {"advantage_keep": 0}, settings=settings
-    )
-    optimizer = settings.optimizer
-    assert (settings.batch_size, settings.advantage.keep) == (None, None)
-    assert (optimizer.ema_decay, optimizer.recompute_log_p) == (None, None)
+    out = preset_outputs(node.GRPOPreset, "safe-lora", batch_size=4)
+    changed = node.GRPOObjective.execute(kl_old=0.5, settings=out["settings"])
+    lines = changed.args[1].splitlines()
+    assert len(lines) == len(OBJECTIVE)
+    assert "objective.kl_old = 0.5   [this node]" in lines
+    assert "objective.kl_ref = 0.001   [safe-lora]" in lines
+    assert "objective.kl_threshold = 0.00001   [default]" in lines
+    assert "advantage.keep = none   [safe-lora]" in lines
+    basic = node.GRPOSettings.execute(settings=changed.args[0])
+    assert len(basic.args[1].splitlines()) == len(BASIC) + 1  # clip sets two
+    assert "batch_size = 4   [settings that come in]" in basic.args[1]
+    assert "model.activation_offloading = off   [default]" in basic.args[1]
+    shown = basic.ui["chunk_grpo_settings"]
+    assert shown[0] == {"key": "objective.clip_low", "value": "0.00005", "source": "safe-lora"}
+    assert len(shown) == len(BASIC) + 1
 
 
 def curve_for(lab, preset):
@@ -219,14 +324,14 @@ def test_train_lora_builds_the_run_of_every_preset(lab):
     presets = lab.module("chunk_grpo_core.presets")
     for name, preset in presets.PRESETS.items():
         curve = curve_for(lab, preset)
-        out = preset_outputs(nodes(lab).GRPOPreset, name, batch_size=0, curve=curve)
+        out = preset_outputs(nodes(lab).GRPOPreset, name, batch_size=-1, curve=curve)
         out |= {"rank": out.pop("lora_rank"), "alpha": out.pop("lora_alpha")}
         del out["text"]
-        found = config_of(lab, out.pop("settings"), **out)
+        trained = config_of(lab, out.pop("settings"), **out)
         wanted = presets.preset_config(name, curve=curve, seed=OWN["seed"])
-        assert differing(found, wanted) <= {"grid"}, name
-        assert found.grid.steps == wanted.grid.steps  # SIGMAS are float32
-        pairs = zip(found.grid.sigmas, wanted.grid.sigmas, strict=True)
+        assert differing(trained, wanted) <= {"grid"}, name
+        assert trained.grid.steps == wanted.grid.steps  # SIGMAS are float32
+        pairs = zip(trained.grid.sigmas, wanted.grid.sigmas, strict=True)
         assert max(abs(a - b) for a, b in pairs) < 1e-7
 
 
@@ -245,7 +350,7 @@ def test_the_text_of_a_preset_has_every_value_and_its_source(lab):
         assert all(departure in text for departure in preset.departures)
         assert lines["batch_size"].startswith("3")
     curve = curve_for(lab, presets.PRESETS["gcpo-v3"])
-    text = preset_outputs(node, "gcpo-v3", batch_size=0, curve=curve)["text"]
+    text = preset_outputs(node, "gcpo-v3", batch_size=-1, curve=curve)["text"]
     assert "plan = 4, 4, 4, 4   [arXiv" in text and "the preset says adaptive]" in text
 
 
@@ -254,7 +359,7 @@ def test_a_preset_that_needs_a_curve_says_how_to_measure_it(lab):
     asked = []
     for name in presets:
         try:
-            nodes(lab).GRPOPreset.execute(name, 0)
+            nodes(lab).GRPOPreset.execute(name, -1)
         except ValueError as error:
             asked.append(name)
             words = ["plan of gcpo-v3", "no curve is connected", "flow and eta 0.7", "17 steps"]

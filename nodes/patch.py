@@ -1,0 +1,176 @@
+"""Patches: what travels through the settings socket, a dotted key of ``TrainConfig`` -> its value.
+
+A patch holds the keys that somebody set, and no others. Two keys are no setting of the training:
+``preset``, the name of the preset that the patch began with, and the settings of the MODEL
+(:class:`ModelSettings`, under ``model.``).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from decimal import Decimal
+from typing import Any, NamedTuple, get_type_hints
+
+from ..chunk_grpo_core.method.windows import WindowConfig, check_noise
+from ..chunk_grpo_core.presets import PRESETS, preset_values
+from ..chunk_grpo_core.train.config import TrainConfig
+
+__all__ = [
+    "PRESET",
+    "InForce",
+    "ModelSettings",
+    "Patch",
+    "check_patch",
+    "declared",
+    "in_force",
+    "model_settings",
+    "plain",
+    "training_settings",
+]
+
+Patch = Mapping[str, object]
+
+PRESET = "preset"
+_MODEL = "model."
+_SOCKETS = ("grid", "plan")
+"""Settings that are objects of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Settings of the MODEL, which change no number of the training."""
+
+    activation_offloading: bool = False
+    """During updates, keep what goes into the blocks in system memory until it is needed."""
+
+
+class Declared(NamedTuple):
+    """A setting as the dataclass that owns it declares it."""
+
+    kind: Any
+    default: Any
+
+
+class InForce(NamedTuple):
+    """A setting as a training would get it."""
+
+    key: str
+    value: str
+    source: str
+    """"this node", the name of a preset, "settings that come in", or "default"."""
+
+
+def declared(key: str) -> Declared:
+    """Look up a dotted key.
+
+    Raises:
+        KeyError: There is no such setting.
+    """
+    part, _, name = key.rpartition(".")
+    owner = ModelSettings if part == _MODEL[:-1] else _parts()[part] if part else TrainConfig
+    defaults = {field.name: field.default for field in fields(owner)}
+    return Declared(get_type_hints(owner)[name], defaults[name])
+
+
+def plain(value: object) -> str:
+    """Write a value as the inputs of the nodes take it: on, off, none, 0.00005."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return format(Decimal(f"{value:.10g}"), "f") if isinstance(value, float) else str(value)
+
+
+def training_settings(patch: Patch) -> dict[str, object]:
+    """The keys of ``TrainConfig`` in a patch.
+
+    Raises:
+        ValueError: A key is unknown.
+    """
+    _check_keys(patch)
+    return {
+        key: value for key, value in patch.items() if key != PRESET and not key.startswith(_MODEL)
+    }
+
+
+def model_settings(patch: Patch) -> ModelSettings:
+    """The settings of the MODEL in a patch."""
+    return ModelSettings(
+        **{
+            key.removeprefix(_MODEL): value
+            for key, value in patch.items()
+            if key.startswith(_MODEL)
+        }  # type: ignore[arg-type]
+    )
+
+
+def check_patch(patch: Patch) -> None:
+    """Refuse what no training takes, whatever its noise levels, plan and group size.
+
+    Raises:
+        ValueError: A key is unknown, a value is out of range, or two contradict each other.
+    """
+    settings = training_settings(patch)
+    parts = {
+        part: owner(**{key: settings[f"{part}.{key}"] for key in _names(owner, part, settings)})
+        for part, owner in _parts().items()
+    }
+    window = parts["window"]
+    assert isinstance(window, WindowConfig)
+    noise, ode_solver = (
+        settings.get(key, declared(key).default) for key in ("noise", "ode_solver")
+    )
+    check_noise(str(noise), str(ode_solver), window)
+
+
+def in_force(keys: Iterable[str], own: Patch, incoming: Patch) -> list[InForce]:
+    """Say of each key which value a training would get, and where it comes from.
+
+    Args:
+        keys: What to look up.
+        own: The keys that this node sets.
+        incoming: The patch that it builds on.
+    """
+    preset = str(incoming.get(PRESET, ""))
+    stated = preset_values(preset) if preset in PRESETS else {}
+    lines = []
+    for key in keys:
+        if key in own:
+            value, source = own[key], "this node"
+        elif key in incoming:
+            value = incoming[key]
+            is_stated = key in stated and stated[key] == value
+            source = preset if is_stated else "settings that come in"
+        else:
+            value, source = declared(key).default, "default"
+        lines.append(InForce(key, plain(value), source))
+    return lines
+
+
+def _parts() -> dict[str, type]:
+    """Part of ``TrainConfig`` that is a dataclass of plain values -> its class."""
+    hints = get_type_hints(TrainConfig)
+    return {
+        name: kind for name, kind in hints.items() if is_dataclass(kind) and name not in _SOCKETS
+    }  # type: ignore[misc]
+
+
+def _names(owner: type, part: str, settings: Patch) -> Iterator[str]:
+    return (field.name for field in fields(owner) if f"{part}.{field.name}" in settings)
+
+
+def _check_keys(patch: Patch) -> None:
+    parts = _parts()
+    known = [PRESET, *(f"{_MODEL}{field.name}" for field in fields(ModelSettings))]
+    for field in fields(TrainConfig):
+        if field.name in parts:
+            known += [f"{field.name}.{inner.name}" for inner in fields(parts[field.name])]
+        else:
+            known.append(field.name)
+    for key in patch:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"settings holds the unknown key {key!r}{hint}")

@@ -1,0 +1,180 @@
+"""Inputs of the settings nodes: a table of them gives schema, patch and text of a node.
+
+Every input has a value that inherits, and starts with it: ``inherit`` of a choice, -1 of a number,
+an empty text. Type and default come from the setting itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, get_args
+
+from comfy_api.latest import io
+
+from .patch import Patch, check_patch, declared, in_force, plain
+
+__all__ = ["INHERIT", "KEEP", "SettingInput", "inputs_of", "patch_of", "settings_output"]
+
+INHERIT = "inherit"
+KEEP = -1
+"""The values of choices and of numbers that inherit."""
+
+_BOOLEANS = {"on": True, "off": False}
+
+
+@dataclass(frozen=True)
+class SettingInput:
+    """One input of a settings node."""
+
+    name: str
+    key: str
+    """The dotted key that it sets."""
+    tooltip: str
+    _: KW_ONLY
+    also: str = ""
+    """A second key that gets the same value."""
+    least: float = 0
+    """Of a number, smallest value that sets something."""
+    most: float = 0
+    step: float = 1
+    """Of a number: what the arrows add, and the last digit that is kept."""
+    choices: Collection[str] = ()
+    """Of a text: what there is to choose from; empty lets people write."""
+    is_rare: bool = False
+    """Shown among the advanced inputs, where ComfyUI has those."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys that it sets."""
+        return (self.key, self.also) if self.also else (self.key,)
+
+    @property
+    def kind(self) -> type:
+        """Type of the setting, without None."""
+        annotated = declared(self.key).kind
+        return next((k for k in get_args(annotated) if k is not type(None)), annotated)
+
+    @property
+    def can_be_none(self) -> bool:
+        """Whether None is a value: ``auto`` of a choice, 0 of a number."""
+        return type(None) in get_args(declared(self.key).kind)
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What can be chosen -> value of the setting; empty if it is no choice."""
+        if self.kind is bool:
+            return {**({"auto": None} if self.can_be_none else {}), **_BOOLEANS}
+        return {choice: choice for choice in self.choices}
+
+    def input(self) -> Any:
+        """The input in the schema of the node."""
+        if self.options:
+            made = io.Combo.Input(
+                self.name,
+                options=[INHERIT, *self.options],
+                default=INHERIT,
+                optional=True,
+                tooltip=self._tooltip(INHERIT),
+            )
+        elif self.kind is str:
+            made = io.String.Input(
+                self.name, default="", optional=True, tooltip=self._tooltip("Empty")
+            )
+        elif self.kind is int:
+            made = io.Int.Input(
+                self.name,
+                default=KEEP,
+                min=KEEP,
+                max=int(self.most),
+                optional=True,
+                tooltip=self._tooltip(KEEP),
+            )
+        else:
+            made = io.Float.Input(
+                self.name,
+                default=float(KEEP),
+                min=float(KEEP),
+                max=self.most,
+                step=self.step,
+                round=self.step,
+                optional=True,
+                tooltip=self._tooltip(KEEP),
+            )
+        if self.is_rare:
+            made.extra_dict = {**made.extra_dict, "advanced": True}  # newer than ComfyUI 0.3.75
+        return made
+
+    def value(self, given: Any) -> object:
+        """What the setting becomes.
+
+        Raises:
+            ValueError: It is no choice of the input, or out of its range.
+        """
+        if self.options:
+            if given not in self.options:
+                choices = ", ".join((INHERIT, *self.options))
+                raise ValueError(f"{self.name} is {given!r}; it must be one of {choices}")
+            return self.options[given]
+        if self.kind is str:
+            return given
+        if self.can_be_none and given == 0:
+            return None
+        if not self.least <= given <= self.most:
+            raise ValueError(
+                f"{self.name} is {plain(given)}; it must be in {plain(self.least)}.."
+                f"{plain(self.most)}, or {KEEP} for that of the settings that come in"
+            )
+        return self.kind(given)
+
+    def _tooltip(self, inherits: object) -> str:
+        default = self._shown(declared(self.key).default)
+        return f"{self.tooltip}\n{inherits}: as the settings that come in; by default {default}."
+
+    def _shown(self, value: object) -> str:
+        if value is None:
+            return "auto" if self.options else "0"
+        return plain(value)
+
+
+def inputs_of(table: Sequence[SettingInput]) -> list[Any]:
+    """The inputs in the schema of a node."""
+    return [setting.input() for setting in table]
+
+
+def patch_of(table: Sequence[SettingInput], given: Mapping[str, Any]) -> dict[str, object]:
+    """The keys that are set by what was given; what inherits, or was not given, sets none.
+
+    Raises:
+        ValueError: A value is no choice of its input, or out of range.
+    """
+    return {
+        key: setting.value(given[setting.name])
+        for setting in table
+        if given.get(setting.name, INHERIT) not in (INHERIT, KEEP, "")
+        for key in setting.keys
+    }
+
+
+def settings_output(
+    table: Sequence[SettingInput], given: Mapping[str, Any], incoming: Patch | None
+) -> io.NodeOutput:
+    """Lay what was given over the patch that comes in, and say what is in force.
+
+    Returns:
+        The patch and a text; the page shows the lines of the text in the node.
+
+    Raises:
+        ValueError: A value is out of range or contradicts another.
+    """
+    incoming, own = incoming or {}, patch_of(table, given)
+    patch = {**incoming, **own}
+    try:
+        check_patch(patch)
+    except ValueError as error:
+        set_here = [s.name for s in table if s.key in own]
+        raise ValueError(f"{error} (this node sets {', '.join(set_here) or 'nothing'})") from error
+    lines = in_force((key for setting in table for key in setting.keys), own, incoming)
+    text = "\n".join(f"{key} = {value}   [{source}]" for key, value, source in lines)
+    shown = {"chunk_grpo_settings": [line._asdict() for line in lines]}
+    return io.NodeOutput(patch, text, ui=shown)
