@@ -275,9 +275,7 @@ def test_a_value_that_no_training_takes_is_named_with_its_input(which, inputs, w
 
 
 def test_train_lora_names_an_unknown_key_of_its_settings(lab):
-    with pytest.raises(
-        ValueError, match="unknown key 'batchsize'; did you mean"
-    ):
+    with pytest.raises(ValueError, match="unknown key 'batchsize'; did you mean"):
         config_of(lab, {"batchsize": 1})
 
 
