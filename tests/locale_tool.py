@@ -1,15 +1,8 @@
-"""tools/locales.py as a module, and the files that it writes."""
+"""tools/locales.py, and the files that it writes."""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-
-_spec = importlib.util.spec_from_file_location("locales_tool", ROOT / "tools" / "locales.py")
-tool = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tool)
+from tools import locales as tool
 
 FILES = ("main.json", "nodeDefs.json")
 

@@ -4,7 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
+from each import failures_of_each
 from PIL import Image, ImageStat
 from schemas import node_schemas
 
@@ -55,14 +55,19 @@ def test_node_ids_carry_the_name_of_the_pack():
     assert [name for name in node_ids() if not name.startswith("ChunkGRPO_")] == []
 
 
-@pytest.mark.parametrize("name", node_ids())
-def test_every_input_and_output_of_a_node_has_a_tooltip(name):
-    schema = node_schemas()[name]
-    assert [s.name for s in (*schema.inputs, *schema.outputs) if not s.tooltip] == []
+def test_every_input_and_output_of_a_node_has_a_tooltip():
+    silent = {
+        name: [s.name for s in (*schema.inputs, *schema.outputs) if not s.tooltip]
+        for name, schema in node_schemas().items()
+    }
+    assert {name: sockets for name, sockets in silent.items() if sockets} == {}
 
 
-@pytest.mark.parametrize("name", node_ids())
-def test_every_help_page_says_what_when_and_where_from(name):
+def test_every_help_page_says_what_when_and_where_from():
+    assert failures_of_each(check_sections, node_ids()) == {}
+
+
+def check_sections(name):
     schema, page = node_schemas()[name], help_page(name)
     assert page.is_file(), f"write {page.relative_to(ROOT)}"
     text = page.read_text(encoding="utf-8")
@@ -75,15 +80,21 @@ def test_every_help_page_says_what_when_and_where_from(name):
     assert len(what.strip()) > 40 and "|" not in what
 
 
-@pytest.mark.parametrize("name", node_ids())
-def test_every_help_page_lists_exactly_the_inputs_and_outputs_of_its_node(name):
+def test_every_help_page_lists_exactly_the_inputs_and_outputs_of_its_node():
+    assert failures_of_each(check_tables, node_ids()) == {}
+
+
+def check_tables(name):
     schema, found = node_schemas()[name], sections(help_page(name).read_text(encoding="utf-8"))
     assert sorted(named_in_table(found["Inputs"])) == sorted(s.name for s in schema.inputs)
     assert sorted(named_in_table(found["Outputs"])) == sorted(s.name for s in schema.outputs)
 
 
-@pytest.mark.parametrize("name", node_ids())
-def test_every_help_page_has_one_picture_of_its_node(name):
+def test_every_help_page_has_one_picture_of_its_node():
+    assert failures_of_each(check_picture, node_ids()) == {}
+
+
+def check_picture(name):
     text = help_page(name).read_text(encoding="utf-8")
     ((words, link),) = re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", text)
     assert len(words) > 15

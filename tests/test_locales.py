@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from locale_tool import ROOT, files, texts, tool
+from locale_tool import files, texts, tool
 
 ENGLISH = files("en")
 MEMORY = tool.read(tool.MEMORY)
@@ -130,14 +130,14 @@ def test_no_text_holds_what_the_page_reads_as_syntax(language):
 
 
 def panel_strings():
-    text = (ROOT / "web" / "js" / "lib" / "strings.js").read_text(encoding="utf-8")
+    text = (tool.ROOT / "web" / "js" / "lib" / "strings.js").read_text(encoding="utf-8")
     return json.loads(text.partition("STRINGS =")[2].strip().removesuffix(";"))
 
 
 def test_every_string_of_a_panel_is_translated():
     used = {
         (file.name, json.loads(f'"{text}"'))
-        for file in (ROOT / "web" / "js").rglob("*.js")
+        for file in (tool.ROOT / "web" / "js").rglob("*.js")
         for text in re.findall(r'\bt\(\s*"((?:[^"\\]|\\.)*)"', file.read_text(encoding="utf-8"))
         if file.name != "i18n.js"
     }

@@ -81,7 +81,9 @@ def file_name(path: Path, core: Path = CORE) -> str:
 
 
 def files_read(path: Path, item: Import, core: Path = CORE) -> list[str]:
-    """The files of the core that a relative import of one of them reads."""
+    """The files of the core that a relative import of one of them reads; none outside the core."""
+    if item.level > len(path.relative_to(core).parts):
+        return []
     base = path.parent
     for _ in range(item.level - 1):
         base = base.parent

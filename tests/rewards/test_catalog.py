@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+from each import failures_of_each
 
 from chunk_grpo_core.rewards import REWARDS
 from chunk_grpo_core.rewards.catalog import CATALOG, files_of
 from chunk_grpo_core.rewards.files import build_empty
 from chunk_grpo_core.rewards.networks.clip import CLIP_H, CLIP_L, clip_config
+from tools import rewards_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "rewards.md"
 
 
-def tool():
-    spec = importlib.util.spec_from_file_location("rewards_page", ROOT / "tools/rewards_page.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_page_is_up_to_date():
     text = PAGE.read_text(encoding="utf-8")
-    assert tool().page(text) == text, "run: python tools/rewards_page.py"
+    assert rewards_page.page(text) == text, "run: python tools/rewards_page.py"
 
 
-@pytest.mark.parametrize("name", REWARDS)
-def test_every_reward_is_in_the_catalogue_with_evidence_that_exists(name):
+def test_every_reward_is_in_the_catalogue_with_evidence_that_exists():
+    assert failures_of_each(check_evidence, REWARDS) == {}
+
+
+def check_evidence(name):
     entry = CATALOG[name]
     assert entry.measures and entry.range
     named = re.findall(r"`((?:tests/\w+/)?test_\w+\.py)`", entry.evidence)
