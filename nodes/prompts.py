@@ -217,13 +217,12 @@ class PromptSetNode(io.ComfyNode):
             config,
             wildcard_folder(wildcards),
         )
-        encoded = encode_prompts(
-            clip, (*chosen.train, *chosen.held_out), conditioning_cache(cache_gib)
-        )
-        own = {} if guidance == _GUIDANCE else {"guidance": guidance}
+        texts = dict.fromkeys(example.text for example in (*chosen.train, *chosen.held_out))
+        encoded = encode_prompts(clip, tuple(texts), conditioning_cache(cache_gib))
+        extra = {} if guidance == _GUIDANCE else {"guidance": guidance}
         conditioning = {
-            prompt: [[tensor, {**extras, **own}] for tensor, extras in entries]
-            for prompt, entries in encoded.conditioning.items()
+            text: [[tensor, {**extras, **extra}] for tensor, extras in entries]
+            for text, entries in encoded.conditioning.items()
         }
         prompts = PromptSet(**vars(chosen), conditioning=conditioning)
         return io.NodeOutput(prompts, describe(prompts, encoded.cached))

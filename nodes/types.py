@@ -92,7 +92,7 @@ class PromptSet(PlainPromptSet):
     """Prompts with their conditioning."""
 
     conditioning: Mapping[str, Any]
-    """Prompt -> positive CONDITIONING, for all prompts of both kinds."""
+    """Text -> positive CONDITIONING, for the texts of all prompts of both kinds."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.dynamics import DynamicsCurve
 from chunk_grpo_core.method.noise import derive_seed
 from chunk_grpo_core.method.objective import ObjectiveConfig
-from chunk_grpo_core.method.reward import Fingerprint, Metadata, RewardBatch, RewardFailed
+from chunk_grpo_core.method.reward import Fingerprint, RewardBatch, RewardFailed
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.prompts.example import Example, Prompt
 from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 
 PROMPTS = ("warm", "cold", "bright", "dark", "plain")
@@ -42,7 +43,7 @@ class GaussianWorld:
         """Variance of x_t."""
         return (1.0 - t) ** 2 * self.std**2 + t**2
 
-    def velocity(self, x_t: Tensor, t: float, prompt: str = "") -> Tensor:
+    def velocity(self, x_t: Tensor, t: float, prompt: Prompt = "") -> Tensor:
         """Regress eps - x_0 on x_t: the mean of eps - x_0 plus covariance over variance."""
         slope = (t - (1.0 - t) * self.std**2) / self.variance_at(t)
         return -self.mean + slope * (x_t - self.mean_at(t))
@@ -116,9 +117,9 @@ class ToyPolicy:
     def run(self, work: Callable) -> Any:
         return work(self.velocity)
 
-    def velocity(self, x_t: Tensor, t: float, prompt: str) -> Tensor:
+    def velocity(self, x_t: Tensor, t: float, prompt: Prompt) -> Tensor:
         self.calls.append(len(x_t))
-        caption = derive_seed(prompt) % 1000 / 1000.0
+        caption = derive_seed(Example.of(prompt).text) % 1000 / 1000.0
         facts = torch.tensor([t, caption]).expand(len(x_t), 2)
         x = torch.cat([x_t.flatten(1), facts], 1)
         x = torch.tanh(self._layer("enter", x))
@@ -137,7 +138,7 @@ class MixingPolicy(ToyPolicy):
 
     mixes_times = True
 
-    def velocity(self, x_t: Tensor, t: Any, prompt: str) -> Tensor:
+    def velocity(self, x_t: Tensor, t: Any, prompt: Prompt) -> Tensor:
         if not isinstance(t, Tensor):
             return super().velocity(x_t, t, prompt)
         before = list(self.calls)
@@ -155,9 +156,7 @@ class Brightness:
     name = "brightness"
     fingerprint: Fingerprint = {}
 
-    def score(
-        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Metadata] | None = None
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         return RewardBatch.of(images.mean((1, 2, 3)), spread=images.std((1, 2, 3)))
 
 
@@ -170,9 +169,7 @@ class Broken:
     name: str = field(default="broken")
     fingerprint: Fingerprint = field(default_factory=dict)
 
-    def score(
-        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Metadata] | None = None
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         values = images.mean((1, 2, 3))
         values[list(self.samples)] = self.value
         # Claims that all is well: the trainer has to look for itself.
@@ -187,12 +184,10 @@ class FailsAfter(Brightness):
     error: str | None = "no answer from the server"
     """What it raises; None gives scores that are not finite."""
 
-    def score(
-        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Metadata] | None = None
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         self.calls -= 1
         if self.calls >= 0:
-            return super().score(images, prompts)
+            return super().score(images, examples)
         if self.error is not None:
             raise RewardFailed(self.error)
         return RewardBatch.of(torch.full((len(images),), math.nan))

@@ -18,6 +18,7 @@ from ..measure.evaluate import evaluate as measure
 from ..measure.sampling import draw
 from ..method.planners import adaptive_plan
 from ..method.schedule import shifted_grid
+from ..prompts.example import examples_of
 from ..rewards.settings import reward_settings
 from ..runs.experiment import EVALUATION_SEED
 from ..runs.results import LORA_FILE, measure_curve
@@ -61,7 +62,7 @@ def sample(
     """Draw pictures with the model, with or without a LoRA, without sampling noise."""
     with clear_errors("pictures so far were not written"), ProgressBar() as bar:
         config, own_lora = _open(source, changes)
-        prompts = prompt or list(load_prompts(config).held_out[:4])
+        prompts = examples_of(prompt or load_prompts(config).held_out[:4])
         if not prompts:
             raise ValueError(f"{source} holds no prompts out; say what to draw with --prompt")
         policy = load_policy(config, prompts)
@@ -80,7 +81,7 @@ def sample(
                     progress=lambda fraction: bar.update("drawing", fraction),
                 )
             )
-        files = write_pictures(pictures, prompts, out, seed)
+        files = write_pictures(pictures, [example.text for example in prompts], out, seed)
     for file in files:
         typer.echo(file)
 

@@ -24,6 +24,7 @@ from ..method.reward import (
     last_error,
 )
 from ..method.schedule import TimeGrid
+from ..prompts.example import Example, Prompt, examples_of
 from ..train.batch_limit import BatchLimit
 from .sampling import draw
 
@@ -36,7 +37,8 @@ log = logging.getLogger(__name__)
 class Evaluation:
     """Pictures of fixed seeds and their scores."""
 
-    prompts: tuple[str, ...]
+    examples: tuple[Example, ...]
+    """P prompts."""
     rewards: Tensor
     """CPU float32, shape (P, S); NaN where the reward was invalid."""
     extras: dict[str, Tensor]
@@ -47,6 +49,14 @@ class Evaluation:
     error: str = ""
     """Why rewards are missing, where the reward said so."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "examples", examples_of(self.examples))
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The texts of the P prompts, to show."""
+        return tuple(example.text for example in self.examples)
+
     def to_json(self) -> dict[str, object]:
         """Every score, None where it was invalid: ``rewards`` and extras as (P, S) lists."""
 
@@ -54,7 +64,8 @@ class Evaluation:
             return [[s if math.isfinite(s) else None for s in row] for row in scores.tolist()]
 
         extras = {name: plain(scores) for name, scores in self.extras.items()}
-        return {"prompts": list(self.prompts), "rewards": plain(self.rewards), "extras": extras}
+        prompts = [example.to_json() for example in self.examples]
+        return {"prompts": prompts, "rewards": plain(self.rewards), "extras": extras}
 
     @classmethod
     def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
@@ -62,7 +73,7 @@ class Evaluation:
         are NaN there."""
         unknown = [torch.full_like(part.rewards, torch.nan) for part in parts]
         return cls(
-            tuple(prompt for part in parts for prompt in part.prompts),
+            tuple(example for part in parts for example in part.examples),
             torch.cat([part.rewards for part in parts]),
             {
                 name: torch.cat(
@@ -110,7 +121,7 @@ class Interval:
 def evaluate(
     policy: Policy,
     reward: Reward,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     grid: TimeGrid,
     *,
     seeds: int,
@@ -127,7 +138,7 @@ def evaluate(
         policy: Model; its adapter is used as it is (wrap in ``adapter.disabled()`` for the base).
         reward: The judge. Where it raises :class:`~chunk_grpo_core.method.reward.RewardFailed`, the
             pictures of that prompt have no valid score.
-        prompts: P captions.
+        prompts: P prompts; the reward gets their metadata.
         grid: Noise levels; sampling is deterministic.
         seeds: S, pictures of each prompt.
         seed: Seed of the noise; the same seed gives the same noise to every policy.
@@ -142,9 +153,10 @@ def evaluate(
     Raises:
         NothingScored: No picture has a score.
     """
+    examples = examples_of(prompts)
     pictures_of_prompts = draw(
         policy,
-        prompts,
+        examples,
         grid,
         count=seeds,
         seed=seed,
@@ -154,11 +166,11 @@ def evaluate(
         check_cancel=check_cancel,
     )
     batches, images = [], []
-    for prompt, pictures in zip(prompts, pictures_of_prompts, strict=True):
+    for example, pictures in zip(examples, pictures_of_prompts, strict=True):
         try:
-            batch = reward.score(pictures, [prompt] * seeds)
+            batch = reward.score(pictures, [example] * seeds)
         except RewardFailed as error:
-            log.warning("the pictures of %r have no reward: %s", prompt, error)
+            log.warning("the pictures of %r have no reward: %s", example.text, error)
             batch = RewardBatch.failed(seeds, str(error))
         batches.append(batch)
         images.append(pictures[0])
@@ -169,9 +181,7 @@ def evaluate(
         for name in dict.fromkeys(name for row in details for name in row)
     }
     rewards = torch.stack([batch.known for batch in batches])
-    evaluation = Evaluation(
-        tuple(prompts), rewards, extras, torch.stack(images), last_error(batches)
-    )
+    evaluation = Evaluation(examples, rewards, extras, torch.stack(images), last_error(batches))
     return evaluation if is_part else evaluation.check_scored(reward.name)
 
 
@@ -181,7 +191,7 @@ def _differences(before: Evaluation, after: Evaluation, extra: str | None) -> Te
     Raises:
         ValueError: The two do not belong together.
     """
-    if before.prompts != after.prompts:
+    if before.examples != after.examples:
         raise ValueError("the two evaluations used different prompts and cannot be compared")
     old, new = (e.rewards if extra is None else e.extras[extra] for e in (before, after))
     if old.shape != new.shape:

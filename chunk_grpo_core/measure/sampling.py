@@ -15,6 +15,7 @@ from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, Velocity
 from ..method.schedule import TimeGrid
 from ..method.walk import sample_ode
+from ..prompts.example import Prompt
 from ..train.batch_limit import BatchLimit
 
 __all__ = ["draw"]
@@ -23,7 +24,7 @@ __all__ = ["draw"]
 @torch.no_grad()
 def draw(
     policy: Policy,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     grid: TimeGrid,
     *,
     count: int,
@@ -40,7 +41,7 @@ def draw(
 
     Args:
         policy: Model; its adapter is used as it is (wrap in ``adapter.disabled()`` for the base).
-        prompts: Captions.
+        prompts: What to draw.
         grid: Noise levels; sampling is deterministic.
         count: S, 1 or more.
         seed: Noise seed of the first prompt; the next one has the next.

@@ -1,37 +1,33 @@
-"""What a reward is: pictures and prompts in, one number per picture out.
+"""What a reward is: pictures and examples in, one number per picture out.
 
 Legend: B pictures, H W picture size.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ..prompts.example import Example, Prompt, examples_of
+
 __all__ = [
     "Fingerprint",
-    "Metadata",
     "NothingScored",
     "Reward",
     "RewardBatch",
     "RewardFailed",
     "RewardPart",
-    "check_images",
     "check_scored",
+    "checked_inputs",
     "last_error",
-    "with_metadata",
 ]
 
-Metadata = Mapping[str, Any]
-"""What a prompt carries besides its text, for example the words a picture should show."""
 Fingerprint = Mapping[str, str | int | float]
-"""What a score depends on besides picture, prompt and metadata."""
+"""What a score depends on besides the picture and its example."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +191,8 @@ def check_scored(batches: Sequence[RewardBatch], reward: str, what: str) -> None
 class Reward(Protocol):
     """Judge pictures.
 
-    A score depends on its own picture, prompt and metadata alone: not on the order of the batch,
-    nor on how many pictures are scored at once.
+    A score depends on its own picture and example alone: not on the order of the batch, nor on how
+    many pictures are scored at once.
     """
 
     @property
@@ -213,89 +209,40 @@ class Reward(Protocol):
         """
         ...
 
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """Score B pictures.
 
         Args:
             images: (B, H, W, 3), CPU float32 in 0..1. A picture with NaN or infinity gets no valid
                 score.
-            prompts: B captions, one for each picture.
-            metadata: B mappings, one for each picture, or None where nobody has any.
+            examples: B prompts, one for each picture; a string is an example without metadata.
 
         Raises:
-            ValueError: Shapes or lengths do not match (see :func:`check_images`).
+            ValueError: Shapes or lengths do not match (see :func:`checked_inputs`).
             RewardFailed: Nothing could be scored this time.
         """
         ...
 
 
-def check_images(
-    images: Tensor, prompts: Sequence[str], metadata: Sequence[Metadata] | None = None
-) -> Tensor:
-    """Check what every reward takes and return the pictures as CPU float32.
+def checked_inputs(
+    images: Tensor, examples: Sequence[Prompt]
+) -> tuple[Tensor, tuple[Example, ...]]:
+    """Check what every reward takes.
+
+    Returns:
+        The pictures as CPU float32, and B examples.
 
     Raises:
-        ValueError: ``images`` is not (B, H, W, 3) in floating point, or there is not one prompt, or
-            not one mapping, for each picture.
+        ValueError: ``images`` is not (B, H, W, 3) in floating point, or there is not one prompt for
+            each picture.
     """
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"images must have shape (B, H, W, 3), got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise ValueError(f"images must be floating point in 0..1, got {images.dtype}")
     count = images.shape[0]
-    if isinstance(prompts, str) or len(prompts) != count:
-        got = 1 if isinstance(prompts, str) else len(prompts)
-        raise ValueError(f"{count} images need {count} prompts, got {got}")
-    if metadata is not None and (isinstance(metadata, Mapping) or len(metadata) != count):
-        got = 1 if isinstance(metadata, Mapping) else len(metadata)
-        raise ValueError(f"{count} images need metadata {count} times, got {got}")
-    return images.detach().to("cpu", torch.float32)
-
-
-@dataclass(frozen=True)
-class _WithMetadata:
-    reward: Reward
-    table: Mapping[str, Metadata]
-
-    @property
-    def name(self) -> str:
-        """That of the reward."""
-        return self.reward.name
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """That of the reward, and a digest of the table."""
-        plain = {prompt: dict(entry) for prompt, entry in self.table.items()}
-        text = json.dumps(plain, sort_keys=True, default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return {**self.reward.fingerprint, "metadata": digest}
-
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
-        """Look the prompts up and score; what is given here adds to the table and wins."""
-        images = check_images(images, prompts, metadata)
-        given = metadata or [{}] * len(prompts)
-        rows = [{**self.table.get(p, {}), **own} for p, own in zip(prompts, given, strict=True)]
-        return self.reward.score(images, prompts, rows)
-
-
-def with_metadata(reward: Reward, table: Mapping[str, Metadata]) -> Reward:
-    """Give a reward the metadata of its prompts.
-
-    Trainer and evaluation know prompts alone; the table travels inside the reward.
-
-    Args:
-        reward: What scores.
-        table: Prompt -> its metadata. A prompt that is not in it has empty metadata; a reward that
-            needs an entry says so.
-    """
-    return _WithMetadata(reward, table)
+    is_one = isinstance(examples, (str, Example))
+    given = 1 if is_one else len(examples)
+    if is_one or given != count:
+        raise ValueError(f"{count} images need {count} prompts, got {given}")
+    return images.detach().to("cpu", torch.float32), examples_of(examples)

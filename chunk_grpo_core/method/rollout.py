@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..prompts.example import Prompt
 from .cancel import CheckCancel, never_cancel
 from .micro_batches import SMALLEST_BATCH
 from .noise import Noise, draw_normal
@@ -27,7 +28,7 @@ __all__ = ["Trajectory", "rollout"]
 class Trajectory:
     """One prompt's group, sampled. Everything on the CPU in float32."""
 
-    prompt: str
+    prompt: Prompt
     grid: TimeGrid
     sde: SdeConfig
     states: Tensor
@@ -54,7 +55,7 @@ class Trajectory:
 @torch.no_grad()
 def rollout(
     velocity: Velocity,
-    prompt: str,
+    prompt: Prompt,
     grid: TimeGrid,
     sde: SdeConfig,
     noise: Noise,

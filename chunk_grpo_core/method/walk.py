@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..prompts.example import Prompt
 from .cancel import CheckCancel, never_cancel
 from .policy import Velocity
 from .rules import ODE, SdeConfig, Transition, sample_step
@@ -139,7 +140,7 @@ def batches(count: int, size: int | None) -> list[slice]:
 @torch.no_grad()
 def sample_ode(
     velocity: Velocity,
-    prompt: str,
+    prompt: Prompt,
     grid: TimeGrid,
     x_1: Tensor,
     *,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..lora.adapter import PeftAdapter
 from ..method.policy import Velocity
 from ..processes.collective import TorchProcesses
+from ..prompts.example import Prompt
 from .diffusers_policy import DiffusersPolicy
 
 __all__ = ["SHARDABLE", "ShardedPolicy"]
@@ -35,7 +36,7 @@ class ShardedPolicy:
     """See :class:`~chunk_grpo_core.method.policy.Policy`."""
 
     def __init__(
-        self, policy: DiffusersPolicy[Any], processes: TorchProcesses, prompt: str
+        self, policy: DiffusersPolicy[Any], processes: TorchProcesses, prompt: Prompt
     ) -> None:
         """Spread the weights; from now on each process has its part of them.
 
@@ -75,7 +76,7 @@ class ShardedPolicy:
         """See :class:`~chunk_grpo_core.method.policy.Policy`."""
 
         def phase(velocity: Velocity) -> T:
-            def in_step(x_t: Tensor, t: float | Tensor, prompt: str) -> Tensor:
+            def in_step(x_t: Tensor, t: float | Tensor, prompt: Prompt) -> Tensor:
                 self._lock_step.before_call()
                 return velocity(x_t, t, prompt)
 

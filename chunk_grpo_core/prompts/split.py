@@ -1,8 +1,9 @@
 """Prompts to train on and prompts to measure on, never the same.
 
 Lines are expanded (wildcards), repetitions dropped, held-out prompts chosen and taken out of the
-training prompts, in this order. Two prompts count as the same when they differ only in capitals
-and white space, so that a measurement never sees a prompt that was trained on.
+training prompts, in this order. Two texts count as the same when they differ only in capitals and
+white space. Examples with one text and different metadata are different, but never divided between
+training and measurement, so that a measurement never sees a text that was trained on.
 
 The split is made after the expansion: one line with alternatives may give prompts of both kinds.
 To keep whole lines apart, give the held-out lines in a list of their own.
@@ -11,10 +12,11 @@ To keep whole lines apart, give the held-out lines in a list of their own.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
+from .example import Example, examples_of
 from .files import PromptLine, located
 from .wildcards import WildcardFolder, expand, parse_template
 
@@ -30,7 +32,8 @@ class PromptConfig:
     """
 
     held_out: int = 8
-    """How many prompts to measure on; all of the held-out list if it has fewer. At least 0."""
+    """How many prompts to measure on; all of the held-out list if it has fewer. At least 0.
+    Prompts with one text and different metadata count as one."""
     held_out_share: float = 0.0
     """Share of the prompts to measure on, rounded, at least one prompt; 0 takes ``held_out``.
     Below 1."""
@@ -61,22 +64,22 @@ class PromptSet:
         ValueError: None is left to train on, or a prompt is of both kinds.
     """
 
-    train: tuple[str, ...]
-    held_out: tuple[str, ...]
-    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Prompt -> what its file says about it, where it says anything."""
+    train: tuple[Example, ...]
+    held_out: tuple[Example, ...]
     repeated: int = 0
-    """Prompts dropped because an earlier one of the same list is the same."""
+    """Prompts dropped because an earlier one of the same list has the same text and metadata."""
     withheld: int = 0
     """Prompts dropped from training because they are in the held-out list."""
 
     def __post_init__(self) -> None:
+        for name in ("train", "held_out"):
+            object.__setattr__(self, name, examples_of(getattr(self, name)))
         if not self.train:
             raise ValueError(
                 f"{len(self.held_out)} prompts are held out and none is left to train on; write "
                 "more prompts, one per line, or hold out fewer"
             )
-        if both := {_identity(p) for p in self.train} & {_identity(p) for p in self.held_out}:
+        if both := set(_by_text(self.train)) & set(_by_text(self.held_out)):
             raise ValueError(f"{min(both)!r} is held out and trained on; take it out of one list")
 
 
@@ -101,18 +104,19 @@ def make_prompt_set(
     config = config or PromptConfig()
     train, repeated = _unique(expand_lines(lines, config, wildcards))
     listed, repeated_listed = _unique(expand_lines(held_out_lines, config, wildcards))
-    source = list((listed or train).values())
-    held_out = random.Random(config.split_seed).sample(source, _held_out_count(config, len(source)))
-    barred = listed or _unique(held_out)[0]
-    kept = [line for identity, line in train.items() if identity not in barred]
+    texts = list(_by_text(listed or train).values())
+    chosen = random.Random(config.split_seed).sample(texts, _held_out_count(config, len(texts)))
+    held_out = tuple(example for same_text in chosen for example in same_text)
+    barred = _by_text(listed or held_out)
+    kept = [example for example in train if _identity(example.text) not in barred]
+    withheld = len(train) - len(kept) if listed else 0
     if config.shuffle_seed:
         random.Random(config.shuffle_seed).shuffle(kept)
     return PromptSet(
-        train=tuple(line.text for line in kept),
-        held_out=tuple(line.text for line in held_out),
-        metadata={line.text: line.metadata for line in (*kept, *held_out) if line.metadata},
+        train=tuple(kept),
+        held_out=held_out,
         repeated=repeated + repeated_listed,
-        withheld=len(train.keys() & listed.keys()),
+        withheld=withheld,
     )
 
 
@@ -149,12 +153,22 @@ def _identity(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _unique(lines: Sequence[PromptLine]) -> tuple[dict[str, PromptLine], int]:
-    """Identity -> the first such prompt, in order; how many others there were."""
-    first: dict[str, PromptLine] = {}
+def _unique(lines: Sequence[PromptLine]) -> tuple[list[Example], int]:
+    """The first example of each text and metadata, in order; how many others there were."""
+    first: dict[str, Example] = {}
     for line in lines:
-        first.setdefault(_identity(line.text), line)
-    return first, len(lines) - len(first)
+        with located(line.where):
+            same = Example(_identity(line.text), line.metadata).key
+            first.setdefault(same, Example(line.text, line.metadata))
+    return list(first.values()), len(lines) - len(first)
+
+
+def _by_text(examples: Iterable[Example]) -> dict[str, list[Example]]:
+    """Identity of a text -> the examples with that text, in order."""
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(_identity(example.text), []).append(example)
+    return groups
 
 
 def _held_out_count(config: PromptConfig, available: int) -> int:

@@ -39,8 +39,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..method.reward import Fingerprint, Metadata, RewardBatch
+from ..method.reward import Fingerprint, RewardBatch
 from ..optional import require
+from ..prompts.example import Prompt
 from .networks.network import score_pictures
 from .pixels import load_picture, to_levels
 
@@ -76,18 +77,13 @@ class AnalyticReward:
         """The settings."""
         return self.settings
 
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`; prompts are not looked at."""
 
         def judge(levels: Tensor, prompts: list[str]) -> Tensor:
             return self.formula(levels.float() / 255.0)
 
-        return score_pictures(images, prompts, metadata, judge, _PICTURES_AT_ONCE)
+        return score_pictures(images, examples, judge, _PICTURES_AT_ONCE)
 
 
 def brightness() -> AnalyticReward:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..method.reward import (
     Fingerprint,
-    Metadata,
     Reward,
     RewardBatch,
     RewardFailed,
     RewardPart,
-    check_images,
+    checked_inputs,
 )
+from ..prompts.example import Example, Prompt
 
 __all__ = ["CombinedReward", "WeightedReward"]
 
@@ -96,21 +96,16 @@ class CombinedReward:
             found |= {f"{name}/{key}": value for key, value in part.reward.fingerprint.items()}
         return found
 
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`; never raises RewardFailed.
 
-        Every part gets the same metadata.
+        Every part gets the same examples.
         """
-        images = check_images(images, prompts, metadata)
+        images, examples = checked_inputs(images, examples)
         total = torch.zeros(len(images), dtype=torch.float64)
         parts, extras, errors = [], {}, []
         for name, part in self.parts.items():
-            batch = _score(name, part.reward, images, prompts, metadata)
+            batch = _score(name, part.reward, images, examples)
             parts.append(
                 RewardPart(name=name, weight=part.weight, values=batch.values, valid=batch.valid)
             )
@@ -127,15 +122,9 @@ class CombinedReward:
         )
 
 
-def _score(
-    name: str,
-    reward: Reward,
-    images: Tensor,
-    prompts: Sequence[str],
-    metadata: Sequence[Metadata] | None,
-) -> RewardBatch:
+def _score(name: str, reward: Reward, images: Tensor, examples: Sequence[Example]) -> RewardBatch:
     try:
-        batch = reward.score(images, prompts, metadata)
+        batch = reward.score(images, examples)
     except RewardFailed as error:
         log.warning("reward %s has no scores for a batch: %s", name, error)
         return RewardBatch.failed(len(images), str(error))

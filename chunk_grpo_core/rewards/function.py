@@ -11,20 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..method.reward import Fingerprint, Metadata, RewardBatch, check_images
+from ..method.reward import Fingerprint, RewardBatch, checked_inputs
+from ..prompts.example import Example, Prompt
 
 __all__ = ["FunctionReward", "ScoreFunction"]
 
-ScoreFunction = Callable[[Tensor, Sequence[str], Sequence[Metadata]], Any]
-"""Pictures (B, H, W, 3) in 0..1, B prompts, B mappings -> B numbers: a tensor, an array, a list.
-None, NaN or infinity stands for a picture that could not be scored."""
+ScoreFunction = Callable[[Tensor, Sequence[Example]], Any]
+"""Pictures (B, H, W, 3) in 0..1 and B examples -> B numbers: a tensor, an array, a list. The prompt
+of an example is ``example.text``, what its file says besides is ``example.metadata``. None, NaN or
+infinity stands for a picture that could not be scored."""
 
 
 class FunctionReward:
     """A function as a reward.
 
     Example:
-        >>> reward = FunctionReward(lambda images, *_: images[..., 0].mean((1, 2)), name="red")
+        >>> def red(images, examples):
+        ...     return images[..., 0].mean((1, 2))
+        >>> reward = FunctionReward(red, name="red")
     """
 
     def __init__(
@@ -41,7 +45,7 @@ class FunctionReward:
             function: Called with pictures that are finite. Raise
                 :class:`~chunk_grpo_core.method.reward.RewardFailed` where nothing can be scored.
             name: For records and plots.
-            groupwise: Call the function once for each prompt of the batch, with all its pictures,
+            groupwise: Call the function once for each example of the batch, with all its pictures,
                 so that it may rank them. The trainer scores whole groups.
             fingerprint: What its scores depend on, a version for example; by default where the
                 function is defined.
@@ -53,41 +57,33 @@ class FunctionReward:
         title = getattr(function, "__qualname__", None) or type(function).__qualname__
         self.fingerprint: Fingerprint = fingerprint or {"function": f"{module}.{title}"}
 
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`.
 
         Raises:
             ValueError: The function did not give one number for each picture.
         """
-        images = check_images(images, prompts, metadata)
-        rows = metadata or [{}] * len(prompts)
+        images, examples = checked_inputs(images, examples)
         finite = torch.isfinite(images).flatten(1).all(1)
         groups: dict[str, list[int]] = {}
-        for index, prompt in enumerate(prompts):
+        for index, example in enumerate(examples):
             if finite[index]:
-                groups.setdefault(prompt if self.groupwise else "", []).append(index)
+                groups.setdefault(example.key if self.groupwise else "", []).append(index)
         values = torch.full((len(images),), torch.nan)
         for group in groups.values():
-            found = self.function(
-                images[group], [prompts[i] for i in group], [rows[i] for i in group]
-            )
-            values[group] = self._checked(found, len(group))
+            scores = self.function(images[group], [examples[index] for index in group])
+            values[group] = self._checked(scores, len(group))
         return RewardBatch.of(values)
 
-    def _checked(self, found: Any, count: int) -> Tensor:
+    def _checked(self, scores: Any, count: int) -> Tensor:
         """Scores as float32 (count,), NaN where there is none."""
-        if isinstance(found, (list, tuple)):
-            found = [float("nan") if value is None else value for value in found]
+        if isinstance(scores, (list, tuple)):
+            scores = [float("nan") if value is None else value for value in scores]
         try:
-            values = torch.as_tensor(found).detach().to("cpu", torch.float32)
+            values = torch.as_tensor(scores).detach().to("cpu", torch.float32)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"reward {self.name} gave {type(found).__name__}; its function must give one "
+                f"reward {self.name} gave {type(scores).__name__}; its function must give one "
                 f"number for each picture ({error})"
             ) from error
         if values.shape != (count,):

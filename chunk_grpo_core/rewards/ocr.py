@@ -27,8 +27,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..method.reward import Fingerprint, Metadata, RewardBatch, check_images
+from ..method.reward import Fingerprint, RewardBatch, checked_inputs
 from ..optional import require
+from ..prompts.example import Example, Prompt
 from .pixels import to_levels
 
 __all__ = [
@@ -138,19 +139,13 @@ class OcrReward:
         """Reader and rule."""
         return {**self.reader.fingerprint, "strict": self.strict}
 
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """Score B pictures.
 
         Args:
             images: (B, H, W, 3), CPU float32 in 0..1.
-            prompts: B captions. The target is what stands between the first pair of double
-                quotes, straight or curly.
-            metadata: ``target_text`` in it goes before the prompt.
+            examples: B prompts. The target is ``target_text`` in the metadata, or else what stands
+                in the prompt between the first pair of double quotes, straight or curly.
 
         Returns:
             Scores in 0..1. A picture that is not finite, or on which the reader fails, has none.
@@ -158,20 +153,19 @@ class OcrReward:
         Raises:
             ValueError: Shapes or lengths do not match, or a prompt has no target text.
         """
-        images = check_images(images, prompts, metadata)
-        rows = metadata or [{}] * len(prompts)
-        targets = [self._target(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
+        images, examples = checked_inputs(images, examples)
+        targets = list(map(self._target, examples))
         scores = [self._one(image, target) for image, target in zip(images, targets, strict=True)]
         return RewardBatch.of(torch.tensor(scores, dtype=torch.float32))
 
-    def _target(self, prompt: str, row: Metadata) -> str:
-        target = row.get("target_text", quoted_text(prompt))
+    def _target(self, example: Example) -> str:
+        target = example.metadata.get("target_text", quoted_text(example.text))
         if not isinstance(target, str):
             raise ValueError(f"target_text is {target!r}; it must be a text")
         if not _plain(target) and self.no_target == "error":
             raise ValueError(
-                f"the prompt {prompt!r} does not say which text to read; put it between double "
-                "quotes, give target_text in its metadata, or set no_target to 'mask'"
+                f"the prompt {example.text!r} does not say which text to read; put it between "
+                "double quotes, give target_text in its metadata, or set no_target to 'mask'"
             )
         return target
 

@@ -14,6 +14,7 @@ from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy
 from ..method.reward import Reward
 from ..processes.collective import Processes
+from ..prompts.example import Prompt, examples_of
 from ..train.batch_limit import BatchLimit
 from ..train.checkpoint import RunFolder
 from ..train.config import TrainConfig
@@ -96,7 +97,7 @@ class Outcome:
         }
 
 
-def check_held_out(prompts: Sequence[str]) -> None:
+def check_held_out(prompts: Sequence[Prompt]) -> None:
     """Make sure that there are enough prompts to measure on.
 
     Raises:
@@ -109,8 +110,8 @@ def check_held_out(prompts: Sequence[str]) -> None:
 def run_experiment(
     policy: Policy,
     reward: Reward,
-    prompts: Sequence[str],
-    held_out: Sequence[str],
+    prompts: Sequence[Prompt],
+    held_out: Sequence[Prompt],
     config: TrainConfig,
     folder: RunFolder,
     *,
@@ -129,8 +130,8 @@ def run_experiment(
     Args:
         policy: Model and adapter.
         reward: What to maximise.
-        prompts: Captions to train on.
-        held_out: Captions to measure on, at least two, best none of ``prompts``.
+        prompts: What to train on; their metadata goes to the reward.
+        held_out: What to measure on, at least two, best none of ``prompts``.
         config: All settings.
         folder: Where the run is created, or resumed.
         resume: Go on with the run that is in the folder.
@@ -178,8 +179,8 @@ def run_experiment(
         "model": policy.name,
         "reward": reward.name,
         "reward_fingerprint": dict(reward.fingerprint),
-        "prompts": list(prompts),
-        "held_out": list(held_out),
+        "prompts": [example.to_json() for example in examples_of(prompts)],
+        "held_out": [example.to_json() for example in examples_of(held_out)],
     }
     _check_equal(processes.gather(facts))
 

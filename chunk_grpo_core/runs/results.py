@@ -11,6 +11,7 @@ from ..method.dynamics import DynamicsCurve, dynamics_curve
 from ..method.noise import Noise, derive_seed
 from ..method.policy import Policy, Velocity
 from ..method.rollout import Trajectory, rollout
+from ..prompts.example import Prompt
 from ..train.batch_limit import BatchLimit
 from ..train.checkpoint import RunFolder
 from ..train.config import TrainConfig
@@ -33,7 +34,7 @@ class RunFiles:
 
 
 def write_results(
-    outcome: Outcome, policy: Policy, folder: RunFolder, prompts: Sequence[str]
+    outcome: Outcome, policy: Policy, folder: RunFolder, prompts: Sequence[Prompt]
 ) -> RunFiles:
     """Write the LoRA and the pictures of a finished run.
 
@@ -72,7 +73,7 @@ def write_pictures(outcome: Outcome, folder: RunFolder) -> tuple[Path, ...]:
 
 def measure_curve(
     policy: Policy,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     config: TrainConfig,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> DynamicsCurve:

@@ -22,6 +22,7 @@ from ..models.flux.policy import FluxPolicy
 from ..models.sharding import SHARDABLE, ShardedPolicy
 from ..optional import import_early, require
 from ..processes.collective import Processes, TorchProcesses
+from ..prompts.example import Prompt
 from ..prompts.files import PromptLine, read_prompt_file
 from ..prompts.split import PromptSet, make_prompt_set
 from ..prompts.wildcards import WildcardFolder
@@ -186,7 +187,7 @@ def load_rewards(config: RunConfig) -> Reward:
 
 
 def load_policy(
-    config: RunConfig, prompts: Sequence[str], *, keep_on_cpu: bool = False
+    config: RunConfig, prompts: Sequence[Prompt], *, keep_on_cpu: bool = False
 ) -> FluxPolicy:
     """Load the model with a fresh adapter, or with ``run.continue_from`` in it.
 

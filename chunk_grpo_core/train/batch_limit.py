@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..method.policy import Velocity
+from ..prompts.example import Prompt
 
 __all__ = ["BatchLimit", "NothingFits"]
 
@@ -100,7 +101,7 @@ class BatchLimit:
         :meth:`attempt`, with batches of at most :attr:`size`.
         """
 
-        def fitted(x_t: Tensor, t: float | Tensor, prompt: str) -> Tensor:
+        def fitted(x_t: Tensor, t: float | Tensor, prompt: Prompt) -> Tensor:
             if torch.is_grad_enabled():
                 return self._call(lambda x: velocity(x, t, prompt), x_t)
             if isinstance(t, Tensor):

@@ -34,6 +34,7 @@ from ..method.rollout import Trajectory, rollout
 from ..method.streaming import GroupTask
 from ..method.windows import noisy_steps, window_chunks
 from ..processes.collective import Processes, Share
+from ..prompts.example import Example, Prompt, examples_of
 from .background_scoring import Overlap
 from .batch_limit import BatchLimit
 from .checkpoint import Checkpoint, RunFolder
@@ -59,12 +60,11 @@ __all__ = ["Trainer", "prompts_of_iteration"]
 
 log = logging.getLogger(__name__)
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
-def prompts_of_iteration(
-    prompts: Sequence[str], iteration: int, count: int, seed: int
-) -> list[str]:
+def prompts_of_iteration(prompts: Sequence[P], iteration: int, count: int, seed: int) -> list[P]:
     """Walk through the prompts in shuffled order, every prompt once in each epoch."""
     chosen = []
     for position in range(iteration * count, (iteration + 1) * count):
@@ -86,7 +86,7 @@ class Trainer:
         self,
         policy: Policy,
         reward: Reward,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         config: TrainConfig,
         *,
         run_folder: RunFolder | None = None,
@@ -101,7 +101,7 @@ class Trainer:
         Args:
             policy: Model and adapter.
             reward: What to maximise.
-            prompts: Captions to train on, at least one.
+            prompts: What to train on, at least one; their metadata goes to the reward.
             config: All settings.
             run_folder: Where checkpoints go; None keeps nothing.
             listener: Hears every event; of several processes only that of the first does, and only
@@ -118,7 +118,7 @@ class Trainer:
         if not prompts:
             raise ValueError("there are no prompts to train on; give at least one")
         self.policy, self.reward, self.config = policy, reward, config
-        self.prompts = list(prompts)
+        self.prompts = examples_of(prompts)
         self.iteration = 0
         self._processes = processes or Processes()
         self._shares = self._processes.shares(config.prompts_per_iteration, config.group_size)
@@ -256,7 +256,7 @@ class Trainer:
     def _sample(
         self,
         velocity: Velocity,
-        prompts: Sequence[str],
+        prompts: Sequence[Example],
         drawn: Sequence[torch.Tensor],
         on_group: Callable[[Trajectory], None],
     ) -> list[Trajectory]:
@@ -296,7 +296,9 @@ class Trainer:
         return images, batch
 
     def _scored(self, group: Trajectory, found: tuple[torch.Tensor, RewardBatch]) -> RewardBatch:
-        self._listen(RolloutEnd(self.iteration, group.prompt, found[0], found[1].known))
+        self._listen(
+            RolloutEnd(self.iteration, Example.of(group.prompt).text, found[0], found[1].known)
+        )
         return found[1]
 
     def _all_rewards(self, own: list[RewardBatch]) -> list[RewardBatch]:

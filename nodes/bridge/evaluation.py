@@ -70,7 +70,7 @@ def compare_models(
         policy = NativePolicy(
             model,
             vae,
-            {prompt: prompts.conditioning[prompt] for prompt in prompts.held_out},
+            {text: prompts.conditioning[text] for text in (e.text for e in prompts.held_out)},
             latent_shape_of(model, latent),
             LoraConfig(rank=1, targets="all-linear"),
             seed=0,

@@ -23,6 +23,7 @@ from ...chunk_grpo_core.lora.adapter import LoraConfig
 from ...chunk_grpo_core.lora.files import native_lora
 from ...chunk_grpo_core.method.policy import Velocity
 from ...chunk_grpo_core.models.loss_scale import LossScale
+from ...chunk_grpo_core.prompts.example import Example, Prompt
 from ...chunk_grpo_core.train.batch_limit import BatchLimit
 from .adapter import HookLora
 from .conditioning import Conditioning, Processed, processed, trainable
@@ -184,8 +185,8 @@ class NativePolicy:
             guider.sample(noise, noise, sampler, sigmas, disable_pbar=True, seed=0)
         return sampler.result
 
-    def _conditioning(self, prompt: str) -> dict[str, Conditioning]:
-        conditioning = {"positive": self._positive[prompt]}
+    def _conditioning(self, text: str) -> dict[str, Conditioning]:
+        conditioning = {"positive": self._positive[text]}
         return conditioning | ({"negative": self._negative} if self._negative else {})
 
     def _velocity(
@@ -193,14 +194,15 @@ class NativePolicy:
     ) -> Velocity:
         entries: dict[str, Processed] = {}
 
-        def velocity(x_t: Tensor, t: float, prompt: str) -> Tensor:
-            if prompt not in self._positive:
-                raise ValueError(f"no conditioning was given for the prompt {prompt!r}")
-            if prompt not in entries:
-                conditioning = self._conditioning(prompt)
-                entries[prompt] = processed(guider.inner_model, noise, conditioning)
+        def velocity(x_t: Tensor, t: float, prompt: Prompt) -> Tensor:
+            text = Example.of(prompt).text
+            if text not in self._positive:
+                raise ValueError(f"no conditioning was given for the prompt {text!r}")
+            if text not in entries:
+                conditioning = self._conditioning(text)
+                entries[text] = processed(guider.inner_model, noise, conditioning)
             # ComfyUI averages the entries of one list, so each call sees one prompt's entries only.
-            guider.conds = entries[prompt]
+            guider.conds = entries[text]
             sigma = torch.full((x_t.shape[0],), t, device=x_t.device)
             denoised = guider(x_t, sigma, **extra_args)  # x_t - t v_t
             return self._scaled((x_t - denoised) / t)

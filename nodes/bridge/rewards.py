@@ -16,7 +16,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...chunk_grpo_core.method.reward import Fingerprint, Metadata, Reward, RewardBatch
+from ...chunk_grpo_core.method.reward import Fingerprint, Reward, RewardBatch
+from ...chunk_grpo_core.prompts.example import Prompt
 from ...chunk_grpo_core.rewards import load_reward
 from ...chunk_grpo_core.rewards.catalog import CATALOG, files_of
 from ...chunk_grpo_core.rewards.fetch import fetch_file
@@ -64,17 +65,12 @@ class ManagedReward:
         """That of the reward."""
         return self.reward.fingerprint
 
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`."""
         with torch.inference_mode(False):  # a training may use the network outside it
             # In part would do for layers of ComfyUI only; these are those of torch.
             memory.load_models_gpu([self.patcher], force_full_load=True)
-        return self.reward.score(images, prompts, metadata)
+        return self.reward.score(images, examples)
 
 
 def _folders() -> list[str]:

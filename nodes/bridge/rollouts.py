@@ -14,6 +14,7 @@ from ...chunk_grpo_core.method.policy import Velocity
 from ...chunk_grpo_core.method.rollout import Trajectory, rollout
 from ...chunk_grpo_core.method.rules import SdeConfig
 from ...chunk_grpo_core.method.schedule import TimeGrid
+from ...chunk_grpo_core.prompts.example import Example
 from ..types import PromptSet, Rollouts
 from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress
@@ -26,7 +27,7 @@ __all__ = ["roll_out"]
 def roll_out(
     model: Any,
     prompts: PromptSet,
-    chosen: Sequence[str],
+    chosen: Sequence[Example],
     grid: TimeGrid,
     sde: SdeConfig,
     latent: dict[str, Any],
@@ -45,7 +46,7 @@ def roll_out(
         policy = NativePolicy(
             model,
             None,
-            {prompt: prompts.conditioning[prompt] for prompt in chosen},
+            {example.text: prompts.conditioning[example.text] for example in chosen},
             latent_shape_of(model, latent),
             LoraConfig(rank=1, targets="all-linear"),
             seed=0,
@@ -57,12 +58,12 @@ def roll_out(
 
         def sample(velocity: Velocity) -> list[Trajectory]:
             groups, velocity = [], limit.fit(velocity)
-            for index, prompt in enumerate(chosen):
+            for index, example in enumerate(chosen):
                 noise = Noise(False, derive_seed(seed, "rollout", index), group_size)
                 groups.append(
                     rollout(
                         velocity,
-                        prompt,
+                        example,
                         grid,
                         sde,
                         noise,

@@ -135,9 +135,9 @@ def test_cancel_is_heard_between_the_prompts_that_are_scored():
         name = "counting"
         fingerprint = {}
 
-        def score(self, images, prompts, metadata=None):
-            scored.append(prompts[0])
-            return reward.score(images, prompts)
+        def score(self, images, examples):
+            scored.append(examples[0].text)
+            return reward.score(images, examples)
 
     def cancel_after_the_first():
         if scored:

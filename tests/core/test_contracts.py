@@ -19,7 +19,7 @@ from chunk_grpo_core.measure.sampling import draw
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.dynamics import dynamics_curve
 from chunk_grpo_core.method.noise import Noise
-from chunk_grpo_core.method.reward import NothingScored, RewardBatch, check_images
+from chunk_grpo_core.method.reward import NothingScored, RewardBatch, checked_inputs
 from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
@@ -383,4 +383,4 @@ def test_scores_that_are_not_finite_are_invalid():
 )
 def test_pictures_without_their_prompts_are_refused(shape, prompts, message):
     with pytest.raises(ValueError, match=message):
-        check_images(torch.zeros(shape), prompts)
+        checked_inputs(torch.zeros(shape), prompts)

@@ -24,6 +24,7 @@ from chunk_grpo_core.method.reward import NothingScored, RewardBatch, RewardFail
 from chunk_grpo_core.processes.collective import Processes, divided
 from chunk_grpo_core.processes.equal_calls import LockStep
 from chunk_grpo_core.processes.launch import asks_for_sharding, join_processes
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.train.checkpoint import RunFolder
@@ -121,17 +122,17 @@ class Flat:
 
     name, fingerprint = "flat", {}
 
-    def score(self, images, prompts, metadata=None):
+    def score(self, images, examples):
         return RewardBatch.of(torch.ones(len(images)))
 
 
 class Unreachable(Brightness):
     """Cannot score one prompt."""
 
-    def score(self, images, prompts, metadata=None):
-        if prompts[0] == PROMPTS[1]:
+    def score(self, images, examples):
+        if Example.of(examples[0]).text == PROMPTS[1]:
             raise RewardFailed("no answer")
-        return super().score(images, prompts)
+        return super().score(images, examples)
 
 
 class Picky(Brightness):
@@ -139,8 +140,8 @@ class Picky(Brightness):
 
     name = "picky"
 
-    def score(self, images, prompts, metadata=None):
-        found = super().score(images, prompts).values
+    def score(self, images, examples):
+        found = super().score(images, examples).values
         return RewardBatch.of(torch.where(found > 0.5, torch.nan, found))
 
 

@@ -21,12 +21,12 @@ class Watched(Brightness):
     def __init__(self, policy, seconds=0.0):
         self.policy, self.seconds, self.threads, self.calls = policy, seconds, set(), []
 
-    def score(self, images, prompts, metadata=None):
+    def score(self, images, examples):
         before = len(self.policy.calls)
         time.sleep(self.seconds)
         self.threads.add(threading.current_thread())
         self.calls.append((before, len(self.policy.calls)))
-        return super().score(images, prompts, metadata)
+        return super().score(images, examples)
 
 
 def run_of(*, is_on, seconds=0.0, reward=None, check=lambda: None):
@@ -74,7 +74,7 @@ def test_listeners_hear_in_the_thread_that_trains():
 
 
 class Failing(Brightness):
-    def score(self, images, prompts, metadata=None):
+    def score(self, images, examples):
         raise KeyError("no such weight")
 
 

@@ -17,6 +17,7 @@ from chunk_grpo_core.measure.evaluate import evaluate
 from chunk_grpo_core.method.advantage import AdvantageConfig, group_advantages, iteration_advantages
 from chunk_grpo_core.method.reward import RewardBatch, RewardFailed, RewardPart
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.train.checkpoint import RunFolder
@@ -36,7 +37,7 @@ class Contrast:
     name = "contrast"
     fingerprint = {"unit": 1000.0}
 
-    def score(self, images, prompts, metadata=None):
+    def score(self, images, examples):
         return RewardBatch.of(1000.0 * images.std((1, 2, 3)), range=images.amax((1, 2, 3)))
 
 
@@ -49,8 +50,8 @@ class Unreachable:
     def __init__(self, *prompts):
         self.prompts = prompts
 
-    def score(self, images, prompts, metadata=None):
-        if prompts[0] in self.prompts:
+    def score(self, images, examples):
+        if Example.of(examples[0]).text in self.prompts:
             raise RewardFailed("timed out")
         return RewardBatch.of(images[:, 0, 0, 0], depth=images[:, 1, 1, 1])
 
@@ -251,7 +252,7 @@ def test_details_show_nothing_that_is_not_valid():
 
 def test_other_errors_of_a_part_are_not_hidden():
     class Bug(Unreachable):
-        def score(self, images, prompts, metadata=None):
+        def score(self, images, examples):
             raise KeyError("typo")
 
     with pytest.raises(KeyError, match="typo"):
@@ -312,8 +313,8 @@ def test_combinations_that_mean_nothing_are_refused():
 
 def test_a_part_with_too_few_scores_is_named():
     class Short(Contrast):
-        def score(self, images, prompts, metadata=None):
-            return super().score(images[:1], prompts[:1])
+        def score(self, images, examples):
+            return super().score(images[:1], examples[:1])
 
     combined = CombinedReward([WeightedReward(reward=Short())])
     with pytest.raises(ValueError, match="reward contrast gave 1 scores for 3 images"):

@@ -214,8 +214,6 @@ def test_pictures_that_are_all_edge_and_wrong_lengths_are_refused(load, name):
         reward.score(torch.rand(1, 2, 1000, 3), ["cat"])
     with pytest.raises(ValueError, match="3 images need 3 prompts, got 2"):
         reward.score(IMAGES, ["a", "b"])
-    with pytest.raises(ValueError, match="3 images need metadata 3 times"):
-        reward.score(IMAGES, PROMPTS, [{}])
 
 
 # Records and files
@@ -240,11 +238,11 @@ def test_fingerprints_tell_what_scores_depend_on(load, world):
     assert load(device="cpu").fingerprint == load(batch_size=3).fingerprint
 
 
-def test_a_network_reward_tells_its_network_and_memory(load):
+def test_a_network_reward_shows_its_network_in_the_type_asked_for(load):
     reward = load()
     assert isinstance(reward, NetworkReward)
-    count = sum(parameter.numel() for parameter in reward.network.parameters())
-    assert reward.memory_bytes == 4 * count == 2 * load(dtype="float16").memory_bytes
+    assert {p.dtype for p in reward.network.parameters()} == {torch.float32}
+    assert {p.dtype for p in load(dtype="float16").network.parameters()} == {torch.float16}
     assert not any(p.requires_grad for p in reward.network.parameters())
 
 

@@ -86,7 +86,7 @@ def test_a_picture_without_a_score_is_null_and_never_0(images, monkeypatch):
     class Broken:
         name, fingerprint = "broken", {}
 
-        def score(self, images, prompts, metadata=None):
+        def score(self, images, examples):
             return RewardBatch.failed(len(images))
 
     monkeypatch.setattr("chunk_grpo_core.cli.rewards.load_reward", lambda name: Broken())

@@ -6,7 +6,8 @@ import pytest
 import torch
 from fakes import PROMPTS, Brightness, ToyPolicy, toy_config
 
-from chunk_grpo_core.method.reward import RewardBatch, check_images, with_metadata
+from chunk_grpo_core.method.reward import RewardBatch, checked_inputs
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards import REWARDS, load_reward
 from chunk_grpo_core.rewards.catalog import CATALOG
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
@@ -22,47 +23,29 @@ class Counting(Brightness):
     name = "counting"
     fingerprint = {"unit": 2}
 
-    def score(self, images, prompts, metadata=None):
-        assert metadata is not None
-        return RewardBatch.of(torch.tensor([float(row.get("count", -1)) for row in metadata]))
+    def score(self, images, examples):
+        images, examples = checked_inputs(images, examples)
+        counts = [float(example.metadata.get("count", -1)) for example in examples]
+        return RewardBatch.of(torch.tensor(counts))
 
 
-def test_metadata_of_a_table_reaches_the_reward_prompt_by_prompt():
-    reward = with_metadata(Counting(), {"one": {"count": 1}, "two": {"count": 2}})
-    batch = reward.score(IMAGES, ["two", "nobody", "one"])
-    assert batch.values.tolist() == [2.0, -1.0, 1.0]
-
-
-def test_metadata_given_with_the_call_adds_to_the_table_and_wins():
-    seen = []
-
-    class Watching(Brightness):
-        def score(self, images, prompts, metadata=None):
-            seen.extend(metadata)
-            return super().score(images, prompts)
-
-    reward = with_metadata(Watching(), {"a": {"count": 1, "text": "x"}})
-    reward.score(IMAGES[:2], ["a", "b"], [{"count": 5}, {}])
-    assert seen == [{"count": 5, "text": "x"}, {}]
+def test_every_picture_is_scored_with_the_metadata_of_its_own_example():
+    examples = [Example("one text", {"count": 2}), "one text", Example("one text", {"count": 1})]
+    assert Counting().score(IMAGES, examples).values.tolist() == [2.0, -1.0, 1.0]
 
 
 def test_a_combination_hands_metadata_to_every_part():
     parts = [WeightedReward(reward=Counting()), WeightedReward(reward=Brightness())]
-    reward = with_metadata(CombinedReward(parts), {"a": {"count": 7}})
-    batch = reward.score(IMAGES, ["a"] * 3)
+    batch = CombinedReward(parts).score(IMAGES, [Example("a", {"count": 7})] * 3)
     assert batch.parts[0].values.tolist() == [7.0] * 3
 
 
-def test_fingerprints_tell_parts_weights_and_tables_apart():
+def test_fingerprints_tell_parts_and_weights_apart():
     def combined(weight):
         return CombinedReward([WeightedReward(reward=Counting(), weight=weight)])
 
     assert combined(0.5).fingerprint == {"counting/weight": 0.5, "counting/unit": 2}
-    first, same, other = (
-        with_metadata(Counting(), table).fingerprint
-        for table in ({"a": {"count": 1}}, {"a": {"count": 1}}, {"a": {"count": 2}})
-    )
-    assert first == same != other and first["unit"] == 2
+    assert combined(0.5).fingerprint != combined(1.0).fingerprint
 
 
 def test_a_run_is_not_resumed_with_a_reward_that_scores_otherwise(tmp_path):
@@ -78,20 +61,21 @@ def test_a_run_is_not_resumed_with_a_reward_that_scores_otherwise(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "prompts", "metadata", "message"),
+    ("images", "examples", "message"),
     [
-        (torch.rand(3, 4, 4), ["a"] * 3, None, r"shape \(B, H, W, 3\)"),
-        (torch.rand(3, 4, 4, 4), ["a"] * 3, None, r"shape \(B, H, W, 3\)"),
-        (torch.zeros(3, 4, 4, 3, dtype=torch.uint8), ["a"] * 3, None, "floating point"),
-        (IMAGES, ["a"] * 2, None, "3 images need 3 prompts, got 2"),
-        (IMAGES, "abc", None, "3 images need 3 prompts, got 1"),
-        (IMAGES, ["a"] * 3, [{}] * 2, "3 images need metadata 3 times, got 2"),
-        (IMAGES, ["a"] * 3, {"a": {}, "b": {}, "c": {}}, "3 images need metadata 3 times, got 1"),
+        (torch.rand(3, 4, 4), ["a"] * 3, r"shape \(B, H, W, 3\)"),
+        (torch.rand(3, 4, 4, 4), ["a"] * 3, r"shape \(B, H, W, 3\)"),
+        (torch.zeros(3, 4, 4, 3, dtype=torch.uint8), ["a"] * 3, "floating point"),
+        (IMAGES, ["a"] * 2, "3 images need 3 prompts, got 2"),
+        (IMAGES, "abc", "3 images need 3 prompts, got 1"),
+        (IMAGES, Example("abc"), "3 images need 3 prompts, got 1"),
+        (IMAGES, ["a", "b", 3], "a prompt is 3; it must be a string"),
+        (IMAGES, ["a", "b", {"prompt": "c"}], "it must be a string"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(images, prompts, metadata, message):
+def test_what_does_not_fit_together_is_refused(images, examples, message):
     with pytest.raises(ValueError, match=message):
-        check_images(images, prompts, metadata)
+        checked_inputs(images, examples)
 
 
 def test_unknown_rewards_and_settings_are_named():

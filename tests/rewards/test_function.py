@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from chunk_grpo_core.method.reward import RewardFailed, with_metadata
+from chunk_grpo_core.method.reward import RewardFailed
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards.function import FunctionReward
 
 IMAGES = torch.linspace(0, 1, 4 * 2 * 2 * 3).view(4, 2, 2, 3)
 PROMPTS = ["a", "b", "a", "b"]
 
 
-def means(images, prompts, metadata):
+def means(images, examples):
     return images.mean((1, 2, 3))
 
 
-def rank(images, prompts, metadata):
+def rank(images, examples):
     """Place of each picture in the batch by brightness: means nothing outside its group."""
-    assert len(set(prompts)) == 1
+    assert len(set(examples)) == 1
     return images.mean((1, 2, 3)).argsort().argsort()
 
 
@@ -30,23 +31,25 @@ def test_tensors_arrays_and_lists_are_scores(kind):
     reward = FunctionReward(lambda *batch: kind(means(*batch)), name="mean")
     batch = reward.score(IMAGES, PROMPTS)
     assert batch.valid.all() and batch.values.dtype == torch.float32
-    assert batch.values.tolist() == pytest.approx(means(IMAGES, PROMPTS, None).tolist())
+    assert batch.values.tolist() == pytest.approx(means(IMAGES, PROMPTS).tolist())
 
 
 def test_the_function_gets_prompts_and_their_metadata():
-    def length(images, prompts, rows):
-        return [len(p) + r.get("bonus", 0.0) for p, r in zip(prompts, rows, strict=True)]
+    def length(images, examples):
+        return [len(example.text) + example.metadata.get("bonus", 0.0) for example in examples]
 
     reward = FunctionReward(length, name="length")
     assert reward.score(IMAGES, PROMPTS).values.tolist() == [1.0] * 4
-    told = with_metadata(reward, {"b": {"bonus": 0.5}})
-    assert told.score(IMAGES, PROMPTS).values.tolist() == [1.0, 1.5, 1.0, 1.5]
+    examples = ["a", Example("b", {"bonus": 0.5})] * 2
+    assert reward.score(IMAGES, examples).values.tolist() == [1.0, 1.5, 1.0, 1.5]
 
 
 def test_a_groupwise_function_sees_the_pictures_of_one_prompt_at_a_time():
     reward = FunctionReward(rank, name="rank", groupwise=True)
     assert reward.score(IMAGES, PROMPTS).values.tolist() == [0.0, 0.0, 1.0, 1.0]
     assert reward.score(IMAGES.flip(0), PROMPTS).values.tolist() == [1.0, 1.0, 0.0, 0.0]
+    examples = ["a", Example("a", {"style": "oil"})] * 2  # one text, and still two groups
+    assert reward.score(IMAGES, examples).values.tolist() == [0.0, 0.0, 1.0, 1.0]
 
 
 def test_no_score_is_never_zero():
@@ -54,7 +57,7 @@ def test_no_score_is_never_zero():
     images[3, 0, 0, 0] = torch.nan
     seen = []
 
-    def some(images, prompts, metadata):
+    def some(images, examples):
         seen.append(len(images))
         return [1.0, None, math.inf]
 

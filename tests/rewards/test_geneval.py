@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunk_grpo_core.method.reward import with_metadata
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards.geneval import Detection, GenevalReward, judge, read_task
 from chunk_grpo_core.rewards.geneval.colours import ClipColours, cut_out
 from chunk_grpo_core.rewards.geneval.mask2former import Mask2Former, instances, load_mask2former
@@ -205,7 +205,7 @@ def test_the_reward_takes_genevals_metadata_and_masks_what_is_not_finite():
     images = torch.stack([torch.full((8, 8, 3), level) for level in (1.0, 0.0, torch.nan)])
     for partial, wanted in ((False, [1.0, 0.0]), (True, [1.0, 0.0])):
         reward = GenevalReward(FoundByBrightness(), ReadByX(), partial=partial)
-        batch = with_metadata(reward, {"a red cup": RED_CUP}).score(images, ["a red cup"] * 3)
+        batch = reward.score(images, [Example("a red cup", RED_CUP)] * 3)
         assert batch.valid.tolist() == [True, True, False]
         assert batch.values[:2].tolist() == wanted
         assert batch.details["correct"][:2].tolist() == [1.0, 0.0]
@@ -214,7 +214,7 @@ def test_the_reward_takes_genevals_metadata_and_masks_what_is_not_finite():
 
 def test_partial_credit_is_the_reward_where_it_is_asked_for():
     reward = GenevalReward(FoundByBrightness(), partial=True)
-    batch = reward.score(torch.ones(1, 8, 8, 3), ["a cup and a dog"], [CUP_AND_DOG])
+    batch = reward.score(torch.ones(1, 8, 8, 3), [Example("a cup and a dog", CUP_AND_DOG)])
     assert batch.values.tolist() == [0.5] and batch.extras["correct"].tolist() == [0.0]
 
 
@@ -223,7 +223,7 @@ def test_what_the_reward_lacks_is_named():
     with pytest.raises(ValueError, match="tag of the GenEval metadata is None"):
         reward.score(torch.ones(1, 8, 8, 3), ["a cup"])
     with pytest.raises(ValueError, match="the tag 'colors' asks for colours"):
-        reward.score(torch.ones(1, 8, 8, 3), ["a red cup"], [RED_CUP])
+        reward.score(torch.ones(1, 8, 8, 3), [Example("a red cup", RED_CUP)])
 
 
 # Colours: the cut, and zero-shot by a tower that looks at the mean colour

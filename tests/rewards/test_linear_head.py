@@ -100,7 +100,6 @@ def test_a_file_with_the_image_tower_alone_will_do(predictor):
     alone = load_reward("aesthetic", folders=[folder], path=folder / "tower.safetensors")
     images = pictures(2)
     assert torch.equal(alone.score(images, ["a"] * 2).values, whole.score(images, ["a"] * 2).values)
-    assert alone.memory_bytes == whole.memory_bytes
 
 
 def test_autocast_around_it_changes_no_score(predictor):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from chunk_grpo_core.method.reward import with_metadata
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.rewards.ocr import (
     OcrReward,
@@ -100,11 +100,11 @@ def test_the_target_is_what_the_first_double_quotes_hold(prompt, text):
 
 
 def test_metadata_goes_before_the_prompt():
-    told = with_metadata(OcrReward(Says("stop")), {'a "go" sign': {"target_text": "STOP"}})
-    assert told.score(BLANK, ['a "go" sign']).values.item() == 1.0
-    assert told.score(BLANK, ['one "go" sign']).values.item() < 1.0
+    reward, told = OcrReward(Says("stop")), Example('a "go" sign', {"target_text": "STOP"})
+    assert reward.score(BLANK, [told]).values.item() == 1.0
+    assert reward.score(BLANK, ['a "go" sign']).values.item() < 1.0
     with pytest.raises(ValueError, match="target_text is 7; it must be a text"):
-        OcrReward(Says()).score(BLANK, ["a"], [{"target_text": 7}])
+        OcrReward(Says()).score(BLANK, [Example("a", {"target_text": 7})])
 
 
 def test_a_prompt_without_a_target_is_an_error_or_masked():

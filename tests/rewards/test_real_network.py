@@ -39,7 +39,7 @@ def textness():
     session = onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
 
-    def score(images, prompts, metadata):
+    def score(images, examples):
         pixels = (images.flip(-1).permute(0, 3, 1, 2) * 2 - 1).contiguous()  # blue, green, red
         (text,) = session.run(None, {entry.name: pixels.numpy()})
         return torch.logit(torch.from_numpy(text), eps=1e-6).mean((1, 2, 3))

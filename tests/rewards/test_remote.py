@@ -15,6 +15,7 @@ from fakes import PROMPTS, ToyPolicy, toy_config
 from chunk_grpo_core.measure.evaluate import evaluate
 from chunk_grpo_core.method.reward import RewardFailed
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.rewards.remote.address import is_local, warn_if_remote
 from chunk_grpo_core.train.events import IterationEnd
@@ -58,9 +59,8 @@ def test_every_picture_gets_its_own_score(batch_size, concurrency):
 def test_the_server_sees_the_picture_a_user_would_save():
     images = torch.rand(2, 5, 7, 3, generator=torch.Generator().manual_seed(0)) * 1.4 - 0.2
     with fake_server(reply({"rewards": [1, 2]})) as server:
-        remote(server.url + "/under/here/").score(
-            images, ["a", "b"], [{"words": ["x"]}, {"words": ["y"]}]
-        )
+        examples = [Example("a", {"words": ["x"]}), Example("b", {"words": ["y"]})]
+        remote(server.url + "/under/here/").score(images, examples)
     (seen,) = server.seen
     assert (seen.method, seen.path) == ("POST", "/under/here/compute")
     assert seen.headers["Content-Type"] == "application/json"

@@ -26,7 +26,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from chunk_grpo_core.method.reward import RewardBatch, RewardFailed, check_images
+from chunk_grpo_core.method.reward import RewardBatch, RewardFailed, checked_inputs
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.rewards.remote import server
 from chunk_grpo_core.rewards.remote.server import RewardServer, ServerLimits
@@ -78,14 +79,14 @@ class Stuck:
         self.go, self.busy, self.most, self.calls = threading.Event(), 0, 0, 0
         self.began = threading.Event()
 
-    def score(self, images, prompts, metadata=None):
+    def score(self, images, examples):
         self.busy += 1
         self.calls += 1
         self.most = max(self.most, self.busy)
         self.began.set()
         assert self.go.wait(30)
         self.busy -= 1
-        return Brightness().score(images, prompts)
+        return Brightness().score(images, examples)
 
 
 class Raises:
@@ -97,7 +98,7 @@ class Raises:
     def __init__(self, error):
         self.error = error
 
-    def score(self, images, prompts, metadata=None):
+    def score(self, images, examples):
         raise self.error
 
 
@@ -107,9 +108,10 @@ class Words:
     name = "words"
     fingerprint = {}
 
-    def score(self, images, prompts, metadata=None):
-        check_images(images, prompts, metadata)
-        return RewardBatch.of(torch.tensor([float(row.get("words", -1)) for row in metadata]))
+    def score(self, images, examples):
+        images, examples = checked_inputs(images, examples)
+        words = [float(example.metadata.get("words", -1)) for example in examples]
+        return RewardBatch.of(torch.tensor(words))
 
 
 def remote(lent, **changes):
@@ -178,8 +180,8 @@ def test_a_score_that_is_none_stays_none():
 def test_metadata_reaches_the_reward():
     images = torch.rand(3, 2, 2, 3)
     with serving(Words()) as lent:
-        rows = [{"words": 1}, {}, {"words": 3}]
-        assert remote(lent).score(images, ["a"] * 3, rows).values.tolist() == [1.0, -1.0, 3.0]
+        examples = [Example("a", {"words": 1}), "a", Example("a", {"words": 3})]
+        assert remote(lent).score(images, examples).values.tolist() == [1.0, -1.0, 3.0]
         assert remote(lent).score(images, ["a"] * 3).values.tolist() == [-1.0, -1.0, -1.0]
 
 

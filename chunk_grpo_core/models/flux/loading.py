@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...lora.adapter import LoraConfig
+from ...prompts.example import Prompt
 from ..tensor_cache import TensorCache
 from .config import FluxModel
 from .files import find_part, read_header
@@ -24,7 +25,7 @@ _CACHE_BYTES = 16 * 2**30
 
 def flux_policy(
     model: FluxModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     lora: LoraConfig | None = None,
     seed: int = 0,
     *,

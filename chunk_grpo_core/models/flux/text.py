@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ...optional import require
+from ...prompts.example import Prompt, examples_of
 from ..tensor_cache import TensorCache, digest
 from .files import find_part, read_header, read_tensors
 from .transformer import check_same_names, to_type
@@ -56,13 +57,13 @@ class TextSource:
 
 
 def encode_prompts(
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     source: TextSource,
     cache: TensorCache,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Callable[[str], tuple[Tensor, Tensor]]:
-    """Encode all prompts that the cache lacks.
+    """Encode the texts of all prompts that the cache lacks, each text once.
 
     Args:
         prompts: All that will be asked for.
@@ -72,38 +73,39 @@ def encode_prompts(
         device: Where encoders compute, and where features are returned.
 
     Returns:
-        Prompt -> features (1, L, D) and pooled features (1, P). It raises a ValueError for a
-        prompt that was not among ``prompts``.
+        Text -> features (1, L, D) and pooled features (1, P). It raises a ValueError for a text
+        that was not among those of ``prompts``.
 
     Raises:
         FileNotFoundError: An encoder or tokenizer is missing; only when a prompt is new.
         ValueError: A file is not the encoder it was given for.
     """
     facts = json.dumps([source.fingerprint(), str(dtype)])
-    keys = {prompt: digest([facts, prompt]) for prompt in prompts}
+    texts = dict.fromkeys(example.text for example in examples_of(prompts))
+    keys = {text: digest([facts, text]) for text in texts}
     fresh: dict[str, tuple[Tensor, Tensor]] = {}
-    new = [prompt for prompt, key in keys.items() if cache.load(key) is None]
+    new = [text for text, key in keys.items() if cache.load(key) is None]
     if new:
         log.info("encoding %d of %d prompts", len(new), len(keys))
         encode = _encoders(source, dtype, device)
-        for prompt in new:
-            features = encode(prompt)
-            if not cache.store(keys[prompt], list(features)):
-                fresh[prompt] = features
+        for text in new:
+            features = encode(text)
+            if not cache.store(keys[text], list(features)):
+                fresh[text] = features
         del encode
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def lookup(prompt: str) -> tuple[Tensor, Tensor]:
-        if prompt not in keys:
-            raise ValueError(f"the prompt {prompt!r} was not encoded when the model was loaded")
-        found = fresh.get(prompt) or cache.load(keys[prompt])
-        if found is None:
+    def lookup(text: str) -> tuple[Tensor, Tensor]:
+        if text not in keys:
+            raise ValueError(f"the prompt {text!r} was not encoded when the model was loaded")
+        encoded = fresh.get(text) or cache.load(keys[text])
+        if encoded is None:
             raise FileNotFoundError(
                 f"{cache.folder} has lost the features of a prompt; start again to make them anew"
             )
-        features, pooled = (part.to(device) for part in found)
+        features, pooled = (part.to(device) for part in encoded)
         return features, pooled
 
     return lookup

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...method.reward import Fingerprint, Metadata, RewardBatch, check_images
+from ...method.reward import Fingerprint, RewardBatch, checked_inputs
+from ...prompts.example import Prompt
 from .measure import OBJECTS, Reading, measure
 from .render import IMAGE_SIZE, SIZE_LIMIT, palette
 from .world import indices_of, parse
@@ -138,19 +139,13 @@ class TinyWorldReward:
         """The weights of the scores."""
         return WEIGHTS
 
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """Judge B pictures of 64 x 64 pixels.
 
         Args:
             images: (B, 64, 64, 3), CPU float32 in 0..1. A picture with NaN or infinity is not
                 valid.
-            prompts: B captions of the tiny world.
-            metadata: Not looked at.
+            examples: B captions of the tiny world; their metadata is not looked at.
 
         Returns:
             Rewards in 0..1. Extras in 0..1: the scores named in :data:`WEIGHTS`, ``attributes``
@@ -159,11 +154,11 @@ class TinyWorldReward:
         Raises:
             ValueError: Shapes or lengths do not match, or a prompt is not of this world.
         """
-        images = check_images(images, prompts, metadata)
+        images, examples = checked_inputs(images, examples)
         if images.shape[1:3] != (IMAGE_SIZE, IMAGE_SIZE):
             size = f"{images.shape[2]} x {images.shape[1]}"
             raise ValueError(f"the tiny world has pictures of 64 x 64 pixels, got {size}")
-        wanted = indices_of([parse(prompt) for prompt in prompts])
+        wanted = indices_of([parse(example.text) for example in examples])
         bad = ~torch.isfinite(images).flatten(1).all(1)
         usable = torch.where(bad[:, None, None, None], 0.0, images).clamp(0, 1)
         scores = {k: torch.where(bad, torch.nan, v) for k, v in _judge(usable, wanted).items()}

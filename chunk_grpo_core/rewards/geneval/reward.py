@@ -5,13 +5,14 @@ Legend: B pictures, H W picture size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ...method.reward import Fingerprint, Metadata, RewardBatch, check_images
+from ...method.reward import Fingerprint, RewardBatch, checked_inputs
+from ...prompts.example import Prompt
 from ..pixels import to_levels
 from .rules import Detection, Verdict, judge
 from .task import Task, read_task
@@ -78,12 +79,7 @@ class GenevalReward:
             "partial": self.partial,
         }
 
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """Score B pictures.
 
         Returns:
@@ -94,16 +90,16 @@ class GenevalReward:
             ValueError: Shapes or lengths do not match; there is no metadata, or none of GenEval; it
                 asks for colours and nothing reads them.
         """
-        images = check_images(images, prompts, metadata)
-        tasks = [self._task(row) for row in metadata or [{}] * len(images)]
+        images, examples = checked_inputs(images, examples)
+        tasks = [self._task(example.metadata) for example in examples]
         verdicts = [self._one(image, task) for image, task in zip(images, tasks, strict=True)]
         correct = torch.tensor([float(v.correct) if v else torch.nan for v in verdicts])
         credit = torch.tensor([v.credit if v else torch.nan for v in verdicts])
         values = credit if self.partial else correct
         return RewardBatch.of(values, correct=correct, credit=credit)
 
-    def _task(self, row: Metadata) -> Task:
-        task = read_task(row)
+    def _task(self, metadata: Mapping[str, Any]) -> Task:
+        task = read_task(metadata)
         if self.colours is None and any(wish.colour for wish in task.include):
             raise ValueError(f"the tag {task.tag!r} asks for colours; give the reward `colours`")
         return task

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...method.reward import Metadata
-
 __all__ = ["COLOURS", "RELATIONS", "TAGS", "Exclude", "Include", "Task", "read_task"]
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -52,7 +50,7 @@ class Task:
     exclude: tuple[Exclude, ...] = ()
 
 
-def read_task(metadata: Metadata) -> Task:
+def read_task(metadata: Mapping[str, Any]) -> Task:
     """Read one line of GenEval's metadata: ``tag``, ``include`` and, if any, ``exclude``.
 
     Raises:
@@ -73,7 +71,7 @@ def read_task(metadata: Metadata) -> Task:
     return Task(tag=tag, include=tuple(include), exclude=tuple(exclude))
 
 
-def _entries(metadata: Metadata, key: str) -> Sequence[Mapping[str, Any]]:
+def _entries(metadata: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
     entries = metadata.get(key, ())
     if not isinstance(entries, (list, tuple)) or not all(isinstance(e, Mapping) for e in entries):
         raise ValueError(f"{key} of the GenEval metadata is {entries!r}; it must list mappings")

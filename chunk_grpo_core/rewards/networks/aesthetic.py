@@ -16,13 +16,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ...method.reward import Fingerprint, Metadata, RewardBatch
+from ...method.reward import Fingerprint, RewardBatch
+from ...prompts.example import Prompt
 from ..files import WeightFile, digest, find_file, read_weights
 from ..pixels import cropped
 from .clip import CLIP_L, image_features, vision_network
 from .clipscore import WEIGHTS as CLIP_WEIGHTS
 from .linear_head import linear_head
-from .network import LoadOptions, judging, score_pictures, weight_bytes
+from .network import LoadOptions, judging, score_pictures
 
 __all__ = ["HEAD", "AestheticReward", "load_aesthetic"]
 
@@ -56,19 +57,9 @@ class AestheticReward:
         """See :class:`~chunk_grpo_core.method.reward.Reward`."""
         return {**self._facts, "dtype": str(next(self.network.parameters()).dtype)}
 
-    @property
-    def memory_bytes(self) -> int:
-        """Memory that the weights take."""
-        return weight_bytes(self.network)
-
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`; prompts are not looked at."""
-        return score_pictures(images, prompts, metadata, self._judge, self.batch_size)
+        return score_pictures(images, examples, self._judge, self.batch_size)
 
     def _judge(self, levels: Tensor, prompts: list[str]) -> Tensor:
         with judging(self.network):

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...method.reward import Fingerprint, Metadata, RewardBatch
+from ...method.reward import Fingerprint, RewardBatch
 from ...optional import require
+from ...prompts.example import Prompt
 from ..files import WeightFile, build_empty, digest, find_file, read_weights, strict_load
 from ..pixels import Square, normalised
-from .network import LoadOptions, PromptCache, judging, score_pictures, weight_bytes
+from .network import LoadOptions, PromptCache, judging, score_pictures
 from .open_clip_names import transformers_names
 from .tokens import Tokens, clip_tokens
 
@@ -191,19 +192,9 @@ class CosineReward:
         """See :class:`~chunk_grpo_core.method.reward.Reward`."""
         return {**self._facts, "dtype": str(next(self.network.parameters()).dtype)}
 
-    @property
-    def memory_bytes(self) -> int:
-        """Memory that the weights take."""
-        return weight_bytes(self.network)
-
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`."""
-        return score_pictures(images, prompts, metadata, self._judge, self.batch_size)
+        return score_pictures(images, examples, self._judge, self.batch_size)
 
     def _judge(self, levels: Tensor, prompts: list[str]) -> Tensor:
         pictures = image_features(self.network, levels, self._square).cpu()

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...method.reward import Fingerprint, Metadata, RewardBatch
+from ...method.reward import Fingerprint, RewardBatch
+from ...prompts.example import Prompt
 from ..files import WeightFile, digest, find_file
 from .hpsv3_input import SpecialTokens, Text, load_text, patches, prepared
 from .hpsv3_model import QWEN2_VL_7B, HPSv3Network, load_network
-from .network import LoadOptions, judging, score_pictures, weight_bytes
+from .network import LoadOptions, judging, score_pictures
 
 __all__ = ["WEIGHTS", "HPSv3Reward", "load_hpsv3"]
 
@@ -58,24 +59,14 @@ class HPSv3Reward:
         """See :class:`~chunk_grpo_core.method.reward.Reward`."""
         return {**self._facts, "dtype": str(self.network.backbone.dtype)}
 
-    @property
-    def memory_bytes(self) -> int:
-        """Memory that the weights take: 15.5 GB in bfloat16."""
-        return weight_bytes(self.network)
-
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`.
 
         Raises:
             ValueError: Shapes or lengths do not match, or the pictures are more than 200 times as
                 long as wide.
         """
-        return score_pictures(images, prompts, metadata, self._judge, self.batch_size)
+        return score_pictures(images, examples, self._judge, self.batch_size)
 
     def _judge(self, levels: Tensor, prompts: list[str]) -> Tensor:
         seen, grids = zip(*(patches(prepared(picture)) for picture in levels), strict=True)

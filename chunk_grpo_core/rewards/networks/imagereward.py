@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...method.reward import Fingerprint, Metadata, RewardBatch
+from ...method.reward import Fingerprint, RewardBatch
 from ...optional import require
+from ...prompts.example import Prompt
 from ..files import WeightFile, build_empty, digest, find_file, read_weights, strict_load
 from ..pixels import cropped, normalised
 from .linear_head import linear_head
-from .network import LoadOptions, judging, score_pictures, weight_bytes
+from .network import LoadOptions, judging, score_pictures
 from .tokens import Tokens, bert_tokens
 
 __all__ = [
@@ -197,19 +198,9 @@ class ImageReward:
         """See :class:`~chunk_grpo_core.method.reward.Reward`."""
         return {**self._facts, "dtype": str(next(self.network.parameters()).dtype)}
 
-    @property
-    def memory_bytes(self) -> int:
-        """Memory that the weights take."""
-        return weight_bytes(self.network)
-
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`."""
-        return score_pictures(images, prompts, metadata, self._judge, self.batch_size)
+        return score_pictures(images, examples, self._judge, self.batch_size)
 
     def _judge(self, levels: Tensor, prompts: list[str]) -> Tensor:
         square, size = cropped("round"), self.network["vision"].config.image_size

@@ -15,7 +15,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ...method.reward import Metadata, Reward, RewardBatch, check_images
+from ...method.reward import Reward, RewardBatch, checked_inputs
+from ...prompts.example import Prompt
 from ..files import DEFAULT_FOLDER
 from ..pixels import to_levels
 
@@ -26,7 +27,6 @@ __all__ = [
     "device_of",
     "judging",
     "score_pictures",
-    "weight_bytes",
 ]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -75,20 +75,10 @@ class NetworkReward(Reward, Protocol):
         """All weights; scores are computed on the device its parameters are on."""
         ...
 
-    @property
-    def memory_bytes(self) -> int:
-        """Memory that the weights take."""
-        ...
-
 
 def device_of(network: nn.Module) -> torch.device:
     """Device of the first parameter."""
     return next(network.parameters()).device
-
-
-def weight_bytes(network: nn.Module) -> int:
-    """Memory of all parameters."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.parameters())
 
 
 @contextmanager
@@ -105,8 +95,7 @@ def judging(network: nn.Module) -> Iterator[torch.device]:
 
 def score_pictures(
     images: Tensor,
-    prompts: Sequence[str],
-    metadata: Sequence[Metadata] | None,
+    examples: Sequence[Prompt],
     judge: Callable[[Tensor, list[str]], Tensor],
     batch_size: int,
 ) -> RewardBatch:
@@ -116,19 +105,18 @@ def score_pictures(
 
     Args:
         images: (B, H, W, 3) in 0..1.
-        prompts: B captions.
-        metadata: Checked, not used.
-        judge: Levels (b, H, W, 3) uint8 and b captions -> b scores, on any device.
+        examples: B prompts.
+        judge: Levels (b, H, W, 3) uint8 and the texts of b prompts -> b scores, on any device.
         batch_size: b at most.
 
     Raises:
         ValueError: Shapes or lengths do not match.
     """
-    images = check_images(images, prompts, metadata)
+    images, examples = checked_inputs(images, examples)
     values = torch.full((len(images),), torch.nan)
     usable = torch.isfinite(images).flatten(1).all(1).nonzero().flatten()
     for rows in usable.split(batch_size) if len(usable) else ():
-        scores = judge(to_levels(images[rows]), [prompts[int(row)] for row in rows])
+        scores = judge(to_levels(images[rows]), [examples[int(row)].text for row in rows])
         values[rows] = scores.detach().to("cpu", torch.float32)
     return RewardBatch.of(values)
 

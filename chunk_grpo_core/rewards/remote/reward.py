@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...method.reward import Fingerprint, Metadata, RewardBatch, RewardFailed, check_images
+from ...method.reward import Fingerprint, RewardBatch, RewardFailed, checked_inputs
+from ...prompts.example import Prompt
 from .http import HttpFailed, JsonServer
 from .wire import parse_answer, to_question
 
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class RemoteReward:
-    """Sends pictures and prompts to a reward server.
+    """Sends pictures, prompts and their metadata to a reward server.
 
     Pictures travel as 8-bit PNG, so the score is that of the saved picture. A picture has no valid
     score if it is not finite, if the server says so, or if its request failed for good.
@@ -59,30 +60,17 @@ class RemoteReward:
             if isinstance(value, (str, int, float))
         }
 
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`.
 
         Raises:
             ValueError: Shapes or lengths do not match.
-            TypeError: Metadata holds what JSON cannot.
             RewardFailed: No request was answered.
         """
-        images = check_images(images, prompts, metadata)
+        images, examples = checked_inputs(images, examples)
         usable: list[int] = images.isfinite().flatten(1).all(1).nonzero()[:, 0].tolist()
         chunks = [usable[i : i + self.batch_size] for i in range(0, len(usable), self.batch_size)]
-        questions = [
-            to_question(
-                images[chunk],
-                [prompts[i] for i in chunk],
-                None if metadata is None else [metadata[i] for i in chunk],
-            )
-            for chunk in chunks
-        ]
+        questions = [to_question(images[chunk], [examples[i] for i in chunk]) for chunk in chunks]
         values = torch.full((len(images),), torch.nan)
         extras: dict[str, Tensor] = {}
         failures = []

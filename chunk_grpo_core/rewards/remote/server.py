@@ -125,7 +125,7 @@ class RewardServer(ThreadingHTTPServer):
         start = time.monotonic()
         try:
             question = parse_question(body, self.limits.batch)
-            batch = self.reward.score(question.images, question.prompts, question.metadata)
+            batch = self.reward.score(question.images, question.examples)
             return to_answer(batch)
         except ValueError as error:
             raise Refused(400, str(error)) from error

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...method.reward import Fingerprint, Metadata, RewardBatch, check_images
+from ...method.reward import Fingerprint, RewardBatch, checked_inputs
+from ...prompts.example import Prompt
 from .http import HttpFailed, JsonServer
 from .reward import raise_if_all_failed
 from .wire import png_base64
@@ -145,12 +146,7 @@ class VlmJudge:
         digest = hashlib.sha256(json.dumps(asdict(self.judge), sort_keys=True).encode())
         return {"model": self.model, "judge": self.judge.name, "question": digest.hexdigest()}
 
-    def score(
-        self,
-        images: Tensor,
-        prompts: Sequence[str],
-        metadata: Sequence[Metadata] | None = None,
-    ) -> RewardBatch:
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`; metadata is not looked at.
 
         Returns:
@@ -161,10 +157,10 @@ class VlmJudge:
             ValueError: Shapes or lengths do not match.
             RewardFailed: No request was answered.
         """
-        images = check_images(images, prompts, metadata)
+        images, examples = checked_inputs(images, examples)
         usable: list[int] = images.isfinite().flatten(1).all(1).nonzero()[:, 0].tolist()
         requests = [
-            self._request(picture, prompts[index])
+            self._request(picture, examples[index].text)
             for index, picture in zip(usable, png_base64(images[usable]), strict=True)
         ]
         values = torch.full((len(images),), torch.nan)

@@ -26,8 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...method.reward import Metadata, RewardBatch
+from ...method.reward import RewardBatch
 from ...optional import require
+from ...prompts.example import Example, Prompt, examples_of
 from ..pixels import to_pil
 
 __all__ = ["Question", "parse_answer", "parse_question", "png_base64", "to_answer", "to_question"]
@@ -43,8 +44,8 @@ class Question:
 
     images: Tensor
     """(B, H, W, 3), float32 in 0..1, whole multiples of 1 / 255."""
-    prompts: list[str]
-    metadata: list[dict[str, Any]] | None
+    examples: list[Example]
+    """B prompts with their metadata."""
 
 
 def png_base64(images: Tensor) -> list[str]:
@@ -57,16 +58,13 @@ def png_base64(images: Tensor) -> list[str]:
     return texts
 
 
-def to_question(
-    images: Tensor,
-    prompts: Sequence[str],
-    metadata: Sequence[Metadata] | None = None,
-) -> dict[str, Any]:
+def to_question(images: Tensor, examples: Sequence[Prompt]) -> dict[str, Any]:
     """Build the body of a request; see :class:`Question`."""
+    examples = examples_of(examples)
     return {
-        "prompt": list(prompts),
+        "prompt": [example.text for example in examples],
         "image": png_base64(images),
-        "metadata": [dict(row) for row in metadata or [{}] * len(prompts)],
+        "metadata": [dict(example.metadata) for example in examples],
     }
 
 
@@ -87,12 +85,14 @@ def parse_question(body: bytes, max_batch: int) -> Question:
     if not isinstance(data, dict):
         raise ValueError("the body must be a JSON object")
     prompts, texts = _list(data, "prompt", str), _list(data, "image", str)
-    metadata = None if data.get("metadata") is None else _list(data, "metadata", dict)
-    if len(prompts) != len(texts) or (metadata is not None and len(metadata) != len(texts)):
+    has_metadata = data.get("metadata") is not None
+    metadata = _list(data, "metadata", dict) if has_metadata else [{}] * len(prompts)
+    if not len(prompts) == len(texts) == len(metadata):
         raise ValueError("prompt, image and metadata must have the same length")
     if not 1 <= len(texts) <= max_batch:
         raise ValueError(f"there are {len(texts)} pictures; 1 to {max_batch} are allowed")
-    return Question(images=_pictures(texts), prompts=prompts, metadata=metadata)
+    examples = list(map(Example, prompts, metadata))
+    return Question(images=_pictures(texts), examples=examples)
 
 
 def to_answer(batch: RewardBatch) -> dict[str, Any]:
