@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, NamedTuple, get_type_hints
 
 from ..chunk_grpo_core.method.windows import WindowConfig, check_noise
 from ..chunk_grpo_core.presets import PRESETS, preset_values
-from ..chunk_grpo_core.train.config import TrainConfig
+from ..chunk_grpo_core.train.config import PARTS, TrainConfig
 
 __all__ = [
     "PRESET",
@@ -34,8 +34,6 @@ Patch = Mapping[str, object]
 
 PRESET = "preset"
 _MODEL = "model."
-_SOCKETS = ("grid", "plan")
-"""Settings that are objects of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +67,7 @@ def declared(key: str) -> Declared:
         KeyError: There is no such setting.
     """
     part, _, name = key.rpartition(".")
-    owner = ModelSettings if part == _MODEL[:-1] else _parts()[part] if part else TrainConfig
+    owner = ModelSettings if part == _MODEL[:-1] else PARTS[part] if part else TrainConfig
     defaults = {field.name: field.default for field in fields(owner)}
     return Declared(get_type_hints(owner)[name], defaults[name])
 
@@ -115,7 +113,7 @@ def check_patch(patch: Patch) -> None:
     settings = training_settings(patch)
     parts = {
         part: owner(**{key: settings[f"{part}.{key}"] for key in _names(owner, part, settings)})
-        for part, owner in _parts().items()
+        for part, owner in PARTS.items()
     }
     window = parts["window"]
     assert isinstance(window, WindowConfig)
@@ -149,24 +147,15 @@ def in_force(keys: Iterable[str], own: Patch, incoming: Patch) -> list[InForce]:
     return lines
 
 
-def _parts() -> dict[str, type]:
-    """Part of ``TrainConfig`` that is a dataclass of plain values -> its class."""
-    hints = get_type_hints(TrainConfig)
-    return {
-        name: kind for name, kind in hints.items() if is_dataclass(kind) and name not in _SOCKETS
-    }  # type: ignore[misc]
-
-
 def _names(owner: type, part: str, settings: Patch) -> Iterator[str]:
     return (field.name for field in fields(owner) if f"{part}.{field.name}" in settings)
 
 
 def _check_keys(patch: Patch) -> None:
-    parts = _parts()
     known = [PRESET, *(f"{_MODEL}{field.name}" for field in fields(ModelSettings))]
     for field in fields(TrainConfig):
-        if field.name in parts:
-            known += [f"{field.name}.{inner.name}" for inner in fields(parts[field.name])]
+        if field.name in PARTS:
+            known += [f"{field.name}.{inner.name}" for inner in fields(PARTS[field.name])]
         else:
             known.append(field.name)
     for key in patch:

@@ -14,8 +14,7 @@ from ..chunk_grpo_core.method.chunks import ChunkPlan
 from ..chunk_grpo_core.method.plan_mismatches import plan_mismatches
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.method.schedule import TimeGrid
-from ..chunk_grpo_core.presets import build_config
-from ..chunk_grpo_core.train.config import OptimizerConfig
+from ..chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from .bridge.conditioning import Conditioning
 from .bridge.host import safe_name
 from .bridge.monitor import Asker
@@ -216,7 +215,7 @@ class TrainLoRA(io.ComfyNode):
             "lora.alpha": alpha,
             "seed": seed,
         }
-        config = build_config({**training_settings(patch), **own})
+        config = TrainConfig.of({**training_settings(patch), **own})
         lora, log = train_lora(
             model=model,
             vae=vae,

@@ -62,8 +62,8 @@ def test_a_prompt_of_the_api_names_only_what_it_sets(comfy, comfy_server):
     prompt[train]["inputs"]["settings"] = ["patch", 0]
     run = comfy.run(prompt)
     config, _ = trained(comfy_server, "patched")
-    wanted = preset_config("safe-lora", **own, checkpoint_every=3).to_json()
-    assert {**config.to_json(), "grid": 0} == {**wanted, "grid": 0}
+    wanted = preset_config("safe-lora", **own, checkpoint_every=3).flat()
+    assert {**config.flat(), "grid": 0} == {**wanted, "grid": 0}
     lines = shown_text(run, "text").splitlines()
     assert "checkpoint_every = 3   [this node]" in lines
     assert "batch_size = 1   [safe-lora]" in lines
