@@ -253,5 +253,5 @@ def win_rate(before: Evaluation, after: Evaluation, extra: str | None = None) ->
         ValueError: The prompts or the numbers of pictures differ.
     """
     differences = _differences(before, after, extra)
-    known = differences[torch.isfinite(differences)]
-    return float(((known > 0).double() + 0.5 * (known == 0).double()).mean())
+    valid = differences[torch.isfinite(differences)]
+    return float(((valid > 0).double() + 0.5 * (valid == 0).double()).mean())

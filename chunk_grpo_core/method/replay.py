@@ -84,22 +84,24 @@ def replay_steps(
     Raises:
         ValueError: A step was deterministic for its sample.
     """
-    distinct, counts = (part.tolist() for part in steps.unique_consecutive(return_counts=True))
+    distinct, counts = (values.tolist() for values in steps.unique_consecutive(return_counts=True))
     if len(distinct) == 1:
         step = distinct[0]
         return [(step, samples, replay_step(velocity, trajectory, step, samples, device))]
-    for step, own in zip(distinct, samples.split(counts), strict=True):
-        _check_stochastic(trajectory, step, own)
+    for step, samples_of_step in zip(distinct, samples.split(counts), strict=True):
+        _check_stochastic(trajectory, step, samples_of_step)
     pairs = trajectory.grid.pairs()
     times = torch.tensor([pairs[step][0] for step in steps.tolist()], device=device)
     x_t = trajectory.states[steps, samples].to(device)
     x_s = trajectory.states[steps + 1, samples].to(device)
-    rows = (x_t, x_s, velocity(x_t, times, trajectory.prompt), samples)
-    found = []
-    for step, x, x_next, v_t, own in zip(distinct, *(r.split(counts) for r in rows), strict=True):
-        transition = trajectory.sde.transition(x, v_t, *pairs[step])
-        found.append((step, own, Replay(v_t, transition, gaussian_log_p(x_next, transition))))
-    return found
+    v_t = velocity(x_t, times, trajectory.prompt)
+    by_step = zip(distinct, *(rows.split(counts) for rows in (x_t, x_s, v_t, samples)), strict=True)
+    replays = []
+    for step, x, x_next, v, samples_of_step in by_step:
+        transition = trajectory.sde.transition(x, v, *pairs[step])
+        log_p = gaussian_log_p(x_next, transition)
+        replays.append((step, samples_of_step, Replay(v, transition, log_p)))
+    return replays
 
 
 def _check_stochastic(trajectory: Trajectory, step: int, samples: Tensor | slice) -> None:
