@@ -28,8 +28,8 @@ from torch import Tensor
 
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.schedule import shifted_grid
-from chunk_grpo_core.models.attention import without_cudnn_attention
-from chunk_grpo_core.models.flux.config import ATTENTION, FluxModel
+from chunk_grpo_core.models.attention import ATTENTION, without_cudnn_attention
+from chunk_grpo_core.models.flux.config import FluxModel
 from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.presets import PRESETS, preset_config
 from chunk_grpo_core.rewards import load_reward

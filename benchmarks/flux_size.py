@@ -25,7 +25,8 @@ import torch
 
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.policy import Velocity
-from chunk_grpo_core.models.flux.config import ATTENTION, FluxModel
+from chunk_grpo_core.models.attention import ATTENTION
+from chunk_grpo_core.models.flux.config import FluxModel
 from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.train.cost import peak_gib
 

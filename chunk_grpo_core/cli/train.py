@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from rich.console import Console
 from ..configfile.reading import read_config_file
 from ..configfile.run_config import RunConfig
 from ..configfile.writing import preset_text
+from ..models.registry import FAMILIES
 from ..presets import PRESETS
 from ..processes.launch import TIMEOUT, asks_for_sharding, is_launched, join_processes
 from ..runs.workbench import CONFIG_COPY, TrainedRun
@@ -24,13 +24,6 @@ from ..train.checkpoint import RunFolder
 from .progress import ProgressBar, clear_errors
 
 __all__ = ["AsJson", "Changes", "presets", "resume", "train"]
-
-
-class ModelKind(str, Enum):
-    """What a preset is written for."""
-
-    tiny = "tiny"
-    flux = "flux"
 
 
 Changes = Annotated[
@@ -146,9 +139,12 @@ def presets(
         str | None, typer.Option(metavar="NAME", help="Print this preset as a whole file.")
     ] = None,
     model: Annotated[
-        ModelKind,
-        typer.Option(help="tiny runs as it is; flux needs your paths."),
-    ] = ModelKind.tiny,
+        str,
+        typer.Option(
+            metavar="|".join(FAMILIES),
+            help="Family to write it for. tiny runs as it is; the others need your paths.",
+        ),
+    ] = "tiny",
 ) -> None:
     """List the presets, or print one as a configuration file with every key explained.
 
@@ -156,7 +152,7 @@ def presets(
     """
     with clear_errors("nothing was written"):
         if write is not None:
-            typer.echo(preset_text(write, model.value), nl=False)
+            typer.echo(preset_text(write, model), nl=False)
             return
     for preset in PRESETS.values():
         typer.echo(f"{preset.name:12} {preset.title}")

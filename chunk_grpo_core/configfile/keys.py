@@ -10,12 +10,13 @@ import ast
 import difflib
 import inspect
 import textwrap
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
 
-from ..models.flux.config import FluxModel
+from ..models.family import ModelTable
+from ..models.registry import FAMILIES
 from ..prompts.split import PromptConfig
 from ..train.config import PARTS, TrainConfig
 from .run_config import GridTable, PlanTable, PromptTable, RunTable
@@ -69,21 +70,23 @@ _CHOICES = {
     "tuple[float, ...]": "a list of numbers",
 }
 _PATHS = {"file", "held_out_file", "wildcards", "folder", "continue_from"}
-_MODEL_PATHS = {
-    "path", "transformer", "vae", "clip", "t5", "clip_tokenizer", "t5_tokenizer", "text_cache"
-}  # fmt: skip
 
 
 @cache
-def keys() -> dict[str, dict[str, Key]]:
-    """Table -> name -> key, in the order of a file; the table "" is the top of it."""
+def keys(model: type[ModelTable] = ModelTable) -> dict[str, dict[str, Key]]:
+    """Table -> name -> key, in the order of a file; the table "" is the top of it.
+
+    Args:
+        model: What a family has in [model] beside ``type``.
+    """
+    families = ", ".join(f'"{family.name}" ({family.title})' for family in FAMILIES.values())
     elsewhere = {*PARTS, "grid", "plan"}
     plain = {name: key for name, key in _of(TrainConfig, "", "").items() if name not in elsewhere}
     return {
         "": plain,
         "model": {
-            "type": Key("model", "type", str, 'Which model: "tiny" (it comes along) or "flux".'),
-            **_of(FluxModel, "model", paths=_MODEL_PATHS),
+            "type": Key("model", "type", str, f"Family of the model: {families}."),
+            **_of(model, "model", paths=model.paths),
         },
         "prompts": {
             **_of(PromptTable, "prompts", paths=_PATHS),
@@ -144,7 +147,7 @@ def _plain(kind: Any) -> str:
 
 
 def _of(
-    kind: type, table: str, prefix: str | None = None, paths: set[str] | None = None
+    kind: type, table: str, prefix: str | None = None, paths: Set[str] = frozenset()
 ) -> dict[str, Key]:
     """Keys for all fields of a dataclass; ``prefix`` if they are settings of the training."""
     hints, docs = get_type_hints(kind), _field_docs(kind)
@@ -155,14 +158,21 @@ def _of(
             hints[field.name],
             docs.get(field.name, ""),
             "" if prefix is None else prefix + field.name,
-            field.name in (paths or ()),
+            field.name in paths,
         )
         for field in fields(kind)
     }
 
 
 def _field_docs(kind: type) -> Mapping[str, str]:
-    """The text under each field of a dataclass; Python itself forgets it."""
+    """The text under each field of a dataclass, also inherited; Python itself forgets it."""
+    docs: dict[str, str] = {}
+    for base in reversed([base for base in kind.__mro__ if is_dataclass(base)]):
+        docs |= _texts_below_fields(base)
+    return docs
+
+
+def _texts_below_fields(kind: type) -> dict[str, str]:
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(body, ast.ClassDef)
     docs = {}

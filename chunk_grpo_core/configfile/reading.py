@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ..method.chunks import per_step_plan
-from ..method.schedule import TimeGrid, flux_shift, shifted_grid
-from ..models.flux.config import FluxModel
+from ..method.schedule import TimeGrid, shifted_grid
+from ..models.registry import FAMILIES, ChosenModel, family_named
 from ..optional import require
 from ..presets import PRESETS, preset_values
 from ..prompts.split import PromptConfig
@@ -34,7 +34,7 @@ from .run_config import GridTable, PlanTable, PromptTable, RewardEntry, RunConfi
 
 __all__ = ["parse_toml", "read_config", "read_config_file"]
 
-MODELS = ("tiny", "flux")
+_Keys = Mapping[str, Mapping[str, Key]]
 #: Settings of rewards that name files or folders.
 _REWARD_PATHS = {"image", "path", "head", "folders", "tokenizers"}
 
@@ -83,11 +83,14 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     Raises:
         ValueError: Something is wrong; the message names it and what is allowed.
     """
-    values = _values(data, folder)
+    _check_top(data)
+    family = family_named(data.get("model", {}).get("type"))
+    known = keys(family.table)
+    values = _values(data, known, folder)
     preset = data.get("preset", "")
     base = preset_values(preset) if preset else {}
     grid_table = _table(GridTable, values["grid"])
-    model = _model(values["model"])
+    model = ChosenModel(type=family.name, table=_table(family.table, values["model"]))
     plan = _table(PlanTable, values["plan"])
     plan = replace(plan, chunks=plan.chunks or str(base.get("plan", "")))
     if not plan.chunks:
@@ -95,7 +98,7 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     base_grid = base.get("grid")
     grid = _grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model)
     steps = grid.trainable_steps
-    patch = {**base, **_settings(values), "grid": grid}
+    patch = {**base, **_settings(values, known), "grid": grid}
     patch["plan"] = per_step_plan(steps) if plan.needs_curve else plan.read(steps)
     config = RunConfig(
         name=name,
@@ -113,43 +116,54 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     return config
 
 
-def _settings(values: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+def _settings(values: Mapping[str, Mapping[str, Any]], known: _Keys) -> dict[str, object]:
     """What a file says about the training: dotted keys of ``TrainConfig``."""
     return {
         setting: value
         for table, entries in values.items()
         for name, value in entries.items()
-        if (setting := keys()[table][name].setting)
+        if (setting := known[table][name].setting)
     }
 
 
-def _values(data: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
-    """Table -> key -> value of the right type, paths made absolute."""
+def _check_top(data: Mapping[str, Any]) -> None:
+    """Make sure that there is such a preset, and that there are such keys and tables.
+
+    Raises:
+        ValueError: Something is wrong.
+    """
     preset = data.get("preset", "")
     if not isinstance(preset, str) or (preset and preset not in PRESETS):
         raise ValueError(f"there is no preset {preset!r}{nearest(str(preset), list(PRESETS))}")
-    values: dict[str, dict[str, Any]] = {table: {} for table in keys()}
     for name, entry in data.items():
-        if name in ("preset", "reward"):
+        if name in ("preset", "reward") or name in keys()[""]:
             continue
-        if name in keys()[""]:
-            values[""][name] = checked(keys()[""][name], entry)
-        elif name not in values:
+        if name not in keys():
             raise ValueError(_no_such(name, entry))
-        elif not isinstance(entry, dict):
+        if not isinstance(entry, dict):
             raise ValueError(f"{name} is {entry!r}; it must be a table: [{name}]")
-        else:
-            values[name] = _entries(name, entry, folder)
+
+
+def _values(data: Mapping[str, Any], known: _Keys, folder: Path) -> dict[str, dict[str, Any]]:
+    """Table -> key -> value of the right type, paths made absolute."""
+    values: dict[str, dict[str, Any]] = {table: {} for table in known}
+    for name, entry in data.items():
+        if name in known[""]:
+            values[""][name] = checked(known[""][name], entry)
+        elif name in known:
+            values[name] = _entries(name, entry, known, folder)
     return values
 
 
-def _entries(table: str, entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _entries(
+    table: str, entries: Mapping[str, Any], known: _Keys, folder: Path
+) -> dict[str, Any]:
     """Key -> value of the right type, of one table."""
     values = {}
     for name, value in entries.items():
-        key = keys()[table].get(name)
+        key = known[table].get(name)
         if key is None:
-            raise ValueError(f"[{table}] has no key {name}{_where(name, table)}")
+            raise ValueError(f"[{table}] has no key {name}{_where(name, table, known)}")
         value = checked(key, value)
         if key.is_path and value:
             value = _absolute(str(value), folder, may_be_name=name == "path")
@@ -161,17 +175,20 @@ def _no_such(name: str, entry: object) -> str:
     """What is wrong with a name at the top of the file that is neither a key nor a table."""
     if isinstance(entry, (dict, list)):
         return f"there is no table [{name}]{nearest(name, tables())}"
-    return f"there is no key {name} at the top of the file{_where(name, '')}"
+    return f"there is no key {name} at the top of the file{_where(name, '', keys())}"
 
 
-def _where(name: str, table: str) -> str:
+def _where(name: str, table: str, known: _Keys) -> str:
     """Where a key belongs that stands in the wrong table, or the nearest key of this one."""
-    if table and name in keys()[""]:
+    if table and name in known[""]:
         return "; write it at the top of the file, before the first table"
-    homes = [home for home, there in keys().items() if name in there]
+    homes = [home for home, there in known.items() if name in there]
     if homes:
         return f"; it belongs into [{homes[0]}]"
-    return nearest(name, ["preset", *keys()[""]] if not table else list(keys()[table]))
+    families = [f.name for f in FAMILIES.values() if name in keys(f.table)["model"]]
+    if table == "model" and families:
+        return f" for this type of model; it is for {', '.join(families)}"
+    return nearest(name, ["preset", *known[""]] if not table else list(known[table]))
 
 
 def _absolute(text: str, folder: Path, *, may_be_name: bool = False) -> str:
@@ -184,29 +201,16 @@ def _table(kind: type, values: Mapping[str, Any]) -> Any:
     return kind(**{name: value for name, value in values.items() if name in names})
 
 
-def _model(values: Mapping[str, Any]) -> FluxModel | None:
-    kind = values.get("type")
-    if kind not in MODELS:
-        raise ValueError(f"model.type is {kind!r}; it must be one of {', '.join(MODELS)}")
-    if kind == "flux":
-        return _table(FluxModel, values)
-    if others := sorted(values.keys() - {"type"}):
-        raise ValueError(
-            f"model.{others[0]} is for the type flux; the tiny FLUX has nothing to set"
-        )
-    return None
-
-
-def _prompt_table(values: Mapping[str, Any], model: FluxModel | None) -> PromptTable:
+def _prompt_table(values: Mapping[str, Any], model: ChosenModel) -> PromptTable:
     table = _table(PromptTable, values)
     if table.file and table.text:
         raise ValueError("prompts has both file and text; give one of them")
-    if model is not None and not table.file and not table.text:
+    if model.family.captions is None and not table.file and not table.text:
         raise ValueError("prompts.file is missing; name a .txt, .jsonl or .csv file of prompts")
     return table
 
 
-def _grid(table: GridTable, base: TimeGrid | None, model: FluxModel | None) -> TimeGrid:
+def _grid(table: GridTable, base: TimeGrid | None, model: ChosenModel) -> TimeGrid:
     given = {name for name, value in asdict(table).items() if value not in (0, "", ())}
     if not given and base is not None:
         return base
@@ -217,17 +221,18 @@ def _grid(table: GridTable, base: TimeGrid | None, model: FluxModel | None) -> T
         raise ValueError(f"[grid] has {found}; it needs steps and shift, or sigmas alone")
     shift = table.shift
     if isinstance(shift, str):
-        if shift != "flux" or model is None:
+        if shift != "model":
             raise ValueError(
-                f'grid.shift is {shift!r}; it must be a number, or "flux" for a model of type flux'
+                f'grid.shift is {shift!r}; it must be a number, or "model" for the noise levels '
+                "that the model itself is sampled with"
             )
-        shift = flux_shift((model.width // 16) * (model.height // 16))
+        return model.family.grid(model.table, table.steps)
     return shifted_grid(table.steps, shift)
 
 
-def _rewards(data: object, folder: Path, model: FluxModel | None) -> tuple[RewardEntry, ...]:
-    if data is None and model is None:
-        return (RewardEntry(name="tiny_world", weight=1.0, settings={}),)
+def _rewards(data: object, folder: Path, model: ChosenModel) -> tuple[RewardEntry, ...]:
+    if data is None and model.family.reward:
+        return (RewardEntry(name=model.family.reward, weight=1.0, settings={}),)
     entries = data if isinstance(data, list) else [data]
     if data is None or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"[reward] is missing; give it a name, one of {', '.join(REWARDS)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..method.chunks import ChunkPlan, parse_weights
 from ..method.dynamics import DynamicsCurve
 from ..method.planners import needs_curve, read_plan
-from ..models.flux.config import FluxModel
+from ..models.registry import ChosenModel
 from ..prompts.split import PromptConfig
 from ..train.config import TrainConfig
 
@@ -22,8 +22,8 @@ class GridTable:
     steps: int = 0
     """Sampling steps, the deterministic last one included; 2 or more."""
     shift: float | str = ""
-    """Shift towards noise, above 0: 1 is even, 3 is common; "flux" is FLUX.1-dev's own for the
-    size of the pictures."""
+    """Shift towards noise, above 0: 1 is even, 3 is common; "model" takes the levels that the model
+    itself is sampled with (of FLUX.1-dev, those for the size of the pictures)."""
     sigmas: tuple[float, ...] = ()
     """The noise levels themselves, falling from 1 to 0, instead of steps and shift."""
 
@@ -57,7 +57,7 @@ class PlanTable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptTable:
-    """Where prompts come from; without any, the tiny FLUX takes its own captions."""
+    """Where prompts come from; without any, a model that brings captions along takes those."""
 
     file: str = ""
     """Prompts to train on: .txt (one on a line), .jsonl or .csv."""
@@ -104,8 +104,7 @@ class RunConfig:
     """Name of the file, for the run folder."""
     preset: str
     """Name of a preset, or empty."""
-    model: FluxModel | None
-    """None is the tiny FLUX."""
+    model: ChosenModel
     prompts: PromptTable
     prompt_config: PromptConfig
     rewards: tuple[RewardEntry, ...]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..method.schedule import TimeGrid, shifted_grid
+from ..models.registry import family_named
 from ..presets import PRESETS
 from ..rewards import REWARDS
 from .keys import Key, keys
@@ -29,16 +30,17 @@ def preset_text(preset: str, model: str) -> str:
 
     Args:
         preset: A key of :data:`~chunk_grpo_core.presets.PRESETS`.
-        model: ``tiny``, which runs as it is, or ``flux``, whose paths must be filled in.
+        model: A key of :data:`~chunk_grpo_core.models.registry.FAMILIES`. ``tiny`` runs as it is;
+            of the others, paths must be filled in.
 
     Raises:
         ValueError: There is no such preset or model.
     """
-
-    data: dict[str, Any] = {"preset": preset, "model": {"type": model}}
-    if model == "flux":
-        data["model"]["path"] = "black-forest-labs/FLUX.1-dev"
+    family = family_named(model)
+    data: dict[str, Any] = {"preset": preset, "model": {"type": model, **family.example}}
+    if family.captions is None:
         data["prompts"] = {"file": "prompts.txt"}
+    if not family.reward:
         data["reward"] = {"name": "target_colour"}
     return write_config(read_config(data, Path(), preset))
 
@@ -47,7 +49,7 @@ def write_config(config: RunConfig) -> str:
     """Write a file from which :func:`~.reading.read_config` reads the same again."""
     title = PRESETS[config.preset].title if config.preset else "A configuration of chunk-grpo"
     lines = [*_comment(title), *_departures(config.preset)]
-    for table, keys_there in keys().items():
+    for table, keys_there in keys(type(config.model.table)).items():
         lines += ["", f"[{table}]"] if table else [""]
         for name, value in _values(config, table).items():
             meaning = _meaning(keys_there[name], value, config)
@@ -60,14 +62,12 @@ def write_config(config: RunConfig) -> str:
 def _values(config: RunConfig, table: str) -> dict[str, object]:
     """What stands in a table: every key that has a value."""
     loaded: dict[str, Any] = {
-        "model": {"type": "tiny"},
+        "model": {"type": config.model.type, **asdict(config.model.table)},
         "prompts": {**asdict(config.prompts), **asdict(config.prompt_config)},
         "grid": _grid(config.settings.grid),
         "plan": asdict(config.plan),
         "run": asdict(config.run),
     }
-    if config.model is not None:
-        loaded["model"] = {"type": "flux", **asdict(config.model)}
     if table in loaded:
         return loaded[table]
     settings = config.settings.flat()

@@ -16,7 +16,19 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["without_cudnn_attention"]
+__all__ = ["ATTENTION", "without_cudnn_attention"]
+
+ATTENTION = {
+    "native": "native",
+    "native-flash": "_native_flash",
+    "native-efficient": "_native_efficient",
+    "native-math": "_native_math",
+    "flash": "flash",
+    "flash-3": "_flash_3",
+    "xformers": "xformers",
+}
+"""Values of ``model.attention`` -> diffusers' names. All have a backward pass; kernels that have
+none (sage), or would be downloaded, are left out, and so is cuDNN's."""
 
 
 @contextmanager

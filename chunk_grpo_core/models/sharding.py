@@ -20,12 +20,9 @@ from ..processes.collective import TorchProcesses
 from ..prompts.example import Prompt
 from .diffusers_policy import DiffusersPolicy
 
-__all__ = ["SHARDABLE", "ShardedPolicy"]
+__all__ = ["ShardedPolicy"]
 
 T = TypeVar("T")
-
-SHARDABLE = ("float32", "float16", "bf16")
-"""Values of ``model.weights`` that can be spread; the others keep numbers beside the weights."""
 
 
 class ShardedPolicy:

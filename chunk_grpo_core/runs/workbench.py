@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..configfile.reading import read_config_file
 from ..configfile.run_config import RunConfig
@@ -18,8 +19,8 @@ from ..lora.files import continued_state, load_lora
 from ..method.dynamics import DynamicsCurve
 from ..method.policy import Policy
 from ..method.reward import Reward
-from ..models.flux.policy import FluxPolicy
-from ..models.sharding import SHARDABLE, ShardedPolicy
+from ..models.diffusers_policy import DiffusersPolicy
+from ..models.sharding import ShardedPolicy
 from ..optional import import_early, require
 from ..processes.collective import Processes, TorchProcesses
 from ..prompts.example import Prompt
@@ -51,12 +52,6 @@ __all__ = [
 CONFIG_COPY = "run.toml"
 """A run folder's own configuration, with everything in it."""
 _CURVE_PROMPTS = 4
-_MODEL_CODE = (
-    "diffusers.FluxTransformer2DModel",
-    "diffusers.AutoencoderKL",
-    "transformers.CLIPTextModel",
-    "transformers.T5EncoderModel",
-)
 
 
 @dataclass(frozen=True)
@@ -160,17 +155,16 @@ def load_prompts(config: RunConfig) -> PromptSet:
         FileNotFoundError: A file is missing.
         ValueError: A line is wrong, or none is left to train on.
     """
-    table = config.prompts
+    table, family = config.prompts, config.model.family
     held_out = read_prompt_file(table.held_out_file) if table.held_out_file else []
     if table.file:
         lines = read_prompt_file(table.file)
-    elif table.text:
+    elif family.captions is None or table.text:
         lines = _lines(table.text, "prompts.text")
     else:
-        from ..models.tiny.world import HELD_OUT, TRAIN, caption
-
-        lines = _lines([caption(scene) for scene in TRAIN], "the tiny FLUX's captions")
-        held_out = held_out or _lines([caption(scene) for scene in HELD_OUT], "its held-out ones")
+        captions = family.captions()
+        lines = _lines(captions.train, f"captions of {family.title}")
+        held_out = held_out or _lines(captions.held_out, f"held-out captions of {family.title}")
     folder = WildcardFolder(table.wildcards) if table.wildcards else None
     return make_prompt_set(lines, held_out, config.prompt_config, folder)
 
@@ -188,31 +182,24 @@ def load_rewards(config: RunConfig) -> Reward:
 
 def load_policy(
     config: RunConfig, prompts: Sequence[Prompt], *, keep_on_cpu: bool = False
-) -> FluxPolicy:
+) -> DiffusersPolicy[Any]:
     """Load the model with a fresh adapter, or with ``run.continue_from`` in it.
 
     Args:
         config: What to load.
         prompts: All prompts that it will be asked for.
-        keep_on_cpu: See :func:`~.models.flux_loading.flux_policy`.
+        keep_on_cpu: See :class:`~chunk_grpo_core.models.family.Load`.
     """
-    settings = config.settings
-    if config.model is None:
-        from ..models.tiny.policy import tiny_policy
-
-        policy = tiny_policy(settings.lora, settings.seed)
-    else:
-        from ..models.flux.loading import flux_policy
-
-        policy = flux_policy(
-            config.model, prompts, settings.lora, settings.seed, keep_on_cpu=keep_on_cpu
-        )
+    settings, model = config.settings, config.model
+    policy = model.family.load(
+        model.table, prompts, settings.lora, settings.seed, keep_on_cpu=keep_on_cpu
+    )
     if config.run.continue_from:
         load_adapter(policy, Path(config.run.continue_from))
     return policy
 
 
-def load_adapter(policy: FluxPolicy, path: Path) -> None:
+def load_adapter(policy: DiffusersPolicy[Any], path: Path) -> None:
     """Put a LoRA file, of either layout, into the adapter of a model.
 
     Raises:
@@ -270,28 +257,31 @@ def _check_processes(config: RunConfig, processes: Processes, shard: bool) -> No
     """
     sizes = config.settings
     processes.shares(sizes.prompts_per_iteration, sizes.group_size)
-    model, device = config.model, processes.device
-    if model and device and model.device not in ("auto", device.type):
-        raise ValueError(
-            f"model.device is {model.device}, but each of several processes takes a device of its "
-            f"own (this one {device}); set it to auto"
-        )
+    _placed(config, processes)
     if shard and processes.count == 1:
         raise ValueError("--shard needs several processes; start them with torchrun or accelerate")
-    if shard and model and model.weights not in SHARDABLE:
-        raise ValueError(
-            f"model.weights is {model.weights}, which cannot be spread over processes; it must be "
-            f"one of {', '.join(SHARDABLE)}, or leave --shard out"
-        )
+    if shard:
+        config.model.table.check_shardable()
+
+
+def _placed(config: RunConfig, processes: Processes) -> RunConfig:
+    """The configuration for this one of the processes.
+
+    Raises:
+        ValueError: It asks for another device than this process has.
+    """
+    if processes.device is None:
+        return config
+    table = config.model.table.for_process(processes.device)
+    return replace(config, model=replace(config.model, table=table))
 
 
 def _load(config: RunConfig, parts: _Parts) -> Policy:
     """Load the model into every process, on its own device, or spread it over them."""
     processes, prompts = parts.processes, (*parts.prompts.train, *parts.prompts.held_out)
-    if config.model and processes.device:
-        config = replace(config, model=replace(config.model, device=str(processes.device)))
+    config = _placed(config, processes)
     if processes.count > 1:  # here all import at the same time, in one_first one after the other
-        import_early(*_MODEL_CODE[: None if config.model else 1])
+        import_early(*config.model.family.imports)
     policy = processes.one_first(lambda: load_policy(config, prompts, keep_on_cpu=parts.shard))
     if parts.shard and isinstance(processes, TorchProcesses):
         return ShardedPolicy(policy, processes, prompts[0])

@@ -13,6 +13,8 @@ from chunk_grpo_core.configfile.reading import parse_toml, read_config, read_con
 from chunk_grpo_core.configfile.writing import preset_text, write_config
 from chunk_grpo_core.method.dynamics import DynamicsCurve
 from chunk_grpo_core.method.schedule import flux_shift, shifted_grid
+from chunk_grpo_core.models.flux.config import FluxModel
+from chunk_grpo_core.models.registry import FAMILIES
 from chunk_grpo_core.presets import PRESETS, preset_config, preset_values
 from chunk_grpo_core.train.config import TrainConfig
 
@@ -54,7 +56,7 @@ def test_every_setting_of_a_training_has_one_key():
     assert sorted(settings) == sorted(set(leaves(TrainConfig)) - {"grid", "plan"})
 
 
-@pytest.mark.parametrize("model", ["tiny", "flux"])
+@pytest.mark.parametrize("model", FAMILIES)
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_written_preset_is_the_preset_and_writes_itself(name, model):
     text = preset_text(name, model)
@@ -68,9 +70,9 @@ def test_a_written_preset_is_the_preset_and_writes_itself(name, model):
     written = {(table, key) for table, entries in parse_toml(text).items()
                if isinstance(entries, dict) for key in entries}  # fmt: skip
     written |= {("", key) for key in parse_toml(text)}
-    wanted = {(table, key) for table, known in keys().items() for key in known}
-    left_out = wanted - written
-    assert {table for table, _ in left_out} <= ({"grid", "model"} if model == "tiny" else {"grid"})
+    known = keys(FAMILIES[model].table)
+    wanted = {(table, key) for table, names in known.items() for key in names}
+    assert {table for table, _ in wanted - written} <= {"grid"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -135,14 +137,17 @@ def test_a_preset_fills_what_the_file_does_not_say(name):
         ),
         (
             changed("grid", shift="flux"),
-            "grid.shift is 'flux'; it must be a number, or \"flux\" for",
+            "grid.shift is 'flux'; it must be a number, or \"model\" for",
         ),
         (changed("plan", chunks="3, 3"), "cover 6 steps, but there are 4"),
         (changed("plan", weights="1, 2, 3"), "2 chunks need as many weights"),
         ({"model": {"type": "tiny"}, "plan": SMALL["plan"]}, "[grid] has nothing; it needs steps"),
         ({"model": {"type": "tiny"}, "grid": SMALL["grid"]}, "plan.chunks is missing"),
         (changed("model", type="sdxl"), "model.type is 'sdxl'; it must be one of tiny, flux"),
-        (changed("model", width=64), "model.width is for the type flux"),
+        (
+            changed("model", width=64),
+            "[model] has no key width for this type of model; it is for flux",
+        ),
         (changed("model", type="flux"), "prompts.file is missing"),
         (changed("prompts", file="a.txt", text=["b"]), "prompts has both file and text"),
         (changed("prompts", held_out=-1), "held_out is -1; it must be 0 or more"),
@@ -172,12 +177,15 @@ def test_mistakes_are_named_with_what_is_allowed(data, message):
     assert message in str(caught.value)
 
 
-def test_no_key_takes_a_value_of_another_type():
-    for table, known in keys().items():
+@pytest.mark.parametrize("model", FAMILIES)
+def test_no_key_takes_a_value_of_another_type(model):
+    for table, known in keys(FAMILIES[model].table).items():
         for name, key in known.items():
+            data = {**SMALL, "model": {"type": model}}
+            data |= {table: {**data.get(table, {}), name: {}}} if table else {name: {}}
             dotted = f"{table}.{name}" if table else name
             with pytest.raises(ValueError, match=rf"^{re.escape(dotted)} is \{{\}}; it must be"):
-                read({**SMALL, table: {name: {}}} if table else {**SMALL, name: {}})
+                read(data)
             assert key.allowed
 
 
@@ -196,15 +204,17 @@ def test_relative_paths_start_at_the_file(tmp_path):
         '[prompts]\nfile = "p.txt"\n[reward]\nname = "target_colour"\n[run]\nfolder = "../out"\n'
     )
     config = read_config_file(file, ["iterations = 3", "model.t5=t5.safetensors"])
-    assert config.name == "mine" and config.model is not None
-    assert config.model.path == str(tmp_path / "flux")
-    assert config.model.vae == str(Path.home() / "ae.safetensors")
-    assert config.model.t5 == str(tmp_path / "t5.safetensors")
+    model = config.model.table
+    assert config.name == "mine" and isinstance(model, FluxModel)
+    assert model.path == str(tmp_path / "flux")
+    assert model.vae == str(Path.home() / "ae.safetensors")
+    assert model.t5 == str(tmp_path / "t5.safetensors")
     assert config.prompts.file == str(tmp_path / "p.txt")
     assert config.run.folder == str(tmp_path / ".." / "out")
     assert config.train_config().iterations == 3
     hub = read_config_file(file, ["model.path=black-forest-labs/FLUX.1-dev"])
-    assert hub.model is not None and hub.model.path == "black-forest-labs/FLUX.1-dev"
+    assert isinstance(hub.model.table, FluxModel)
+    assert hub.model.table.path == "black-forest-labs/FLUX.1-dev"
 
 
 def test_settings_of_rewards_are_checked_and_their_paths_start_at_the_file():
@@ -237,11 +247,15 @@ def test_errors_name_the_file(tmp_path):
         read_config_file(tmp_path / "absent.toml")
 
 
-def test_fluxs_own_shift_follows_the_size_of_the_pictures():
+def test_the_tiny_flux_has_a_grid_of_its_own():
+    assert read(changed("grid", shift="model")).settings.grid == shifted_grid(5, 3.0)
+
+
+def test_the_models_own_grid_follows_the_size_of_the_pictures():
     data = {
         **SMALL,
         "model": {"type": "flux", "width": 1024, "height": 512},
-        "grid": {"steps": 5, "shift": "flux"},
+        "grid": {"steps": 5, "shift": "model"},
         "prompts": {"file": "p.txt"},
         "reward": [{"name": "target_colour", "weight": 0.5}, {"name": "tiny_world"}],
     }

@@ -14,8 +14,9 @@ from fakes import Brightness
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.schedule import shifted_grid
-from chunk_grpo_core.models.flux.config import ATTENTION, FluxModel
-from chunk_grpo_core.models.flux.speed import speed_up
+from chunk_grpo_core.models.attention import ATTENTION
+from chunk_grpo_core.models.flux.config import FluxModel
+from chunk_grpo_core.models.speed import speed_up
 from chunk_grpo_core.models.tiny import policy as tiny
 from chunk_grpo_core.models.tiny.model import load_tiny_flux
 from chunk_grpo_core.models.tiny.policy import tiny_policy

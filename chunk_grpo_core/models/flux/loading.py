@@ -9,11 +9,11 @@ import torch
 
 from ...lora.adapter import LoraConfig
 from ...prompts.example import Prompt
+from ..speed import speed_up
 from ..tensor_cache import TensorCache
 from .config import FluxModel
 from .files import find_part, read_header
 from .policy import FluxPolicy
-from .speed import speed_up
 from .text import encode_prompts
 from .transformer import WEIGHTS, load_transformer
 from .vae import decoder, load_vae, pixels_per_latent
@@ -40,7 +40,7 @@ def flux_policy(
         prompts: All prompts that the policy will be asked for.
         lora: Size and place of the adapter.
         seed: Seed of the adapter's initial weights.
-        keep_on_cpu: Leave the transformer there, for :class:`~.sharding.ShardedPolicy` to spread.
+        keep_on_cpu: Leave the transformer there, for :class:`~..sharding.ShardedPolicy` to spread.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -51,7 +51,7 @@ def flux_policy(
         raise ValueError(
             f"model.weights is {model.weights!r}; it must be one of {', '.join(WEIGHTS)}"
         )
-    device = _device(model.device)
+    device = model.compute_device()
     dtype = WEIGHTS[model.weights]
     # T5 overflows in float16.
     text_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
@@ -84,16 +84,3 @@ def flux_policy(
         guidance=model.guidance if transformer.config.guidance_embeds else None,
         device=device if keep_on_cpu else None,
     )
-
-
-def _device(name: str) -> torch.device:
-    has_gpu = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda" if has_gpu else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"model.device is {name!r}; write auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and not has_gpu:
-        raise ValueError(f"model.device is {name}, but torch finds no CUDA device")
-    return device

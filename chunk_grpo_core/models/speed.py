@@ -1,19 +1,20 @@
-"""What makes a FLUX transformer faster without changing what it computes, up to rounding."""
+"""What makes a diffusers transformer faster without changing what it computes, up to rounding."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .config import ATTENTION, FluxModel
+from .attention import ATTENTION
+from .diffusers_model import DiffusersModel
 
 __all__ = ["speed_up"]
 
 
-def speed_up(transformer: Any, model: FluxModel) -> None:
+def speed_up(transformer: Any, model: DiffusersModel) -> None:
     """Set the attention kernel, checkpointing and compilation that a user chose.
 
     Args:
-        transformer: A FluxTransformer2DModel, before or after a LoRA is put on it.
+        transformer: A model of diffusers, before or after a LoRA is put on it.
         model: The choices.
 
     Raises:

@@ -1,0 +1,30 @@
+"""FLUX.1 as a family of models."""
+
+from __future__ import annotations
+
+from ...method.schedule import TimeGrid, flux_shift, shifted_grid
+from ..family import Family
+from .config import FluxModel
+from .loading import flux_policy
+
+__all__ = ["FAMILY"]
+
+
+def _grid(model: FluxModel, steps: int) -> TimeGrid:
+    return shifted_grid(steps, flux_shift((model.width // 16) * (model.height // 16)))
+
+
+FAMILY = Family(
+    name="flux",
+    title="FLUX.1",
+    table=FluxModel,
+    load=flux_policy,
+    grid=_grid,
+    imports=(
+        "diffusers.FluxTransformer2DModel",
+        "diffusers.AutoencoderKL",
+        "transformers.CLIPTextModel",
+        "transformers.T5EncoderModel",
+    ),
+    example={"path": "black-forest-labs/FLUX.1-dev"},
+)
