@@ -9,7 +9,7 @@ from ...lora.adapter import LoraConfig
 from ...method.schedule import TimeGrid, shifted_grid
 from ..family import Captions, Family, ModelTable
 from ..flux.policy import FluxPolicy
-from .flow import SHIFT
+from .model import SHIFT
 from .policy import tiny_policy
 from .world import HELD_OUT, TRAIN, caption
 
