@@ -155,9 +155,7 @@ def _values(data: Mapping[str, Any], known: _Keys, folder: Path) -> dict[str, di
     return values
 
 
-def _entries(
-    table: str, entries: Mapping[str, Any], known: _Keys, folder: Path
-) -> dict[str, Any]:
+def _entries(table: str, entries: Mapping[str, Any], known: _Keys, folder: Path) -> dict[str, Any]:
     """Key -> value of the right type, of one table."""
     values = {}
     for name, value in entries.items():

@@ -47,8 +47,8 @@ def test_a_registered_family_is_read_from_a_configuration():
     config = read()
     assert config.model.family is FAMILY
     assert config.model.table == FAMILY.table(width=16, colours="/somewhere/here.txt")
-    assert config.grid == shifted_grid(3, 2.0)  # its own, by the width
-    assert read(model={"type": "toy", "width": 32}).grid == shifted_grid(3, 4.0)
+    assert config.settings.grid == shifted_grid(3, 2.0)  # its own, by the width
+    assert read(model={"type": "toy", "width": 32}).settings.grid == shifted_grid(3, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,11 @@ def test_an_unknown_family_is_refused_with_those_there_are():
 def test_it_trains_from_the_command_line_and_its_lora_is_read_again(tmp_path):
     file, folder = tmp_path / "toy.toml", tmp_path / "run"
     file.write_text(
+        "iterations = 1\nprompts_per_iteration = 2\ngroup_size = 2\n"
         '[model]\ntype = "toy"\n[prompts]\ntext = ["a fox", "a large bird", "two owls", "a hat"]\n'
         'held_out = 2\n[reward]\nname = "target_colour"\n[grid]\nsteps = 3\nshift = "model"\n'
         '[plan]\nchunks = "1, 1"\n[lora]\nrank = 2\n[optimizer]\nlearning_rate = 1e-2\n'
-        "[run]\niterations = 1\nprompts_per_iteration = 2\ngroup_size = 2\npictures = 1\n"
+        "[run]\npictures = 1\n"
     )
     facts = json.loads(run("train", file, "--out", folder, "--json"))
     assert facts["iterations"] == 1 and facts["ratio_error_first_update"] == 0.0
