@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...lora.adapter import LoraConfig
 from ...method.schedule import TimeGrid, shifted_grid
+from ...prompts.example import Prompt
 from ..family import Captions, Family, ModelTable
 from ..flux.policy import FluxPolicy
 from .model import SHIFT
@@ -22,7 +23,7 @@ class TinyModel(ModelTable):
 
 
 def _load(
-    table: TinyModel, prompts: Sequence[str], lora: LoraConfig, seed: int, *, keep_on_cpu: bool
+    table: TinyModel, prompts: Sequence[Prompt], lora: LoraConfig, seed: int, *, keep_on_cpu: bool
 ) -> FluxPolicy:
     """Load the asset; its captions are read at any time, and it lives on the CPU anyway."""
     return tiny_policy(lora, seed)
