@@ -19,7 +19,7 @@ __all__ = ["LoadReward"]
 _WITH_SERVER = ("remote_http", "vlm_judge")
 _OF_OTHER_INPUTS = {
     "colour": "colour", "image": "image", "path": "file", "url": "url", "folders": "file",
-    "tokenizers": "file", "head": "file", "device": "ComfyUI's own choice",
+    "tokenizers": "file", "head": "file", "clip": "file", "device": "ComfyUI's own choice",
 }  # fmt: skip
 
 

@@ -115,6 +115,12 @@ def _hpsv3(**settings: Any) -> Reward:
     return _from_files(load_hpsv3, {"dtype": "bfloat16", "batch_size": 4, **settings})
 
 
+def _geneval(**settings: Any) -> Reward:
+    from .geneval.load import load_geneval
+
+    return _from_files(load_geneval, settings)
+
+
 def _remote_http(url: str, batch_size: int = 8, **server: Any) -> Reward:
     from .remote.http import JsonServer
     from .remote.reward import RemoteReward
@@ -155,6 +161,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "remote_http": _remote_http,
     "vlm_judge": _vlm_judge,
     "ocr": _ocr,
+    "geneval": _geneval,
 }
 
 

@@ -6,13 +6,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_rewards import clip_shape, reference_clip, write_clip, write_clip_tokenizer
 
 from chunk_grpo_core.prompts.example import Example
-from chunk_grpo_core.rewards.geneval import Detection, GenevalReward, judge, read_task
+from chunk_grpo_core.rewards import load_reward
+from chunk_grpo_core.rewards.geneval import Detection, GenevalReward, judge, read_task, rules
+from chunk_grpo_core.rewards.geneval import load as geneval_files
 from chunk_grpo_core.rewards.geneval.colours import ClipColours, cut_out
-from chunk_grpo_core.rewards.geneval.mask2former import Mask2Former, instances, load_mask2former
+from chunk_grpo_core.rewards.geneval.mask2former import (
+    WEIGHTS,
+    Mask2Former,
+    instances,
+    load_mask2former,
+)
 from chunk_grpo_core.rewards.geneval.rules import relations
 from chunk_grpo_core.rewards.geneval.task import COLOURS
+from chunk_grpo_core.rewards.networks.network import NetworkReward
+from chunk_grpo_core.rewards.pixels import to_levels
 
 ONE_BENCH = {"tag": "single_object", "include": [{"class": "bench", "count": 1}]}
 CUP_AND_DOG = {
@@ -188,6 +198,8 @@ class FoundByBrightness:
     """A cup where the picture is bright."""
 
     fingerprint = {"weights": "none"}
+    network = torch.nn.Identity()
+    labels = ("cup", "dog")
 
     def __call__(self, levels):
         assert levels.dtype == torch.uint8
@@ -196,6 +208,7 @@ class FoundByBrightness:
 
 class ReadByX:
     fingerprint = {"rule": "x"}
+    network = torch.nn.Identity()
 
     def __call__(self, levels, objects):
         return colours_by_x(objects)
@@ -224,6 +237,8 @@ def test_what_the_reward_lacks_is_named():
         reward.score(torch.ones(1, 8, 8, 3), ["a cup"])
     with pytest.raises(ValueError, match="the tag 'colors' asks for colours"):
         reward.score(torch.ones(1, 8, 8, 3), [Example("a red cup", RED_CUP)])
+    with pytest.raises(ValueError, match="class 'bench' .* none of the 2 .* such as cup, dog"):
+        reward.score(torch.ones(1, 8, 8, 3), [Example("a bench", ONE_BENCH)])
 
 
 # Colours: the cut, and zero-shot by a tower that looks at the mean colour
@@ -291,8 +306,8 @@ def test_one_query_may_be_two_objects_as_in_genevals_detector():
 
 
 @pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory):
-    """A Mask2Former with random weights, as a folder on disk."""
+def models(tmp_path_factory):
+    """Folder of reward models with a Mask2Former and a CLIP, both with random weights."""
     transformers = pytest.importorskip("transformers")
     backbone = transformers.SwinConfig(
         embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=2,
@@ -305,19 +320,31 @@ def tiny_folder(tmp_path_factory):
         label2id={"cup": 0, "mouse": 1},
     )  # fmt: skip
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("mask2former")
-    transformers.Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
-    return folder
+    folder = tmp_path_factory.mktemp("reward_models")
+    transformers.Mask2FormerForUniversalSegmentation(config).save_pretrained(folder / "geneval")
+    shape = clip_shape(write_clip_tokenizer(folder / "clipscore"))
+    write_clip(folder / "clipscore", reference_clip(shape))
+    return folder, shape
 
 
-def test_the_detector_loads_from_a_folder_and_finds_boxes_inside_the_picture(tiny_folder):
-    detector = load_mask2former(tiny_folder)
+@pytest.fixture
+def load(models, monkeypatch):
+    """Give a function that loads the tiny reward by its name."""
+    folder, shape = models
+    monkeypatch.setattr(geneval_files, "CLIP_L", shape)
+    return lambda **settings: load_reward("geneval", **{"folders": [folder], **settings})
+
+
+LEVELS = torch.randint(
+    0, 256, (40, 70, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+)
+
+
+def test_the_detector_loads_from_a_folder_and_finds_boxes_inside_the_picture(models):
+    detector = load_mask2former(models[0] / "geneval" / "model.safetensors")
     detector.sides = (64, 96)
-    levels = torch.randint(
-        0, 256, (40, 70, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    )
-    found = detector(levels)
-    again = Mask2Former(detector.network, ["cup", "mouse"], {}, sides=(64, 96))(levels)
+    found = detector(LEVELS)
+    again = Mask2Former(detector.network, ["cup", "mouse"], {}, sides=(64, 96))(LEVELS)
     assert [d.box for d in found] == [d.box for d in again]
     assert found, "random weights that find nothing test nothing"
     for detection in found:
@@ -329,14 +356,81 @@ def test_the_detector_loads_from_a_folder_and_finds_boxes_inside_the_picture(tin
     assert len(detector.fingerprint["weights"]) == 64
 
 
-def test_a_folder_without_all_weights_is_refused(tiny_folder, tmp_path):
+def examples_of_what_is_seen(reward, image):
+    """For one picture, a prompt for what is in it, one with the right colour, one with a wrong."""
+    levels = to_levels(image)
+    best = max(reward.detector(levels), key=lambda detection: detection.score)
+    (colour,) = reward.colours(levels, [best])
+    wrong = next(name for name in COLOURS if name != colour)
+    wishes = ({}, {"color": colour}, {"color": wrong})
+    return [
+        Example("a picture", {"tag": "colors", "include": [{"class": best.label, "count": 1, **w}]})
+        for w in wishes
+    ]
+
+
+def test_the_reward_is_loaded_by_name_and_sees_with_its_networks(load, monkeypatch):
+    monkeypatch.setattr(rules, "CONFIDENCE", 0.0)  # random networks are not sure of anything
+    reward = load()
+    reward.detector.sides = (64, 96)
+    image = LEVELS.float() / 255
+    examples = examples_of_what_is_seen(reward, image)
+    assert reward.score(image.repeat(3, 1, 1, 1), examples).values.tolist() == [1.0, 1.0, 0.0]
+    assert isinstance(reward, NetworkReward)
+    parts = (reward.detector.network, reward.colours.network)
+    held = {id(p) for p in reward.network.parameters()}
+    assert held == {id(p) for part in parts for p in part.parameters()}
+    assert not any(p.requires_grad for p in reward.network.parameters())
+
+
+def test_without_colours_clip_is_not_needed(load, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    path = models[0] / "geneval"
+    reward = load(folders=[tmp_path], path=path, colours=False, partial=True)
+    assert reward.colours is None and reward.partial
+    with pytest.raises(FileNotFoundError, match=r"model.safetensors .*clip-vit-large-patch14"):
+        load(folders=[tmp_path], path=path)
+    clip = models[0] / "clipscore" / "model.safetensors"
+    assert load(folders=[tmp_path], path=path, clip=clip).colours is not None
+
+
+def test_the_type_of_the_weights_is_in_the_fingerprint(load):
+    prints = [load(dtype=dtype).fingerprint for dtype in ("float32", "bfloat16")]
+    for key in ("detector/dtype", "colours/dtype"):
+        assert [entry[key] for entry in prints] == ["torch.float32", "torch.bfloat16"]
+    half = load(dtype="bfloat16")
+    half.detector.sides = (64, 96)
+    half.detector(LEVELS)
+    half.colours(LEVELS, [seen("cup")])
+
+
+def test_a_folder_without_all_weights_is_refused(models, tmp_path):
     from safetensors.torch import load_file, save_file
 
+    source, target = models[0] / "geneval", tmp_path / "model.safetensors"
     with pytest.raises(FileNotFoundError, match="config.json; get it from https://huggingface.co"):
-        load_mask2former(tmp_path)
-    (tmp_path / "config.json").write_text((tiny_folder / "config.json").read_text())
-    tensors = load_file(tiny_folder / "model.safetensors")
+        load_mask2former(target)
+    (tmp_path / "config.json").write_text((source / "config.json").read_text())
+    tensors = load_file(source / "model.safetensors")
     del tensors["class_predictor.weight"]
-    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    save_file(tensors, target, {"format": "pt"})
     with pytest.raises(ValueError, match=r"no values for \['class_predictor.weight'\]"):
-        load_mask2former(tmp_path)
+        load_mask2former(target)
+    with pytest.raises(ValueError, match=r"mine.safetensors must be called model.safetensors"):
+        load_mask2former(tmp_path / "mine.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(ValueError, match="a model of type 'clip', not a mask2former"):
+        load_mask2former(target)
+
+
+def test_the_size_of_the_real_file_is_that_of_the_network():
+    transformers = pytest.importorskip("transformers")
+    backbone = transformers.SwinConfig(
+        embed_dim=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], window_size=7,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = transformers.Mask2FormerConfig(backbone_config=backbone, num_labels=80)
+    with torch.device("meta"):
+        network = transformers.Mask2FormerForUniversalSegmentation(config)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert 4 * count == pytest.approx(WEIGHTS.bytes, rel=0.01)

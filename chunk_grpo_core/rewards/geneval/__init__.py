@@ -1,7 +1,8 @@
 """GenEval: does a picture hold the objects a prompt names, in number, colour and place?
 
 ``rules`` decides on boxes, ``task`` is what is asked for, ``reward`` puts both behind the reward
-protocol, ``mask2former`` finds objects and ``colours`` names their colours.
+protocol, ``mask2former`` finds objects, ``colours`` names their colours, and ``load`` puts it all
+together from files.
 
 References:
     GenEval: An Object-Focused Framework for Evaluating Text-to-Image Alignment (Ghosh et al.,

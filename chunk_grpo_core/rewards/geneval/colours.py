@@ -40,8 +40,13 @@ class ClipColours:
             facts: Digest of the weights.
         """
         self.network = network
-        self.fingerprint: Fingerprint = {**facts, "pixels": "crop-round-1"}
+        self._facts = {**facts, "pixels": "crop-round-1"}
         self._texts = PromptCache(lambda texts: text_features(network, tokens(texts)[0]).cpu())
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Weights, tokenizer, preprocessing, dtype."""
+        return {**self._facts, "dtype": str(next(self.network.parameters()).dtype)}
 
     def __call__(self, levels: Tensor, objects: Sequence[Detection]) -> list[str]:
         """Picture (H, W, 3), uint8, and n objects in it -> n names out of ``COLOURS``."""

@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,21 @@ from torch.nn import functional
 
 from ...method.reward import Fingerprint
 from ...optional import require
-from ..files import digest
+from ..files import WeightFile, digest
 from ..networks.network import judging
 from ..pixels import normalised
 from .rules import CONFIDENCE, Detection
 
-__all__ = ["Mask2Former", "instances", "load_mask2former"]
+__all__ = ["CONFIG", "WEIGHTS", "Mask2Former", "instances", "load_mask2former"]
+
+_REPO = "facebook/mask2former-swin-small-coco-instance"
+_LICENCE = "other (code: MIT); see the page"
+WEIGHTS = WeightFile(
+    folder="geneval", name="model.safetensors", repo=_REPO, bytes=276_000_000, licence=_LICENCE
+)
+CONFIG = WeightFile(
+    folder="geneval", name="config.json", repo=_REPO, bytes=79_800, licence=_LICENCE
+)
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SHORT, _LONG, _MULTIPLE = 800, 1333, 32
@@ -59,7 +69,12 @@ class Mask2Former:
         self.network = network.eval()
         self.labels = [_RENAMED.get(label, label) for label in labels]
         self.sides = sides
-        self.fingerprint: Fingerprint = {**facts, "pixels": f"resize-{sides[0]}-{sides[1]}-1"}
+        self._facts = {**facts, "pixels": f"resize-{sides[0]}-{sides[1]}-1"}
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Weights, preprocessing, dtype."""
+        return {**self._facts, "dtype": str(self.network.dtype)}
 
     def __call__(self, levels: Tensor) -> list[Detection]:
         """See :class:`~chunk_grpo_core.rewards.geneval.reward.Detector`."""
@@ -103,24 +118,32 @@ def instances(
     return found
 
 
-def load_mask2former(folder: str | Path, device: str = "cpu") -> Mask2Former:
-    """Load from a folder with ``config.json`` and ``model.safetensors``; nothing is downloaded.
+def load_mask2former(
+    weights: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Mask2Former:
+    """Load ``model.safetensors`` with the ``config.json`` beside it; nothing is downloaded.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: The weights are those of another model.
+        ValueError: The weights are those of another model, or the file has another name.
     """
     transformers = require("transformers", "To find objects in pictures")
-    folder = Path(folder)
-    weights = folder / "model.safetensors"
-    for path in (folder / "config.json", weights):
+    weights = Path(weights)
+    folder, config = weights.parent, weights.with_name(CONFIG.name)
+    if weights.name != WEIGHTS.name:
+        raise ValueError(
+            f"{weights} must be called {WEIGHTS.name}, with its {CONFIG.name} beside it"
+        )
+    for path in (config, weights):
         if not path.is_file():
             raise FileNotFoundError(
-                f"there is no {path}; get it from "
-                "https://huggingface.co/facebook/mask2former-swin-small-coco-instance"
+                f"there is no {path}; get it from {WEIGHTS.page} and put both files there"
             )
+    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    if kind != "mask2former":
+        raise ValueError(f"{config} describes a model of type {kind!r}, not a mask2former")
     network, report = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
     )
     left_random = [*report["missing_keys"], *report["mismatched_keys"]]
     if left_random:
@@ -129,4 +152,6 @@ def load_mask2former(folder: str | Path, device: str = "cpu") -> Mask2Former:
         )
     names: Mapping[int, str] = network.config.id2label
     labels = [names[index] for index in range(len(names))]
-    return Mask2Former(network.to(device), labels, {"weights": digest(weights)})
+    return Mask2Former(
+        network.requires_grad_(False).to(device), labels, {"weights": digest(weights)}
+    )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...method.reward import Fingerprint, RewardBatch, checked_inputs
 from ...prompts.example import Prompt
@@ -22,6 +22,16 @@ __all__ = ["ColourReader", "Detector", "GenevalReward"]
 
 class Detector(Protocol):
     """Finds objects."""
+
+    @property
+    def network(self) -> nn.Module:
+        """All weights."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """The classes it knows, as GenEval names them."""
+        ...
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -37,6 +47,11 @@ class ColourReader(Protocol):
     """Names the colours of objects."""
 
     @property
+    def network(self) -> nn.Module:
+        """All weights."""
+        ...
+
+    @property
     def fingerprint(self) -> Fingerprint:
         """Weights, preprocessing, dtype."""
         ...
@@ -48,6 +63,8 @@ class ColourReader(Protocol):
 
 class GenevalReward:
     """1 if a picture shows what GenEval's metadata asks for, else 0; or the share it shows.
+
+    Implements ``NetworkReward``.
 
     The metadata of a prompt is its line of GenEval's ``evaluation_metadata.jsonl``.
     """
@@ -68,6 +85,9 @@ class GenevalReward:
         self.detector = detector
         self.colours = colours
         self.partial = partial
+        self.network = nn.ModuleDict({"detector": detector.network})
+        if colours is not None:
+            self.network["colours"] = colours.network
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -88,7 +108,8 @@ class GenevalReward:
 
         Raises:
             ValueError: Shapes or lengths do not match; there is no metadata, or none of GenEval; it
-                asks for colours and nothing reads them.
+                asks for colours and nothing reads them, or for objects that the detector does not
+                know.
         """
         images, examples = checked_inputs(images, examples)
         tasks = [self._task(example.metadata) for example in examples]
@@ -101,7 +122,14 @@ class GenevalReward:
     def _task(self, metadata: Mapping[str, Any]) -> Task:
         task = read_task(metadata)
         if self.colours is None and any(wish.colour for wish in task.include):
-            raise ValueError(f"the tag {task.tag!r} asks for colours; give the reward `colours`")
+            raise ValueError(f"the tag {task.tag!r} asks for colours; set colours to true")
+        named = {entry.label for entry in (*task.include, *task.exclude)}
+        if unknown := sorted(named - set(self.detector.labels)):
+            raise ValueError(
+                f"class {unknown[0]!r} of the GenEval metadata is none of the "
+                f"{len(self.detector.labels)} that the detector knows, such as "
+                f"{', '.join(self.detector.labels[:8])}"
+            )
         return task
 
     def _one(self, image: Tensor, task: Task) -> Verdict | None:
