@@ -71,6 +71,17 @@ def test_the_top_level_stays_small():
     assert sum(map(len, rooms.values())) <= 110
 
 
+def test_only_the_registry_and_what_the_tiny_world_brings_import_a_family_of_models():
+    families = tuple(f"models/{path.parent.name}/" for path in CORE.glob("models/*/family.py"))
+    readers = {
+        file
+        for file, reads in structure.file_arrows().items()
+        if any(read.startswith(families) for read in reads) and not file.startswith(families)
+    }
+    # The demo is one of the tiny FLUX, and its reward belongs to its world.
+    assert readers == {"models/registry", "cli/demo", "rewards/__init__"}
+
+
 @pytest.mark.parametrize("page", structure.MAPS)
 def test_the_map_of_a_page_is_the_tree(page):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ class GridTable:
     """Sampling steps, the deterministic last one included; 2 or more."""
     shift: float | str = ""
     """Shift towards noise, above 0: 1 is even, 3 is common; "model" takes the levels that the model
-    itself is sampled with (of FLUX.1-dev, those for the size of the pictures)."""
+    itself is sampled with, which may depend on the size of the pictures."""
     sigmas: tuple[float, ...] = ()
     """The noise levels themselves, falling from 1 to 0, instead of steps and shift."""
 

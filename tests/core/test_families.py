@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.configfile.reading import parse_toml, read_config
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.models.flux.config import FluxModel
 from chunk_grpo_core.models.registry import FAMILIES, family_named
 from chunk_grpo_core.presets import PRESETS
 from chunk_grpo_core.runs.workbench import load_policy
@@ -112,6 +113,22 @@ def test_it_trains_from_the_command_line_and_its_lora_is_read_again(tmp_path):
     state = load_policy(config, ["a fox"]).adapter.state_dict()
     assert any(bool(tensor.any()) for name, tensor in state.items() if "lora_B" in name)
     assert torch.isfinite(torch.cat([tensor.flatten() for tensor in state.values()])).all()
+
+
+def test_each_process_computes_on_its_own_device():
+    gpu = torch.device("cuda:1")
+    assert FluxModel().for_process(gpu) == FluxModel(device="cuda:1")
+    assert FluxModel(device="cuda").for_process(gpu) == FluxModel(device="cuda:1")
+    with pytest.raises(ValueError, match="model.device is cpu, but .*this one cuda:1.*to auto"):
+        FluxModel(device="cpu").for_process(gpu)
+    assert read().model.table.for_process(gpu) == read().model.table  # it has no device to set
+
+
+@pytest.mark.parametrize("weights", ["fp8", "int8", "nf4", "gguf"])
+def test_weights_with_numbers_beside_them_cannot_be_spread(weights):
+    FluxModel(weights="bf16").check_shardable()
+    with pytest.raises(ValueError, match=f"model.weights is {weights}, which cannot be spread"):
+        FluxModel(weights=weights).check_shardable()
 
 
 def test_every_family_says_what_a_file_needs():
