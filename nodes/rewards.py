@@ -9,12 +9,13 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..chunk_grpo_core.method.reward import Reward
+from ..chunk_grpo_core.prompts.example import Example
 from ..chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from ..chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from .score_rows import score_rows
-from .types import CATEGORY, RewardSocket
+from .types import CATEGORY, PromptSet, PromptsSocket, RewardSocket
 
-__all__ = ["CombineRewards", "PickBestImages", "ScoreImages", "prompts_for"]
+__all__ = ["CombineRewards", "PickBestImages", "ScoreImages", "examples_for", "prompts_for"]
 
 
 def _weight(name: str, reward: str, *, optional: bool = False) -> io.Float.Input:
@@ -104,6 +105,24 @@ def prompts_for(text: str, count: int) -> list[str]:
     return lines
 
 
+def examples_for(texts: Sequence[str], examples: Sequence[Example]) -> list[Example]:
+    """For each text the example that has it, or an example that is only the text.
+
+    Raises:
+        ValueError: Several examples have one of the texts, with different metadata.
+    """
+    by_text: dict[str, set[Example]] = {}
+    for example in examples:
+        by_text.setdefault(example.text, set()).add(example)
+    for text in texts:
+        if len(same := by_text.get(text, ())) > 1:
+            raise ValueError(
+                f"prompts holds {text!r} {len(same)} times, with different metadata, so it is not "
+                "known with which to score its pictures; measure such prompts with Evaluate LoRA"
+            )
+    return [next(iter(by_text.get(text, ())), Example(text)) for text in texts]
+
+
 class ScoreImages(io.ComfyNode):
     """IMAGE and prompts -> scores, table, sorted grid."""
 
@@ -122,6 +141,12 @@ class ScoreImages(io.ComfyNode):
                     "prompt",
                     multiline=True,
                     tooltip="The prompt of all pictures, or one line for each.",
+                ),
+                PromptsSocket.Input(
+                    "prompts",
+                    optional=True,
+                    tooltip="From Prompt Set: prompts that are in it are scored with their "
+                    "metadata, such as target_text of a .jsonl file.",
                 ),
             ],
             outputs=[
@@ -148,20 +173,27 @@ class ScoreImages(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, reward: Reward, images: torch.Tensor, prompt: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        reward: Reward,
+        images: torch.Tensor,
+        prompt: str,
+        prompts: PromptSet | None = None,
+    ) -> io.NodeOutput:
         """Score, sort, draw."""
-        prompts = prompts_for(prompt, len(images))
+        texts = prompts_for(prompt, len(images))
+        known = (*prompts.train, *prompts.held_out) if prompts else ()
         pictures = images[..., :3].cpu().float()
-        batch = reward.score(pictures, prompts)
+        batch = reward.score(pictures, examples_for(texts, known))
         shown = batch.known
         order = best_first(shown).tolist()
         table = "\n".join(
-            f"{index}\t{float(shown[index]):.4f}\t{prompts[index]}" for index in range(len(prompts))
+            f"{index}\t{float(shown[index]):.4f}\t{text}" for index, text in enumerate(texts)
         )
         captions = [f"#{index}  {float(shown[index]):.3f}" for index in order]
         grid = image_grid(pictures[order], scale=enlargement(pictures), captions=captions)
         mean = float(shown.nanmean())
-        page = {**ui.PreviewText(table).as_dict(), **score_rows(pictures, prompts, batch)}
+        page = {**ui.PreviewText(table).as_dict(), **score_rows(pictures, texts, batch)}
         return io.NodeOutput(mean, table, grid[None], shown.tolist(), ui=page)
 
 

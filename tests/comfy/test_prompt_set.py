@@ -20,7 +20,7 @@ CAPTIONS = [f"a {size} {colour} circle on a black background"
 def folder(comfy_server):
     """Give the input folder, with prompt files and wildcards in it."""
     files = {
-        "train.jsonl": "\n".join(json.dumps({"prompt": text, "n": 1}) for text in CAPTIONS),
+        "train.jsonl": "\n".join(json.dumps({"prompt": text}) for text in CAPTIONS),
         "test.csv": f"id,caption\n1,{CAPTIONS[0]}\n2,two large white squares on a red background\n",
         "wildcards/colour.txt": "# colours\nred\ngreen\nblue\n",
         "bad.jsonl": '{"prompt": "a"}\n{"prompt": }\n',
