@@ -33,13 +33,15 @@ from torch import Tensor
 
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.chunks import ChunkPlan
+from chunk_grpo_core.method.group_task import GroupTask
 from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.objective import ObjectiveConfig, StepTerms, group_loss
 from chunk_grpo_core.method.replay import replay_step
 from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
-from chunk_grpo_core.method.streaming import GroupTask, accumulate_group
+from chunk_grpo_core.method.stream import Stream
+from chunk_grpo_core.method.streaming import accumulate_group
 from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.models.tiny.model import LATENT_SHAPE, load_tiny_flux
 from chunk_grpo_core.models.tiny.world import TRAIN, caption
@@ -110,38 +112,33 @@ class _Held:
         self._meter.hold(self.tensor, -1)
 
 
-def _stream(policy: FluxPolicy, task: GroupTask, plan: ChunkPlan, config: ObjectiveConfig) -> None:
+def _stream(policy: FluxPolicy, task: GroupTask, config: ObjectiveConfig) -> None:
     policy.run(
         lambda velocity: accumulate_group(
-            velocity,
+            Stream(velocity, device=policy.device, mixes_times=policy.mixes_times),
             task,
-            plan,
             config,
             scale=1.0,
             is_on_policy=False,
-            device=policy.device,
-            mixes_times=policy.mixes_times,
         )
     )
 
 
-def _one_graph(
-    policy: FluxPolicy, task: GroupTask, plan: ChunkPlan, config: ObjectiveConfig
-) -> None:
+def _one_graph(policy: FluxPolicy, task: GroupTask, config: ObjectiveConfig) -> None:
     """The loss as the objective states it, with all steps of the first chunk in its graph."""
     old = task.trajectory.log_p.T
     new = policy.run(
         lambda velocity: [
             replay_step(velocity, task.trajectory, step, device=policy.device).log_p.cpu()
-            for step in range(plan.sizes[0])
+            for step in range(task.plan.sizes[0])
         ]
     )
     log_p = torch.cat([torch.stack(new, 1), old[:, len(new) :]], 1)
     terms = StepTerms(log_p, torch.zeros_like(old), torch.zeros_like(old))
-    group_loss(terms, task.facts(plan), config).backward()
+    group_loss(terms, task.facts(), config).backward()
 
 
-METHODS: dict[str, Callable[[FluxPolicy, GroupTask, ChunkPlan, ObjectiveConfig], None]] = {
+METHODS: dict[str, Callable[[FluxPolicy, GroupTask, ObjectiveConfig], None]] = {
     "streamed": _stream,
     "one graph": _one_graph,
 }
@@ -163,10 +160,8 @@ def load_policy(device: str) -> tuple[FluxPolicy, list[Tensor]]:
     return policy, list(flux.transformer.parameters())
 
 
-def task_of(
-    policy: FluxPolicy, chunk: int, *, steps: int = STEPS, group: int = GROUP
-) -> tuple[GroupTask, ChunkPlan]:
-    """A sampled group that trains its first ``chunk`` steps, as one chunk, and the plan."""
+def task_of(policy: FluxPolicy, chunk: int, *, steps: int = STEPS, group: int = GROUP) -> GroupTask:
+    """A sampled group that trains its first ``chunk`` steps, as one chunk."""
     plan = ChunkPlan((chunk, steps - chunk) if chunk < steps else (steps,))
     trajectory = policy.run(
         lambda velocity: rollout(
@@ -181,7 +176,7 @@ def task_of(
     )
     drawn = torch.zeros(group, plan.count, dtype=torch.bool)
     drawn[:, 0] = True
-    return GroupTask(trajectory, torch.linspace(-1.0, 1.0, group), drawn), plan
+    return GroupTask(trajectory, plan, torch.linspace(-1.0, 1.0, group), drawn)
 
 
 def saved_bytes(weights: Iterable[Tensor], work: Callable[[], object]) -> int:

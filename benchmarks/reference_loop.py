@@ -32,7 +32,7 @@ from chunk_grpo_core.method.reward import Reward
 from chunk_grpo_core.method.rules import gaussian_log_p, sample_step
 from chunk_grpo_core.models.flux.policy import predict_velocity
 from chunk_grpo_core.train.config import TrainConfig
-from chunk_grpo_core.train.trainer import prompts_of_iteration
+from chunk_grpo_core.train.requests import prompts_of_iteration
 
 __all__ = ["ReferenceLoop", "Sample", "check_restated"]
 

@@ -148,7 +148,8 @@ def preset_text(preset: Preset, config: TrainConfig) -> str:
         config: The run, with the values of the preset or others.
     """
     values = config.flat()
-    values |= {"grid": config.grid, "plan": ", ".join(map(str, config.plan.sizes))}
+    sizes = config.plan.sizes if config.plan else ()
+    values |= {"grid": config.grid, "plan": ", ".join(map(str, sizes))}
     lines = [f"{preset.name}: {preset.title}", ""]
     for setting in preset.values:
         value, stated = shown(values[setting.key]), shown(setting.value)

@@ -256,12 +256,13 @@ def describe(log: TrainingLog) -> str:
     mismatches = plan_mismatches(config.plan, config.grid, config.sde, outcome.model)
     fitted = outcome.rows[-1].get("batch_size")
     done, wished = len(outcome.rows), config.iterations
+    error = outcome.ratio_error_first_update
     lines = [
         *([f"Stopped after {done} of {wished} iterations."] if done < wished else []),
         f"{done} iterations. Held-out reward {outcome.before.mean:.4f} -> "
         f"{outcome.after.mean:.4f}, gain {gain.mean:+.4f} (95 % interval {gain.low:+.4f} to "
         f"{gain.high:+.4f}) on {len(outcome.before.prompts)} prompts.",
-        f"Ratio error at the first update: {outcome.ratio_error_first_update:.1e}.",
+        *([] if error is None else [f"Ratio error at the first update: {error:.1e}."]),
         f"Run folder: {log.run_folder}",
         *([] if fitted in (None, config.batch_size) else [_MEMORY.format(fitted)]),
         *(f"Warning: {mismatch}" for mismatch in mismatches),

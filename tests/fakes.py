@@ -99,6 +99,8 @@ class ToyPolicy:
     name = "toy"
     latent_shape = (4, 4, 4)
     device = torch.device("cpu")
+    mixes_times = False
+    is_compiled = False
     hidden = 32
 
     def __init__(self, seed: int = 0, rank: int = 4) -> None:

@@ -24,6 +24,7 @@ FOLDERS = (
     "prompts",
     "lora",
     "method",
+    "algorithms",
     "train",
     "presets",
     "models",

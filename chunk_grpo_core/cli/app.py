@@ -167,10 +167,9 @@ def _print_result(result: DemoResult) -> None:
         table.add_row(title, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
     output = Console(file=sys.stdout)
     output.print(table)
-    output.print(
-        f"{len(outcome.rows)} iterations, {result.seconds:.0f} s in all; ratio error at the first "
-        f"update {outcome.ratio_error_first_update:.1e}",
-        highlight=False,
-    )
+    error = outcome.ratio_error_first_update
+    ratio = "" if error is None else f"; ratio error at the first update {error:.1e}"
+    time = f"{len(outcome.rows)} iterations, {result.seconds:.0f} s in all"
+    output.print(f"{time}{ratio}", highlight=False)
     for path in (result.lora, *result.pictures):
         output.print(f"  {path}", highlight=False, soft_wrap=True)

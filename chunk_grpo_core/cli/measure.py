@@ -109,17 +109,18 @@ def analyze(
                 lambda fraction: bar.update("relative L1", fraction),
             )
         plan = config.train_config(curve).plan
+        sizes = plan.sizes if plan else ()
         proposal = ", ".join(map(str, adaptive_plan(curve).sizes))
         if out is not None:
             save_png(plot_dynamics(curve, plan), out)
     if as_json:
-        typer.echo(json.dumps({**curve.to_json(), "plan": plan.sizes, "adaptive": proposal}))
+        typer.echo(json.dumps({**curve.to_json(), "plan": sizes, "adaptive": proposal}))
         return
     table = Table(title=f"{curve.model}: {curve.rule}, eta {curve.eta:g}, {curve.samples} samples")
     for title in ("step", "sigma", "relative L1", "between prompts", "chunk"):
         table.add_column(title, justify="right")
     for step, (mean, std) in enumerate(zip(curve.mean, curve.std, strict=True)):
-        chunk = plan.chunk_of(step) + 1 if step < plan.steps else "not trained"
+        chunk = plan.chunk_of(step) + 1 if plan and step < plan.steps else "not trained"
         sigma = f"{curve.sigmas[step]:.3f}"
         table.add_row(str(step + 1), sigma, f"{mean:.4f}", f"{std:.4f}", str(chunk))
     output = Console(file=sys.stdout)

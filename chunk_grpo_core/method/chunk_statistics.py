@@ -47,6 +47,26 @@ class ChunkStatistics:
         zero = torch.zeros(chunks, dtype=torch.float64)
         return cls(zero.long(), zero, zero, zero, zero, zero)
 
+    def columns(self, *, has_reference: bool) -> dict[str, object]:
+        """Means for a row of metrics, JSON-ready; of each chunk None where no sample drew it.
+
+        Args:
+            has_reference: The distance to the reference policy was measured.
+        """
+        count, trained = self.count.clamp(min=1), max(int(self.count.sum()), 1)
+
+        def by_chunk(values: Tensor) -> list[float | None]:
+            pairs = zip(values, self.count, strict=True)
+            return [float(value) if drawn else None for value, drawn in pairs]
+
+        return {
+            "ratio_mean": by_chunk(self.ratio / count),
+            "ratio_max_deviation": by_chunk(self.deviation),
+            "clip_fraction": by_chunk(self.clipped / count),
+            "approx_kl": float(self.kl.sum() / trained),
+            "reference_gap": float(self.gap.sum() / trained) if has_reference else None,
+        }
+
     def __add__(self, other: ChunkStatistics) -> ChunkStatistics:
         return ChunkStatistics(
             self.count + other.count,

@@ -18,11 +18,13 @@ _SAME_SIGMA = 1e-4
 """Sigmas that differ less are the same: one side may have been float32."""
 
 
-def plan_mismatches(plan: ChunkPlan, grid: TimeGrid, sde: SdeConfig, model: str) -> list[str]:
+def plan_mismatches(
+    plan: ChunkPlan | None, grid: TimeGrid, sde: SdeConfig, model: str
+) -> list[str]:
     """Say where the curve of a plan was measured with other settings than training uses.
 
     Args:
-        plan: One that was read off a curve, or not.
+        plan: One that was read off a curve, or not, or none.
         grid: Time grid of the training.
         sde: Sampler of the training.
         model: Name of the model that trains.
@@ -31,7 +33,7 @@ def plan_mismatches(plan: ChunkPlan, grid: TimeGrid, sde: SdeConfig, model: str)
         One sentence for each setting: what the curve was measured with, what training uses, and
         what to do. Empty if all agree, or if the plan was read off no curve.
     """
-    source = plan.source
+    source = plan.source if plan else None
     if source is None:
         return []
     found = []

@@ -9,7 +9,7 @@ Legend: B samples in one call, H W picture size, ``*latent`` the model's own lat
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..prompts.example import Prompt
 
-__all__ = ["Adapter", "Policy", "Velocity"]
+__all__ = ["Adapter", "Policy", "Velocity", "base_model", "trained_adapter"]
 
 T = TypeVar("T")
 
@@ -66,13 +66,8 @@ class Adapter(Protocol):
 
 
 class Policy(Protocol):
-    """A flow model with an adapter. Implemented by ``models/`` and by the ComfyUI nodes.
-
-    A policy may have an attribute ``mixes_times``; if it is true, its velocity takes a time for
-    each sample, and an update can fill its micro-batches with several steps
-    (``micro_batches.py``). Another one is ``is_compiled``: if true, calls with gradients may have
-    other last bits than calls without.
-    """
+    """A flow model, with an adapter where it trains. Implemented by ``models/`` and by the ComfyUI
+    nodes."""
 
     @property
     def name(self) -> str:
@@ -90,8 +85,19 @@ class Policy(Protocol):
         ...
 
     @property
-    def adapter(self) -> Adapter:
-        """The adapter under training."""
+    def adapter(self) -> Adapter | None:
+        """The adapter under training; None if the policy was made to be looked at only."""
+        ...
+
+    @property
+    def mixes_times(self) -> bool:
+        """Whether its velocity takes a time for each sample, so that an update can fill its
+        micro-batches with several steps (``micro_batches.py``)."""
+        ...
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether calls with gradients may have other last bits than calls without."""
         ...
 
     def run(self, work: Callable[[Velocity], T]) -> T:
@@ -105,3 +111,22 @@ class Policy(Protocol):
     def decode(self, x_0: Tensor) -> Tensor:
         """Decode latents (B, *latent) to pictures (B, H, W, 3), CPU float32 in 0..1."""
         ...
+
+
+def base_model(policy: Policy) -> AbstractContextManager[None]:
+    """Inside this context the policy is the model alone, its adapter (if it has one) off."""
+    return policy.adapter.disabled() if policy.adapter else nullcontext()
+
+
+def trained_adapter(policy: Policy) -> Adapter:
+    """The adapter of a policy that must have one.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if policy.adapter is None:
+        raise ValueError(
+            f"the policy {policy.name} has no adapter, so there is nothing to train; make it with "
+            "a LoraConfig"
+        )
+    return policy.adapter

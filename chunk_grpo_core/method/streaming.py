@@ -18,95 +18,19 @@ Legend: G samples in a group, K chunks, N steps, B sample-steps in a micro-batch
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .cancel import CheckCancel, never_cancel
 from .chunk_statistics import ChunkStatistics, chunk_statistics
-from .chunks import ChunkPlan
-from .micro_batches import MicroBatch, step_batches, whole_units
+from .group_task import GroupTask, Reference
+from .micro_batches import MicroBatch, step_batches
 from .objective import GroupFacts, ObjectiveConfig, StepTerms, group_loss
-from .policy import Velocity
 from .replay import Replay, replay_steps
-from .rollout import Trajectory
+from .stream import Stream
 
-__all__ = [
-    "GroupTask",
-    "Reference",
-    "accumulate_group",
-    "coefficients",
-    "recompute_old_policy",
-    "with_reference",
-]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the reference policy (adapter off) says about a recorded group, on the CPU."""
-
-    v_t: Tensor
-    """Velocities, shape (N - 1, G, *latent); only the steps that are trained are filled in."""
-    log_p: Tensor
-    """Log-densities, shape (G, N - 1)."""
-
-
-@dataclass(frozen=True)
-class GroupTask:
-    """One group, ready to be trained on."""
-
-    trajectory: Trajectory
-    advantages: Tensor
-    """A_i, CPU float32, shape (G,)."""
-    drawn: Tensor
-    """Bool, shape (G, K): the chunks each sample trains on."""
-    reference: Reference | None = None
-    """See :func:`with_reference`."""
-    weight: float = 1.0
-    """Part of its group that these samples are."""
-
-    def trained_chunks(self, config: ObjectiveConfig) -> Tensor:
-        """The drawn chunks of samples that have a gradient at all, bool, shape (G, K)."""
-        has_gradient = (self.advantages != 0) | config.has_penalty
-        return self.drawn & has_gradient[:, None]
-
-    def needed_steps(self, plan: ChunkPlan, config: ObjectiveConfig) -> Tensor:
-        """The sample-steps inside those chunks, bool, shape (G, N - 1)."""
-        return plan.spread(self.trained_chunks(config))
-
-    def all_batches(
-        self, plan: ChunkPlan, config: ObjectiveConfig, size: int | None, *, mixes_times: bool
-    ) -> list[MicroBatch]:
-        """Micro-batches of all sample-steps that are needed."""
-        whole, rest = self.batches(plan, config, size, mixes_times=mixes_times)
-        return [*whole, *step_batches(rest, size, mixes_times=mixes_times)]
-
-    def batches(
-        self, plan: ChunkPlan, config: ObjectiveConfig, size: int | None, *, mixes_times: bool
-    ) -> tuple[list[MicroBatch], Tensor]:
-        """Micro-batches of what shares a ratio and fits into one whole, and the sample-steps that
-        are left, bool, shape (G, N - 1)."""
-        if config.ratio == "step":
-            steps = [(step, step + 1) for step in range(plan.steps)]
-            needed = self.needed_steps(plan, config)
-            return whole_units(needed, steps, size, mixes_times=mixes_times)
-        trained = self.trained_chunks(config)
-        whole, rest = whole_units(trained, plan.bounds(), size, mixes_times=mixes_times)
-        return whole, plan.spread(rest)
-
-    def facts(self, plan: ChunkPlan) -> GroupFacts:
-        """The part of it that the objective knows."""
-        pairs = self.trajectory.grid.pairs()[:-1]
-        return GroupFacts(
-            plan=plan,
-            advantages=self.advantages,
-            drawn=self.drawn,
-            old_log_p=self.trajectory.log_p.T,
-            std=torch.tensor([self.trajectory.sde.std(t, s) for t, s in pairs]),
-            dt=torch.tensor([s - t for t, s in pairs]),
-            reference_log_p=self.reference.log_p if self.reference else None,
-        )
+__all__ = ["accumulate_group", "coefficients", "recompute_old_policy", "with_reference"]
 
 
 def coefficients(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -> StepTerms:
@@ -151,20 +75,16 @@ def _on_policy_terms(task: GroupTask) -> StepTerms:
 
 
 def _terms_of_batch(
-    velocity: Velocity,
-    task: GroupTask,
-    batch: MicroBatch,
-    config: ObjectiveConfig,
-    device: torch.device | str,
+    stream: Stream, task: GroupTask, batch: MicroBatch, config: ObjectiveConfig
 ) -> StepTerms:
     """The terms of one micro-batch, each of shape (B,)."""
-    parts = [
+    rows = [
         _terms_of(new, task, step, samples, config)
         for step, samples, new in replay_steps(
-            velocity, task.trajectory, batch.steps, batch.samples, device
+            stream.velocity, task.trajectory, batch.steps, batch.samples, stream.device
         )
     ]
-    return StepTerms(*(torch.cat(term) for term in zip(*parts, strict=True)))
+    return StepTerms(*(torch.cat(term) for term in zip(*rows, strict=True)))
 
 
 def _store(all_terms: StepTerms, batch: MicroBatch, terms: StepTerms) -> None:
@@ -173,31 +93,22 @@ def _store(all_terms: StepTerms, batch: MicroBatch, terms: StepTerms) -> None:
 
 
 def _replays(
-    velocity: Velocity,
-    task: GroupTask,
-    batches: Iterable[MicroBatch],
-    device: torch.device | str,
-    check_cancel: CheckCancel,
+    stream: Stream, task: GroupTask, config: ObjectiveConfig
 ) -> Iterator[tuple[int, Tensor, Replay]]:
-    """Step, samples and replay of all micro-batches; none is held for backward."""
-    for batch in batches:
-        found = replay_steps(velocity, task.trajectory, batch.steps, batch.samples, device)
-        found = [(step, samples, new.detached) for step, samples, new in found]
-        yield from found
-        check_cancel()
+    """Step, samples and replay of all that is needed of a group; nothing is held for backward."""
+    for batch in task.all_batches(config, stream):
+        replays = [
+            (step, samples, new.detached)
+            for step, samples, new in replay_steps(
+                stream.velocity, task.trajectory, batch.steps, batch.samples, stream.device
+            )
+        ]
+        yield from replays
+        stream.check_cancel()
 
 
 def recompute_old_policy(
-    velocity: Velocity,
-    task: GroupTask,
-    plan: ChunkPlan,
-    config: ObjectiveConfig,
-    *,
-    device: torch.device | str = "cpu",
-    batch_size: int | None = None,
-    mixes_times: bool = False,
-    with_gradients: bool = False,
-    check_cancel: CheckCancel = never_cancel,
+    stream: Stream, task: GroupTask, config: ObjectiveConfig, *, with_gradients: bool = False
 ) -> GroupTask:
     """Replace the old log-densities (and means) by ones with the batch shapes of training.
 
@@ -206,22 +117,16 @@ def recompute_old_policy(
     first update of a rollout.
 
     Args:
-        velocity: The model that sampled, adapter on.
+        stream: The model that sampled, adapter on.
         task: The group.
-        plan: K chunks.
         config: Which steps are needed.
-        device: Where the model wants its input.
-        batch_size: Sample-steps in one call of the model; as many as there are samples when None.
-        mixes_times: The model takes a time for each sample.
         with_gradients: Call the model with gradients enabled, though none is computed.
-        check_cancel: Called after every call of the model.
     """
     trajectory = task.trajectory
     log_p = trajectory.log_p.clone()
     means = None if trajectory.means is None else trajectory.means.clone()
-    batches = task.all_batches(plan, config, batch_size, mixes_times=mixes_times)
     with torch.set_grad_enabled(with_gradients):
-        for step, samples, old in _replays(velocity, task, batches, device, check_cancel):
+        for step, samples, old in _replays(stream, task, config):
             log_p[step, samples] = old.log_p.cpu()
             if means is not None:
                 means[step, samples] = old.transition.mean.cpu()
@@ -229,94 +134,72 @@ def recompute_old_policy(
 
 
 @torch.no_grad()
-def with_reference(
-    velocity: Velocity,
-    task: GroupTask,
-    plan: ChunkPlan,
-    config: ObjectiveConfig,
-    *,
-    device: torch.device | str = "cpu",
-    batch_size: int | None = None,
-    mixes_times: bool = False,
-    check_cancel: CheckCancel = never_cancel,
-) -> GroupTask:
+def with_reference(stream: Stream, task: GroupTask, config: ObjectiveConfig) -> GroupTask:
     """Measure the reference once for all updates of a rollout.
 
     Args:
-        velocity: The model with its adapter **off**.
+        stream: The model with its adapter **off**.
         task: The group.
-        plan: K chunks.
         config: Which steps are needed.
-        device: Where the model wants its input.
-        batch_size: Sample-steps in one call of the model; as many as there are samples when None.
-        mixes_times: The model takes a time for each sample.
-        check_cancel: Called after every call of the model.
     """
     trajectory = task.trajectory
-    v_t = torch.zeros_like(trajectory.states[: plan.steps])
+    v_t = torch.zeros_like(trajectory.states[: task.plan.steps])
     log_p = trajectory.log_p.T.clone()
-    batches = task.all_batches(plan, config, batch_size, mixes_times=mixes_times)
-    for step, samples, reference in _replays(velocity, task, batches, device, check_cancel):
+    for step, samples, reference in _replays(stream, task, config):
         v_t[step, samples] = reference.v_t.float().cpu()
         log_p[samples, step] = reference.log_p.cpu()
     return replace(task, reference=Reference(v_t, log_p))
 
 
 def accumulate_group(
-    velocity: Velocity,
-    task: GroupTask,
-    plan: ChunkPlan,
-    config: ObjectiveConfig,
-    *,
-    scale: float,
-    is_on_policy: bool,
-    device: torch.device | str = "cpu",
-    batch_size: int | None = None,
-    mixes_times: bool = False,
-    check_cancel: CheckCancel = never_cancel,
+    stream: Stream, task: GroupTask, config: ObjectiveConfig, *, scale: float, is_on_policy: bool
 ) -> tuple[ChunkStatistics, int]:
     """Add the gradient of ``scale * loss`` to the adapter's parameters.
 
     Args:
-        velocity: The model, adapter on.
+        stream: The model, adapter on.
         task: Trajectory, advantages, drawn chunks.
-        plan: K chunks covering the N - 1 trainable steps.
         config: The objective.
         scale: Weight of this group in the update (1 / groups); ``task.weight`` comes on top.
         is_on_policy: The policy is the one that sampled the trajectory, so every ratio is 1.
-        device: Where the model wants its input.
-        batch_size: Sample-steps in one call of the model; as many as there are samples when None.
-        mixes_times: The model takes a time for each sample.
-        check_cancel: Called after every micro-step.
 
     Returns:
         Statistics of the ratios as measured, and the number of sample-steps that went through
         backward with a gradient.
     """
-    facts, terms = task.facts(plan), _on_policy_terms(task)
-    whole, rest = task.batches(plan, config, batch_size, mixes_times=mixes_times)
-
-    def weights() -> StepTerms:
-        found = coefficients(terms, facts, config)
-        return StepTerms(*(c * (scale * task.weight) for c in found))
-
+    facts, terms = task.facts(), _on_policy_terms(task)
+    whole, rest = task.batches(config, stream)
+    scale = scale * task.weight
     if not is_on_policy:
         with torch.no_grad():
-            for batch in step_batches(rest, batch_size, mixes_times=mixes_times):
-                _store(terms, batch, _terms_of_batch(velocity, task, batch, config, device))
-                check_cancel()
-    known = weights()
-    rest = rest & torch.stack([weight != 0 for weight in known]).any(0)
-    open_batches = [] if is_on_policy else list(map(id, whole))
+            for batch in _step_batches(rest, stream):
+                _store(terms, batch, _terms_of_batch(stream, task, batch, config))
+                stream.check_cancel()
+    weights = _weights(terms, facts, config, scale)
+    rest = rest & torch.stack([weight != 0 for weight in weights]).any(0)
+    still_unknown = [] if is_on_policy else list(map(id, whole))
     passes = 0
     with torch.enable_grad():
-        for batch in _in_order([*whole, *step_batches(rest, batch_size, mixes_times=mixes_times)]):
-            found = _terms_of_batch(velocity, task, batch, config, device)
-            _store(terms, batch, found)
-            of_batch = weights() if id(batch) in open_batches else known
-            passes += _backward(found, of_batch, batch)
-            check_cancel()
+        for batch in _in_order([*whole, *_step_batches(rest, stream)]):
+            of_batch = _terms_of_batch(stream, task, batch, config)
+            _store(terms, batch, of_batch)
+            if id(batch) in still_unknown:  # a whole unit: now all that its weights depend on is
+                passes += _backward(of_batch, _weights(terms, facts, config, scale), batch)
+            else:
+                passes += _backward(of_batch, weights, batch)
+            stream.check_cancel()
     return chunk_statistics(terms, facts, task.trained_chunks(config), config), passes
+
+
+def _step_batches(needed: Tensor, stream: Stream) -> Iterator[MicroBatch]:
+    return step_batches(needed, stream.batch_size, mixes_times=stream.mixes_times)
+
+
+def _weights(
+    terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig, scale: float
+) -> StepTerms:
+    """Weight of each term in the gradient: its coefficient times ``scale``."""
+    return StepTerms(*(c * scale for c in coefficients(terms, facts, config)))
 
 
 def _in_order(batches: Iterable[MicroBatch]) -> list[MicroBatch]:
@@ -328,13 +211,13 @@ def _backward(terms: StepTerms, weights: StepTerms, batch: MicroBatch) -> int:
     """Add the gradient of one micro-batch; returns how many sample-steps have one."""
     counted = slice(batch.count)
     samples, steps = batch.samples[counted], batch.steps[counted]
-    own = [weight[samples, steps] for weight in weights]
-    has_gradient = torch.stack([weight != 0 for weight in own]).any(0)
+    of_batch = [weight[samples, steps] for weight in weights]
+    has_gradient = torch.stack([weight != 0 for weight in of_batch]).any(0)
     if has_gradient.any():
-        parts = [
+        sums = [
             (weight.to(value.device) * value[counted]).sum()
-            for weight, value in zip(own, terms, strict=True)
+            for weight, value in zip(of_batch, terms, strict=True)
             if value.requires_grad
         ]
-        torch.stack(parts).sum().backward()
+        torch.stack(sums).sum().backward()
     return int(has_gradient.sum())

@@ -69,6 +69,11 @@ class ShardedPolicy:
         """See :class:`~chunk_grpo_core.method.policy.Policy`."""
         return self._policy.adapter
 
+    @property
+    def is_compiled(self) -> bool:
+        """See :class:`~chunk_grpo_core.method.policy.Policy`."""
+        return self._policy.is_compiled
+
     def run(self, work: Callable[[Velocity], T]) -> T:
         """See :class:`~chunk_grpo_core.method.policy.Policy`."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..measure.evaluate import Evaluation, Interval, evaluate, paired_gain
 from ..method.cancel import CheckCancel, never_cancel
-from ..method.policy import Policy
+from ..method.policy import Policy, base_model
 from ..method.reward import Reward
 from ..processes.collective import Processes
 from ..prompts.example import Prompt, examples_of
@@ -65,9 +65,11 @@ class Outcome:
         return paired_gain(self.before, self.after)
 
     @property
-    def ratio_error_first_update(self) -> float:
-        """Largest |ratio - 1| at the first update of any rollout of the run."""
-        return max(row["ratio_error_first_update"] for row in self.rows)
+    def ratio_error_first_update(self) -> float | None:
+        """Largest |ratio - 1| at the first update of any rollout of the run; None if the algorithm
+        has no ratio."""
+        errors = [row.get("ratio_error_first_update") for row in self.rows]
+        return max((error for error in errors if error is not None), default=None)
 
     def plot(self, *, dark: bool = False) -> Tensor:
         """Training curves with the measurements on held-out prompts."""
@@ -88,7 +90,7 @@ class Outcome:
             "reward": self.reward,
             "chunk_grpo_version": __version__,
             "chunk_grpo_recipe": json.dumps(config.flat()),
-            "chunk_plan": ", ".join(map(str, config.plan.sizes)),
+            "chunk_plan": ", ".join(map(str, config.plan.sizes if config.plan else ())),
             "steps": str(config.grid.steps),
             "iterations": str(len(self.rows)),
             "seed": str(config.seed),
@@ -222,7 +224,7 @@ def run_experiment(
         if iterations and config.evaluate_every and iterations % config.evaluate_every == 0:
             tell(iterations, measure("during"))
 
-    with policy.adapter.disabled():
+    with base_model(policy):
         before = measure("before")
     if resume:
         trainer.resume()

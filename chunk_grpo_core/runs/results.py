@@ -9,7 +9,7 @@ from pathlib import Path
 from ..lora.files import diffusers_lora, save_lora
 from ..method.dynamics import DynamicsCurve, dynamics_curve
 from ..method.noise import Noise, derive_seed
-from ..method.policy import Policy, Velocity
+from ..method.policy import Policy, Velocity, base_model, trained_adapter
 from ..method.rollout import Trajectory, rollout
 from ..prompts.example import Prompt
 from ..train.batch_limit import BatchLimit
@@ -46,11 +46,11 @@ def write_results(
     """
     config = outcome.config
     lora = save_lora(
-        diffusers_lora(policy.adapter.state_dict(), config.lora.file_alpha),
+        diffusers_lora(trained_adapter(policy).state_dict(), config.lora.file_alpha),
         folder.path / LORA_FILE,
         outcome.lora_metadata(),
     )
-    with policy.adapter.disabled():
+    with base_model(policy):
         curve = measure_curve(policy, prompts, config)
     dynamics = plot_dynamics(curve, config.plan)
     pictures = (

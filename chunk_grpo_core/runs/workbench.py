@@ -17,7 +17,7 @@ from ..configfile.run_config import RunConfig
 from ..configfile.writing import write_config
 from ..lora.files import continued_state, load_lora
 from ..method.dynamics import DynamicsCurve
-from ..method.policy import Policy
+from ..method.policy import Policy, base_model
 from ..method.reward import Reward
 from ..models.diffusers_policy import DiffusersPolicy
 from ..models.sharding import ShardedPolicy
@@ -297,7 +297,7 @@ def _settings(config: RunConfig, policy: Policy, parts: _Parts) -> TrainConfig:
         parts.listener(EvaluationProgress("curve", fraction))
 
     def measure() -> DynamicsCurve:
-        with policy.adapter.disabled():
+        with base_model(policy):
             few = parts.prompts.train[:_CURVE_PROMPTS]
             return measure_curve(policy, few, config.settings, progress)
 
@@ -307,9 +307,8 @@ def _settings(config: RunConfig, policy: Policy, parts: _Parts) -> TrainConfig:
 def _run(
     parts: _Parts, settings: TrainConfig, policy: Policy, folder: RunFolder, *, resume: bool
 ) -> TrainedRun:
-    limit = BatchLimit(size=settings.batch_size)
-    if parts.shard:  # a call that one process tries again would be answered by no other
-        limit.is_out_of_memory = lambda error: False
+    # A call that one process of a sharded model tries again would be answered by no other.
+    limit = BatchLimit(size=settings.batch_size, may_halve=not parts.shard)
     outcome = run_experiment(
         policy,
         parts.reward,

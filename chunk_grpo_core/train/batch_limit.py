@@ -44,6 +44,9 @@ class BatchLimit:
 
     size: int | None = None
     """Largest batch, 1 or more; None as long as nothing limits it."""
+    may_halve: bool = True
+    """Whether work may be done again with a smaller batch; if not, a lack of memory is an error
+    like any other."""
     is_out_of_memory: Callable[[Exception], bool] = _is_out_of_memory
     """Whether an exception says that memory ran out."""
     empty_cache: Callable[[], None] = _empty_cache
@@ -70,7 +73,7 @@ class BatchLimit:
             except NothingFits:
                 raise
             except Exception as error:
-                if not self.is_out_of_memory(error):
+                if not (self.may_halve and self.is_out_of_memory(error)):
                     raise
                 reason = str(error)
             # Not inside the handler: there the exception still holds the frames of the failed try,

@@ -13,15 +13,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import get_type_hints
 
+from ..algorithms import algorithm_of
 from ..lora.adapter import LoraConfig
 from ..method.advantage import AdvantageConfig
-from ..method.chunks import ChunkPlan, drawn_count
+from ..method.chunks import ChunkPlan
 from ..method.dynamics import DynamicsCurve, PlanSource
 from ..method.objective import ObjectiveConfig
 from ..method.planners import read_plan
 from ..method.rules import SdeConfig
 from ..method.schedule import TimeGrid
-from ..method.windows import WindowConfig, check_noise, window_positions
+from ..method.windows import WindowConfig
 
 __all__ = ["OPTIMIZERS", "PARTS", "OptimizerConfig", "TrainConfig"]
 
@@ -96,8 +97,10 @@ class TrainConfig:
 
     grid: TimeGrid
     """Noise levels of the rollout."""
-    plan: ChunkPlan
-    """Chunks of the trainable steps."""
+    plan: ChunkPlan | None = None
+    """Chunks of the trainable steps; None for an algorithm that has none."""
+    algorithm: str = "chunk_grpo"
+    """How to train; one of the names in ``algorithms/__init__.py``."""
     sde: SdeConfig = field(default_factory=SdeConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -143,12 +146,6 @@ class TrainConfig:
     ``train/self_test.py``."""
 
     def __post_init__(self) -> None:
-        self.plan.check_covers(self.grid.trainable_steps)
-        if not self.sde.is_stochastic:
-            raise ValueError(
-                f"sde is {self.sde.rule} with eta {self.sde.eta}: training needs a stochastic rule "
-                "with eta above 0, or there is nothing to explore"
-            )
         if self.group_size < 2:
             raise ValueError(
                 f"group_size is {self.group_size}; advantages compare samples of one prompt, "
@@ -165,8 +162,6 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if self.evaluate_every < 0:
             raise ValueError(f"evaluate_every is {self.evaluate_every}; it must be 0 or more")
-        if not 0.0 < self.chunk_fraction <= 1.0:
-            raise ValueError(f"chunk_fraction is {self.chunk_fraction}; it must be in (0, 1]")
         for name in ("batch_size", "update_batch_size"):
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -176,9 +171,7 @@ class TrainConfig:
                 f"updates_per_rollout is {self.optimizer.updates_per_rollout}, but there are only "
                 f"{self.prompts_per_iteration} prompts per iteration; each update needs a group"
             )
-        for window in window_positions(self.window, self.plan):
-            drawn_count(self.plan, self.chunk_fraction, window)
-        check_noise(self.noise, self.ode_solver, self.window)
+        algorithm_of(self)  # refuses what does not suit it
 
     def flat(self) -> dict[str, object]:
         """Every setting by its dotted key, as plain values that JSON can hold.
@@ -200,8 +193,8 @@ class TrainConfig:
 
         Args:
             patch: ``grid`` (a ``TimeGrid``, or its sigmas), ``plan`` (a ``ChunkPlan``, text as
-                :func:`~chunk_grpo_core.method.planners.read_plan` takes it, or what :meth:`flat`
-                gives), and all that differs from the defaults, such as
+                :func:`~chunk_grpo_core.method.planners.read_plan` takes it, what :meth:`flat`
+                gives, or None), and all that differs from the defaults, such as
                 ``{"iterations": 20, "optimizer.learning_rate": 1e-4}``.
             curve: For a plan that is read off one.
 
@@ -221,11 +214,10 @@ class TrainConfig:
             else:
                 _check_known(key, cls, "")
                 plain[key] = value
-        for key in ("grid", "plan"):
-            if key not in plain:
-                raise ValueError(f"{key} is missing; it has no default")
+        if "grid" not in plain:
+            raise ValueError("grid is missing; it has no default")
         grid = _grid(plain["grid"])
-        plan = _plan(plain["plan"], grid, curve)
+        plan = _plan(plain.get("plan"), grid, curve)
         built = {part: kind(**parts[part]) for part, kind in PARTS.items()}
         return cls(**{**plain, **built, "grid": grid, "plan": plan})  # type: ignore[arg-type]
 
@@ -246,8 +238,8 @@ def _grid(value: object) -> TimeGrid:
     raise ValueError(f"grid is {value!r}; it must be a TimeGrid, or a list of sigmas")
 
 
-def _plan(value: object, grid: TimeGrid, curve: DynamicsCurve | None) -> ChunkPlan:
-    if isinstance(value, ChunkPlan):
+def _plan(value: object, grid: TimeGrid, curve: DynamicsCurve | None) -> ChunkPlan | None:
+    if value is None or isinstance(value, ChunkPlan):
         return value
     if isinstance(value, str):
         return read_plan(value, grid.trainable_steps, curve)

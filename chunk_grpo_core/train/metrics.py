@@ -1,6 +1,6 @@
-"""One iteration's row of numbers, computed from what the trainer saw.
+"""One iteration's row of numbers: what every algorithm has, and the columns of the one that trains.
 
-Legend: P groups (prompts), G samples in a group, K chunks.
+Legend: P groups (prompts), G samples in a group.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..method.advantage import Advantages
-from ..method.chunk_statistics import ChunkStatistics
 from ..method.reward import RewardBatch, RewardPart
 
 __all__ = ["UpdateReport", "metrics_row"]
@@ -22,14 +21,10 @@ __all__ = ["UpdateReport", "metrics_row"]
 class UpdateReport:
     """What the optimiser steps of one iteration did."""
 
-    statistics: ChunkStatistics
-    """Over all updates of the iteration."""
-    ratio_error_first_update: float
-    """Largest |r_j - 1| of the first, on-policy update; 0 on the CPU."""
     grad_norms: Sequence[float]
     """L2 norm of the gradient before clipping, one for each update."""
-    passes: int
-    """Sample-steps that went through backward."""
+    columns: Mapping[str, object]
+    """The algorithm's own, JSON-ready."""
 
 
 def metrics_row(
@@ -41,7 +36,6 @@ def metrics_row(
     seconds: Mapping[str, float],
     peak_memory_gib: float | None,
     *,
-    has_reference: bool = False,
     batch_size: int | None = None,
 ) -> dict[str, object]:
     """Build the JSON-ready row that goes to metrics.jsonl.
@@ -54,12 +48,8 @@ def metrics_row(
         update: What the optimiser did.
         seconds: Time of each phase.
         peak_memory_gib: Peak accelerator memory, None on the CPU.
-        has_reference: The distance to the reference policy was measured.
         batch_size: Samples in one call of the model, as the iteration ended; None for no limit.
     """
-    stats = update.statistics
-    count = stats.count.clamp(min=1)
-    trained = max(int(stats.count.sum()), 1)
     return {
         "iteration": iteration,
         "reward_mean": _mean([batch.values[batch.valid] for batch in rewards]),
@@ -72,14 +62,8 @@ def metrics_row(
         "advantage_std": float(_std(advantages.values[advantages.trained])),
         "zero_variance_groups": advantages.zero_variance_groups,
         "masked_scores": advantages.masked,
-        "ratio_error_first_update": update.ratio_error_first_update,
-        "ratio_mean": _per_chunk(stats.ratio / count, stats.count),
-        "ratio_max_deviation": _per_chunk(stats.deviation, stats.count),
-        "clip_fraction": _per_chunk(stats.clipped / count, stats.count),
-        "approx_kl": float(stats.kl.sum() / trained),
-        "reference_gap": float(stats.gap.sum() / trained) if has_reference else None,
+        **update.columns,
         "grad_norm": sum(update.grad_norms) / len(update.grad_norms),
-        "trained_passes": update.passes,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_gib": peak_memory_gib,
         "batch_size": batch_size,
@@ -111,8 +95,3 @@ def _mean(parts: Sequence[Tensor]) -> float | None:
 
 def _std(values: Tensor) -> Tensor:
     return values.std() if len(values) > 1 else torch.zeros(1)
-
-
-def _per_chunk(values: Tensor, count: Tensor) -> list[float | None]:
-    """One number for each chunk, None where no sample drew it."""
-    return [float(v) if n else None for v, n in zip(values, count, strict=True)]

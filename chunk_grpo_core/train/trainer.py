@@ -1,41 +1,26 @@
-"""The loop: sample by step, score, compare inside the group, optimise by chunk.
-
-Where this loop departs from the official code (github.com/xingzhejun/GCPO, June 2026):
-
-1. A LoRA is trained, not the whole model.
-2. The model sees sigma itself, not int(1000 sigma) / 1000.
-3. Steps stream through gradient accumulation (``streaming.py``); the official loop sends a chunk
-   as one batch. The gradient is the same, peak memory is that of one step.
-4. Initial noise is shared inside a group (option), not across all prompts of an iteration.
-5. Scores that are missing or not finite are masked and counted.
-6. Picture x_0 comes from the deterministic last step, and the reward sees the same picture.
-7. Where batch shapes can change last bits (accelerators), old log-probs are measured again in the
-   geometry of the update; the official loop compares a batch of one with a batch of a chunk.
-8. Chunks are drawn before the rollout, so that noise can be left out where nothing is trained.
-"""
+"""The loop: sample by step, score, compare inside the group, update with an algorithm."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial, reduce
+from operator import add
+from typing import Any, TypeVar
 
 import torch
 
-from ..method.advantage import iteration_advantages
+from ..algorithms import algorithm_of
+from ..algorithms.algorithm import Algorithm, SampledGroup, Task
+from ..method.advantage import Advantages, iteration_advantages
 from ..method.cancel import CheckCancel, never_cancel
-from ..method.chunks import draw_chunks
-from ..method.noise import Noise, derive_seed
-from ..method.plan_mismatches import plan_mismatches
-from ..method.policy import Policy, Velocity
-from ..method.reward import Reward, RewardBatch, RewardFailed, check_scored
-from ..method.rollout import Trajectory, rollout
-from ..method.streaming import GroupTask
-from ..method.windows import noisy_steps, window_chunks
-from ..processes.collective import Processes, Share
+from ..method.policy import Policy, Velocity, trained_adapter
+from ..method.reward import Reward, RewardBatch, check_scored
+from ..method.rollout import Trajectory
+from ..method.stream import Stream
+from ..processes.collective import Processes
 from ..prompts.example import Example, Prompt, examples_of
-from .background_scoring import Overlap
 from .batch_limit import BatchLimit
 from .checkpoint import Checkpoint, RunFolder
 from .config import TrainConfig
@@ -53,26 +38,15 @@ from .events import (
 )
 from .metrics import UpdateReport, metrics_row
 from .optimizer import AdapterOptimizer
+from .requests import requests_of_iteration
+from .score_queue import ScoreQueue, score_group
 from .self_test import self_test
-from .update import Updater
 
-__all__ = ["Trainer", "prompts_of_iteration"]
+__all__ = ["Trainer"]
 
 log = logging.getLogger(__name__)
 
-P = TypeVar("P")
 T = TypeVar("T")
-
-
-def prompts_of_iteration(prompts: Sequence[P], iteration: int, count: int, seed: int) -> list[P]:
-    """Walk through the prompts in shuffled order, every prompt once in each epoch."""
-    chosen = []
-    for position in range(iteration * count, (iteration + 1) * count):
-        epoch, index = divmod(position, len(prompts))
-        generator = torch.Generator().manual_seed(derive_seed(seed, "prompts", epoch))
-        order = torch.randperm(len(prompts), generator=generator)
-        chosen.append(prompts[int(order[index])])
-    return chosen
 
 
 class _Stop(Exception):
@@ -80,7 +54,7 @@ class _Stop(Exception):
 
 
 class Trainer:
-    """Train a policy's adapter on a reward. The only stateful object of the library."""
+    """Train a policy's adapter on a reward: adapter, optimiser and iteration are its state."""
 
     def __init__(
         self,
@@ -89,6 +63,7 @@ class Trainer:
         prompts: Sequence[Prompt],
         config: TrainConfig,
         *,
+        algorithm: Algorithm[Any, Any] | None = None,
         run_folder: RunFolder | None = None,
         listener: Listener = ignore,
         check_cancel: CheckCancel = never_cancel,
@@ -103,6 +78,7 @@ class Trainer:
             reward: What to maximise.
             prompts: What to train on, at least one; their metadata goes to the reward.
             config: All settings.
+            algorithm: How to train; the one that ``config.algorithm`` names if None.
             run_folder: Where checkpoints go; None keeps nothing.
             listener: Hears every event; of several processes only that of the first does, and only
                 of its own groups.
@@ -113,30 +89,24 @@ class Trainer:
             processes: Those that train together; this one alone if None.
 
         Raises:
-            ValueError: There are no prompts, or the processes cannot share them.
+            ValueError: There are no prompts, the policy has no adapter, or the processes cannot
+                share the prompts.
         """
         if not prompts:
             raise ValueError("there are no prompts to train on; give at least one")
         self.policy, self.reward, self.config = policy, reward, config
         self.prompts = examples_of(prompts)
         self.iteration = 0
+        self._adapter, self._algorithm = trained_adapter(policy), algorithm or algorithm_of(config)
         self._processes = processes or Processes()
         self._shares = self._processes.shares(config.prompts_per_iteration, config.group_size)
         writes = self._processes.is_writer
         self._folder, self._listen = (run_folder, listener) if writes else (None, ignore)
         self._check_cancel, self._wants_stop = check_cancel, wants_stop
-        self._processes.copy_from_writer(policy.adapter.parameters())
-        self._optimizer = AdapterOptimizer(policy.adapter.parameters(), config.optimizer)
+        self._processes.copy_from_writer(self._adapter.parameters())
+        self._optimizer = AdapterOptimizer(self._adapter.parameters(), config.optimizer)
         self._limit = limit or BatchLimit(size=config.batch_size)
         self._decode_limit = replace(self._limit, size=None)
-        self._updater = Updater(
-            policy=policy,
-            optimizer=self._optimizer,
-            config=config,
-            limit=self._limit,
-            check_cancel=check_cancel,
-            processes=self._processes,
-        )
         self._is_tested = not config.self_test
 
     def resume(self) -> int:
@@ -144,7 +114,7 @@ class Trainer:
         folder = self._folder
         checkpoint = self._processes.from_writer(lambda: folder.load() if folder else None)
         if checkpoint:
-            self.policy.adapter.load_state_dict(checkpoint.adapter)
+            self._adapter.load_state_dict(checkpoint.adapter)
             self._optimizer.restore(checkpoint.optimizer)
             self.iteration = checkpoint.iteration
         return self.iteration
@@ -156,9 +126,7 @@ class Trainer:
 
     def _state(self) -> Checkpoint:
         """A copy, on the CPU."""
-        return Checkpoint(
-            self.iteration, self.policy.adapter.state_dict(), self._optimizer.tensors()
-        )
+        return Checkpoint(self.iteration, self._adapter.state_dict(), self._optimizer.tensors())
 
     def train(self, watch: Callable[[int], None] = lambda done: None) -> None:
         """Run the iterations that are left.
@@ -172,14 +140,12 @@ class Trainer:
                 the iterations that were done is left in the run folder.
             FloatingPointError: The gradient is not finite.
             NothingScored: No picture of an iteration has a score; it is not counted as done.
-            SelfTestFailed: Gradients through the policy are wrong; see :mod:`.selftest`.
+            SelfTestFailed: Gradients through the policy are wrong; see :mod:`.self_test`.
 
         At the end the adapter holds the average of its weights if ``optimizer.ema_decay`` is set.
         """
-        config = self.config
-        mismatches = plan_mismatches(config.plan, config.grid, config.sde, self.policy.name)
-        if mismatches:
-            log.warning("the chunk plan does not fit this training: %s", " ".join(mismatches))
+        for doubt in self._algorithm.doubts(self.policy.name):
+            log.warning("%s", doubt)
         self._optimizer.clear()  # a cancelled run left half an update behind
         self._listen(RunStart(self.iteration, self.config.iterations))
         saved = self.iteration
@@ -203,6 +169,146 @@ class Trainer:
             self.save()
         self._optimizer.finish()
 
+    def _iterate(self) -> None:
+        seconds: dict[str, float] = {}
+        score = partial(score_group, self.policy, self.reward, self._decode_limit)
+        in_thread = self.config.score_while_sampling
+        with ScoreQueue(score, self._tell, in_thread=in_thread) as queue:
+            with timed(seconds, "rollout"):
+                groups = self.sample(queue)
+            with timed(seconds, "score"):
+                rewards = self.score(queue)
+        advantages = self.compare(groups, rewards)
+        with timed(seconds, "update"):
+            report = self.update(groups, advantages)
+        seconds["total"] = sum(seconds.values())
+        row = metrics_row(
+            self.iteration,
+            self.reward.name,
+            rewards,
+            advantages,
+            report,
+            seconds,
+            largest(self._processes.gather(peak_gib(self.policy.device))),
+            batch_size=smallest(self._processes.gather(self._limit.size)),
+        )
+        self._listen(IterationEnd(self.iteration, row))
+
+    def sample(self, queue: ScoreQueue) -> list[SampledGroup]:
+        """Roll out the groups of this process, and queue each for its scores."""
+        shape = self.policy.latent_shape
+        requests = requests_of_iteration(
+            self.prompts, self.iteration, self._shares, self.config, shape
+        )
+
+        def phase(velocity: Velocity) -> list[SampledGroup]:
+            groups = []
+            for request in requests:
+                stream = self._stream(velocity, self._limit.size, self._check)
+                group = SampledGroup(request, self._algorithm.sample(stream, request))
+                groups.append(group)
+                queue.add(group.trajectory)
+                self._progress("rollout", 0.5 * len(groups) / len(self._shares))
+            return groups
+
+        return self._run(phase)
+
+    def score(self, queue: ScoreQueue) -> list[RewardBatch]:
+        """Wait for the scores of the groups of all processes; one batch for each whole group."""
+        shares = list(zip(self._shares, queue.results(), strict=True))
+        batches: list[list[RewardBatch]] = [[] for _ in range(self.config.prompts_per_iteration)]
+        for of_process in self._processes.gather(shares):
+            for share, batch in of_process:
+                batches[share.group].append(batch)
+        rewards = [RewardBatch.joined(of_group) for of_group in batches]
+        check_scored(rewards, self.reward.name, f"iteration {self.iteration + 1}")
+        return rewards
+
+    def compare(self, groups: Sequence[SampledGroup], rewards: Sequence[RewardBatch]) -> Advantages:
+        """Turn the rewards of all groups into advantages."""
+        advantages = iteration_advantages(rewards, self.config.advantage)
+        of_groups = tuple(_own(advantages, group) for group in groups)
+        self._listen(AdvantagesEnd(self.iteration, of_groups))
+        return advantages
+
+    def update(self, groups: Sequence[SampledGroup], advantages: Advantages) -> UpdateReport:
+        """Take the iteration's optimiser steps; the first sees the policy that sampled."""
+        tasks: list[Task | None] = [None] * self.config.prompts_per_iteration
+        for group in groups:
+            weight = group.trajectory.group_size / self.config.group_size
+            task = self._algorithm.task(group, _own(advantages, group), weight)
+            tasks[group.request.number] = task
+        return self._run(lambda velocity: self._step(velocity, tasks))
+
+    def _step(self, velocity: Velocity, tasks: list[Task | None]) -> UpdateReport:
+        """Test the gradients if nobody has, then step.
+
+        Args:
+            velocity: The model, adapter on.
+            tasks: One for each group of the iteration; None for groups of other processes.
+        """
+        settings = self.config.optimizer
+        updates = settings.updates_per_rollout * settings.epochs
+        measurements, grad_norms = [], []
+        self._limit.attempt(lambda: self._test(velocity, tasks))
+        for update in range(updates):
+            accumulate = partial(self._accumulate, velocity, tasks, update)
+            tasks, measured = self._limit.attempt(accumulate)
+            measurements += measured
+            self._processes.sum_gradients(self._adapter.parameters())
+            grad_norms.append(self._optimizer.step(self.iteration * updates + update))
+            self._progress("update", 0.5 + 0.5 * (update + 1) / updates)
+        of_all = reduce(add, self._processes.gather(reduce(add, measurements)))
+        return UpdateReport(grad_norms, self._algorithm.report(of_all, self.iteration))
+
+    def _accumulate(
+        self, velocity: Velocity, tasks: list[Task | None], update: int
+    ) -> tuple[list[Task | None], list[Any]]:
+        """Leave the gradient of one update in the adapter; the first prepares the tasks for all."""
+        self._optimizer.clear()  # a try that ran out of memory left part of a gradient behind
+        size = smallest([self.config.update_batch_size, self._limit.size])
+        stream = self._stream(velocity, size, self._check_cancel)
+        algorithm, every = self._algorithm, self.config.optimizer.updates_per_rollout
+        if update == 0:  # with the batch shapes of this try
+            tasks = [task and algorithm.prepare(stream, task, self.policy) for task in tasks]
+        chosen = tasks[update % every :: every]
+        return tasks, [
+            algorithm.gradient(stream, task, scale=1.0 / len(chosen), update=update)
+            for task in chosen
+            if task is not None
+        ]
+
+    def _test(self, velocity: Velocity, tasks: Sequence[Task | None]) -> None:
+        """Test the gradients once, on the first own group that has a stochastic step."""
+        for task in filter(None, tasks):
+            if not self._is_tested and task.trajectory.stochastic.any():
+                self_test(
+                    velocity,
+                    self._adapter.parameters(),
+                    task.trajectory,
+                    device=self.policy.device,
+                    limit=self._limit,
+                    check_cancel=self._check_cancel,
+                )
+                self._is_tested = True
+
+    def _tell(self, group: Trajectory, images: torch.Tensor, batch: RewardBatch) -> None:
+        text = Example.of(group.prompt).text
+        self._listen(RolloutEnd(self.iteration, text, images, batch.known))
+
+    def _run(self, work: Callable[[Velocity], T]) -> T:
+        """One phase, with a velocity that never takes more samples than fit."""
+        return self.policy.run(lambda velocity: work(self._limit.fit(velocity)))
+
+    def _stream(self, velocity: Velocity, size: int | None, check: CheckCancel) -> Stream:
+        return Stream(
+            velocity,
+            device=self.policy.device,
+            batch_size=size,
+            mixes_times=self.policy.mixes_times,
+            check_cancel=check,
+        )
+
     def _is_stopped(self) -> bool:
         """Whether training ends here; the wish of the first process counts for all."""
         return self._processes.from_writer(lambda: self.iteration > 0 and self._wants_stop())
@@ -213,140 +319,10 @@ class Trainer:
         if self._processes.count == 1 and self._is_stopped():
             raise _Stop
 
-    def _iterate(self) -> None:
-        config, seconds = self.config, {}
-        prompts = prompts_of_iteration(
-            self.prompts, self.iteration, config.prompts_per_iteration, config.seed
-        )
-        drawn = [self._draw(share) for share in self._shares]
-        with Overlap(self._score, self._scored, config.score_while_sampling) as scoring:
-            with timed(seconds, "rollout"):
-                groups = self._run(lambda v: self._sample(v, prompts, drawn, scoring.add))
-            with timed(seconds, "score"):
-                rewards = self._all_rewards(scoring.results())
-        check_scored(rewards, self.reward.name, f"iteration {self.iteration + 1}")
-        advantages = iteration_advantages(rewards, config.advantage)
-        tasks: list[GroupTask | None] = [None] * len(prompts)
-        for share, group, chunks in zip(self._shares, groups, drawn, strict=True):
-            values = advantages.values[share.group][share.samples]
-            weight = group.group_size / config.group_size
-            tasks[share.group] = GroupTask(group, values, chunks, weight=weight)
-        compared = tuple(task.advantages for task in tasks if task)
-        self._listen(AdvantagesEnd(self.iteration, compared))
-        with timed(seconds, "update"):
-            report = self._run(lambda velocity: self._update(velocity, tasks))
-        seconds["total"] = sum(seconds.values())
-        row = metrics_row(
-            self.iteration,
-            self.reward.name,
-            rewards,
-            advantages,
-            report,
-            seconds,
-            largest(self._processes.gather(peak_gib(self.policy.device))),
-            has_reference=config.objective.kl_ref > 0,
-            batch_size=smallest(self._processes.gather(self._limit.size)),
-        )
-        self._listen(IterationEnd(self.iteration, row))
-
-    def _run(self, work: Callable[[Velocity], T]) -> T:
-        """One phase, with a velocity that never takes more samples than fit."""
-        return self.policy.run(lambda velocity: work(self._limit.fit(velocity)))
-
-    def _sample(
-        self,
-        velocity: Velocity,
-        prompts: Sequence[Example],
-        drawn: Sequence[torch.Tensor],
-        on_group: Callable[[Trajectory], None],
-    ) -> list[Trajectory]:
-        """Roll out the groups of this process, with noise where the config wants it."""
-        config = self.config
-        groups = []
-        for share, chunks in zip(self._shares, drawn, strict=True):
-            seed = derive_seed(config.seed, "rollout", self.iteration, share.group)
-            groups.append(
-                rollout(
-                    velocity,
-                    prompts[share.group],
-                    config.grid,
-                    config.sde,
-                    Noise(config.share_initial_noise, seed, len(chunks), share.samples.start),
-                    self.policy.latent_shape,
-                    stochastic=noisy_steps(config.noise, config.plan, self._window, chunks),
-                    solver=config.ode_solver,
-                    device=self.policy.device,
-                    batch_size=self._limit.size,
-                    keep_means=config.objective.needs_old_mean,
-                    check_cancel=self._check,
-                )
-            )
-            on_group(groups[-1])
-            self._progress("rollout", 0.5 * len(groups) / len(self._shares))
-        return groups
-
-    def _score(self, group: Trajectory) -> tuple[torch.Tensor, RewardBatch]:
-        """Decode a group and score it."""
-        images = self._decode_limit.join(self.policy.decode, group.x_0)
-        try:
-            batch = self.reward.score(images, [group.prompt] * group.group_size)
-        except RewardFailed as error:
-            log.warning("iteration %d: a group has no reward: %s", self.iteration, error)
-            batch = RewardBatch.failed(group.group_size, str(error))
-        return images, batch
-
-    def _scored(self, group: Trajectory, found: tuple[torch.Tensor, RewardBatch]) -> RewardBatch:
-        self._listen(
-            RolloutEnd(self.iteration, Example.of(group.prompt).text, found[0], found[1].known)
-        )
-        return found[1]
-
-    def _all_rewards(self, own: list[RewardBatch]) -> list[RewardBatch]:
-        """The scores of all groups, in their order."""
-        parts: list[list[RewardBatch]] = [[] for _ in range(self.config.prompts_per_iteration)]
-        for found in self._processes.gather(list(zip(self._shares, own, strict=True))):
-            for share, batch in found:
-                parts[share.group].append(batch)
-        return [RewardBatch.joined(batches) for batches in parts]
-
-    def _draw(self, share: Share) -> torch.Tensor:
-        """Draw the chunks that the samples of a share train on."""
-        config = self.config
-        seed = derive_seed(config.seed, "chunks", self.iteration, share.group)
-        group = draw_chunks(
-            config.plan, config.chunk_fraction, config.group_size, seed, self._window
-        )
-        return group[share.samples]
-
-    @property
-    def _window(self) -> range:
-        """The chunks this iteration may train."""
-        config = self.config
-        return window_chunks(config.window, config.plan, self.iteration, config.seed)
-
-    def _update(self, velocity: Velocity, tasks: Sequence[GroupTask | None]) -> UpdateReport:
-        """Test the gradients if nobody has, then take the iteration's optimiser steps."""
-        self._limit.attempt(lambda: self._test(velocity, tasks))
-        return self._updater(
-            velocity,
-            tasks,
-            self.iteration,
-            lambda fraction: self._progress("update", 0.5 + 0.5 * fraction),
-        )
-
-    def _test(self, velocity: Velocity, tasks: Sequence[GroupTask | None]) -> None:
-        """Test the gradients once, on the first own group that has a stochastic step."""
-        for task in filter(None, tasks):
-            if not self._is_tested and task.trajectory.stochastic.any():
-                self_test(
-                    velocity,
-                    self.policy.adapter.parameters(),
-                    task.trajectory,
-                    device=self.policy.device,
-                    limit=self._limit,
-                    check_cancel=self._check_cancel,
-                )
-                self._is_tested = True
-
     def _progress(self, phase: str, fraction: float) -> None:
         self._listen(PhaseProgress(self.iteration, phase, fraction))
+
+
+def _own(advantages: Advantages, group: SampledGroup) -> torch.Tensor:
+    """The advantages of the samples of one request."""
+    return advantages.values[group.request.number][group.request.samples]

@@ -130,15 +130,16 @@ def plot_training(
             )
         top.set_ylabel("reward")
         _legend_above(top, theme)
-        chunks = len(rows[0]["clip_fraction"])
+        chunks = len(rows[0].get("clip_fraction", ()))  # other algorithms have other columns
         for chunk in range(chunks):
             values = [_number(row["clip_fraction"][chunk]) for row in rows]
             colour = PALETTE[chunk % len(PALETTE)]
             left.plot(x, smoothed(values), color=colour, lw=1.4, label=f"{chunk + 1}")
         left.set_ylabel("clipped, by chunk")
-        if chunks <= 6:
+        if 1 <= chunks <= 6:
             _legend_above(left, theme)
-        right.plot(x, [_number(row["approx_kl"]) for row in rows], color=GREEN, label="KL")
+        distance = [_number(row.get("approx_kl")) for row in rows]
+        right.plot(x, distance, color=GREEN, label="KL")
         right.set_ylabel("KL to the sampler", color=GREEN)
         norm = right.twinx()
         norm.plot(x, [_number(row["grad_norm"]) for row in rows], color=ORANGE, lw=1.2)

@@ -52,9 +52,10 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
 
     Returns:
         ``name``; ``model``, ``reward``; ``iterations`` wished for and ``done``; ``plan`` (sizes)
-        and ``weights``; ``clip`` (lower and upper range of the ratio); ``rows`` of metrics.jsonl
-        from iteration ``since`` on, without what nobody draws; ``held_out``: all rows of
-        held_out.jsonl; ``group``: the newest group (see ``watch/newest_group.py``) or None;
+        and ``weights``, None without a plan; ``clip`` (lower and upper range of the ratio);
+        ``rows`` of metrics.jsonl from iteration ``since`` on, without what nobody draws;
+        ``held_out``: all rows of held_out.jsonl; ``group``: the newest group (see
+        ``watch/newest_group.py``) or None;
         ``is_measured``: whether the run came to its end, early or not. JSON-ready.
 
     Raises:
@@ -66,14 +67,14 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
     config = record["config"]
     rows = read_metrics(run.metrics_file)
     held_out = read_metrics(run.path / HELD_OUT_FILE)
-    objective, plan = config["objective"], config["plan"]
+    objective, plan = config["objective"], config["plan"] or {}
     return {
         "name": run.path.name,
         "model": record["model"],
         "reward": record["reward"],
         "iterations": config["iterations"],
         "done": len(rows),
-        "plan": plan["sizes"],
+        "plan": plan.get("sizes"),
         "weights": plan.get("weights"),
         "clip": [objective["clip_low"], objective["clip_high"]],
         "rows": [_drawn(row) for row in rows if row["iteration"] >= since],

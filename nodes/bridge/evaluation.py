@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from ...chunk_grpo_core.lora.adapter import LoraConfig
 from ...chunk_grpo_core.measure.evaluate import Evaluation, evaluate
 from ...chunk_grpo_core.method.reward import Reward
 from ...chunk_grpo_core.method.schedule import TimeGrid
@@ -72,25 +71,23 @@ def compare_models(
             vae,
             {text: prompts.conditioning[text] for text in (e.text for e in prompts.held_out)},
             latent_shape_of(model, latent),
-            LoraConfig(rank=1, targets="all-linear"),
-            seed=0,
+            None,
             negative=negative,
             cfg=cfg,
             batch=batch_size or seeds,
             limit=limit,
         )
-        with policy.adapter.disabled():
-            return evaluate(
-                policy,
-                reward,
-                prompts.held_out,
-                grid,
-                seeds=seeds,
-                seed=noise_seed,
-                limit=limit,
-                progress=lambda fraction: show_progress(bar, done + int(_UNITS * fraction)),
-                check_cancel=check_interrupt,
-            )
+        return evaluate(
+            policy,
+            reward,
+            prompts.held_out,
+            grid,
+            seeds=seeds,
+            seed=noise_seed,
+            limit=limit,
+            progress=lambda fraction: show_progress(bar, done + int(_UNITS * fraction)),
+            check_cancel=check_interrupt,
+        )
 
     with torch.inference_mode(False):
         before = measure(base, 0)

@@ -94,8 +94,8 @@ class NativePolicy:
         vae: VAE | None,
         conditioning: Mapping[str, Conditioning],
         latent_shape: tuple[int, ...],
-        lora: LoraConfig,
-        seed: int,
+        lora: LoraConfig | None,
+        seed: int = 0,
         *,
         negative: Conditioning | None = None,
         cfg: float = 1.0,
@@ -111,7 +111,8 @@ class NativePolicy:
             vae: Its VAE; None if nothing will be decoded.
             conditioning: Prompt text -> its positive CONDITIONING.
             latent_shape: Shape of one latent (see :func:`latent_shape_of`).
-            lora: Size and place of the LoRA to train.
+            lora: Size and place of the LoRA to train; None for a policy that is only looked at, so
+                that the MODEL is sampled as it is.
             seed: Seed of its initial factors.
             negative: Negative CONDITIONING; needed when ``cfg`` is not 1.
             cfg: Scale of classifier-free guidance; 1 means none.
@@ -144,8 +145,11 @@ class NativePolicy:
         self._limit = limit or BatchLimit()
         guidance = "" if cfg == 1.0 else f" (cfg {cfg:g})"
         self._name = name or f"comfyui/{type(model.model).__name__}{guidance}"
-        self._adapter = HookLora(model, lora, seed, activation_offloading=activation_offloading)
-        self._scaled = LossScale(self._adapter.parameters(), self._shape)
+        self._adapter: HookLora | None = None
+        self._scaled: Callable[[Tensor], Tensor] = lambda v_t: v_t
+        if lora is not None:
+            self._adapter = HookLora(model, lora, seed, activation_offloading=activation_offloading)
+            self._scaled = LossScale(self._adapter.parameters(), self._shape)
         self._trainee: ModelPatcher | None = None
 
     @property
@@ -164,9 +168,19 @@ class NativePolicy:
         return self._model.load_device
 
     @property
-    def adapter(self) -> HookLora:
+    def adapter(self) -> HookLora | None:
         """The LoRA under training."""
         return self._adapter
+
+    @property
+    def mixes_times(self) -> bool:
+        """False: not every native model takes a time for each sample."""
+        return False
+
+    @property
+    def is_compiled(self) -> bool:
+        """False: compiled blocks are left out in training."""
+        return False
 
     def run(self, work: Callable[[Velocity], T]) -> T:
         """Load the MODEL, call ``work(velocity)`` with autograd enabled, and let the MODEL go."""
@@ -229,6 +243,12 @@ class NativePolicy:
         return image[..., :3].clamp(0.0, 1.0)
 
     def lora_model(self) -> dict[str, Tensor]:
-        """The LoRA as a LORA_MODEL: what LoraModelLoader and SaveLoRA of ComfyUI take."""
+        """The LoRA as a LORA_MODEL: what LoraModelLoader and SaveLoRA of ComfyUI take.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if self._adapter is None:
+            raise ValueError("this policy was made without a LoRA")
         with torch.inference_mode(False):
             return native_lora(self._adapter.state_dict(), self._adapter.config.file_alpha)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...chunk_grpo_core.lora.adapter import LoraConfig
 from ...chunk_grpo_core.method.noise import Noise, derive_seed
 from ...chunk_grpo_core.method.policy import Velocity
 from ...chunk_grpo_core.method.rollout import Trajectory, rollout
@@ -48,8 +47,7 @@ def roll_out(
             None,
             {example.text: prompts.conditioning[example.text] for example in chosen},
             latent_shape_of(model, latent),
-            LoraConfig(rank=1, targets="all-linear"),
-            seed=0,
+            None,
             negative=negative,
             cfg=cfg,
             batch=group_size,
@@ -75,7 +73,6 @@ def roll_out(
                 show_progress(bar, index + 1)
             return groups
 
-        with policy.adapter.disabled():
-            groups = policy.run(sample)
+        groups = policy.run(sample)
         x_0 = torch.cat([group.x_0 for group in groups])
         return Rollouts(groups, policy.name), model.model.process_latent_out(x_0)

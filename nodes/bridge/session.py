@@ -128,14 +128,16 @@ def _prepare(model: ModelPatcher) -> ModelPatcher:
 
 @contextmanager
 def training_session(
-    model: ModelPatcher, adapter: HookLora, batch_shape: tuple[int, ...]
+    model: ModelPatcher, adapter: HookLora | None, batch_shape: tuple[int, ...]
 ) -> Iterator[ModelPatcher]:
     """Load ``model`` with ``adapter`` attached; inside, autograd works and inference mode is off.
+
+    Without an adapter the same kernels run, but nothing can be differentiated.
 
     Args:
         model: A flow-matching MODEL, with or without LoRAs stacked on it; better not a dynamic one
             (see :func:`without_dynamic_vram`).
-        adapter: Its LoRA.
+        adapter: Its LoRA; None leaves the MODEL as it is.
         batch_shape: Shape of the largest batch of latents, for the memory estimate.
 
     Yields:
@@ -146,17 +148,19 @@ def training_session(
     """
     check_flow_model(model)
     work = _prepare(model)
-    work.set_injections(_KEY, [PatcherInjection(inject=adapter.inject, eject=adapter.eject)])
+    if adapter:
+        work.set_injections(_KEY, [PatcherInjection(inject=adapter.inject, eject=adapter.eject)])
     try:
         with _training_flag(), _trusted_attention(), held(work):
             with torch.inference_mode():
                 needed = work.memory_required([2 * batch_shape[0], *batch_shape[1:]])
                 memory.load_models_gpu([work], memory_required=needed)
-            if not adapter.attached:
+            if adapter and not adapter.attached:
                 raise RuntimeError("ComfyUI loaded the MODEL without attaching the LoRA to it")
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.inference_mode(False), torch.set_grad_enabled(adapter is not None):
                 yield work
     finally:
         work.eject_model()
-        adapter.eject(work)  # an inject that failed halfway is unknown to the patcher
-        work.remove_injections(_KEY)
+        if adapter:
+            adapter.eject(work)  # an inject that failed halfway is unknown to the patcher
+            work.remove_injections(_KEY)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...chunk_grpo_core.lora.files import continued_state, save_lora
+from ...chunk_grpo_core.method.policy import trained_adapter
 from ...chunk_grpo_core.method.reward import NothingScored, Reward
 from ...chunk_grpo_core.runs.experiment import Outcome, run_experiment
 from ...chunk_grpo_core.runs.results import LORA_FILE, write_pictures
@@ -146,9 +147,9 @@ def train_lora(
             activation_offloading=activation_offloading,
         )
         if continue_from is not None:
-            adapter = policy.adapter
+            adapter = trained_adapter(policy)
             adapter.load_state_dict(
-                continued_state(continue_from, adapter.state_dict(), adapter.config.scale)
+                continued_state(continue_from, adapter.state_dict(), config.lora.scale)
             )
         folder = open_run(request)
         with watched_run(folder.path.name, asker, config) as run, _way_on(folder.path.name):

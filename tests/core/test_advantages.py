@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from chunk_grpo_core.method.advantage import AdvantageConfig, group_advantages
 from chunk_grpo_core.method.noise import Noise, derive_seed
-from chunk_grpo_core.train.trainer import prompts_of_iteration
+from chunk_grpo_core.train.requests import prompts_of_iteration
 
 REWARDS = arrays("float32", (3, 6), elements=st.integers(-1000, 1000).map(float))
 MASK = arrays("bool", (3, 6))

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from chunk_grpo_core.method.chunks import ChunkPlan
+from chunk_grpo_core.method.group_task import GroupTask
 from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
-from chunk_grpo_core.method.streaming import GroupTask, accumulate_group, with_reference
+from chunk_grpo_core.method.stream import Stream
+from chunk_grpo_core.method.streaming import accumulate_group, with_reference
 
 DEVICE = torch.device("meta")  # any that is not the CPU; no tensor is really made there
 LATENT, GROUP = (2, 8, 8), 6
@@ -93,7 +95,7 @@ def task_of(steps, batch_size=None):
         )
     plan = ChunkPlan((steps - 1,))
     drawn = torch.ones(GROUP, 1, dtype=torch.bool)
-    return GroupTask(trajectory, torch.linspace(-1, 1, GROUP), drawn), plan, device.peak
+    return GroupTask(trajectory, plan, torch.linspace(-1, 1, GROUP), drawn), device.peak
 
 
 CONFIG = ObjectiveConfig(clip_low=1e-2, clip_high=1e-2, kl_ref=0.1, kl_old=0.1)
@@ -101,12 +103,13 @@ CONFIG = ObjectiveConfig(clip_low=1e-2, clip_high=1e-2, kl_ref=0.1, kl_old=0.1)
 
 def update_peak(steps, batch_size=None, is_on_policy=False):
     """Bytes that the gradient of a group takes, the reference included."""
-    task, plan, _ = task_of(steps, batch_size)
-    options = {"plan": plan, "config": CONFIG, "device": DEVICE, "batch_size": batch_size}
+    task, _ = task_of(steps, batch_size)
+    options = {"device": DEVICE, "batch_size": batch_size}
     with Device() as device:
         factor = torch.full((8,), 0.31).to(DEVICE).requires_grad_(True)
-        task = with_reference(velocity_of(factor.detach()), task, **options)
-        accumulate_group(velocity_of(factor), task, scale=1.0, is_on_policy=is_on_policy, **options)
+        task = with_reference(Stream(velocity_of(factor.detach()), **options), task, CONFIG)
+        stream = Stream(velocity_of(factor), **options)
+        accumulate_group(stream, task, CONFIG, scale=1.0, is_on_policy=is_on_policy)
     assert factor.grad is not None and float(factor.grad.as_subclass(Tensor).norm()) > 0
     kept = (task.reference.v_t, task.reference.log_p)
     assert all(type(tensor) is Tensor for tensor in kept)
@@ -114,7 +117,7 @@ def update_peak(steps, batch_size=None, is_on_policy=False):
 
 
 def test_what_a_rollout_keeps_is_in_system_memory():
-    task, _, _ = task_of(5)
+    task, _ = task_of(5)
     trajectory = task.trajectory
     for tensor in (trajectory.states, trajectory.log_p, trajectory.means, trajectory.stochastic):
         assert type(tensor) is Tensor and tensor.device.type == "cpu"
@@ -122,9 +125,9 @@ def test_what_a_rollout_keeps_is_in_system_memory():
 
 
 def test_a_rollout_takes_no_more_with_more_steps_and_less_with_a_smaller_batch():
-    few, many = task_of(4)[2], task_of(12)[2]
+    few, many = task_of(4)[1], task_of(12)[1]
     assert STATE < few == many
-    assert task_of(12, batch_size=2)[2] < 0.5 * many
+    assert task_of(12, batch_size=2)[1] < 0.5 * many
 
 
 @pytest.mark.parametrize("is_on_policy", [True, False])

@@ -14,14 +14,15 @@ from torch.distributions import Normal, kl_divergence
 
 from chunk_grpo_core.method.chunk_statistics import chunk_statistics
 from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks, per_step_plan
+from chunk_grpo_core.method.group_task import GroupTask
 from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.objective import ObjectiveConfig, StepTerms, group_loss
 from chunk_grpo_core.method.replay import replay_step
 from chunk_grpo_core.method.rollout import Trajectory, rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.method.stream import Stream
 from chunk_grpo_core.method.streaming import (
-    GroupTask,
     accumulate_group,
     coefficients,
     recompute_old_policy,
@@ -58,7 +59,7 @@ def moved_policy(plan, *, amount=0.05, fraction=0.5, noise="all"):
     with torch.no_grad():
         for factor in policy.adapter.parameters():
             factor.add_(amount * torch.randn(factor.shape, generator=generator))
-    return policy, GroupTask(group_of, advantages, drawn)
+    return policy, GroupTask(group_of, plan, advantages, drawn)
 
 
 def whole_terms(policy, task):
@@ -95,7 +96,7 @@ def gradient(policy):
 def whole_gradient(policy, task, plan, config):
     """The gradient of the loss as one graph over all steps, and the terms."""
     terms = whole_terms(policy, task)
-    group_loss(terms, task.facts(plan), config).backward()
+    group_loss(terms, task.facts(), config).backward()
     return gradient(policy), StepTerms(*(term.detach() for term in terms))
 
 
@@ -116,7 +117,7 @@ def step_level_grpo(log_p, old_log_p, advantages, trained, config):
 
 
 def assert_off_policy_and_clipping(terms, task, plan, config):
-    stats = chunk_statistics(terms, task.facts(plan), task.drawn, config)
+    stats = chunk_statistics(terms, task.facts(), task.drawn, config)
     assert float(stats.deviation.max()) > 1e-3
     assert 0 < int(stats.clipped.sum()) < int(task.drawn.sum())
 
@@ -138,7 +139,7 @@ def test_coefficients_of_one_step_per_chunk_are_step_level_grpo_to_the_last_bit(
     loss = step_level_grpo(log_p, task.trajectory.log_p.T, task.advantages, task.drawn, TIGHT)
     (expected,) = torch.autograd.grad(loss, log_p)
     terms = StepTerms(log_p, torch.zeros_like(log_p), torch.zeros_like(log_p))
-    assert torch.equal(coefficients(terms, task.facts(plan), TIGHT).log_p, expected)
+    assert torch.equal(coefficients(terms, task.facts(), TIGHT).log_p, expected)
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
@@ -161,11 +162,11 @@ def test_streamed_gradient_is_that_of_the_whole_clipped_objective(plan, batch_si
     expected, terms = whole_gradient(policy, task, plan, TIGHT)
     assert_off_policy_and_clipping(terms, task, plan, TIGHT)
     stats, passes = accumulate_group(
-        policy.velocity, task, plan, TIGHT, scale=0.5, is_on_policy=False, batch_size=batch_size
+        Stream(policy.velocity, batch_size=batch_size), task, TIGHT, scale=0.5, is_on_policy=False
     )
     error = (2.0 * gradient(policy) - expected).norm() / expected.norm()
     assert float(error) < 1e-6
-    whole = chunk_statistics(terms, task.facts(plan), task.drawn, TIGHT)
+    whole = chunk_statistics(terms, task.facts(), task.drawn, TIGHT)
     assert stats.clipped.tolist() == whole.clipped.tolist()
     assert torch.allclose(stats.ratio, whole.ratio) and torch.allclose(stats.kl, whole.kl)
     widths = torch.tensor(plan.sizes)
@@ -180,11 +181,11 @@ def test_one_pass_on_policy_is_the_whole_gradient_with_a_ratio_of_exactly_one(ba
     expected, _ = whole_gradient(policy, task, plan, TIGHT)
     policy.calls.clear()
     stats, passes = accumulate_group(
-        policy.velocity, task, plan, TIGHT, scale=1.0, is_on_policy=True, batch_size=batch_size
+        Stream(policy.velocity, batch_size=batch_size), task, TIGHT, scale=1.0, is_on_policy=True
     )
     assert float((gradient(policy) - expected).norm() / expected.norm()) < 1e-6
     assert stats.deviation.max() == 0.0 and stats.clipped.sum() == 0
-    assert passes == int(task.needed_steps(plan, TIGHT).sum())
+    assert passes == int(task.needed_steps(TIGHT).sum())
     assert max(policy.calls) <= max(batch_size or GROUP, 4)
 
 
@@ -194,22 +195,15 @@ def test_a_chunk_whose_steps_took_no_noise_cannot_be_trained(is_on_policy):
     policy, task = moved_policy(plan, noise="drawn")
     task = replace(task, drawn=~task.drawn)
     with pytest.raises(ValueError, match=r"step \d was deterministic for some of these samples"):
-        accumulate_group(policy.velocity, task, plan, TIGHT, scale=1.0, is_on_policy=is_on_policy)
+        accumulate_group(Stream(policy.velocity), task, TIGHT, scale=1.0, is_on_policy=is_on_policy)
 
 
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_no_call_of_the_model_grows_with_the_chunk(batch_size):
     policy, task = moved_policy(ChunkPlan((8,)))
     policy.calls.clear()
-    accumulate_group(
-        policy.velocity,
-        task,
-        ChunkPlan((8,)),
-        TIGHT,
-        scale=1.0,
-        is_on_policy=False,
-        batch_size=batch_size,
-    )
+    stream = Stream(policy.velocity, batch_size=batch_size)
+    accumulate_group(stream, task, TIGHT, scale=1.0, is_on_policy=False)
     assert max(policy.calls) <= (batch_size or GROUP)
 
 
@@ -222,7 +216,7 @@ def test_clipped_and_undrawn_samples_have_a_coefficient_of_zero():
     drawn[3, 1] = False
     log_p = torch.full((4, 4), 0.5)  # far above the range: the clip holds gains, not losses
     log_p[2:] = -0.5  # far below it
-    facts = GroupTask(trajectory, advantages, drawn).facts(plan)
+    facts = GroupTask(trajectory, plan, advantages, drawn).facts()
     terms = StepTerms(log_p, torch.zeros(4, 4), torch.zeros(4, 4))
     found = coefficients(terms, facts, TIGHT).log_p
     assert (found != 0).tolist() == [[False] * 4, [True] * 4, [True] * 4, [False] * 4]
@@ -244,7 +238,7 @@ def test_streamed_gradient_of_step_ratios_is_that_of_the_whole_objective(batch_s
     expected, terms = whole_gradient(policy, task, plan, config)
     assert_off_policy_and_clipping(terms, task, plan, config)
     accumulate_group(
-        policy.velocity, task, plan, config, scale=1.0, is_on_policy=False, batch_size=batch_size
+        Stream(policy.velocity, batch_size=batch_size), task, config, scale=1.0, is_on_policy=False
     )
     found = gradient(policy)
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
@@ -253,9 +247,11 @@ def test_streamed_gradient_of_step_ratios_is_that_of_the_whole_objective(batch_s
 def test_recomputed_log_p_makes_the_present_policy_the_old_one():
     plan = ChunkPlan((1, 2, 2, 3))
     policy, task = moved_policy(plan)
-    fresh = recompute_old_policy(policy.velocity, task, plan, TIGHT)
+    fresh = recompute_old_policy(Stream(policy.velocity), task, TIGHT)
     assert not torch.equal(fresh.trajectory.log_p, task.trajectory.log_p)
-    stats, _ = accumulate_group(policy.velocity, fresh, plan, TIGHT, scale=1.0, is_on_policy=False)
+    stats, _ = accumulate_group(
+        Stream(policy.velocity), fresh, TIGHT, scale=1.0, is_on_policy=False
+    )
     assert stats.deviation.max() == 0.0
 
 
@@ -275,9 +271,9 @@ def test_recomputed_log_p_is_measured_as_the_update_will_measure_it(with_gradien
     plan = ChunkPlan((1, 2, 2, 3))
     policy, task = moved_policy(plan)
     velocity = OtherBitsWithGradients(policy)
-    fresh = recompute_old_policy(velocity, task, plan, TIGHT, with_gradients=with_gradients)
+    fresh = recompute_old_policy(Stream(velocity), task, TIGHT, with_gradients=with_gradients)
     assert not fresh.trajectory.log_p.requires_grad
-    stats, _ = accumulate_group(velocity, fresh, plan, TIGHT, scale=1.0, is_on_policy=True)
+    stats, _ = accumulate_group(Stream(velocity), fresh, TIGHT, scale=1.0, is_on_policy=True)
     assert (stats.deviation.max() == 0.0) == with_gradients
 
 
@@ -303,7 +299,7 @@ GUARDED = {
 
 def measured_reference(policy, task, plan, config):
     with policy.adapter.disabled():
-        return with_reference(policy.velocity, task, plan, config)
+        return with_reference(Stream(policy.velocity), task, config)
 
 
 @pytest.mark.parametrize(("noise", "batch_size"), [("all", None), ("all", 3), ("drawn", 3)])
@@ -321,10 +317,10 @@ def test_streamed_gradient_of_guards_and_penalties_is_that_of_the_whole_objectiv
     if name != "ratio norm" and name != "all":
         assert_off_policy_and_clipping(terms, task, plan, config)
     stats, _ = accumulate_group(
-        policy.velocity, task, plan, config, scale=1.0, is_on_policy=False, batch_size=batch_size
+        Stream(policy.velocity, batch_size=batch_size), task, config, scale=1.0, is_on_policy=False
     )
     assert float((gradient(policy) - expected).norm() / expected.norm()) < 1e-6
-    whole = chunk_statistics(terms, task.facts(plan), task.drawn, config)
+    whole = chunk_statistics(terms, task.facts(), task.drawn, config)
     for found, wanted in ((stats.kl, whole.kl), (stats.clipped, whole.clipped)):
         assert torch.allclose(found, wanted, rtol=1e-4)
 
@@ -337,7 +333,7 @@ def test_one_pass_on_policy_is_exact_with_guards_and_penalties(name):
         task = measured_reference(policy, task, plan, config)
     expected, _ = whole_gradient(policy, task, plan, config)
     stats, _ = accumulate_group(
-        policy.velocity, task, plan, config, scale=1.0, is_on_policy=True, batch_size=4
+        Stream(policy.velocity, batch_size=4), task, config, scale=1.0, is_on_policy=True
     )
     assert float((gradient(policy) - expected).norm() / expected.norm()) < 1e-6
     assert stats.deviation.max() == 0.0 and stats.clipped.sum() == 0
@@ -347,11 +343,11 @@ def test_penalties_train_samples_without_advantage_and_nothing_else_does():
     plan = ChunkPlan((1, 2, 2, 3))
     policy, task = moved_policy(plan)
     flat = replace(task, advantages=torch.zeros(GROUP))
-    assert not flat.needed_steps(plan, TIGHT).any()
+    assert not flat.needed_steps(TIGHT).any()
     config = GUARDED["velocity to reference"]
     flat = measured_reference(policy, flat, plan, config)
     stats, passes = accumulate_group(
-        policy.velocity, flat, plan, config, scale=1.0, is_on_policy=False
+        Stream(policy.velocity), flat, config, scale=1.0, is_on_policy=False
     )
     assert gradient(policy).abs().max() > 0 and stats.gap.sum() > 0
     widths = torch.tensor(plan.sizes)
@@ -365,7 +361,9 @@ def test_kl_to_the_reference_is_zero_for_an_adapter_that_does_nothing():
         for factor in policy.adapter.parameters():
             factor.zero_()
     task = measured_reference(policy, task, plan, config)
-    stats, _ = accumulate_group(policy.velocity, task, plan, config, scale=1.0, is_on_policy=False)
+    stats, _ = accumulate_group(
+        Stream(policy.velocity), task, config, scale=1.0, is_on_policy=False
+    )
     assert stats.gap.sum() == 0.0
 
 
@@ -382,7 +380,7 @@ def test_what_a_guard_needs_must_be_measured_first(config, message):
     policy, task = moved_policy(plan)
     task = replace(task, trajectory=replace(task.trajectory, means=None))
     with pytest.raises(ValueError, match=message):
-        accumulate_group(policy.velocity, task, plan, config, scale=1.0, is_on_policy=False)
+        accumulate_group(Stream(policy.velocity), task, config, scale=1.0, is_on_policy=False)
 
 
 def mixing(policy):
@@ -402,14 +400,11 @@ def test_mixed_batches_have_the_gradient_of_whole_autograd(plan, ratio, amount, 
     expected, _ = whole_gradient(policy, task, plan, config)
     mixed = mixing(policy)
     accumulate_group(
-        mixed.velocity,
+        Stream(mixed.velocity, batch_size=batch_size, mixes_times=True),
         task,
-        plan,
         config,
         scale=1.0,
         is_on_policy=amount == 0.0,
-        batch_size=batch_size,
-        mixes_times=True,
     )
     found = torch.cat([factor.grad.flatten() for factor in policy.adapter.parameters()])
     assert float((found - expected).norm() / expected.norm()) < 1e-5
@@ -431,14 +426,11 @@ def test_an_off_policy_update_takes_one_pass_where_chunks_fit(
     policy = mixing(policy)
     wide = ObjectiveConfig(clip_low=0.9, clip_high=9.0)  # nothing is clipped
     accumulate_group(
-        policy.velocity,
+        Stream(policy.velocity, batch_size=batch_size, mixes_times=mixes_times),
         task,
-        plan,
         wide,
         scale=1.0,
         is_on_policy=False,
-        batch_size=batch_size,
-        mixes_times=mixes_times,
     )
-    needed = int(task.needed_steps(plan, TIGHT).sum())
+    needed = int(task.needed_steps(TIGHT).sum())
     assert passes * needed <= sum(policy.calls) <= passes * needed + 4

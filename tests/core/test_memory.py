@@ -40,14 +40,14 @@ def gradient_of(policy, method, chunk):
     """The gradient that a method leaves, as one vector."""
     for factor in policy.adapter.parameters():
         factor.grad.zero_()
-    METHODS[method](policy, *task_of(policy, chunk, steps=STEPS, group=GROUP), WIDE)
+    METHODS[method](policy, task_of(policy, chunk, steps=STEPS, group=GROUP), WIDE)
     return torch.cat([factor.grad.flatten() for factor in policy.adapter.parameters()])
 
 
 def saved_by(model, method, chunk):
     policy, weights = model
-    task, plan = task_of(policy, chunk, steps=STEPS, group=GROUP)
-    return saved_bytes(weights, lambda: METHODS[method](policy, task, plan, WIDE))
+    task = task_of(policy, chunk, steps=STEPS, group=GROUP)
+    return saved_bytes(weights, lambda: METHODS[method](policy, task, WIDE))
 
 
 @pytest.mark.parametrize("mixes_times", [True, False])

@@ -10,8 +10,8 @@ import torch
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 
 from chunk_grpo_core.method.cancel import Cancelled
-from chunk_grpo_core.train.background_scoring import Overlap
 from chunk_grpo_core.train.events import IterationEnd, RolloutEnd
+from chunk_grpo_core.train.score_queue import ScoreQueue
 from chunk_grpo_core.train.trainer import Trainer
 
 
@@ -91,10 +91,27 @@ def test_a_cancelled_rollout_waits_for_the_score_under_way_and_drops_the_rest():
     assert not any(thread.name.startswith("score") for thread in threading.enumerate())
 
 
-def test_results_come_in_the_order_of_the_items():
-    delays = [0.03, 0.0, 0.01]
-    for is_on in (True, False):
-        with Overlap(lambda delay: time.sleep(delay) or delay, lambda a, b: (a, b), is_on) as work:
-            for delay in delays:
-                work.add(delay)
-            assert work.results() == [(delay, delay) for delay in delays]
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_scores_come_in_the_order_of_the_groups(in_thread):
+    delays, told = [0.03, 0.0, 0.01], []
+
+    def score(delay):
+        time.sleep(delay)
+        return f"pictures {delay}", f"scores {delay}"
+
+    with ScoreQueue(score, lambda *group: told.append(group), in_thread=in_thread) as queue:
+        for delay in delays:
+            queue.add(delay)
+        assert queue.results() == [f"scores {delay}" for delay in delays]
+    assert told == [(delay, f"pictures {delay}", f"scores {delay}") for delay in delays]
+
+
+def test_a_group_is_told_of_as_soon_as_it_is_scored():
+    told, end = [], time.monotonic() + 10
+    score = lambda group: (group, group)  # noqa: E731
+    with ScoreQueue(score, lambda *group: told.append(group), in_thread=True) as queue:
+        queue.add("first")
+        while not told and time.monotonic() < end:
+            time.sleep(0.001)
+            queue.add("next")
+        assert told[0] == ("first", "first", "first")

@@ -1,0 +1,31 @@
+"""Training algorithms, one file each.
+
+Here: what an algorithm needs of a rollout, what it makes of the scores, the gradient of one group,
+its numbers; and the list of all of them. Not here: the loop, the optimiser, memory, files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .algorithm import Algorithm
+from .chunk_grpo import ChunkGrpo
+
+__all__ = ["ALGORITHMS", "algorithm_of"]
+
+ALGORITHMS: dict[str, Callable[[Any], Algorithm[Any, Any]]] = {"chunk_grpo": ChunkGrpo}
+"""Value of the setting ``algorithm`` -> what makes one of a TrainConfig, or refuses it."""
+
+
+def algorithm_of(config: Any) -> Algorithm[Any, Any]:
+    """Build the algorithm that a TrainConfig names.
+
+    Raises:
+        ValueError: There is none of this name, or the settings do not suit it.
+    """
+    if config.algorithm not in ALGORITHMS:
+        raise ValueError(
+            f"algorithm is {config.algorithm!r}; it must be one of {', '.join(ALGORITHMS)}"
+        )
+    return ALGORITHMS[config.algorithm](config)
