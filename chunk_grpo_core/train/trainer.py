@@ -279,18 +279,23 @@ class Trainer:
         ]
 
     def _test(self, velocity: Velocity, tasks: Sequence[Task | None]) -> None:
-        """Test the gradients once, on the first own group that has a stochastic step."""
-        for task in filter(None, tasks):
-            if not self._is_tested and task.trajectory.stochastic.any():
-                self_test(
-                    velocity,
-                    self._adapter.parameters(),
-                    task.trajectory,
-                    device=self.policy.device,
-                    limit=self._limit,
-                    check_cancel=self._check_cancel,
-                )
-                self._is_tested = True
+        """Test the gradients once, on the first own group that has a step with noise."""
+        if self._is_tested:
+            return
+        groups = [task.trajectory for task in tasks if task]
+        noisy = [group for group in groups if group.stochastic.any()]
+        if noisy:
+            self_test(
+                velocity,
+                self._adapter.parameters(),
+                noisy[0],
+                device=self.policy.device,
+                limit=self._limit,
+                check_cancel=self._check_cancel,
+            )
+        else:
+            log.warning("self_test is on, but no step took noise, so gradients are not tested")
+        self._is_tested = True
 
     def _tell(self, group: Trajectory, images: torch.Tensor, batch: RewardBatch) -> None:
         text = Example.of(group.prompt).text

@@ -1,0 +1,203 @@
+"""The port of an algorithm, proved by a second one that has no plan, no noisy steps, no ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
+from torch import Tensor
+
+from chunk_grpo_core.algorithms import ALGORITHMS
+from chunk_grpo_core.algorithms.chunk_grpo import ChunkGrpo
+from chunk_grpo_core.method.cancel import Cancelled
+from chunk_grpo_core.method.rollout import Trajectory, derive_seed, rollout
+from chunk_grpo_core.method.rules import SdeConfig
+from chunk_grpo_core.runs.experiment import run_experiment
+from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.config import TrainConfig
+from chunk_grpo_core.train.events import IterationEnd
+from chunk_grpo_core.train.trainer import Trainer
+from chunk_grpo_core.watch.run_view import run_view
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best sample of a group."""
+
+    trajectory: Trajectory
+    x_0: Tensor
+    weight: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Losses:
+    total: float
+    count: int
+
+    def __add__(self, other):
+        return Losses(self.total + other.total, self.count + other.count)
+
+
+class BestOfN:
+    """Regress the velocity on the best sample of each group; needs x_0 alone, of any sampler."""
+
+    def __init__(self, config):
+        if config.plan is not None:
+            raise ValueError("plan is set, but best_of_n trains no chunks; leave it out")
+        self._config = config
+
+    def doubts(self, model):
+        return []
+
+    def sample(self, stream, request):
+        return rollout(
+            stream.velocity,
+            request.prompt,
+            self._config.grid,
+            SdeConfig(rule="ode"),
+            request.noise,
+            request.latent_shape,
+            device=stream.device,
+            batch_size=stream.batch_size,
+            check_cancel=stream.check_cancel,
+        )
+
+    def task(self, group, advantages, weight):
+        request = group.request
+        seed = derive_seed(self._config.seed, "times", request.iteration, request.number)
+        return Best(group.trajectory, group.trajectory.x_0[advantages.argmax()], weight, seed)
+
+    def prepare(self, stream, task, policy):
+        return task
+
+    def gradient(self, stream, task, *, scale, update):
+        generator = torch.Generator().manual_seed(derive_seed(task.seed, update))
+        total, times = 0.0, torch.rand(8, generator=generator).tolist()
+        for t in times:
+            eps = torch.randn(task.x_0.shape, generator=generator)
+            x_t = (1 - t) * task.x_0 + t * eps
+            v_t = stream.velocity(x_t[None], t, task.trajectory.prompt)[0]
+            loss = (v_t - (eps - task.x_0)).square().mean() / len(times)
+            (scale * task.weight * loss).backward()
+            stream.check_cancel()
+            total += float(loss.detach())
+        return Losses(total, 1)
+
+    def report(self, measured, iteration):
+        return {"regression_loss": measured.total / measured.count}
+
+
+@pytest.fixture(autouse=True)
+def best_of_n(monkeypatch):
+    monkeypatch.setitem(ALGORITHMS, "best_of_n", BestOfN)
+
+
+def config_of(**changes):
+    """Settings that Chunk-GRPO would refuse."""
+    settings = {
+        "algorithm": "best_of_n",
+        "plan": None,
+        "sde": SdeConfig(rule="ode"),
+        "share_initial_noise": False,
+        "iterations": 7,
+    }
+    return toy_config(**(settings | changes))
+
+
+def trained(config, **options):
+    """Rows without timings, and the checkpoint that would be written."""
+    rows, policy = [], ToyPolicy()
+
+    def listen(event):
+        if isinstance(event, IterationEnd):
+            rows.append({k: v for k, v in event.metrics.items() if k != "seconds"})
+
+    trainer = Trainer(policy, Brightness(), PROMPTS, config, listener=listen, **options)
+    trainer.resume()
+    trainer.train()
+    return rows, policy.adapter.state_dict()
+
+
+def test_another_algorithm_learns_without_plan_noise_or_ratio(caplog):
+    rows, _ = trained(config_of(iterations=20, prompts_per_iteration=5))
+    rewards = [row["reward_mean"] for row in rows]
+    assert sum(rewards[-5:]) > sum(rewards[:5]) + 5 * 0.02
+    assert rows[-1]["regression_loss"] > 0 and rows[-1]["grad_norm"] > 0
+    chunk_columns = {"ratio_mean", "clip_fraction", "approx_kl", "ratio_error_first_update"}
+    assert not chunk_columns & rows[-1].keys()
+    assert caplog.text.count("gradients are not tested") == 1
+
+
+@pytest.mark.parametrize("calls", [1, 70, 140])
+def test_a_killed_run_of_another_algorithm_resumes_to_the_same_numbers(calls, tmp_path):
+    rows, adapter = trained(config_of())
+    with pytest.raises(Cancelled):
+        trained(config_of(), run_folder=RunFolder(tmp_path), check_cancel=CancelAfter(calls))
+    again, moved = trained(config_of(), run_folder=RunFolder(tmp_path))
+    assert again == rows[len(rows) - len(again) :] and (len(again) < 7) == (calls > 1)
+    assert all(torch.equal(moved[name], adapter[name]) for name in adapter)
+
+
+def test_a_whole_run_of_another_algorithm_is_measured_drawn_and_watched(tmp_path):
+    pytest.importorskip("matplotlib")
+    config, folder = config_of(iterations=2), RunFolder(tmp_path / "run")
+    outcome = run_experiment(ToyPolicy(), Brightness(), PROMPTS[:3], PROMPTS[3:], config, folder)
+    assert outcome.ratio_error_first_update is None
+    assert outcome.plot().std() > 0
+    assert outcome.lora_metadata()["chunk_plan"] == ""
+    view = run_view(folder.path)
+    assert view["plan"] is None and view["done"] == 2
+    assert folder.read_config() == config
+
+
+def test_an_algorithm_can_be_handed_over():
+    class Counting(ChunkGrpo):
+        asked = 0
+
+        def gradient(self, stream, task, *, scale, update):
+            Counting.asked += 1
+            return super().gradient(stream, task, scale=scale, update=update)
+
+    config = toy_config(iterations=1)
+    (rows, moved), (expected, adapter) = (
+        trained(config, algorithm=Counting(config)),
+        trained(config),
+    )
+    assert rows == expected and all(torch.equal(moved[name], adapter[name]) for name in adapter)
+    assert Counting.asked == config.prompts_per_iteration
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "chunk_grpo"}, "plan is not set; the algorithm chunk_grpo trains chunks"),
+        ({"algorithm": "grpo"}, "algorithm is 'grpo'; it must be one of chunk_grpo, best_of_n"),
+        ({"plan": toy_config().plan}, "plan is set, but best_of_n trains no chunks"),
+    ],
+)
+def test_settings_that_do_not_suit_the_algorithm_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config_of(**changes)
+
+
+def test_settings_without_a_plan_are_read_back():
+    config = config_of()
+    assert TrainConfig.from_json(config.to_json()) == config
+    assert TrainConfig.from_json(config.to_json()).algorithm == "best_of_n"
+
+
+def test_a_run_goes_on_with_its_own_algorithm_only(tmp_path):
+    folder, chunked = RunFolder(tmp_path / "run"), toy_config()
+    folder.create(chunked, {})
+    with pytest.raises(ValueError, match="started with algorithm = chunk_grpo, not best_of_n"):
+        folder.check_same(replace(chunked, algorithm="best_of_n", plan=None), {})
+
+
+def test_a_policy_without_an_adapter_cannot_be_trained():
+    policy = ToyPolicy()
+    policy.adapter = None
+    with pytest.raises(ValueError, match="the policy toy has no adapter, so there is nothing"):
+        Trainer(policy, Brightness(), PROMPTS, toy_config())
