@@ -2,8 +2,8 @@
 chunk (arXiv 2510.21583).
 
 Importing this package needs torch alone. The data flow, in reading order:
-``schedule -> sde -> rollout -> dynamics -> chunks -> advantage -> objective -> streaming ->
-trainer``; ``models/`` and ``rewards/`` plug in at the edges.
+``schedule -> rules -> rollout -> dynamics -> chunks -> advantage -> objective -> streaming ->
+chunk_grpo -> trainer``; ``models/`` and ``rewards/`` plug in at the edges.
 """
 
 from .lora.adapter import LoraConfig

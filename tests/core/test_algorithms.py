@@ -12,7 +12,8 @@ from torch import Tensor
 from chunk_grpo_core.algorithms import ALGORITHMS
 from chunk_grpo_core.algorithms.chunk_grpo import ChunkGrpo
 from chunk_grpo_core.method.cancel import Cancelled
-from chunk_grpo_core.method.rollout import Trajectory, derive_seed, rollout
+from chunk_grpo_core.method.noise import derive_seed
+from chunk_grpo_core.method.rollout import Trajectory, rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.train.checkpoint import RunFolder

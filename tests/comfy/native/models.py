@@ -78,25 +78,29 @@ def random_conditioning(seed: int = 1, tokens: int = 8) -> list[list[Any]]:
     return [[cross_attn, {"pooled_output": torch.randn(1, 64, generator=generator)}]]
 
 
-def architecture_policy(lab, name: str, model=None, targets: str = "all-linear", **options):
+def _lora(lab, targets: str | None):
+    """Size and place of a LoRA; none for None."""
+    config = lab.module("chunk_grpo_core.lora.adapter").LoraConfig
+    return targets and config(rank=4, alpha=8.0, targets=targets)
+
+
+def architecture_policy(lab, name: str, model=None, targets: str | None = "all-linear", **options):
     """A NativePolicy on a random MODEL of one of the ARCHITECTURES; its prompt is ``"p0"``."""
-    lora = lab.module("chunk_grpo_core.lora.adapter").LoraConfig(rank=4, alpha=8.0, targets=targets)
     return lab.module("nodes.bridge.policy").NativePolicy(
         model or models.build(name),
         options.pop("vae", None),
         {"p0": models.conditioning(name, 1)},
         ARCHITECTURES[name].latent,
-        lora,
+        _lora(lab, targets),
         0,
         **options,
     )
 
 
-def make_policy(lab, model, prompts: int = 1, targets: str = "all-linear", **options):
+def make_policy(lab, model, prompts: int = 1, targets: str | None = "all-linear", **options):
     """A NativePolicy on random conditioning; prompt i is called ``"pi"`` and has 8 - i tokens."""
     conditioning = {f"p{i}": random_conditioning(i + 1, 8 - i) for i in range(prompts)}
-    lora = lab.module("chunk_grpo_core.lora.adapter").LoraConfig(rank=4, alpha=8.0, targets=targets)
-    policy = lab.module("nodes.bridge.policy").NativePolicy
+    policy, lora = lab.module("nodes.bridge.policy").NativePolicy, _lora(lab, targets)
     return policy(model, options.pop("vae", None), conditioning, LATENT, lora, 0, **options)
 
 

@@ -15,6 +15,7 @@ from .models import (
     survives_errors_and_cancel,
     train,
     unchanged,
+    velocity_at,
 )
 
 
@@ -91,6 +92,14 @@ def test_gradients_equal_finite_differences(lab):
         assert errors[worst] <= 1e-3, (name, worst, errors[worst])
         idle = len(policy.adapter.parameters()) - len(_reached(policy))
         assert idle <= 16, (name, idle)  # text branch of a last block
+
+
+def test_a_policy_without_a_lora_samples_every_architecture_to_the_same_bits(lab):
+    with torch.inference_mode():
+        for name in ARCHITECTURES:
+            model, work = models.build(name), velocity_at(latent=ARCHITECTURES[name].latent)
+            alone = architecture_policy(lab, name, model, targets=None)
+            assert torch.equal(alone.run(work), architecture_policy(lab, name, model).run(work))
 
 
 def test_gradients_with_guidance_equal_finite_differences(lab):

@@ -13,6 +13,7 @@ from .models import (
     random_conditioning,
     random_model,
     train,
+    unchanged,
     velocity_at,
 )
 
@@ -39,6 +40,18 @@ def test_adapter_off_is_the_base_bit_for_bit(lab):
                 return velocity_at()(velocity)
 
         assert torch.equal(policy.run(off), base) and not torch.equal(on, base)
+
+
+def test_a_policy_without_a_lora_gives_the_pictures_of_one_whose_lora_is_off(lab):
+    with torch.inference_mode():
+        for model in every_kind_of_weights(lab):
+            alone, with_lora = make_policy(lab, model, targets=None), make_policy(lab, model)
+            assert alone.adapter is None
+            off = with_lora.run(velocity_at())  # B = 0
+            with unchanged(model, random_conditioning()):
+                assert torch.equal(alone.run(velocity_at()), off)
+            assert alone.run(lambda velocity: torch.is_grad_enabled()) is False
+            _refused(alone.lora_model, "without a LoRA")
 
 
 def test_rollout_and_training_forward_agree_bit_for_bit(lab):

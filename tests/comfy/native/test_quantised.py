@@ -15,6 +15,7 @@ from .models import (
     survives_errors_and_cancel,
     train,
     unchanged,
+    velocity_at,
 )
 
 LATENT = models.ARCHITECTURES["sd3"].latent
@@ -68,6 +69,14 @@ def test_quantised_files_are_trained_and_left_as_they_were(lab):
                 policy = architecture_policy(lab, "sd3", model)
                 losses = train(policy, 4)
                 assert losses[-1] < losses[0], (weights, losses)
+
+
+def test_a_policy_without_a_lora_samples_quantised_files_to_the_same_bits(lab):
+    with torch.inference_mode():
+        for weights in FORMATS:
+            model, work = _loaded(weights), velocity_at(latent=LATENT)
+            alone = architecture_policy(lab, "sd3", model, targets=None)
+            assert torch.equal(alone.run(work), architecture_policy(lab, "sd3", model).run(work))
 
 
 def test_errors_and_cancel_leave_quantised_files_as_they_were(lab):
