@@ -125,8 +125,8 @@ class ChunkGrpo:
         """
         if config.plan is None:
             raise ValueError(
-                "plan is not set; the algorithm chunk_grpo trains chunks of steps, so give it a "
-                "plan, for example one step per chunk (the word 'step')"
+                "plan is missing, and the algorithm chunk_grpo trains chunks of steps; set "
+                'plan.chunks to "step", to sizes such as "2, 3, 4, 7", ...'
             )
         config.plan.check_covers(config.grid.trainable_steps)
         if not config.sde.is_stochastic:

@@ -93,8 +93,6 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     model = ChosenModel(type=family.name, table=_table(family.table, values["model"]))
     plan = _table(PlanTable, values["plan"])
     plan = replace(plan, chunks=plan.chunks or str(base.get("plan", "")))
-    if not plan.chunks:
-        raise ValueError('plan.chunks is missing; write "step", sizes such as "2, 3, 4, 7", ...')
     base_grid = base.get("grid")
     grid = _grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model)
     steps = grid.trainable_steps

@@ -45,12 +45,16 @@ class PlanTable:
         words = self.weights.split()[:1]
         return needs_curve(self.chunks) or words in (["curve"], ["softmax"])
 
-    def read(self, trainable_steps: int, curve: DynamicsCurve | None = None) -> ChunkPlan:
-        """Build the plan.
+    def read(self, trainable_steps: int, curve: DynamicsCurve | None = None) -> ChunkPlan | None:
+        """Build the plan; None if there is none, for an algorithm without chunks.
 
         Raises:
-            ValueError: It does not fit the steps, or needs a curve.
+            ValueError: It does not fit the steps, or needs a curve; or only weights are given.
         """
+        if not self.chunks:
+            if self.weights:
+                raise ValueError(f"plan.weights is {self.weights!r}, but plan.chunks is missing")
+            return None
         plan = read_plan(self.chunks, trainable_steps, curve)
         return parse_weights(self.weights, plan, curve) if self.weights else plan
 

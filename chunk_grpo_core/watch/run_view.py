@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..train.checkpoint import RunFolder
+from ..train.config import TrainConfig
 from .history import HELD_OUT_FILE, read_metrics
 from .newest_group import read_group
 
@@ -64,19 +65,19 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
     """
     run = RunFolder(folder)
     record = run.read_record()
-    config = record["config"]
+    config = TrainConfig.of(record["config"])
     rows = read_metrics(run.metrics_file)
     held_out = read_metrics(run.path / HELD_OUT_FILE)
-    objective, plan = config["objective"], config["plan"] or {}
+    objective, plan = config.objective, config.plan
     return {
         "name": run.path.name,
         "model": record["model"],
         "reward": record["reward"],
-        "iterations": config["iterations"],
+        "iterations": config.iterations,
         "done": len(rows),
-        "plan": plan.get("sizes"),
-        "weights": plan.get("weights"),
-        "clip": [objective["clip_low"], objective["clip_high"]],
+        "plan": plan and list(plan.sizes),
+        "weights": plan and plan.weights and list(plan.weights),
+        "clip": [objective.clip_low, objective.clip_high],
         "rows": [_drawn(row) for row in rows if row["iteration"] >= since],
         "held_out": held_out,
         "group": read_group(run.path / "group"),

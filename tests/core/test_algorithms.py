@@ -174,7 +174,10 @@ def test_an_algorithm_can_be_handed_over():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"algorithm": "chunk_grpo"}, "plan is not set; the algorithm chunk_grpo trains chunks"),
+        (
+            {"algorithm": "chunk_grpo"},
+            "plan is missing, and the algorithm chunk_grpo",
+        ),
         ({"algorithm": "grpo"}, "algorithm is 'grpo'; it must be one of chunk_grpo, best_of_n"),
         ({"plan": toy_config().plan}, "plan is set, but best_of_n trains no chunks"),
     ],
@@ -186,8 +189,8 @@ def test_settings_that_do_not_suit_the_algorithm_are_refused(changes, message):
 
 def test_settings_without_a_plan_are_read_back():
     config = config_of()
-    assert TrainConfig.from_json(config.to_json()) == config
-    assert TrainConfig.from_json(config.to_json()).algorithm == "best_of_n"
+    assert TrainConfig.of(config.flat()) == config
+    assert TrainConfig.of(config.flat()).algorithm == "best_of_n"
 
 
 def test_a_run_goes_on_with_its_own_algorithm_only(tmp_path):

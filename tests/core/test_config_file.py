@@ -142,7 +142,14 @@ def test_a_preset_fills_what_the_file_does_not_say(name):
         (changed("plan", chunks="3, 3"), "cover 6 steps, but there are 4"),
         (changed("plan", weights="1, 2, 3"), "2 chunks need as many weights"),
         ({"model": {"type": "tiny"}, "plan": SMALL["plan"]}, "[grid] has nothing; it needs steps"),
-        ({"model": {"type": "tiny"}, "grid": SMALL["grid"]}, "plan.chunks is missing"),
+        (
+            {"model": {"type": "tiny"}, "grid": SMALL["grid"]},
+            "plan is missing, and the algorithm chunk_grpo trains chunks of steps; set plan.chunks",
+        ),
+        (
+            {"model": {"type": "tiny"}, "grid": SMALL["grid"], "plan": {"weights": "1, 2"}},
+            "plan.weights is '1, 2', but plan.chunks is missing",
+        ),
         (changed("model", type="sdxl"), "model.type is 'sdxl'; it must be one of tiny, flux"),
         (
             changed("model", width=64),
