@@ -105,7 +105,7 @@ def trainer_of(setting: Setting, iterations: int) -> Trainer:
 def measure(sweep: str, setting: Setting, iterations: int) -> Case:
     """Time the phases of iterations in this process."""
     trainer = trainer_of(setting, iterations + 1)
-    times: dict[str, list[float]] = {"_sample": [], "_update": []}
+    times: dict[str, list[float]] = {"sample": [], "update": []}
     for name, found in times.items():
         _time(trainer, name, found)
     rows: list[float] = []
@@ -115,8 +115,8 @@ def measure(sweep: str, setting: Setting, iterations: int) -> Case:
     return Case(
         sweep=sweep,
         setting=setting,
-        rollout=min(times["_sample"][1:]),
-        update=min(times["_update"][1:]),
+        rollout=min(times["sample"][1:]),
+        update=min(times["update"][1:]),
         trained=sum(passes) / len(passes),
     )
 

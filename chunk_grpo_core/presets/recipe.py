@@ -52,6 +52,10 @@ _OFF: dict[str, object] = {
     "lora.rs": False,
 }
 
+_ALGORITHM = Setting(
+    "algorithm", "chunk_grpo", "Ours: step-level methods are Chunk-GRPO with one step per chunk"
+)
+
 
 def settings(source: str, values: Mapping[str, tuple[object, str]]) -> tuple[Setting, ...]:
     """List settings of one file: key -> (value, where in the file)."""
@@ -61,8 +65,8 @@ def settings(source: str, values: Mapping[str, tuple[object, str]]) -> tuple[Set
 
 
 def complete(*parts: tuple[Setting, ...]) -> tuple[Setting, ...]:
-    """Join parts and switch off, by name, every method that they do not mention."""
-    stated = tuple(setting for part in parts for setting in part)
+    """Join parts, name the algorithm, and switch off, by name, every method they do not mention."""
+    stated = (_ALGORITHM, *(setting for part in parts for setting in part))
     known = {setting.key for setting in stated}
     off = (Setting(k, v, NOT_IN_THE_SOURCE) for k, v in _OFF.items() if k not in known)
     return (*stated, *off)
