@@ -18,7 +18,7 @@ from chunk_grpo_core.watch.history import read_metrics
 ITERATIONS = 4
 HELD_OUT = 8  # captions; all 96 are most of the time of a run as short as this
 SHORT = f"""
-from chunk_grpo_core import demo
+from chunk_grpo_core.cli import demo
 from chunk_grpo_core.__main__ import main
 demo.HELD_OUT = demo.HELD_OUT[:{HELD_OUT}]
 main()
