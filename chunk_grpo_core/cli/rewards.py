@@ -4,6 +4,7 @@
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..method.reward import Reward
+from ..prompts.example import Example, examples_of
+from ..prompts.files import read_prompt_file
 from ..rewards import load_reward
 from ..rewards.catalog import files_of
 from ..rewards.fetch import fetch_file
@@ -30,6 +33,13 @@ def score(
     prompt: Annotated[
         list[str] | None, typer.Option(help="One for all pictures, or one for each, in order.")
     ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of --prompt: a .txt, .jsonl or .csv file of them; their metadata goes "
+            "to the reward."
+        ),
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(help="KEY=VALUE for the reward, for example device=cuda; repeatable."),
@@ -42,7 +52,12 @@ def score(
 
     Nothing is downloaded: see fetch.
     """
-    prompts = prompt or [""]
+    if prompt and prompt_file:
+        raise ValueError("--prompt and --prompt-file were both given; give one of them")
+    prompts = examples_of(prompt or [""])
+    if prompt_file:
+        lines = read_prompt_file(prompt_file)
+        prompts = tuple(Example(line.text, line.metadata) for line in lines)
     if len(prompts) not in (1, len(images)):
         raise ValueError(
             f"{len(prompts)} prompts for {len(images)} pictures; give one, or one for each"
@@ -92,7 +107,9 @@ def fetch(
         typer.echo(f"{path}  sha256 {digest}")
 
 
-def _score_files(reward: Reward, paths: list[Path], prompts: list[str]) -> list[dict[str, Any]]:
+def _score_files(
+    reward: Reward, paths: list[Path], prompts: Sequence[Example]
+) -> list[dict[str, Any]]:
     """Score files of any sizes, those of one size together; one row for each, in order."""
     pictures = [load_picture(path) for path in paths]
     rows: list[dict[str, Any]] = [{} for _ in paths]
@@ -105,7 +122,7 @@ def _score_files(reward: Reward, paths: list[Path], prompts: list[str]) -> list[
         for place, i in enumerate(members):
             values = {key: float(value[place]) for key, value in numbers.items()}
             known = {key: v if math.isfinite(v) else None for key, v in values.items()}
-            rows[i] = {"image": str(paths[i]), "prompt": prompts[i], **known}
+            rows[i] = {"image": str(paths[i]), "prompt": prompts[i].text, **known}
     return rows
 
 

@@ -75,6 +75,31 @@ def test_prompts_belong_to_pictures_and_extras_are_told(tmp_path):
     assert right["score"] > wrong["score"] and right["strict"] == 1.0 > wrong["strict"]
 
 
+def test_a_prompt_file_brings_one_prompt_with_its_metadata_for_each_picture(
+    images, tmp_path, monkeypatch
+):
+    from chunk_grpo_core.rewards import ocr
+
+    monkeypatch.setattr(ocr, "RapidOcr", lambda **settings: ReadsOpen())
+    rows = [{"prompt": "a sign", "target_text": target} for target in ("open", "shut")]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    words = ("score", images[0], images[0], "--reward", "ocr", "--prompt-file", file)
+    scores = json.loads(run(*words, "--json").stdout)["scores"]
+    assert [(row["prompt"], row["score"]) for row in scores] == [("a sign", 1.0), ("a sign", 0.0)]
+    both = run(*words, "--prompt", "a sign")
+    assert both.exit_code == 2 and "both given" in both.stderr
+
+
+class ReadsOpen:
+    """Reads the same word in every picture."""
+
+    fingerprint = {"engine": "none"}
+
+    def __call__(self, levels):
+        return "OPEN"
+
+
 def test_the_table_names_pictures_and_scores(images):
     found = run("score", images[0], "--reward", "target_colour", "--setting", "colour=#ff0000")
     assert found.exit_code == 0 and "1.0000" in found.stdout and "target_colour" in found.stdout
