@@ -55,7 +55,7 @@ class InForce(NamedTuple):
     """A setting as a training would get it."""
 
     key: str
-    value: str
+    value: object
     source: str
     """"this node", the name of a preset, "settings that come in", or "default"."""
 
@@ -143,7 +143,7 @@ def in_force(keys: Iterable[str], own: Patch, incoming: Patch) -> list[InForce]:
             source = preset if is_stated else "settings that come in"
         else:
             value, source = declared(key).default, "default"
-        lines.append(InForce(key, plain(value), source))
+        lines.append(InForce(key, value, source))
     return lines
 
 

@@ -128,10 +128,11 @@ class SettingInput:
         return self.kind(given)
 
     def _tooltip(self, inherits: object) -> str:
-        default = self._shown(declared(self.key).default)
+        default = self.shown(declared(self.key).default)
         return f"{self.tooltip}\n{inherits}: as the settings that come in; by default {default}."
 
-    def _shown(self, value: object) -> str:
+    def shown(self, value: object) -> str:
+        """A value of the setting, as the input takes it."""
         if value is None:
             return "auto" if self.options else "0"
         return plain(value)
@@ -174,7 +175,10 @@ def settings_output(
     except ValueError as error:
         set_here = [s.name for s in table if s.key in own]
         raise ValueError(f"{error} (this node sets {', '.join(set_here) or 'nothing'})") from error
-    lines = in_force((key for setting in table for key in setting.keys), own, incoming)
-    text = "\n".join(f"{key} = {value}   [{source}]" for key, value, source in lines)
-    shown = {"chunk_grpo_settings": [line._asdict() for line in lines]}
-    return io.NodeOutput(patch, text, ui=shown)
+    rows = [
+        {"key": key, "value": setting.shown(value), "source": source}
+        for setting in table
+        for key, value, source in in_force(setting.keys, own, incoming)
+    ]
+    text = "\n".join("{key} = {value}   [{source}]".format(**row) for row in rows)
+    return io.NodeOutput(patch, text, ui={"chunk_grpo_settings": rows})

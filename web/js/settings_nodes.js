@@ -12,17 +12,20 @@ const HEIGHT = 110; // pixels; longer lists scroll
 
 const lists = new WeakMap();
 
-/** Show the settings that a node put into `ui`. */
+/** Show the settings that a node put into `ui`, what it sets itself first. */
 function show(node, output) {
-  const lines = output?.chunk_grpo_settings;
-  if (lines) lists.get(node)?.replaceChildren(...lines.map(line));
+  const rows = output?.chunk_grpo_settings;
+  const ordered = rows && [...rows].sort((a, b) => isOwn(b) - isOwn(a));
+  if (ordered) lists.get(node)?.replaceChildren(...ordered.map(line));
 }
 
-function line({ key, value, source }) {
-  const isOwn = source === "this node";
+const isOwn = ({ source }) => source === "this node";
+
+function line(row) {
+  const { key, value, source } = row;
   return h(
     "div",
-    { class: isOwn ? "setting own" : "setting", role: "listitem", title: `${key} = ${value}` },
+    { class: isOwn(row) ? "setting own" : "setting", role: "listitem", title: `${key} = ${value}` },
     h("span", { class: "key" }, key),
     h("span", {}, value),
     h("span", { class: "quiet" }, name(source)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -288,11 +290,12 @@ def test_a_node_says_what_is_in_force_and_where_it_comes_from(lab):
     assert "objective.kl_old = 0.5   [this node]" in lines
     assert "objective.kl_ref = 0.001   [safe-lora]" in lines
     assert "objective.kl_threshold = 0.00001   [default]" in lines
-    assert "advantage.keep = none   [safe-lora]" in lines
+    assert "advantage.keep = 0   [safe-lora]" in lines
     basic = node.GRPOSettings.execute(settings=changed.args[0])
     assert len(basic.args[1].splitlines()) == len(BASIC) + 1  # clip sets two
     assert "batch_size = 4   [settings that come in]" in basic.args[1]
     assert "model.activation_offloading = off   [default]" in basic.args[1]
+    assert "optimizer.recompute_log_p = auto   [default]" in basic.args[1]
     shown = basic.ui["chunk_grpo_settings"]
     assert shown[0] == {"key": "objective.clip_low", "value": "0.00005", "source": "safe-lora"}
     assert len(shown) == len(BASIC) + 1
@@ -363,3 +366,33 @@ def test_a_preset_that_needs_a_curve_says_how_to_measure_it(lab):
             words = ["plan of gcpo-v3", "no curve is connected", "flow and eta 0.7", "17 steps"]
             assert [word for word in words if word not in str(error)] == [], error
     assert asked == ["gcpo-v3"]
+
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "example_workflows" / "api"
+
+
+def inputs_in(name, class_type):
+    """Inputs of the nodes of a kind in an example."""
+    prompt = json.loads((EXAMPLES / f"{name}.json").read_text())
+    return [entry["inputs"] for entry in prompt.values() if entry["class_type"] == class_type]
+
+
+def test_the_quick_start_sets_a_clip_and_how_often_it_saves_and_measures(lab):
+    (inputs,) = inputs_in("01_quick_start_tiny_flux", "ChunkGRPO_GRPOSettings")
+    assert inputs.keys() == table(lab, nodes(lab).GRPOSettings).keys()
+    assert settings_of(nodes(lab).GRPOSettings, **inputs) == {
+        "objective.clip_low": 1e-4,
+        "objective.clip_high": 1e-4,
+        "checkpoint_every": 5,
+        "evaluate_every": 10,
+    }
+
+
+def test_the_examples_take_every_value_of_their_preset_but_the_batch_of_the_tiny_flux(lab):
+    batches = {
+        path.stem: inputs["batch_size"]
+        for path in EXAMPLES.iterdir()
+        for inputs in inputs_in(path.stem, "ChunkGRPO_GRPOPreset")
+    }
+    assert batches.pop("05_grpo_preset") == 12
+    assert len(batches) == 6 and set(batches.values()) == {-1}
