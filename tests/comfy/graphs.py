@@ -121,6 +121,19 @@ def with_preset(prompt: Prompt, name: str, *left_alone: str, **inputs: object) -
     return prompt
 
 
+SETTINGS_NODES = tuple(f"ChunkGRPO_GRPO{name}" for name in ("Settings", "Objective", "Exploration"))
+
+
+def without_inherited(prompt: Prompt) -> Prompt:
+    """Return a copy whose settings nodes name only what they set."""
+    named = copy.deepcopy(prompt)
+    for entry in named.values():
+        if entry["class_type"] in SETTINGS_NODES:
+            inputs = entry["inputs"].items()
+            entry["inputs"] = {k: v for k, v in inputs if v not in ("inherit", -1, "")}
+    return named
+
+
 def shown_text(run: Run, key: str) -> str:
     """Return the text that a node put into ``ui``."""
     return run.outputs[key]["text"][0]
