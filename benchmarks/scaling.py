@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from chunk_grpo_core.method.chunks import parse_plan
+from chunk_grpo_core.method.plan_text import read_plan
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.models.tiny.model import load_tiny_flux
@@ -77,7 +77,7 @@ def config_of(setting: Setting, iterations: int) -> TrainConfig:
     grid = shifted_grid(setting.steps, 3.0)
     return TrainConfig(
         grid=grid,
-        plan=parse_plan(setting.plan, grid.trainable_steps),
+        plan=read_plan(setting.plan, grid.trainable_steps),
         iterations=iterations,
         prompts_per_iteration=PROMPTS,
         group_size=setting.group,

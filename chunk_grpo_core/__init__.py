@@ -8,9 +8,10 @@ chunk_grpo -> trainer``; ``models/`` and ``rewards/`` plug in at the edges.
 
 from .lora.adapter import LoraConfig
 from .method.cancel import Cancelled
-from .method.chunks import ChunkPlan, parse_plan
+from .method.chunks import ChunkPlan
 from .method.dynamics import DynamicsCurve, dynamics_curve
 from .method.noise import Noise
+from .method.plan_text import read_plan
 from .method.policy import Adapter, Policy, Velocity
 from .method.reward import Reward, RewardBatch
 from .method.rollout import Trajectory, rollout
@@ -44,8 +45,8 @@ __all__ = [
     "__version__",
     "dynamics_curve",
     "flux_shift",
-    "parse_plan",
     "preset_config",
+    "read_plan",
     "rollout",
     "shifted_grid",
 ]

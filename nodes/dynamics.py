@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.method.chunks import ChunkPlan, parse_plan, parse_weights, plan_steps
+from ..chunk_grpo_core.method.chunks import ChunkPlan
 from ..chunk_grpo_core.method.dynamics import DISTANCES, DynamicsCurve, dynamics_curve
-from ..chunk_grpo_core.method.planners import needs_curve, read_plan
+from ..chunk_grpo_core.method.plan_text import (
+    check_plan_text,
+    plan_steps,
+    read_plan,
+    read_weights,
+)
 from ..chunk_grpo_core.method.schedule import TimeGrid
 from ..chunk_grpo_core.watch.plots import plot_dynamics, plot_plan
 from .bridge.conditioning import Conditioning
@@ -207,7 +212,7 @@ class PlanChunks(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, chunk_sizes: str | None) -> bool | str:
         """Refuse text that can be no plan before anything runs."""
-        return verdict(_check_form, chunk_sizes)
+        return verdict(check_plan_text, chunk_sizes)
 
     @classmethod
     def execute(
@@ -220,31 +225,16 @@ class PlanChunks(io.ComfyNode):
                 f"chunk_sizes is {chunk_sizes!r} and no curve is connected, so the number of steps "
                 "is not known; connect a curve, or write all sizes as numbers"
             )
-        plan = parse_weights(weights, read_plan(chunk_sizes, steps, curve), curve)
+        plan = read_weights(weights, read_plan(chunk_sizes, steps, curve), curve)
         plot = plot_dynamics(curve, plan, dark=dark) if curve else plot_plan(plan, dark=dark)
-        written = {"chunk_sizes": chunk_sizes, "weights": weights}
-        return io.NodeOutput(
-            plan, plot[None], ui={"chunk_grpo_plan": [_shown(plan, curve, written)]}
-        )
+        return io.NodeOutput(plan, plot[None], ui={"chunk_grpo_plan": [_shown(plan, curve)]})
 
 
-def _shown(
-    plan: ChunkPlan, curve: DynamicsCurve | None, written: dict[str, str]
-) -> dict[str, object]:
-    """What the editor in the page draws: the plan, what it was written as, and the curve."""
+def _shown(plan: ChunkPlan, curve: DynamicsCurve | None) -> dict[str, object]:
+    """What the editor in the page draws: the plan, and the curve."""
     return {
-        "written": written,
         "sizes": list(plan.sizes),
         "weights": None if plan.weights is None else list(plan.weights),
         "steps": plan.steps,
         "curve": curve and curve.to_json(),
     }
-
-
-def _check_form(sizes: str) -> None:
-    if not needs_curve(sizes):
-        parse_plan(sizes, plan_steps(sizes) or _MANY)
-
-
-_MANY = 10_000
-"""More steps than anyone samples; stands for a number that is not known yet."""

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..chunk_grpo_core.method.dynamics import DynamicsCurve
-from ..chunk_grpo_core.method.planners import needs_curve
+from ..chunk_grpo_core.method.plan_text import needs_curve
 from ..chunk_grpo_core.presets import PRESETS, Preset, preset_config, preset_values
 from ..chunk_grpo_core.presets.recipe import shown
 from ..chunk_grpo_core.train.config import TrainConfig

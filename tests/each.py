@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+Name = TypeVar("Name")
 
 
-def failures_of_each(check: Callable[[str], object], names: Iterable[str]) -> dict[str, str]:
+def failures_of_each(check: Callable[[Name], object], names: Iterable[Name]) -> dict[Name, str]:
     """Call ``check`` with every name; return name -> message for those it fails on."""
     failures = {}
     for name in names:

@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
+from each import failures_of_each
 from locale_tool import files, texts, tool
 
 ENGLISH = files("en")
@@ -130,23 +132,49 @@ def test_no_text_holds_what_the_page_reads_as_syntax(language):
 
 
 def panel_strings():
+    """Return (English, translations) of each line of the table."""
     text = (tool.ROOT / "web" / "js" / "lib" / "strings.js").read_text(encoding="utf-8")
-    return json.loads(text.partition("STRINGS =")[2].strip().removesuffix(";"))
+    table = text.partition("STRINGS =")[2].strip().removesuffix(";")
+    return json.loads(table, object_pairs_hook=list)  # a dict would hide what is there twice
 
 
-def test_every_string_of_a_panel_is_translated():
-    used = {
+def used_strings():
+    """Return (file, English) of each text that a panel translates."""
+    return {
         (file.name, json.loads(f'"{text}"'))
         for file in (tool.ROOT / "web" / "js").rglob("*.js")
         for text in re.findall(r'\bt\(\s*"((?:[^"\\]|\\.)*)"', file.read_text(encoding="utf-8"))
         if file.name != "i18n.js"
     }
-    table = panel_strings()
-    assert [(file, text) for file, text in sorted(used) if text not in table] == []
+
+
+def test_every_string_of_a_panel_is_translated():
+    table = dict(panel_strings())
+    assert [(file, text) for file, text in sorted(used_strings()) if text not in table] == []
+
+
+def test_every_translated_string_is_used_and_stands_there_once():
+    count = Counter(text for text, _ in panel_strings())
+    assert {text: times for text, times in count.items() if times > 1} == {}
+    assert count.keys() - {text for _, text in used_strings()} == set()
+
+
+def test_no_key_of_a_file_stands_there_twice():
+    def once(pairs):
+        count = Counter(key for key, _ in pairs)
+        assert {key: times for key, times in count.items() if times > 1} == {}
+
+    def check(path):
+        json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+
+    files_of_texts = [tool.MEMORY, *sorted(tool.LOCALES.rglob("*.json"))]
+    assert len(files_of_texts) > len(tool.LANGUAGES)
+    assert failures_of_each(check, files_of_texts) == {}
 
 
 def test_panel_strings_are_in_all_languages():
-    for text, found in panel_strings().items():
+    for text, translations in panel_strings():
+        found = dict(translations)
         assert found.keys() == set(tool.LANGUAGES), text
         assert all(found.values()), text
         assert text in SAME or text not in found.values(), text

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..lora.adapter import LoraConfig
-from ..method.chunks import parse_plan, parse_weights
 from ..method.objective import ObjectiveConfig
+from ..method.plan_text import read_plan, read_weights
 from ..method.schedule import shifted_grid
 from ..models.tiny.policy import tiny_policy
 from ..models.tiny.reward import TinyWorldReward
@@ -49,7 +49,7 @@ def tiny_config(algorithm: str = "chunk", iterations: int = 60, seed: int = 0) -
     sizes, weights = PLANS[algorithm]
     return TrainConfig(
         grid=shifted_grid(STEPS, SHIFT),
-        plan=parse_weights(weights, parse_plan(sizes, STEPS - 1)),
+        plan=read_weights(weights, read_plan(sizes, STEPS - 1)),
         objective=ObjectiveConfig(clip_low=1e-4, clip_high=1e-4),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         lora=LoraConfig(rank=16, alpha=32.0),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..method.chunks import ChunkPlan, parse_weights
+from ..method.chunks import ChunkPlan
 from ..method.dynamics import DynamicsCurve
-from ..method.planners import needs_curve, read_plan
+from ..method.plan_text import needs_curve, read_plan, read_weights, weights_need_curve
 from ..models.registry import ChosenModel
 from ..prompts.split import PromptConfig
 from ..train.config import TrainConfig
@@ -42,8 +42,7 @@ class PlanTable:
     @property
     def needs_curve(self) -> bool:
         """Whether the plan is read off a curve that must be measured first."""
-        words = self.weights.split()[:1]
-        return needs_curve(self.chunks) or words in (["curve"], ["softmax"])
+        return needs_curve(self.chunks) or weights_need_curve(self.weights)
 
     def read(self, trainable_steps: int, curve: DynamicsCurve | None = None) -> ChunkPlan | None:
         """Build the plan; None if there is none, for an algorithm without chunks.
@@ -56,7 +55,7 @@ class PlanTable:
                 raise ValueError(f"plan.weights is {self.weights!r}, but plan.chunks is missing")
             return None
         plan = read_plan(self.chunks, trainable_steps, curve)
-        return parse_weights(self.weights, plan, curve) if self.weights else plan
+        return read_weights(self.weights, plan, curve) if self.weights else plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,6 @@ Legend: G samples in a group, K chunks, N steps.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -25,10 +24,7 @@ __all__ = [
     "drawn_count",
     "fixed_size_plan",
     "manual_plan",
-    "parse_plan",
-    "parse_weights",
     "per_step_plan",
-    "plan_steps",
     "whole_plan",
 ]
 
@@ -136,40 +132,6 @@ def whole_plan(trainable_steps: int) -> ChunkPlan:
     return ChunkPlan((trainable_steps,))
 
 
-def _words(text: str) -> list[str]:
-    return re.split(r"[\s,;]+", text.strip().lower().strip("[]()"))
-
-
-def plan_steps(text: str) -> int | None:
-    """How many steps a plan written as sizes covers; None for the other forms."""
-    words = _words(text)
-    return sum(map(int, words)) if all(word.isdecimal() for word in words) else None
-
-
-def parse_plan(text: str, trainable_steps: int) -> ChunkPlan:
-    """Read a plan as a user writes it.
-
-    Args:
-        text: ``"step"``, ``"whole"``, ``"size 4"`` (fixed size), or sizes such as ``"2, 3, 4, 7"``.
-        trainable_steps: What the plan must cover.
-
-    Raises:
-        ValueError: The text is none of these, or the sizes do not cover the steps.
-    """
-    words = _words(text)
-    if words == ["step"]:
-        return per_step_plan(trainable_steps)
-    if words == ["whole"]:
-        return whole_plan(trainable_steps)
-    if len(words) == 2 and words[0] == "size" and words[1].isdecimal():
-        return fixed_size_plan(int(words[1]), trainable_steps)
-    if plan_steps(text) is not None:
-        return manual_plan([int(word) for word in words], trainable_steps)
-    raise ValueError(
-        f"chunk plan is {text!r}; write 'step', 'whole', 'size 4', or sizes such as '2, 3, 4, 7'"
-    )
-
-
 def chunk_weights(plan: ChunkPlan, curve: DynamicsCurve, softmax: float | None = None) -> ChunkPlan:
     """Weigh each chunk by its mean change m_j on the curve; the weights sum to 1.
 
@@ -194,40 +156,6 @@ def chunk_weights(plan: ChunkPlan, curve: DynamicsCurve, softmax: float | None =
         raise ValueError("the curve has no step with any change; weights cannot be read off it")
     weights = tuple(mean / sum(means) for mean in means)
     return replace(plan, weights=weights, source=curve.source)
-
-
-_READ_OFF = re.compile(r"curve|softmax(?: (?:\d+\.?\d*|\.\d+))?")
-"""Weights that need a curve."""
-
-
-def parse_weights(text: str, plan: ChunkPlan, curve: DynamicsCurve | None = None) -> ChunkPlan:
-    """Give a plan the weights that a user wrote.
-
-    Args:
-        text: ``"uniform"``; ``"curve"``, ``"softmax"`` or ``"softmax 0.5"`` (temperature, 1 if left
-            out), see :func:`chunk_weights`; or one number, 0 or more, for each chunk, such as
-            ``"0.4, 0.35, 0.2, 0.05"``; only their proportions matter.
-        plan: K chunks.
-        curve: The measured curve, for ``"curve"`` and ``"softmax"``.
-
-    Raises:
-        ValueError: The text is none of these, or needs a curve.
-    """
-    words = _words(text)
-    if words == ["uniform"]:
-        return replace(plan, weights=None)
-    if _READ_OFF.fullmatch(" ".join(words)):
-        if curve is None:
-            raise ValueError(f"weights is {text!r}, but no curve is connected to take them from")
-        temperature = float(words[1]) if len(words) > 1 else 1.0
-        return chunk_weights(plan, curve, None if words == ["curve"] else temperature)
-    try:
-        return replace(plan, weights=tuple(float(word) for word in words))
-    except ValueError as error:
-        raise ValueError(
-            f"weights is {text!r}; write 'uniform', 'curve', 'softmax', 'softmax 0.5', or one "
-            f"number, 0 or more, for each of the {plan.count} chunks ({error})"
-        ) from error
 
 
 def drawn_count(plan: ChunkPlan, fraction: float, window: range) -> int:

@@ -12,43 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .chunks import ChunkPlan, parse_plan
+from .chunks import ChunkPlan
 from .dynamics import DynamicsCurve
 
-__all__ = ["adaptive_plan", "needs_curve", "read_plan", "segment_plan"]
-
-
-def needs_curve(text: str) -> bool:
-    """Whether a plan written like this is read off a curve."""
-    return text.lower().replace(",", " ").split()[:1] in (["adaptive"], ["cut"])
-
-
-def read_plan(text: str, trainable_steps: int, curve: DynamicsCurve | None = None) -> ChunkPlan:
-    """Read a plan as a user writes it, the ones that need a curve included.
-
-    Args:
-        text: What :func:`~chunk_grpo_core.method.chunks.parse_plan` takes; or ``"adaptive"``,
-            ``"adaptive 2 4"`` (smallest and largest chunk), ``"cut 4"`` (flattest 4 chunks), or
-            ``"cut 4 2"`` (of at least 2 steps).
-        trainable_steps: What the plan must cover.
-        curve: The measured curve, for the last four.
-
-    Raises:
-        ValueError: The text is none of these, needs a curve, or does not fit.
-    """
-    if not needs_curve(text):
-        return parse_plan(text, trainable_steps)
-    if curve is None:
-        raise ValueError(f"the plan {text!r} is read off a curve; connect one")
-    kind, *numbers = text.lower().replace(",", " ").split()
-    sizes = [int(number) for number in numbers if number.isdecimal()]
-    if kind == "cut" and len(sizes) == len(numbers) in (1, 2):
-        return segment_plan(curve, *sizes)
-    if kind == "adaptive" and len(sizes) == len(numbers) in (0, 2):
-        return adaptive_plan(curve, *sizes)
-    raise ValueError(
-        f"the plan is {text!r}; write 'adaptive', 'adaptive 2 4', 'cut 4', or 'cut 4 2'"
-    )
+__all__ = ["adaptive_plan", "segment_plan"]
 
 
 def adaptive_plan(curve: DynamicsCurve, min_size: int = 2, max_size: int = 4) -> ChunkPlan:

@@ -19,7 +19,7 @@ from ..method.advantage import AdvantageConfig
 from ..method.chunks import ChunkPlan
 from ..method.dynamics import DynamicsCurve, PlanSource
 from ..method.objective import ObjectiveConfig
-from ..method.planners import read_plan
+from ..method.plan_text import read_plan
 from ..method.rules import SdeConfig
 from ..method.schedule import TimeGrid
 from ..method.windows import WindowConfig
@@ -193,7 +193,7 @@ class TrainConfig:
 
         Args:
             patch: ``grid`` (a ``TimeGrid``, or its sigmas), ``plan`` (a ``ChunkPlan``, text as
-                :func:`~chunk_grpo_core.method.planners.read_plan` takes it, what :meth:`flat`
+                :func:`~chunk_grpo_core.method.plan_text.read_plan` takes it, what :meth:`flat`
                 gives, or None), and all that differs from the defaults, such as
                 ``{"iterations": 20, "optimizer.learning_rate": 1e-4}``.
             curve: For a plan that is read off one.

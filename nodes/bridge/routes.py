@@ -1,9 +1,10 @@
-"""What pages may ask about runs.
+"""What pages may ask: about runs, and what the text of a chunk plan means.
 
     GET  /chunk_grpo/runs                        {"runs": [name, ...], "live": status or null}
     GET  /chunk_grpo/runs/{name}?since=12        ``run_view``, and "live": status or null
     GET  /chunk_grpo/runs/{name}/group/{file}    a picture of the newest group
     POST /chunk_grpo/runs/{name}/stop            end after the current update, keep the LoRA
+    POST /chunk_grpo/chunk_plan                  ``plan_view`` of {chunk_sizes, weights, curve}
 
 ``live`` in the first answer is that of the node ``?node=7&workflow=...``. A status is what
 ``LiveRun.status`` gives; null means that ComfyUI has not run it since it started.
@@ -13,12 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.web import Request, Response
 
+from ...chunk_grpo_core.method.dynamics import DynamicsCurve
+from ...chunk_grpo_core.watch.plan_view import plan_view
 from ...chunk_grpo_core.watch.run_view import run_names, run_view
 from .host import output_folder, page_server, run_folder
 from .monitor import Asker, LiveRun, live_run, run_of_node
@@ -37,6 +41,7 @@ def add_routes() -> None:
         routes.get("/chunk_grpo/runs/{name}")(_show_run)
         routes.get("/chunk_grpo/runs/{name}/group/{file}")(_show_picture)
         routes.post("/chunk_grpo/runs/{name}/stop")(_stop_run)
+        routes.post("/chunk_grpo/chunk_plan")(_show_plan)
 
 
 async def _list_runs(request: Request) -> Response:
@@ -82,6 +87,27 @@ async def _stop_run(request: Request) -> Response:
         return _error(409, f"the run {name!r} is not running")
     run.stop()
     return web.json_response(run.status())
+
+
+async def _show_plan(request: Request) -> Response:
+    try:
+        question = _plan_question(await request.json())
+    except (KeyError, TypeError, ValueError) as error:  # json's own error is a ValueError
+        message = "write {chunk_sizes: text, weights: text or null, curve: a curve or null}"
+        return _error(400, f"{message} ({type(error).__name__}: {error})")
+    return web.json_response(asdict(await asyncio.to_thread(plan_view, *question)))
+
+
+def _plan_question(body: Any) -> tuple[str, str | None, DynamicsCurve | None]:
+    """Chunk sizes, weights and curve of a request."""
+    sizes, weights, curve = body["chunk_sizes"], body["weights"], body["curve"]
+    if not isinstance(sizes, str) or not isinstance(weights, str | None):
+        raise TypeError(f"chunk_sizes is {sizes!r} and weights is {weights!r}")
+    if curve is not None:
+        curve = DynamicsCurve.from_json(curve)
+        if not all(isinstance(change, int | float) for change in curve.mean):
+            raise TypeError("the curve holds something that is no number")
+    return sizes, weights, curve
 
 
 def _folder(name: str) -> Path:

@@ -64,6 +64,11 @@ class Editor:
         self.tab.wait_for_selector(".chunk-editor svg", state="attached")
         self.tab.evaluate(LOOK, [scale])
         self.page.settle(".chunk-editor svg")
+        self.settle()
+
+    def settle(self):
+        """Wait until the server has said what the text means."""
+        self.tab.wait_for_selector('.chunk-editor[aria-busy="false"]', state="attached")
 
     def value(self, name="chunk_sizes"):
         return self.tab.evaluate(VALUE, name)
@@ -72,18 +77,22 @@ class Editor:
         self.tab.evaluate(TYPED, [name, text])
 
     def sizes(self):
+        self.settle()
         return [
             int(text) for text in self.tab.locator(".chunk-editor text.size").all_text_contents()
         ]
 
     def weights(self):
+        self.settle()
         texts = self.tab.locator(".chunk-editor text.weight").all_text_contents()
         return [text.removeprefix("w ") for text in texts]
 
     def says(self):
+        self.settle()
         return self.tab.locator(".chunk-editor .says").inner_text()
 
     def has_curve(self):
+        self.settle()
         return self.tab.locator(".chunk-editor .curve").count() == 1
 
     def boundary(self, index):
@@ -100,6 +109,7 @@ class Editor:
         return x + edge * step, y
 
     def drag(self, start, end, drop=True):
+        self.settle()
         self.tab.mouse.move(*self.point(start))
         self.tab.mouse.down()
         self.tab.mouse.move(*self.point((start + end) / 2))

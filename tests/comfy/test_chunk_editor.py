@@ -179,13 +179,13 @@ def test_other_weights_stay_as_they_are(text, editor):
 # Text
 
 
-def test_typing_redraws_at_once(editor):
+def test_typing_redraws(editor):
     editor.open(plan_graph())
     editor.type("5, 5")
     assert editor.sizes() == [5, 5]
 
 
-def test_typing_in_nodes_2_redraws_at_once(comfy_page):
+def test_typing_in_nodes_2_redraws(comfy_page):
     editor = Editor(comfy_page, vue=True).open(plan_graph())
     editor.tab.get_by_label("chunk_sizes", exact=True).fill("5, 5")
     editor.tab.wait_for_timeout(300)
@@ -196,10 +196,10 @@ def test_typing_in_nodes_2_redraws_at_once(comfy_page):
 @pytest.mark.parametrize(
     "text, wrong",
     [
-        ("two", ['"two"', "2, 3, 4, 7", "adaptive"]),
+        ("two", ["'two'", "2, 3, 4, 7", "adaptive"]),
         ("2, 0", ["2, 0", "1 or more"]),
         ("", ["whole"]),
-        ("cut x", ['"cut x"', "cut 4 2"]),
+        ("cut x", ["'cut x'", "cut 4 2"]),
     ],
 )
 def test_bad_text_is_explained_and_harms_nothing(text, wrong, editor):
@@ -236,8 +236,8 @@ def test_the_curve_comes_with_a_run_and_words_are_shown_resolved(editor, comfy):
     assert editor.sizes() == [steps]
     editor.type("size 6")
     assert editor.sizes() == [6] * (steps // 6) + [steps % 6] * (steps % 6 > 0)
-    editor.type("cut 5")
-    assert "run the graph" in editor.says() and editor.has_curve()
+    editor.type("cut 5")  # the curve is known: no run is needed
+    assert len(editor.sizes()) == 5 and sum(editor.sizes()) == steps and editor.has_curve()
     editor.type("cut 3")
     edge = shown["sizes"][0]
     editor.drag(edge, edge + 1)
@@ -309,7 +309,6 @@ def test_the_server_tells_the_page_the_plan_without_a_curve(comfy):
     run = comfy.run(plan_graph(chunk_sizes="2, 2", weights="1, 3"))
     (shown,) = run.outputs["8"][KEY]
     assert shown == {
-        "written": {"chunk_sizes": "2, 2", "weights": "1, 3"},
         "sizes": [2, 2],
         "weights": [1.0, 3.0],
         "steps": 4,

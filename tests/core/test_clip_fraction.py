@@ -54,8 +54,8 @@ class Known:
     name = "known"
     fingerprint = {}
 
-    def score(self, images, prompts, metadata=None):
-        return RewardBatch.of(torch.tensor(REWARDS[prompts[0]]))
+    def score(self, images, examples):
+        return RewardBatch.of(torch.tensor(REWARDS[examples[0].text]))
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import pytest
 import torch
 from fakes import PROMPTS, Brightness, GaussianWorld, ToyPolicy, curve_of, toy_config
 
-from chunk_grpo_core.method.chunks import ChunkPlan, chunk_weights, parse_weights
+from chunk_grpo_core.method.chunks import ChunkPlan, chunk_weights
 from chunk_grpo_core.method.dynamics import dynamics_curve
 from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.plan_mismatches import plan_mismatches
+from chunk_grpo_core.method.plan_text import read_weights
 from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
@@ -37,14 +38,14 @@ def mismatches(plan):
 
 def test_a_plan_that_was_chosen_has_no_source():
     assert CONFIG.plan.source is None
-    assert parse_weights("1, 1, 0", CONFIG.plan).source is None
+    assert read_weights("1, 1, 0", CONFIG.plan).source is None
     assert mismatches(CONFIG.plan) == []
 
 
 @pytest.mark.parametrize("text", ["curve", "softmax 0.3"])
 def test_weights_read_off_a_curve_remember_it(text):
     curve = curve_of(*CHANGES, distance="cosine")
-    plan = parse_weights(text, CONFIG.plan, curve)
+    plan = read_weights(text, CONFIG.plan, curve)
     assert plan.source == curve.source and curve.source.distance == "cosine"
 
 

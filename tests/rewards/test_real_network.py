@@ -20,7 +20,7 @@ from chunk_grpo_core import (
     OptimizerConfig,
     TrainConfig,
     Trainer,
-    parse_plan,
+    read_plan,
     shifted_grid,
 )
 from chunk_grpo_core.models.tiny.world import TRAIN, caption
@@ -66,7 +66,7 @@ def test_the_tiny_flux_trains_on_the_networks_scores(textness):
 
     config = TrainConfig(
         grid=shifted_grid(4, shift=3.0),
-        plan=parse_plan("1, 2", 3),
+        plan=read_plan("1, 2", 3),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         lora=LoraConfig(rank=4, alpha=8.0),
         iterations=2,

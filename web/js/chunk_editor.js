@@ -9,12 +9,13 @@ import { ownId, shownLast } from "./lib/history.js";
 import { t } from "./lib/i18n.js";
 import { executionId, nodesOfType } from "./lib/nodes.js";
 import { addPanel } from "./lib/panel.js";
+import { PlanReader } from "./lib/plan_reader.js";
 
 const TYPE = "ChunkGRPO_PlanChunks";
 const KEY = "chunk_grpo_plan"; // of the node's output
 const [WIDTH, HEIGHT] = [360, 236];
 
-const editors = new WeakMap(); // node -> {panel, ran}
+const editors = new WeakMap(); // node -> {panel, reader, ran, shown, isWriting}
 const remembered = new Map(); // "workflow/execution id" -> what the last run gave, while the page lives
 
 app.registerExtension({
@@ -29,17 +30,21 @@ app.registerExtension({
 
 function addEditor(node) {
   useStyle("chunk_editor.css");
-  const editor = { ran: null };
+  const editor = { ran: null, shown: null, isWriting: false };
+  editor.reader = new PlanReader(() => editor.panel.draw());
   editor.panel = new ChunkPanel(
-    () => readPlan(node, editor.ran),
-    (edit) => writePlan(node, edit),
+    () => readPlan(node, editor),
+    (edit) => writePlan(node, editor, edit),
   );
   editors.set(node, editor);
   addPanel(node, "chunk_editor", editor.panel.element, HEIGHT, WIDTH);
-  const redraw = () => editor.panel.draw();
+  const redraw = () => editor.isWriting || editor.panel.draw();
   for (const name of ["chunk_sizes", "weights"]) after(widgetOf(node, name), "callback", redraw);
   for (const change of ["onConfigure", "onConnectionsChange"]) after(node, change, redraw);
-  after(node, "onRemoved", () => editor.panel.remove());
+  after(node, "onRemoved", () => {
+    editor.panel.remove();
+    editor.reader.remove();
+  });
   after(node, "onExecuted", (output) => {
     if (output?.[KEY]?.[0]) show(node, output[KEY][0]);
   });
@@ -67,45 +72,53 @@ function linked(node, name) {
 
 // The plan and its text
 
-function readPlan(node, ran) {
-  const curve = linked(node, "curve") ? (ran?.curve ?? null) : null;
-  const steps = curve && ran.steps;
-  const sizes = linked(node, "chunk_sizes") ? throughLink(ran) : sizesOf(node, ran, steps);
-  const weights = sizes.sizes ? weightsOf(node, ran, sizes.sizes, curve) : {};
-  const covered = sizes.sizes?.reduce((total, size) => total + size, 0);
-  const fits = curve && (covered ?? steps) === steps;
-  return {
-    sizes: sizes.sizes,
-    weights: weights.weights ?? null,
-    labels: weights.labels ?? null,
-    curve: fits ? curve : null,
+function readPlan(node, editor) {
+  const { ran, reader } = editor;
+  const question = questionOf(node, ran);
+  const answer = question ? reader.read(question) : { note: throughLink(ran) };
+  if (answer === null) return { ...(editor.shown ?? { about: "" }), editable: false, isBusy: true };
+  const { curve } = question ?? { curve: null };
+  const sizes = answer.sizes ?? null;
+  const covered = sizes && total(sizes);
+  const steps = curve && curve.mean.length - 1;
+  const isLinked = linked(node, "chunk_sizes");
+  editor.shown = {
+    sizes,
+    ...weightsOf(node, ran, answer),
+    curve: curve && (covered ?? steps) === steps ? curve : null,
     trainable: covered ?? steps,
-    editable: !!sizes.sizes && !linked(node, "chunk_sizes"),
+    editable: sizes !== null && !isLinked,
     about: curve ? about(curve) : nothingAbout(node),
-    problem: sizes.problem ?? weights.problem ?? null,
-    note: sizes.note ?? weights.note ?? null,
+    problem: answer.problem ?? null,
+    note: (isLinked ? throughLink(ran) : answer.note) ?? null,
+    isBusy: reader.isBusy,
+  };
+  return editor.shown;
+}
+
+/** What to ask the server; null if even the text is unknown. */
+function questionOf(node, ran) {
+  const textOf = (name) => String(widgetOf(node, name).value ?? "");
+  const isLinked = linked(node, "chunk_sizes");
+  if (isLinked && !ran) return null;
+  return {
+    chunk_sizes: isLinked ? plans.formatNumbers(ran.sizes) : textOf("chunk_sizes"),
+    weights: linked(node, "weights") ? null : textOf("weights"),
+    curve: (linked(node, "curve") && ran?.curve) || null,
   };
 }
 
-function sizesOf(node, ran, steps) {
-  const text = String(widgetOf(node, "chunk_sizes").value ?? "");
-  return plans.readSizes(text, steps, ran?.written.chunk_sizes === text ? ran.sizes : null);
-}
-
 function throughLink(ran) {
-  const note = "chunk_sizes comes through a link; " + (ran ? "as in the last run" : "run the graph");
-  return { sizes: ran?.sizes ?? null, note };
+  return "chunk_sizes comes through a link; " + (ran ? "as in the last run" : "run the graph");
 }
 
-function weightsOf(node, ran, sizes, curve) {
-  if (!linked(node, "weights")) {
-    const fits = curve && sizes.reduce((total, size) => total + size, 0) === curve.mean.length - 1;
-    const text = String(widgetOf(node, "weights").value ?? "");
-    return plans.readWeights(text, sizes, fits ? curve : null);
-  }
-  const weights = ran?.weights?.length === sizes.length ? ran.weights : null;
-  return { weights, labels: weights?.map((weight) => weight.toFixed(2)) };
+/** Weights of the chunks, and how they are written there. */
+function weightsOf(node, ran, { sizes, weights = null, numbers = null }) {
+  if (linked(node, "weights")) weights = ran?.weights?.length === sizes?.length ? ran.weights : null;
+  return { weights, labels: numbers ?? weights?.map((weight) => weight.toFixed(2)) ?? null };
 }
+
+const total = (sizes) => sizes.reduce((sum, size) => sum + size, 0);
 
 function about(curve) {
   const { model, rule, eta, prompts, samples } = curve;
@@ -116,15 +129,25 @@ function nothingAbout(node) {
   return linked(node, "curve") ? t("No curve yet: press Run") : t("No curve");
 }
 
-function writePlan(node, { sizes, split, merge }) {
-  const weights = widgetOf(node, "weights");
-  const count = sizes.length;
-  if (!linked(node, "weights")) {
-    const text = String(weights.value ?? "");
-    if (split !== undefined) setText(node, weights, plans.weightsAfterSplit(text, count - 1, split));
-    if (merge !== undefined) setText(node, weights, plans.weightsAfterMerge(text, count + 1, merge));
+function writePlan(node, editor, edit) {
+  const { weights, numbers } = editedWeights(editor.reader.answer, edit);
+  editor.isWriting = true;
+  if (numbers) setText(node, widgetOf(node, "weights"), plans.formatNumbers(numbers));
+  setText(node, widgetOf(node, "chunk_sizes"), plans.formatNumbers(edit.sizes));
+  editor.isWriting = false;
+  editor.reader.assume(questionOf(node, editor.ran), { sizes: edit.sizes, weights, numbers });
+}
+
+/** Written weights follow the chunks; those that are read off the curve are the server's to say. */
+function editedWeights({ weights, numbers }, { split, merge }) {
+  if (split === undefined && merge === undefined) return { weights, numbers };
+  if (!numbers) return { weights: null, numbers: null };
+  if (split !== undefined) {
+    const after = (list) => plans.splitNumbers(list, split);
+    return { weights: after(weights), numbers: after(numbers) };
   }
-  setText(node, widgetOf(node, "chunk_sizes"), plans.formatSizes(sizes));
+  const after = plans.mergeNumbers(weights, merge);
+  return { weights: after, numbers: plans.mergeNumbers(numbers, merge, String(after[merge])) };
 }
 
 function setText(node, widget, text) {
@@ -143,6 +166,7 @@ function show(node, ran) {
   const editor = editors.get(node);
   if (!editor) return;
   editor.ran = ran;
+  editor.reader.forget();
   if (ownId(rootGraph().id)) remembered.set(keyOf(node), ran);
   editor.panel.draw();
 }

@@ -103,7 +103,7 @@ def test_a_training_that_runs_out_of_memory_is_that_of_a_smaller_batch(lab):
             before = snapshot(model)  # of a loaded model: loading leaves marks of its own
             config = core.TrainConfig(
                 grid=core.shifted_grid(3, 3.0),
-                plan=core.parse_plan("1, 1", 2),
+                plan=core.read_plan("1, 1", 2),
                 iterations=1,
                 prompts_per_iteration=2,
                 group_size=4,

@@ -117,7 +117,7 @@ def asked_of(lab, settings, **inputs):
     rest = dict.fromkeys(("model", "vae", "prompts", "reward", "latent"))
     rest |= {"pictures_per_held_out": 1, "run_name": "", "resume": False}
     rest |= {"sigmas": lab.module("nodes.sampling").ShiftedSigmas.execute(9, 3.0).args[0]}
-    rest |= {"plan": core.parse_plan("1, 1, 1, 1, 2, 2", 8)}
+    rest |= {"plan": core.read_plan("1, 1, 1, 1, 2, 2", 8)}
     rest |= {"sampler": sampler.flow_sde_sampler(core.SdeConfig())}
 
     class Stop(Exception):

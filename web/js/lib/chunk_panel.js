@@ -16,7 +16,7 @@ const help = () => [
 export class ChunkPanel {
   /**
    * @param read - gives the plan: {sizes, weights, labels, curve, trainable, editable, about,
-   *   problem, note}
+   *   problem, note, isBusy}
    * @param write - takes {sizes, split: chunk} or {sizes, merge: chunk} or {sizes}
    */
   constructor(read, write) {
@@ -26,7 +26,7 @@ export class ChunkPanel {
     this.drag = null;
     this.svg = svg("svg", {
       role: "group",
-      "aria-label": "chunk plan",
+      "aria-label": t("chunk plan"),
       onpointerdown: (e) => this.onPointerDown(e),
       onpointermove: (e) => this.onPointerMove(e),
       onpointerup: (e) => this.endDrag(e),
@@ -37,14 +37,14 @@ export class ChunkPanel {
     this.about = h("span", { class: "grow about quiet" });
     this.splitButton = h(
       "button",
-      { type: "button", title: "split the chosen chunk (S)", onclick: () => this.split() },
+      { type: "button", title: t("split the chosen chunk (S)"), onclick: () => this.split() },
       t("Split"),
     );
     this.mergeButton = h(
       "button",
       {
         ...{ type: "button", onclick: () => this.merge() },
-        title: "merge the chunks beside the chosen boundary, or a chunk and the next (Delete)",
+        title: t("merge the chunks beside the chosen boundary, or a chunk and the next (Delete)"),
       },
       t("Merge"),
     );
@@ -52,7 +52,7 @@ export class ChunkPanel {
     this.helpButton = h(
       "button",
       {
-        ...{ type: "button", title: help().join("\n"), "aria-label": "help", "aria-expanded": "false" },
+        ...{ type: "button", title: help().join("\n"), "aria-label": t("help"), "aria-expanded": "false" },
         onclick: () => this.toggleHelp(),
       },
       "?",
@@ -84,6 +84,7 @@ export class ChunkPanel {
   draw() {
     const plan = (this.plan = this.read());
     const { sizes, problem, note, editable } = plan;
+    this.element.setAttribute("aria-busy", String(plan.isBusy));
     const says = problem ?? note ?? (editable ? t("Drag a boundary; double-click splits or merges") : "");
     if (this.says.textContent !== says) this.says.textContent = says;
     this.says.title = says;
