@@ -21,9 +21,10 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from chunk_grpo_core.configfile.record import PYTHON, Record, write_run
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.schedule import shifted_grid
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import AdvantagesEnd, RolloutEnd
 from chunk_grpo_core.watch.newest_group import LatestGroup
@@ -67,7 +68,8 @@ class GrowingRun:
             grid=shifted_grid(17), plan=ChunkPlan((2, 3, 4, 7)), iterations=iterations
         )
         self.folder, self.thumbnails = RunFolder(path), thumbnails
-        self.folder.create(config, {"model": "tiny", "reward": "tiny_world"})
+        names = {"model": "tiny", "reward": "tiny_world", "reward_fingerprint": {}}
+        write_run(path, config, PYTHON, Record(**names, train=[], held_out=[]))
         self.group = LatestGroup(path / "group")
 
     def grow(self, iteration: int) -> None:

@@ -126,8 +126,8 @@ class TrainLoRA(io.ComfyNode):
                     "resume",
                     default=False,
                     tooltip="Go on with the run of this name after a cancel or a crash. Model, "
-                    "prompts and settings must be the same; iterations, batch_size and "
-                    "checkpoint_every may change.",
+                    "prompts, reward and most settings must be the same; iterations, "
+                    "learning_rate, batch_size and a few more may change.",
                 ),
                 SettingsSocket.Input(
                     "settings",
@@ -255,7 +255,7 @@ def describe(log: TrainingLog) -> str:
     gain, config = outcome.gain, outcome.config
     mismatches = plan_mismatches(config.plan, config.grid, config.sde, outcome.model)
     fitted = outcome.rows[-1].get("batch_size")
-    done, wished = len(outcome.rows), config.iterations
+    done, wished = outcome.iterations, config.iterations
     error = outcome.ratio_error_first_update
     lines = [
         *([f"Stopped after {done} of {wished} iterations."] if done < wished else []),

@@ -20,6 +20,7 @@ CORE = ROOT / "chunk_grpo_core"
 ANYWHERE = ("version", "optional")
 """Files at the top level that every folder may import."""
 FOLDERS = (
+    "disk",
     "processes",
     "prompts",
     "lora",

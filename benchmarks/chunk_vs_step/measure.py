@@ -21,7 +21,7 @@ from chunk_grpo_core.method.rules import RULES, SdeConfig
 from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.models.tiny.model import LATENT_SHAPE, TinyFlux, load_tiny_flux, sample_latents
 from chunk_grpo_core.models.tiny.reward import TinyWorldReward
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.train.trainer import Trainer
 from chunk_grpo_core.watch.history import MetricsWriter, read_metrics
 
@@ -156,15 +156,11 @@ def perform(run: Run, curves: Path, results: Path, work: Path) -> str:
         TinyWorldReward(),
         TRAINING,
         config,
-        run_folder=folder,
+        checkpoints=folder.checkpoints,
         listener=MetricsWriter(folder.metrics_file),
         check_cancel=_stop_when_orphaned(os.getppid()),
     )
-    if folder.config_file.exists():
-        folder.check_same(config, {})
-        trainer.resume()
-    else:
-        folder.create(config, {})
+    trainer.resume()
     trainer.train()
     rows = read_metrics(folder.metrics_file)
     write_json(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..lora.files import convert_lora, load_lora, save_lora
-from ..train.checkpoint import RunFolder
+from ..runs.folder import RunFolder
 from ..version import __version__
 from .demo import DemoResult, run_demo, tiny_config
 from .measure import analyze, evaluate, sample
@@ -144,7 +144,7 @@ def _free_demo() -> Path:
 
 
 def _newest_demo() -> Path:
-    found = [path for path in _demo_folders() if RunFolder(path).config_file.exists()]
+    found = [path for path in _demo_folders() if RunFolder(path).holds_a_run]
     if not found:
         raise FileNotFoundError("there is no demo run under runs/ to resume; start one first")
     return found[-1]
@@ -169,7 +169,7 @@ def _print_result(result: DemoResult) -> None:
     output.print(table)
     error = outcome.ratio_error_first_update
     ratio = "" if error is None else f"; ratio error at the first update {error:.1e}"
-    time = f"{len(outcome.rows)} iterations, {result.seconds:.0f} s in all"
+    time = f"{outcome.iterations} iterations, {result.seconds:.0f} s in all"
     output.print(f"{time}{ratio}", highlight=False)
     for path in (result.lora, *result.pictures):
         output.print(f"  {path}", highlight=False, soft_wrap=True)

@@ -18,8 +18,8 @@ from ..models.tiny.policy import tiny_policy
 from ..models.tiny.reward import TinyWorldReward
 from ..models.tiny.world import HELD_OUT, TRAIN, caption
 from ..runs.experiment import Outcome, run_experiment
+from ..runs.folder import RunFolder
 from ..runs.results import write_results
-from ..train.checkpoint import RunFolder
 from ..train.config import OptimizerConfig, TrainConfig
 from ..train.events import Listener
 
@@ -83,7 +83,7 @@ class DemoResult:
             "strict_after": after.extra_mean("strict"),
             "ratio_error_first_update": self.outcome.ratio_error_first_update,
             "seconds": round(self.seconds, 1),
-            "iterations": len(self.outcome.rows),
+            "iterations": self.outcome.iterations,
             "run_dir": str(self.run_dir),
             "lora": str(self.lora),
         }
@@ -124,6 +124,12 @@ def run_demo(
         resume=resume,
         evaluation_seeds=evaluation_seeds,
         listener=listener,
+        tables={
+            "model": {"type": "tiny"},
+            "prompts": {"held_out": len(HELD_OUT)},
+            "reward": [{"name": "tiny_world"}],
+            "run": {"pictures": evaluation_seeds},
+        },
     )
     files = write_results(outcome, policy, RunFolder(run_dir), prompts[:4])
     return DemoResult(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..configfile.reading import read_config_file
+from ..configfile.record import read_run
 from ..configfile.run_config import RewardEntry, RunConfig
 from ..measure.evaluate import evaluate as measure
 from ..measure.sampling import draw
@@ -21,8 +22,9 @@ from ..method.schedule import shifted_grid
 from ..prompts.example import examples_of
 from ..rewards.settings import reward_settings
 from ..runs.experiment import EVALUATION_SEED
-from ..runs.results import LORA_FILE, measure_curve
-from ..runs.workbench import CONFIG_COPY, load_adapter, load_policy, load_prompts, load_rewards
+from ..runs.folder import RunFolder
+from ..runs.load import load_adapter, load_policy, load_prompts, load_rewards
+from ..runs.results import measure_curve
 from ..train.batch_limit import BatchLimit
 from ..watch.comparison import Comparison
 from ..watch.pictures import save_png, write_pictures
@@ -197,7 +199,5 @@ def _open(source: Path, changes: list[str] | None) -> tuple[RunConfig, Path | No
     """The configuration of a file or a run folder, and the LoRA of the latter."""
     if not source.is_dir():
         return read_config_file(source, changes or ()), None
-    if not (source / CONFIG_COPY).is_file():
-        raise FileNotFoundError(f"{source} holds no run of 'train': {CONFIG_COPY} is missing")
-    lora = source / LORA_FILE
-    return read_config_file(source / CONFIG_COPY, changes or ()), lora if lora.exists() else None
+    lora = RunFolder(source).lora_file
+    return read_run(source, changes or ()), lora if lora.exists() else None

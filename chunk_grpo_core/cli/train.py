@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +18,10 @@ from ..configfile.writing import preset_text
 from ..models.registry import FAMILIES
 from ..presets import PRESETS
 from ..processes.launch import TIMEOUT, asks_for_sharding, is_launched, join_processes
-from ..runs.workbench import CONFIG_COPY, TrainedRun
-from ..runs.workbench import resume as resume_run
-from ..runs.workbench import train as train_run
-from ..train.checkpoint import RunFolder
+from ..runs.folder import RunFolder
+from ..runs.start import TrainedRun
+from ..runs.start import resume as resume_run
+from ..runs.start import train as train_run
 from .progress import ProgressBar, clear_errors
 
 __all__ = ["AsJson", "Changes", "presets", "resume", "train"]
@@ -105,9 +106,19 @@ def train(
 
 
 def resume(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="A run of 'train'.")],
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="A run of train or demo.")],
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="Iterations in all, to train for longer.")
+        int | None,
+        typer.Option(min=1, help="Iterations in all, to train for longer; --set iterations=N."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting; the run remembers it. May be repeated. Settings that must stay "
+            "are refused by name (docs/command_line.md).",
+        ),
     ] = None,
     shard: Shard = None,
     split_groups: SplitGroups = False,
@@ -118,14 +129,15 @@ def resume(
 
     Behind torchrun or 'accelerate launch' there may be more processes than before, or fewer.
     """
+    changed = [*(changes or ()), *([f"iterations={iterations}"] if iterations else [])]
     with (
-        clear_errors(lambda: _how_to_go_on(folder, iterations)),
+        clear_errors(lambda: _how_to_go_on(folder, changed)),
         join_processes(timeout=timeout, split_groups=split_groups) as processes,
         ProgressBar() as bar,
     ):
         run = resume_run(
             folder,
-            iterations=iterations,
+            changes=changed,
             listener=bar.listen,
             processes=processes,
             shard=asks_for_sharding() if shard is None else shard,
@@ -158,13 +170,14 @@ def presets(
         typer.echo(f"{preset.name:12} {preset.title}")
 
 
-def _how_to_go_on(folder: Path | None, iterations: int | None = None) -> str:
+def _how_to_go_on(folder: Path | None, changes: Sequence[str] = ()) -> str:
     sees_folder = os.environ.get("RANK", "0") == "0"  # other machines may not
-    if folder is None or (sees_folder and not (folder / CONFIG_COPY).is_file()):
+    if folder is None or (sees_folder and not RunFolder(folder).holds_a_run):
         return "nothing was written"
-    longer = f" --iterations {iterations}" if iterations else ""
+    # Changes are recorded once training begins; before that they must be given again.
+    again = "".join(f" --set {shlex.quote(change)}" for change in changes)
     launched = " (alone, or with a launcher and any number of processes)" if is_launched() else ""
-    return f"go on with: chunk-grpo resume {shlex.quote(str(folder))}{longer}{launched}"
+    return f"go on with: chunk-grpo resume {shlex.quote(str(folder))}{again}{launched}"
 
 
 def _free_folder(config: RunConfig) -> Path:
@@ -187,7 +200,7 @@ def _print_run(run: TrainedRun, as_json: bool) -> None:
             "gain": gain.mean,
             "gain_ci95": [gain.low, gain.high],
             "ratio_error_first_update": outcome.ratio_error_first_update,
-            "iterations": len(outcome.rows),
+            "iterations": outcome.iterations,
             "run_dir": str(run.folder),
             "lora": str(run.files.lora),
         }

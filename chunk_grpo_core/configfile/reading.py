@@ -13,17 +13,16 @@ allowed. ``writing.py`` writes such files. Relative paths start at the file's fo
 
 from __future__ import annotations
 
+import copy
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..method.chunks import per_step_plan
+from ..method.chunks import ChunkPlan, per_step_plan
 from ..method.schedule import TimeGrid, shifted_grid
 from ..models.registry import FAMILIES, ChosenModel, family_named
-from ..optional import require
 from ..presets import PRESETS, preset_values
 from ..prompts.split import PromptConfig
 from ..rewards import REWARDS
@@ -31,8 +30,9 @@ from ..train.config import TrainConfig
 from ..watch.trackers import TRACKERS
 from .keys import Key, checked, keys, nearest, tables
 from .run_config import GridTable, PlanTable, PromptTable, RewardEntry, RunConfig, RunTable
+from .toml import parse_toml
 
-__all__ = ["parse_toml", "read_config", "read_config_file"]
+__all__ = ["changed", "read_config", "read_config_file", "settings_in"]
 
 _Keys = Mapping[str, Mapping[str, Key]]
 #: Settings of rewards that name files or folders.
@@ -54,22 +54,10 @@ def read_config_file(path: str | Path, changes: Sequence[str] = ()) -> RunConfig
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration file {path}")
     try:
-        data = parse_toml(path.read_text(encoding="utf-8-sig"))
-        for change in changes:
-            _change(data, change)
+        data = changed(parse_toml(path.read_text(encoding="utf-8-sig")), changes)
         return read_config(data, path.resolve().parent, path.stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML; Python 3.10 needs the package tomli for it.
-
-    Raises:
-        ValueError: It is no TOML; the message names line and column.
-    """
-    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
-    return require(name, "To read a configuration file").loads(text)
 
 
 def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
@@ -97,7 +85,11 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     grid = _grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model)
     steps = grid.trainable_steps
     patch = {**base, **_settings(values, known), "grid": grid}
-    patch["plan"] = per_step_plan(steps) if plan.needs_curve else plan.read(steps)
+    measured = _measured(data, plan) if plan.needs_curve else None
+    if plan.needs_curve:
+        patch["plan"] = measured or per_step_plan(steps)
+    else:
+        patch["plan"] = plan.read(steps)
     config = RunConfig(
         name=name,
         preset=preset,
@@ -106,6 +98,7 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
         prompt_config=_table(PromptConfig, values["prompts"]),
         rewards=_rewards(data.get("reward"), folder, model),
         plan=plan,
+        is_measured=measured is not None,
         settings=TrainConfig.of(patch),
         run=_table(RunTable, values["run"]),
     )
@@ -114,8 +107,36 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     return config
 
 
+def settings_in(data: Mapping[str, Any]) -> TrainConfig:
+    """The settings of parsed TOML that says its own grid and plan, such as the record of a run.
+
+    What is loaded (model, rewards, prompts) is not looked at.
+
+    Raises:
+        ValueError: One of them is wrong; the message names it.
+    """
+    loaded = ("model", "prompts", "run", "reward")
+    training = {name: entry for name, entry in data.items() if name not in loaded}
+    _check_top(training)
+    values = _values(training, keys(), Path())
+    grid = _grid(_table(GridTable, values["grid"]), None, None)
+    table = _table(PlanTable, values["plan"])
+    measured = _measured(data, table) if table.needs_curve else None
+    plan = measured or table.read(grid.trainable_steps)
+    return TrainConfig.of({**_settings(values, keys()), "grid": grid, "plan": plan})
+
+
+def _measured(data: Mapping[str, Any], plan: PlanTable) -> ChunkPlan | None:
+    """The plan of a record, if it was read off a curve for what the file says now."""
+    recorded = data.get("record", {}).get("plan")
+    if recorded is None or recorded["written"] != asdict(plan):
+        return None
+    weights = None if recorded["weights"] == "none" else tuple(recorded["weights"])
+    return ChunkPlan.from_json({**recorded, "weights": weights})
+
+
 def _settings(values: Mapping[str, Mapping[str, Any]], known: _Keys) -> dict[str, object]:
-    """What a file says about the training: dotted keys of ``TrainConfig``."""
+    """The settings among checked values: dotted keys of ``TrainConfig``."""
     return {
         setting: value
         for table, entries in values.items()
@@ -134,7 +155,7 @@ def _check_top(data: Mapping[str, Any]) -> None:
     if not isinstance(preset, str) or (preset and preset not in PRESETS):
         raise ValueError(f"there is no preset {preset!r}{nearest(str(preset), list(PRESETS))}")
     for name, entry in data.items():
-        if name in ("preset", "reward") or name in keys()[""]:
+        if name in ("preset", "reward", "record") or name in keys()[""]:
             continue
         if name not in keys():
             raise ValueError(_no_such(name, entry))
@@ -206,7 +227,7 @@ def _prompt_table(values: Mapping[str, Any], model: ChosenModel) -> PromptTable:
     return table
 
 
-def _grid(table: GridTable, base: TimeGrid | None, model: ChosenModel) -> TimeGrid:
+def _grid(table: GridTable, base: TimeGrid | None, model: ChosenModel | None) -> TimeGrid:
     given = {name for name, value in asdict(table).items() if value not in (0, "", ())}
     if not given and base is not None:
         return base
@@ -217,7 +238,7 @@ def _grid(table: GridTable, base: TimeGrid | None, model: ChosenModel) -> TimeGr
         raise ValueError(f"[grid] has {found}; it needs steps and shift, or sigmas alone")
     shift = table.shift
     if isinstance(shift, str):
-        if shift != "model":
+        if shift != "model" or model is None:
             raise ValueError(
                 f'grid.shift is {shift!r}; it must be a number, or "model" for the noise levels '
                 "that the model itself is sampled with"
@@ -260,17 +281,24 @@ def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
     return RewardEntry(name=name, weight=float(weight), settings=settings)
 
 
-def _change(data: dict[str, Any], text: str) -> None:
-    """Apply one ``KEY=VALUE``; the value is TOML, or else a text."""
-    dotted, equals, value = (part.strip() for part in text.partition("="))
-    table, _, key = dotted.rpartition(".")
-    if not equals or not key:
-        raise ValueError(f"{text!r} changes nothing; write KEY=VALUE, such as iterations=20")
-    try:
-        parsed = parse_toml(f"x = {value}")["x"]
-    except ValueError:
-        parsed = value
-    place = data.setdefault(table, {}) if table else data
-    if not isinstance(place, dict):
-        raise ValueError(f"{text!r}: [[{table}]] is a list; change the file itself")
-    place[key] = parsed
+def changed(data: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Apply changes, each ``KEY=VALUE``, to a parsed file; a value is TOML, or else a text.
+
+    Raises:
+        ValueError: One is written otherwise, or cannot be applied.
+    """
+    data = copy.deepcopy(dict(data))
+    for text in changes:
+        dotted, equals, value = (part.strip() for part in text.partition("="))
+        table, _, key = dotted.rpartition(".")
+        if not equals or not key:
+            raise ValueError(f"{text!r} changes nothing; write KEY=VALUE, such as iterations=20")
+        try:
+            parsed = parse_toml(f"x = {value}")["x"]
+        except ValueError:
+            parsed = value
+        place = data.setdefault(table, {}) if table else data
+        if not isinstance(place, dict):
+            raise ValueError(f"{text!r}: [[{table}]] is a list; change the file itself")
+        place[key] = parsed
+    return data

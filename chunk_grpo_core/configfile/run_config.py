@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from ..method.chunks import ChunkPlan
 from ..method.dynamics import DynamicsCurve
 from ..method.plan_text import needs_curve, read_plan, read_weights, weights_need_curve
 from ..models.registry import ChosenModel
-from ..prompts.split import PromptConfig
+from ..prompts.split import PromptConfig, PromptSet
 from ..train.config import TrainConfig
 
 __all__ = ["GridTable", "PlanTable", "PromptTable", "RewardEntry", "RunConfig", "RunTable"]
@@ -112,10 +113,32 @@ class RunConfig:
     prompt_config: PromptConfig
     rewards: tuple[RewardEntry, ...]
     plan: PlanTable
+    is_measured: bool
+    """Whether the file is the record of a run, which holds the plan that was read off a curve."""
     settings: TrainConfig
-    """Settings of the training. A plan that is read off a curve is not known before
+    """Settings of the training. A plan that is yet to be read off a curve is not known before
     :meth:`train_config`; until then every step has a chunk of its own here."""
     run: RunTable
+    recorded: PromptSet | None = None
+    """The prompts of a run that is the source of this; None reads them from their files."""
+
+    @property
+    def needs_curve(self) -> bool:
+        """Whether a curve must be measured before the plan is known."""
+        return self.plan.needs_curve and not self.is_measured
+
+    def tables(self) -> dict[str, Any]:
+        """What the file says beside the settings, as plain values: its tables by name."""
+        return {
+            "model": {"type": self.model.type, **asdict(self.model.table)},
+            "prompts": {**asdict(self.prompts), **asdict(self.prompt_config)},
+            "reward": [
+                {"name": reward.name, "weight": reward.weight, **reward.settings}
+                for reward in self.rewards
+            ],
+            "plan": asdict(self.plan),
+            "run": asdict(self.run),
+        }
 
     def train_config(self, curve: DynamicsCurve | None = None) -> TrainConfig:
         """Settings of the training with their plan.
@@ -123,7 +146,7 @@ class RunConfig:
         Raises:
             ValueError: The plan needs a curve, or does not fit the settings.
         """
-        if not self.plan.needs_curve:
+        if not self.needs_curve:
             return self.settings
         plan = self.plan.read(self.settings.grid.trainable_steps, curve)
         return replace(self.settings, plan=plan)

@@ -1,28 +1,27 @@
 """Write a configuration file that says everything, each key with its meaning.
 
-Used for presets (``chunk-grpo presets --write``) and for the copy that a run folder keeps.
+Used for presets (``chunk-grpo presets --write``) and for the record of a run (``record.py``).
 """
 
 from __future__ import annotations
 
-import json
-import textwrap
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..method.chunks import ChunkPlan
 from ..method.schedule import TimeGrid, shifted_grid
-from ..models.registry import family_named
+from ..models.family import ModelTable
+from ..models.registry import FAMILIES, family_named
 from ..presets import PRESETS
 from ..rewards import REWARDS
+from ..train.config import TrainConfig
 from .keys import Key, keys
 from .reading import read_config
-from .run_config import RewardEntry, RunConfig
+from .run_config import RunConfig
+from .toml import comment, entry
 
-__all__ = ["preset_text", "write_config"]
-
-_WIDTH = 96
+__all__ = ["preset_text", "settings_text", "write_config"]
 
 
 def preset_text(preset: str, model: str) -> str:
@@ -47,31 +46,45 @@ def preset_text(preset: str, model: str) -> str:
 
 def write_config(config: RunConfig) -> str:
     """Write a file from which :func:`~.reading.read_config` reads the same again."""
-    title = PRESETS[config.preset].title if config.preset else "A configuration of chunk-grpo"
-    lines = [*_comment(title), *_departures(config.preset)]
-    for table, keys_there in keys(type(config.model.table)).items():
-        lines += ["", f"[{table}]"] if table else [""]
-        for name, value in _values(config, table).items():
-            meaning = _meaning(keys_there[name], value, config)
-            lines += [*_comment(meaning), f"{name} = {_toml(value)}"]
+    return settings_text(config.settings, config.tables(), config.preset)
+
+
+def settings_text(settings: TrainConfig, tables: Mapping[str, Any], preset: str = "") -> str:
+    """Write settings of a training, and what it loads, as a configuration file.
+
+    Args:
+        settings: All of them are written.
+        tables: What else the file says: ``model``, ``prompts``, ``run``, ``reward`` (a list), and
+            ``plan`` as it was written; without it, that of the settings.
+        preset: Where values come from, for the comments.
+    """
+    title = PRESETS[preset].title if preset else "A configuration of chunk-grpo"
+    lines = comment(title)
+    for departure in PRESETS[preset].departures if preset else ():
+        lines += comment(f"- {departure}", indent="  ")
+    flat = settings.flat()
+    views = {"plan": _plan(settings.plan), **tables, "grid": _grid(settings.grid)}
+    family = FAMILIES.get(tables["model"]["type"])
+    for table, known in keys(family.table if family else ModelTable).items():
+        values = views.get(table)
+        if values is None:  # a table of settings, or one of which there is nothing to say
+            values = {name: flat[key.setting] for name, key in known.items() if key.setting}
+        if values:
+            lines += ["", f"[{table}]"] if table else [""]
+        for name, value in values.items():
+            text = _meaning(known[name], value, settings, preset) if name in known else ""
+            lines += [*comment(text), entry(name, value)]
         if table == "prompts":
-            lines += _rewards(config.rewards)
+            lines += _rewards(tables.get("reward", ()))
     return "\n".join(lines) + "\n"
 
 
-def _values(config: RunConfig, table: str) -> dict[str, object]:
-    """What stands in a table: every key that has a value."""
-    loaded: dict[str, Any] = {
-        "model": {"type": config.model.type, **asdict(config.model.table)},
-        "prompts": {**asdict(config.prompts), **asdict(config.prompt_config)},
-        "grid": _grid(config.settings.grid),
-        "plan": asdict(config.plan),
-        "run": asdict(config.run),
-    }
-    if table in loaded:
-        return loaded[table]
-    settings = config.settings.flat()
-    return {name: settings[key.setting] for name, key in keys()[table].items()}
+def _plan(plan: ChunkPlan | None) -> dict[str, object]:
+    """A plan as a user writes it."""
+    if plan is None:
+        return {"chunks": "", "weights": ""}
+    weights = "" if plan.weights is None else ", ".join(map(repr, plan.weights))
+    return {"chunks": ", ".join(map(str, plan.sizes)), "weights": weights}
 
 
 def _grid(grid: TimeGrid) -> dict[str, object]:
@@ -84,49 +97,27 @@ def _grid(grid: TimeGrid) -> dict[str, object]:
     return {"sigmas": list(grid.sigmas)}
 
 
-def _meaning(key: Key, value: object, config: RunConfig) -> str:
+def _meaning(key: Key, value: object, settings: TrainConfig, preset: str) -> str:
     """The key's own text, and where a preset has its value from."""
     text = key.doc
-    for setting in PRESETS[config.preset].values if config.preset else ():
-        is_plan = key.table == "plan" and key.name == "chunks" and setting.key == "plan"
-        is_grid = (
-            key.table == "grid" and setting.key == "grid" and setting.value == config.settings.grid
-        )
-        same = setting.key == key.setting and setting.value == value
-        if (is_plan and setting.value == value) or is_grid or same:
-            text = f"{text} [{setting.source}]".strip()
+    for stated in PRESETS[preset].values if preset else ():
+        if key.dotted == "plan.chunks":
+            is_source = stated.key == "plan" and stated.value == value
+        elif key.table == "grid":
+            is_source = stated.key == "grid" and stated.value == settings.grid
+        else:
+            is_source = stated.key == key.setting and stated.value == value
+        if is_source:
+            text = f"{text} [{stated.source}]".strip()
     return text
 
 
-def _rewards(entries: tuple[RewardEntry, ...]) -> Iterator[str]:
+def _rewards(entries: list[Mapping[str, object]]) -> Iterator[str]:
+    if not entries:
+        return
     yield ""
-    yield from _comment(f"What to maximise; one table for each reward: {', '.join(REWARDS)}.")
-    for entry in entries:
+    yield from comment(f"What to maximise; one table for each reward: {', '.join(REWARDS)}.")
+    for reward in entries:
         yield "[[reward]]"
-        for name, value in {"name": entry.name, "weight": entry.weight, **entry.settings}.items():
-            yield f"{name} = {_toml(value)}"
-
-
-def _departures(preset: str) -> Iterator[str]:
-    for text in PRESETS[preset].departures if preset else ():
-        yield from textwrap.wrap(text, _WIDTH, initial_indent="# - ", subsequent_indent="#   ")
-
-
-def _comment(text: str) -> list[str]:
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
-    )
-
-
-def _toml(value: object) -> str:
-    if value is None:
-        return '"none"'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+        for name, value in reward.items():
+            yield entry(name, value)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..disk.atomic import whole_file
 from ..optional import require
 from .flux_names import diffusers_to_native, native_to_diffusers
 from .layers import Layout, LoraLayer, layer_tensors, parse_lora
@@ -136,10 +137,8 @@ def save_lora(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping
     if path.suffix != ".safetensors":
         raise ValueError(f"a LoRA file must end in .safetensors, got {path.name!r}")
     save_file = require("safetensors.torch", "To write a LoRA file").save_file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.partial")
-    save_file(dict(tensors), temporary, metadata=dict(metadata))
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        save_file(dict(tensors), temporary, metadata=dict(metadata))
     return path
 
 

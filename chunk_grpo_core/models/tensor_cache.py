@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..disk.atomic import write_whole
 from ..optional import require
 
 __all__ = ["TensorCache", "digest", "pack", "unpack"]
@@ -128,16 +128,7 @@ class TensorCache:
         file = self._file(key)
         if not self._make_room(len(body)):
             return False
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # A name of its own: another process may be writing the same key.
-        handle, name = tempfile.mkstemp(".partial", file.name, self.folder)
-        try:
-            with os.fdopen(handle, "wb") as temporary:
-                temporary.write(body)
-            os.replace(name, file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(file, body)
         self._size += len(body)
         self._used.add(file)
         return True

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from ..disk.atomic import whole_file
 from .files import WeightFile, digest
 
 __all__ = ["fetch_file"]
@@ -44,22 +45,18 @@ def fetch_file(
     target = Path(folder) / weights.folder / weights.name
     if target.is_file():
         return target, _checked(weights, target, digest(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
     url = (base_url or f"https://{weights.host}").rstrip("/") + weights.url_path
     if not url.startswith(("https://", "http://")):
         raise ValueError(f"the address is {url!r}; it must begin with https:// or http://")
     try:
-        found = _download(url, partial, progress)
-        _checked(weights, partial, found)
-        partial.replace(target)
+        with whole_file(target) as temporary:
+            found = _download(url, temporary, progress)
+            _checked(weights, temporary, found)
     except urllib.error.HTTPError as error:
         raise OSError(
             f"{url} answered {error.code} {error.reason}; see {weights.page}, where a licence may "
             "have to be accepted first"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target, found
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
 
+from ..configfile.record import PYTHON, Record, read_record, write_run
+from ..disk.atomic import write_whole
 from ..measure.evaluate import Evaluation, Interval, evaluate, paired_gain
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, base_model
@@ -16,7 +18,6 @@ from ..method.reward import Reward
 from ..processes.collective import Processes
 from ..prompts.example import Prompt, examples_of
 from ..train.batch_limit import BatchLimit
-from ..train.checkpoint import RunFolder
 from ..train.config import TrainConfig
 from ..train.events import (
     EvaluationProgress,
@@ -29,15 +30,17 @@ from ..train.events import (
     ignore,
     never_stop,
 )
+from ..train.may_change import Change, prompts_digest
 from ..train.trainer import Trainer
 from ..version import __version__
 from ..watch.comparison import pair_grid
-from ..watch.history import HELD_OUT_FILE, HeldOutWriter, MetricsWriter, read_metrics
+from ..watch.history import HeldOutWriter, MetricsWriter, read_metrics
 from ..watch.newest_group import LatestGroup
 from ..watch.pictures import SampleWriter
 from ..watch.plots import plot_training
+from .folder import RunFolder
 
-__all__ = ["EVALUATION_SEED", "Outcome", "check_held_out", "run_experiment"]
+__all__ = ["EVALUATION_SEED", "Outcome", "check_held_out", "loaded_facts", "run_experiment"]
 
 EVALUATION_SEED = 20_000
 """Noise seed of the first held-out prompt; far from seeds people type for training."""
@@ -50,6 +53,10 @@ class Outcome:
     config: TrainConfig
     model: str
     reward: str
+    iterations: int
+    """Iterations done."""
+    changes: tuple[Change, ...]
+    """Settings that were changed on the way."""
     rows: list[dict[str, Any]]
     """metrics.jsonl."""
     held_out: list[dict[str, Any]]
@@ -82,7 +89,9 @@ class Outcome:
     def lora_metadata(self) -> dict[str, str]:
         """What the LoRA is and how it was made, as text, for the header of its file.
 
-        ``chunk_grpo_recipe`` holds all settings; the plain entries repeat those people look for.
+        ``chunk_grpo_recipe`` holds all settings, by their dotted keys, as they were at the end, and
+        ``chunk_grpo_changes`` what was changed on the way; the plain entries repeat those people
+        look for.
         """
         config = self.config
         return {
@@ -90,9 +99,10 @@ class Outcome:
             "reward": self.reward,
             "chunk_grpo_version": __version__,
             "chunk_grpo_recipe": json.dumps(config.flat()),
+            "chunk_grpo_changes": json.dumps([asdict(change) for change in self.changes]),
             "chunk_plan": ", ".join(map(str, config.plan.sizes if config.plan else ())),
             "steps": str(config.grid.steps),
-            "iterations": str(len(self.rows)),
+            "iterations": str(self.iterations),
             "seed": str(config.seed),
             "held_out_seed": str(EVALUATION_SEED),
             "held_out_reward": json.dumps({"before": self.before.mean, "after": self.after.mean}),
@@ -124,6 +134,7 @@ def run_experiment(
     wants_stop: StopWish = never_stop,
     limit: BatchLimit | None = None,
     processes: Processes | None = None,
+    tables: Mapping[str, Any] = PYTHON,
 ) -> Outcome:
     """Measure, train, measure again; everything is kept in the run folder.
 
@@ -145,23 +156,26 @@ def run_experiment(
         limit: Samples that fit into memory at once; begins at ``config.batch_size`` if None.
         processes: Those that train together; this one alone if None. Only the first touches the
             run folder, which the others need not even see.
+        tables: What the record says of that which was loaded: ``model``, and where a configuration
+            named them ``prompts``, ``reward``, ``plan`` and ``run``. See
+            :func:`~chunk_grpo_core.configfile.writing.settings_text`.
 
     Raises:
         NothingScored: No picture of an iteration or of a measurement has a score; the run can be
             resumed when the reward works.
         FileExistsError: The folder holds a run and ``resume`` is False.
         FileNotFoundError: The folder holds no run and ``resume`` is True.
-        ValueError: The run was started with other settings, there are too few prompts, or the
-            processes have different models, rewards or prompts.
+        ValueError: The run was trained with something that may not change, there are too few
+            prompts, or the processes have different models, rewards or prompts.
     """
     check_held_out(held_out)
     processes = processes or Processes()
     limit = limit or BatchLimit(size=config.batch_size)
     listener = broadcast(
         MetricsWriter(folder.metrics_file),
-        HeldOutWriter(folder.path / HELD_OUT_FILE),
-        SampleWriter(folder.path / "samples"),
-        LatestGroup(folder.path / "group"),
+        HeldOutWriter(folder.held_out_file),
+        SampleWriter(folder.samples),
+        LatestGroup(folder.group),
         listener,
     )
     trainer = Trainer(
@@ -169,7 +183,8 @@ def run_experiment(
         reward,
         prompts,
         config,
-        run_folder=folder,
+        checkpoints=folder.checkpoints,
+        facts={"held_out": prompts_digest(held_out), **loaded_facts(tables)},
         listener=listener,
         check_cancel=check_cancel,
         wants_stop=wants_stop,
@@ -177,22 +192,27 @@ def run_experiment(
         processes=processes,
     )
     listener = listener if processes.is_writer else ignore
-    facts = {
-        "model": policy.name,
-        "reward": reward.name,
-        "reward_fingerprint": dict(reward.fingerprint),
-        "prompts": [example.to_json() for example in examples_of(prompts)],
-        "held_out": [example.to_json() for example in examples_of(held_out)],
-    }
-    _check_equal(processes.gather(facts))
+    _check_equal(processes.gather(trainer.trained_with))
+    processes.from_writer(folder.check_holds_a_run if resume else folder.check_free)
+    if resume:
+        trainer.resume()
 
-    def open_folder() -> None:
-        if resume:
-            folder.check_same(config, facts)
-        else:
-            folder.create(config, {**facts, "version": __version__})
+    def write_record() -> tuple[Change, ...]:
+        before = read_record(folder.path).changes if resume else ()
+        # What was changed after the checkpoint was trained by nobody.
+        kept = tuple(change for change in before if change.iteration < trainer.iteration)
+        record = Record(
+            model=policy.name,
+            reward=reward.name,
+            reward_fingerprint=dict(reward.fingerprint),
+            train=examples_of(prompts),
+            held_out=examples_of(held_out),
+            changes=(*kept, *trainer.changes),
+        )
+        write_run(folder.path, config, tables, record)
+        return record.changes
 
-    processes.from_writer(open_folder)
+    changes = processes.from_writer(write_record)
 
     def measure(which: Measured) -> Evaluation:
         own = _part(len(held_out), processes)
@@ -226,8 +246,6 @@ def run_experiment(
 
     with base_model(policy):
         before = measure("before")
-    if resume:
-        trainer.resume()
     tell(0, before)
     trainer.train(watch)
     after = measure("after")
@@ -235,12 +253,35 @@ def run_experiment(
 
     def keep() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         scores = {"before": before.to_json(), "after": after.to_json()}
-        folder.write_json("evaluation.json", {"noise_seed": EVALUATION_SEED, **scores})
-        return read_metrics(folder.metrics_file), read_metrics(folder.path / HELD_OUT_FILE)
+        body = json.dumps({"noise_seed": EVALUATION_SEED, **scores}, indent=1)
+        write_whole(folder.evaluation_file, body)
+        return read_metrics(folder.metrics_file), read_metrics(folder.held_out_file)
 
     rows, measured = processes.from_writer(keep)
     listener(RunEnd(trainer.iteration, stopped=trainer.iteration < config.iterations))
-    return Outcome(config, policy.name, reward.name, rows, measured, before, after)
+    return Outcome(
+        config=config,
+        model=policy.name,
+        reward=reward.name,
+        iterations=trainer.iteration,
+        changes=changes,
+        rows=rows,
+        held_out=measured,
+        before=before,
+        after=after,
+    )
+
+
+def loaded_facts(tables: Mapping[str, Any]) -> dict[str, object]:
+    """What a record's tables say that a training depends on, by dotted key.
+
+    Rewards are not among it: their names and fingerprints are compared.
+    """
+    return {
+        f"{table}.{key}": value
+        for table in ("model", "prompts", "run")
+        for key, value in tables.get(table, {}).items()
+    }
 
 
 def _part(count: int, processes: Processes) -> range:

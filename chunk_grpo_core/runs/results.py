@@ -13,16 +13,13 @@ from ..method.policy import Policy, Velocity, base_model, trained_adapter
 from ..method.rollout import Trajectory, rollout
 from ..prompts.example import Prompt
 from ..train.batch_limit import BatchLimit
-from ..train.checkpoint import RunFolder
 from ..train.config import TrainConfig
 from ..watch.pictures import save_png
 from ..watch.plots import plot_dynamics
 from .experiment import Outcome
+from .folder import RunFolder
 
-__all__ = ["LORA_FILE", "RunFiles", "measure_curve", "write_pictures", "write_results"]
-
-LORA_FILE = "lora.safetensors"
-_PLOTS = "plots"
+__all__ = ["RunFiles", "measure_curve", "write_pictures", "write_results"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ def write_results(
     config = outcome.config
     lora = save_lora(
         diffusers_lora(trained_adapter(policy).state_dict(), config.lora.file_alpha),
-        folder.path / LORA_FILE,
+        folder.lora_file,
         outcome.lora_metadata(),
     )
     with base_model(policy):
@@ -55,7 +52,7 @@ def write_results(
     dynamics = plot_dynamics(curve, config.plan)
     pictures = (
         *write_pictures(outcome, folder),
-        save_png(dynamics, folder.path / _PLOTS / "dynamics.png"),
+        save_png(dynamics, folder.plots / "dynamics.png"),
     )
     return RunFiles(lora, pictures)
 
@@ -66,7 +63,7 @@ def write_pictures(outcome: Outcome, folder: RunFolder) -> tuple[Path, ...]:
     Raises:
         ImportError: matplotlib is not installed; the pictures before and after are written.
     """
-    plots = folder.path / _PLOTS
+    plots = folder.plots
     before_after = save_png(outcome.before_after_grid(), plots / "before_after.png")
     return save_png(outcome.plot(), plots / "training.png"), before_after
 

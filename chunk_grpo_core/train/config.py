@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import get_type_hints
 
 from ..algorithms import algorithm_of
@@ -24,7 +24,7 @@ from ..method.rules import SdeConfig
 from ..method.schedule import TimeGrid
 from ..method.windows import WindowConfig
 
-__all__ = ["OPTIMIZERS", "PARTS", "OptimizerConfig", "TrainConfig"]
+__all__ = ["OPTIMIZERS", "PARTS", "OptimizerConfig", "TrainConfig", "defaults"]
 
 OPTIMIZERS = ("adamw", "adamw8bit")
 """Values of ``optimizer.name``."""
@@ -228,6 +228,18 @@ PARTS: dict[str, type] = {
     if isinstance(kind, type) and is_dataclass(kind) and name not in ("grid", "plan")
 }
 """Settings whose keys have a dot: ``sde``, ``optimizer``, ... -> class of the part."""
+
+
+def defaults() -> dict[str, object]:
+    """Dotted key -> default, of all settings that have one."""
+    known = dict(_defaults_of(TrainConfig))
+    for part, kind in PARTS.items():
+        known |= {f"{part}.{key}": value for key, value in _defaults_of(kind)}
+    return known
+
+
+def _defaults_of(kind: type) -> list[tuple[str, object]]:
+    return [(item.name, item.default) for item in fields(kind) if item.default is not MISSING]
 
 
 def _grid(value: object) -> TimeGrid:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from operator import add
@@ -22,7 +22,7 @@ from ..method.stream import Stream
 from ..processes.collective import Processes
 from ..prompts.example import Example, Prompt, examples_of
 from .batch_limit import BatchLimit
-from .checkpoint import Checkpoint, RunFolder
+from .checkpoint import Checkpoint, Checkpoints, TrainingState
 from .config import TrainConfig
 from .cost import largest, peak_gib, smallest, timed
 from .events import (
@@ -36,6 +36,7 @@ from .events import (
     ignore,
     never_stop,
 )
+from .may_change import Change, changes_since, trained_with
 from .metrics import UpdateReport, metrics_row
 from .optimizer import AdapterOptimizer
 from .requests import requests_of_iteration
@@ -64,7 +65,8 @@ class Trainer:
         config: TrainConfig,
         *,
         algorithm: Algorithm[Any, Any] | None = None,
-        run_folder: RunFolder | None = None,
+        checkpoints: Checkpoints | None = None,
+        facts: Mapping[str, object] | None = None,
         listener: Listener = ignore,
         check_cancel: CheckCancel = never_cancel,
         wants_stop: StopWish = never_stop,
@@ -79,7 +81,9 @@ class Trainer:
             prompts: What to train on, at least one; their metadata goes to the reward.
             config: All settings.
             algorithm: How to train; the one that ``config.algorithm`` names if None.
-            run_folder: Where checkpoints go; None keeps nothing.
+            checkpoints: Where they go; None keeps none.
+            facts: What the training depends on beside its settings, the model, the reward and the
+                prompts, by names of their own; a checkpoint remembers them.
             listener: Hears every event; of several processes only that of the first does, and only
                 of its own groups.
             check_cancel: Raises to stop; called after every micro-step.
@@ -101,18 +105,36 @@ class Trainer:
         self._processes = processes or Processes()
         self._shares = self._processes.shares(config.prompts_per_iteration, config.group_size)
         writes = self._processes.is_writer
-        self._folder, self._listen = (run_folder, listener) if writes else (None, ignore)
+        self._checkpoints, self._listen = (checkpoints, listener) if writes else (None, ignore)
         self._check_cancel, self._wants_stop = check_cancel, wants_stop
         self._processes.copy_from_writer(self._adapter.parameters())
         self._optimizer = AdapterOptimizer(self._adapter.parameters(), config.optimizer)
         self._limit = limit or BatchLimit(size=config.batch_size)
         self._decode_limit = replace(self._limit, size=None)
         self._is_tested = not config.self_test
+        self.trained_with = trained_with(config, policy, reward, prompts, facts or {})
+        self.changes: tuple[Change, ...] = ()
 
     def resume(self) -> int:
-        """Go on from the newest checkpoint of the run folder; returns iterations already done."""
-        folder = self._folder
-        checkpoint = self._processes.from_writer(lambda: folder.load() if folder else None)
+        """Go on from the newest checkpoint, if there is one.
+
+        ``changes`` says afterwards which settings differ from those of the checkpoint.
+
+        Returns:
+            Iterations already done.
+
+        Raises:
+            ValueError: The checkpoint was trained with something that may not change
+                (``may_change.py``); the message names it.
+        """
+
+        def load() -> tuple[Checkpoint | None, tuple[Change, ...]]:
+            checkpoint = self._checkpoints.load() if self._checkpoints else None
+            if checkpoint is None:
+                return None, ()
+            return checkpoint, changes_since(checkpoint.state, self.trained_with)
+
+        checkpoint, self.changes = self._processes.from_writer(load)
         if checkpoint:
             self._adapter.load_state_dict(checkpoint.adapter)
             self._optimizer.restore(checkpoint.optimizer)
@@ -120,13 +142,17 @@ class Trainer:
         return self.iteration
 
     def save(self) -> None:
-        """Write a checkpoint of the present state, if there is a run folder."""
-        if self._folder:
-            self._folder.save(self._state())
+        """Write a checkpoint of the present state, if checkpoints are kept."""
+        if self._checkpoints:
+            self._checkpoints.save(self._state())
 
     def _state(self) -> Checkpoint:
         """A copy, on the CPU."""
-        return Checkpoint(self.iteration, self._adapter.state_dict(), self._optimizer.tensors())
+        return Checkpoint(
+            TrainingState(self.iteration, self.trained_with),
+            self._adapter.state_dict(),
+            self._optimizer.tensors(),
+        )
 
     def train(self, watch: Callable[[int], None] = lambda done: None) -> None:
         """Run the iterations that are left.
@@ -137,7 +163,7 @@ class Trainer:
 
         Raises:
             Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; a checkpoint of
-                the iterations that were done is left in the run folder.
+                the iterations that were done is left.
             FloatingPointError: The gradient is not finite.
             NothingScored: No picture of an iteration has a score; it is not counted as done.
             SelfTestFailed: Gradients through the policy are wrong; see :mod:`.self_test`.
@@ -150,15 +176,15 @@ class Trainer:
         self._listen(RunStart(self.iteration, self.config.iterations))
         saved = self.iteration
         while self.iteration < self.config.iterations and not self._is_stopped():
-            start = self._state() if self._folder and self.iteration > saved else None
+            start = self._state() if self._checkpoints and self.iteration > saved else None
             try:
                 watch(self.iteration)
                 self._iterate()
             except _Stop:
                 break
             except BaseException:  # cancelled, Ctrl-C, out of memory: keep whole iterations
-                if self._folder and start:
-                    self._folder.save(start)
+                if self._checkpoints and start:
+                    self._checkpoints.save(start)
                 raise
             self.iteration += 1
             done = self.iteration == self.config.iterations

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..disk.atomic import write_whole
 from ..train.events import Event, HeldOutEnd, IterationEnd, RunStart
 
 __all__ = ["HELD_OUT_FILE", "HeldOutWriter", "MetricsWriter", "read_metrics"]
@@ -75,10 +76,7 @@ class HeldOutWriter:
 
 
 def _rewrite(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(map(_line, rows)))
 
 
 def _line(row: object) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..disk.atomic import write_whole
 from ..rewards.pixels import to_pil
 from ..train.events import AdvantagesEnd, Event, RolloutEnd
 
@@ -67,9 +68,7 @@ class LatestGroup:
             )
         ]
         content = {"iteration": group.iteration, "prompt": group.prompt, "samples": samples}
-        temporary = self.folder / f"{GROUP_FILE}.partial"
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        temporary.replace(self.folder / GROUP_FILE)
+        write_whole(self.folder / GROUP_FILE, json.dumps(content))
         self._forget(names + [sample["file"] for sample in before["samples"]])
 
     def _forget(self, kept: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Trainings that run in this ComfyUI: where each stands, who is told, and how one is ended early.
 
-What was learnt and sampled lies in the run folder (``run_view.py``). Here is only what no file
+What was learnt and sampled lies in the run folder (``runs/view.py``). Here is only what no file
 holds: the phase, the time that is left, the wish to stop, and how a run ended.
 """
 

@@ -22,8 +22,8 @@ from aiohttp import web
 from aiohttp.web import Request, Response
 
 from ...chunk_grpo_core.method.dynamics import DynamicsCurve
+from ...chunk_grpo_core.runs.view import run_names, run_view
 from ...chunk_grpo_core.watch.plan_view import plan_view
-from ...chunk_grpo_core.watch.run_view import run_names, run_view
 from .host import output_folder, page_server, run_folder
 from .monitor import Asker, LiveRun, live_run, run_of_node
 

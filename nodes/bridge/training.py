@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...chunk_grpo_core.configfile.record import COMFYUI
 from ...chunk_grpo_core.lora.files import continued_state, save_lora
 from ...chunk_grpo_core.method.policy import trained_adapter
 from ...chunk_grpo_core.method.reward import NothingScored, Reward
 from ...chunk_grpo_core.runs.experiment import Outcome, run_experiment
-from ...chunk_grpo_core.runs.results import LORA_FILE, write_pictures
-from ...chunk_grpo_core.train.checkpoint import RunFolder
+from ...chunk_grpo_core.runs.folder import RunFolder
+from ...chunk_grpo_core.runs.results import write_pictures
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
     EvaluationProgress,
@@ -62,10 +63,9 @@ def open_run(request: RunRequest) -> RunFolder:
     if request.resume and not request.name:
         raise ValueError("resume is on, but run_name is empty; write the name of the run")
     folder = RunFolder(run_folder(request.name or next_run_name()))
-    exists = folder.config_file.exists()
-    if request.resume and not exists:
+    if request.resume and not folder.holds_a_run:
         raise ValueError(f"there is no run called {request.name!r} to resume; turn resume off")
-    if exists and not request.resume:
+    if folder.holds_a_run and not request.resume:
         raise ValueError(
             f"a run called {request.name!r} exists already; turn resume on to go on with it, or "
             "choose another run_name"
@@ -166,9 +166,10 @@ def train_lora(
                 check_cancel=check_interrupt,
                 wants_stop=run.wants_stop,
                 limit=limit,
+                tables={**COMFYUI, "run": {"pictures": evaluation_seeds}},
             )
             lora = policy.lora_model()
-            save_lora(lora, folder.path / LORA_FILE, outcome.lora_metadata())
+            save_lora(lora, folder.lora_file, outcome.lora_metadata())
             _draw(outcome, folder)
         return lora, TrainingLog(outcome, str(folder.path))
 

@@ -16,6 +16,7 @@ from each import failures_of_each
 from PIL import Image
 from safetensors.torch import load_file
 
+from chunk_grpo_core.configfile.record import read_record, read_run, read_settings
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.advantage import AdvantageConfig
 from chunk_grpo_core.method.objective import ObjectiveConfig
@@ -272,12 +273,9 @@ def test_a_plan_of_another_sampler_is_called_out_in_the_summary(comfy, comfy_ser
     (line,) = [line for line in text.splitlines() if line.startswith("Warning: ")]
     assert warning in line
     assert warning in comfy_server.log()[log:]
-    record = json.loads(
-        (comfy_server.output / "chunk_grpo" / "other sampler" / "config.json").read_text()
-    )
-    plan = record["config"]["plan"]
-    assert plan["sizes"] == [2, 2, 2, 2] and sum(plan["weights"]) == pytest.approx(1.0)
-    assert plan["source"]["distance"] == "cosine" and plan["source"]["rule"] == "ode"
+    plan = read_settings(comfy_server.output / "chunk_grpo" / "other sampler").plan
+    assert plan.sizes == (2, 2, 2, 2) and sum(plan.weights) == pytest.approx(1.0)
+    assert plan.source.distance == "cosine" and plan.source.rule == "ode"
 
 
 # Several rewards
@@ -328,8 +326,7 @@ def test_a_training_records_every_reward(comfy, comfy_server):
     folder = comfy_server.output / "chunk_grpo" / "two rewards"
     (row,) = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     assert row["rewards"].keys() == {"tiny_world", "target_colour"}
-    record = json.loads((folder / "config.json").read_text())
-    assert record["reward"] == "1.0*tiny_world + 0.5*target_colour"
+    assert read_record(folder).reward == "1.0*tiny_world + 0.5*target_colour"
 
 
 # What was trained is what standard nodes load
@@ -392,7 +389,15 @@ def test_a_run_goes_on_and_its_name_is_not_taken_twice(comfy, comfy_server):
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [0, 1]
     other = change(first, TRAIN, iterations=3, resume=True, group_size=6)
-    assert "group_size = 4, not 6" in comfy.run(other, check=False).error
+    message = comfy.run(other, check=False).error
+    assert "group_size = 6, but iterations 1 to 2 were trained with 4" in message
+    with pytest.raises(ValueError, match="is a run of ComfyUI.* run_name goes on and resume on"):
+        read_run(metrics.parent)
+    slower = change(first, TRAIN, iterations=3, resume=True, learning_rate=1e-5)
+    comfy.run(slower)
+    changes = [(entry.iteration, entry.key) for entry in read_record(metrics.parent).changes]
+    assert {(1, "iterations"), (2, "iterations"), (2, "optimizer.learning_rate")} == set(changes)
+    assert read_settings(metrics.parent).optimizer.learning_rate == 1e-5
 
 
 def test_cancel_stops_at_once_and_leaves_the_model_as_it_was(comfy):

@@ -69,8 +69,8 @@ def test_pictures_of_the_newest_group_can_be_fetched(finished, comfy):
         ("/chunk_grpo/runs/%2e%2e", 404, ""),
         ("/chunk_grpo/runs/..%2f..%2fuser", 404, ""),
         ("/chunk_grpo/runs/watched?since=x", 400, "since is 'x'; write a whole number"),
-        ("/chunk_grpo/runs/watched/group/config.json", 404, "no picture"),
-        ("/chunk_grpo/runs/watched/group/..%2fconfig.json", 404, ""),
+        ("/chunk_grpo/runs/watched/group/run.toml", 404, "no picture"),
+        ("/chunk_grpo/runs/watched/group/..%2frun.toml", 404, ""),
         ("/chunk_grpo/runs/watched/group/99999_00.png", 404, "a newer group"),
     ],
 )
@@ -129,4 +129,4 @@ def test_an_error_and_a_cancel_are_told(comfy):
         3, iterations=2, run_name="cancelled", group_size=5, resume=True
     )
     last = comfy.record(other, check=False).events_named("chunk_grpo.status")[-1]
-    assert last["state"] == "failed" and "group_size = 4, not 5" in last["message"]
+    assert last["state"] == "failed" and "group_size = 5, but" in last["message"]

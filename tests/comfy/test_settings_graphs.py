@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from chunk_grpo_core.configfile.record import read_settings
 from chunk_grpo_core.presets import PRESETS, preset_config
-from chunk_grpo_core.train.config import TrainConfig
 
 from . import graphs
 from .graphs import node, shown_text
@@ -14,9 +14,8 @@ from .graphs import node, shown_text
 def trained(server, name):
     """Settings and first metrics of a run."""
     folder = server.output / "chunk_grpo" / name
-    record = json.loads((folder / "config.json").read_text())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return TrainConfig.of(record["config"]), rows
+    return read_settings(folder), rows
 
 
 def test_objective_and_exploration_train_as_they_say(comfy, comfy_server):

@@ -11,16 +11,18 @@ from torch import Tensor
 
 from chunk_grpo_core.algorithms import ALGORITHMS
 from chunk_grpo_core.algorithms.chunk_grpo import ChunkGrpo
+from chunk_grpo_core.configfile.record import read_settings
 from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.noise import derive_seed
 from chunk_grpo_core.method.rollout import Trajectory, rollout
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.runs.experiment import run_experiment
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.runs.folder import RunFolder
+from chunk_grpo_core.runs.view import run_view
+from chunk_grpo_core.train.checkpoint import Checkpoints
 from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
-from chunk_grpo_core.watch.run_view import run_view
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,8 @@ def test_another_algorithm_learns_without_plan_noise_or_ratio(caplog):
 def test_a_killed_run_of_another_algorithm_resumes_to_the_same_numbers(calls, tmp_path):
     rows, adapter = trained(config_of())
     with pytest.raises(Cancelled):
-        trained(config_of(), run_folder=RunFolder(tmp_path), check_cancel=CancelAfter(calls))
-    again, moved = trained(config_of(), run_folder=RunFolder(tmp_path))
+        trained(config_of(), checkpoints=Checkpoints(tmp_path), check_cancel=CancelAfter(calls))
+    again, moved = trained(config_of(), checkpoints=Checkpoints(tmp_path))
     assert again == rows[len(rows) - len(again) :] and (len(again) < 7) == (calls > 1)
     assert all(torch.equal(moved[name], adapter[name]) for name in adapter)
 
@@ -151,7 +153,7 @@ def test_a_whole_run_of_another_algorithm_is_measured_drawn_and_watched(tmp_path
     assert outcome.lora_metadata()["chunk_plan"] == ""
     view = run_view(folder.path)
     assert view["plan"] is None and view["done"] == 2
-    assert folder.read_config() == config
+    assert read_settings(folder.path) == config
 
 
 def test_an_algorithm_can_be_handed_over():
@@ -194,10 +196,11 @@ def test_settings_without_a_plan_are_read_back():
 
 
 def test_a_run_goes_on_with_its_own_algorithm_only(tmp_path):
-    folder, chunked = RunFolder(tmp_path / "run"), toy_config()
-    folder.create(chunked, {})
-    with pytest.raises(ValueError, match="started with algorithm = chunk_grpo, not best_of_n"):
-        folder.check_same(replace(chunked, algorithm="best_of_n", plan=None), {})
+    checkpoints, chunked = Checkpoints(tmp_path), toy_config(iterations=1)
+    trained(chunked, checkpoints=checkpoints)
+    message = 'algorithm = "best_of_n", but iterations 1 to 1 were trained with .*"chunk_grpo"'
+    with pytest.raises(ValueError, match=message):
+        trained(replace(chunked, algorithm="best_of_n", plan=None), checkpoints=checkpoints)
 
 
 def test_a_policy_without_an_adapter_cannot_be_trained():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from typing import get_args
 
@@ -15,10 +16,12 @@ from typer.testing import CliRunner
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.cli.progress import ProgressBar
 from chunk_grpo_core.configfile.reading import read_config_file
+from chunk_grpo_core.configfile.toml import parse_toml
+from chunk_grpo_core.lora.files import load_lora
 from chunk_grpo_core.method.reward import RewardFailed
 from chunk_grpo_core.presets import PRESETS
-from chunk_grpo_core.runs import workbench
-from chunk_grpo_core.runs.workbench import load_policy
+from chunk_grpo_core.runs import start
+from chunk_grpo_core.runs.load import load_policy
 from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import EvaluationProgress, Measured, PhaseProgress
 from chunk_grpo_core.watch.history import read_metrics
@@ -91,7 +94,7 @@ def test_a_run_leaves_what_the_next_commands_need(trained, config):
     assert facts["iterations"] == 3 and facts["ratio_error_first_update"] == 0.0
     assert facts["lora"] == str(folder / "lora.safetensors")
     files = {path.name for path in folder.rglob("*") if path.is_file()}
-    assert {"run.toml", "config.json", "metrics.jsonl", "evaluation.json", "training.png"} <= files
+    assert {"run.toml", "metrics.jsonl", "evaluation.json", "training.png"} <= files
     copied = read_config_file(folder / "run.toml")
     assert copied.train_config() == read_config_file(config).train_config()
 
@@ -132,7 +135,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(trained, config, monkeypatch)
 
 def test_a_reward_that_fails_ends_the_run_with_the_command_to_go_on(trained, config, monkeypatch):
     whole, folder = trained[0], config.parent / "unscored"
-    load = workbench.load_rewards
+    load = start.load_rewards
 
     def failing(settings):
         reward, calls = load(settings), iter(range(100))
@@ -147,7 +150,7 @@ def test_a_reward_that_fails_ends_the_run_with_the_command_to_go_on(trained, con
         return reward
 
     with monkeypatch.context() as patch:
-        patch.setattr(workbench, "load_rewards", failing)
+        patch.setattr(start, "load_rewards", failing)
         code, _, errors = run("train", config, "--out", folder)
     assert code == 1 and errors.splitlines()[-1] == (
         "error: no picture of iteration 3 has a score (reward tiny_world: no answer from the "
@@ -157,6 +160,55 @@ def test_a_reward_that_fails_ends_the_run_with_the_command_to_go_on(trained, con
     finished("resume", folder)
     assert without_times(folder) == without_times(whole)
     assert same_files(folder / "lora.safetensors", whole / "lora.safetensors")
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """The finished run, to be edited."""
+    return shutil.copytree(trained[0], tmp_path / "copied")
+
+
+def edit(folder, old, new):
+    text = (folder / "run.toml").read_text()
+    assert f"\n{old}\n" in text
+    (folder / "run.toml").write_text(text.replace(f"\n{old}\n", f"\n{new}\n"))
+
+
+def test_an_edited_record_is_refused_by_name_before_the_model_is_loaded(copied, monkeypatch):
+    monkeypatch.setattr(start, "load_policy", None)
+    edit(copied, "alpha = 32.0", "alpha = 64.0")
+    text = (copied / "run.toml").read_text()
+    code, _, errors = run("resume", copied, "--iterations", 4)
+    assert code == 2 and errors.count("\n") == 1
+    assert "run.toml says lora.alpha = 64.0, but iterations 1 to 3 were trained with 32.0" in errors
+    assert (copied / "run.toml").read_text() == text
+
+
+def test_an_edited_record_is_honoured_and_the_lora_tells(copied):
+    edit(copied, "learning_rate = 0.01", "learning_rate = 0.02")
+    facts = json.loads(finished("resume", copied, "--set", "iterations=4", "--json"))
+    assert facts["iterations"] == 4
+    wanted = [
+        {"iteration": 3, "key": "iterations", "old": 3, "new": 4},
+        {"iteration": 3, "key": "optimizer.learning_rate", "old": 0.01, "new": 0.02},
+    ]
+    changes = sorted(parse_toml((copied / "run.toml").read_text())["record"]["changes"],
+                     key=lambda change: change["key"])  # fmt: skip
+    assert changes == wanted
+    _, metadata = load_lora(copied / "lora.safetensors")
+    assert metadata["iterations"] == "4"
+    assert json.loads(metadata["chunk_grpo_recipe"])["optimizer.learning_rate"] == 0.02
+    told = json.loads(metadata["chunk_grpo_changes"])
+    assert sorted(told, key=lambda change: change["key"]) == wanted
+    # What was changed is remembered: nothing needs to be said again.
+    assert json.loads(finished("resume", copied, "--json"))["iterations"] == 4
+
+
+def test_a_demo_goes_on_as_any_run(tmp_path):
+    folder = tmp_path / "demo"
+    finished("demo", "--iterations", 1, "--pictures", 1, "--out", folder)
+    assert json.loads(finished("resume", folder, "--iterations", 2, "--json"))["iterations"] == 2
+    assert [row["iteration"] for row in without_times(folder)] == [0, 1]
 
 
 def test_a_run_measures_held_out_prompts_in_between(trained, config):
@@ -209,7 +261,7 @@ def test_a_stop_before_anything_is_trained_says_so(config, tmp_path, monkeypatch
     def stop(*words, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workbench, "load_policy", stop)
+    monkeypatch.setattr(start, "load_policy", stop)
     code, _, errors = run("train", config, "--out", tmp_path / "new")
     assert (code, errors) == (130, "stopped; nothing was written\n")
     assert not (tmp_path / "new").exists()
@@ -227,7 +279,7 @@ def test_a_stop_before_anything_is_trained_says_so(config, tmp_path, monkeypatch
 def test_mistakes_are_found_before_the_model_is_loaded(
     config, tmp_path, monkeypatch, changes, message
 ):
-    monkeypatch.setattr(workbench, "load_policy", None)
+    monkeypatch.setattr(start, "load_policy", None)
     monkeypatch.setitem(sys.modules, "wandb", None)
     words = [word for change in changes for word in ("--set", change)]
     code, _, errors = run("train", config, "--out", tmp_path / "new", *words)
@@ -241,7 +293,12 @@ def test_mistakes_are_one_line(config, trained, tmp_path):
         (["train", tmp_path / "absent.toml"], "there is no configuration file"),
         (["resume", tmp_path], "run.toml is missing"),
         (["sample", tmp_path], "run.toml is missing"),
-        (["resume", trained[0], "--iterations", 2], "whole has done 3 already"),
+        (
+            ["resume", trained[0], "--iterations", 2],
+            "says iterations = 2, but 3 are done already",
+        ),
+        (["resume", trained[0], "--set", "lora.alpha=9"], "lora.alpha may not change when a run"),
+        (["resume", trained[0], "--set", "iterations"], "write KEY=VALUE"),
         (["sample", config, "--set", "prompts.held_out=0"], "say what to draw with --prompt"),
         (["evaluate", config], "has no LoRA of its own; name one with --lora"),
         (["presets", "--write", "safe"], "there is no preset 'safe'"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from chunk_grpo_core.configfile.keys import keys
-from chunk_grpo_core.configfile.reading import parse_toml, read_config, read_config_file
+from chunk_grpo_core.configfile.reading import read_config, read_config_file
+from chunk_grpo_core.configfile.toml import parse_toml
 from chunk_grpo_core.configfile.writing import preset_text, write_config
 from chunk_grpo_core.method.dynamics import DynamicsCurve
 from chunk_grpo_core.method.schedule import flux_shift, shifted_grid

@@ -27,8 +27,8 @@ from chunk_grpo_core.method.walk import sample_ode
 from chunk_grpo_core.optional import require
 from chunk_grpo_core.rewards import REWARDS, load_reward
 from chunk_grpo_core.runs.experiment import run_experiment
+from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.train.batch_limit import BatchLimit
-from chunk_grpo_core.train.checkpoint import RunFolder
 from chunk_grpo_core.train.events import (
     AdvantagesEnd,
     IterationEnd,
@@ -341,7 +341,7 @@ def test_experiment_measures_around_training_and_resumes(tmp_path):
     with pytest.raises(ValueError, match="1 held-out prompts"):
         run(False, tmp_path / "other", ["one"])
     kept = {path.name for path in tmp_path.iterdir()}
-    assert {"config.json", "metrics.jsonl", "samples", "checkpoints"} <= kept
+    assert {"run.toml", "metrics.jsonl", "samples", "checkpoints"} <= kept
     assert not [name for name in kept if name.endswith(".partial")]
 
 

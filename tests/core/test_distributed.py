@@ -27,7 +27,8 @@ from chunk_grpo_core.processes.launch import asks_for_sharding, join_processes
 from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from chunk_grpo_core.runs.experiment import run_experiment
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.runs.folder import RunFolder
+from chunk_grpo_core.train.checkpoint import Checkpoints
 from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.events import IterationEnd, RolloutEnd
 from chunk_grpo_core.train.trainer import Trainer
@@ -252,7 +253,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, first, then):
             config = toy_config(**{**RICH, "iterations": iterations})
             trainer = Trainer(
                 policy, Brightness(), PROMPTS, config, processes=processes,
-                run_folder=RunFolder(folder if processes.is_writer else folder / "nothing"),
+                checkpoints=Checkpoints(folder if processes.is_writer else folder / "nothing"),
             )  # fmt: skip
             done = trainer.resume()
             trainer.train()
@@ -285,9 +286,9 @@ def test_all_processes_end_alike_when_no_process_has_a_score(tmp_path):
     def work(processes):
         reward = FailsAfter(3 if processes.rank else 2, f"no answer to {processes.rank}")
         config = toy_config(**{**PLAIN, "iterations": 4})
-        folder = RunFolder(tmp_path) if processes.is_writer else None
+        checkpoints = Checkpoints(tmp_path) if processes.is_writer else None
         trainer = Trainer(
-            ToyPolicy(), reward, PROMPTS, config, processes=processes, run_folder=folder
+            ToyPolicy(), reward, PROMPTS, config, processes=processes, checkpoints=checkpoints
         )
         message = "iteration 3 has a score .reward brightness: no answer to 1"
         with pytest.raises(NothingScored, match=message):
@@ -295,7 +296,7 @@ def test_all_processes_end_alike_when_no_process_has_a_score(tmp_path):
         return trainer.iteration
 
     assert together(2, work) == [2, 2]
-    assert RunFolder(tmp_path).load().iteration == 2
+    assert Checkpoints(tmp_path).load().iteration == 2
 
 
 def test_a_measurement_needs_a_score_in_any_process_only(tmp_path):

@@ -12,12 +12,13 @@ from toy_family import FAMILY
 from typer.testing import CliRunner
 
 from chunk_grpo_core.cli.app import app
-from chunk_grpo_core.configfile.reading import parse_toml, read_config
+from chunk_grpo_core.configfile.reading import read_config
+from chunk_grpo_core.configfile.toml import parse_toml
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.flux.config import FluxModel
 from chunk_grpo_core.models.registry import FAMILIES, family_named
 from chunk_grpo_core.presets import PRESETS
-from chunk_grpo_core.runs.workbench import load_policy
+from chunk_grpo_core.runs.load import load_policy
 
 TOY = {
     "model": {"type": "toy", "colours": "here.txt"},

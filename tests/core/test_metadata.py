@@ -13,7 +13,7 @@ from chunk_grpo_core.method.reward import RewardBatch, checked_inputs
 from chunk_grpo_core.models.tiny.world import HELD_OUT, TRAIN, caption
 from chunk_grpo_core.rewards import ocr
 from chunk_grpo_core.rewards.remote.server import RewardServer
-from chunk_grpo_core.runs.workbench import train
+from chunk_grpo_core.runs.start import train
 
 SIGN, OTHER = caption(TRAIN[0]), caption(HELD_OUT[0])
 TOML = """

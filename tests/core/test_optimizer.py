@@ -12,7 +12,7 @@ from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 from torch import nn
 
 from chunk_grpo_core.method.cancel import Cancelled
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.checkpoint import Checkpoints
 from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.ema import Ema
 from chunk_grpo_core.train.optimizer import AdapterOptimizer
@@ -98,19 +98,18 @@ def test_a_resumed_run_has_the_same_average_and_warm_up(tmp_path):
     whole = ToyPolicy()
     Trainer(whole, Brightness(), PROMPTS, averaging()).train()
 
-    folder, policy = RunFolder(tmp_path / "run"), ToyPolicy()
-    folder.create(averaging(), {})
+    checkpoints, policy = Checkpoints(tmp_path / "run"), ToyPolicy()
     with pytest.raises(Cancelled):
         Trainer(
             policy,
             Brightness(),
             PROMPTS,
             averaging(),
-            run_folder=folder,
+            checkpoints=checkpoints,
             check_cancel=CancelAfter(60),
         ).train()
     policy = ToyPolicy()
-    trainer = Trainer(policy, Brightness(), PROMPTS, averaging(), run_folder=folder)
+    trainer = Trainer(policy, Brightness(), PROMPTS, averaging(), checkpoints=checkpoints)
     assert 0 < trainer.resume() < 4
     trainer.train()
     assert torch.equal(weights(policy.adapter.state_dict()), weights(whole.adapter.state_dict()))
@@ -205,12 +204,11 @@ def test_adamw8bit_gets_the_settings_of_the_run(bitsandbytes):
 def test_a_resumed_run_has_the_same_8_bit_moments(tmp_path, bitsandbytes):
     whole = ToyPolicy()
     Trainer(whole, Brightness(), PROMPTS, eight_bits()).train()
-    folder, config = RunFolder(tmp_path / "run"), eight_bits()
-    folder.create(config, {})
+    checkpoints, config = Checkpoints(tmp_path / "run"), eight_bits()
     first = replace(config, iterations=1)
-    Trainer(ToyPolicy(), Brightness(), PROMPTS, first, run_folder=folder).train()
+    Trainer(ToyPolicy(), Brightness(), PROMPTS, first, checkpoints=checkpoints).train()
     policy = ToyPolicy()
-    trainer = Trainer(policy, Brightness(), PROMPTS, config, run_folder=folder)
+    trainer = Trainer(policy, Brightness(), PROMPTS, config, checkpoints=checkpoints)
     assert trainer.resume() == 1
     trainer.train()
     assert torch.equal(weights(policy.adapter.state_dict()), weights(whole.adapter.state_dict()))

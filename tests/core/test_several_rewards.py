@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from chunk_grpo_core.configfile.record import read_record
 from chunk_grpo_core.measure.evaluate import evaluate
 from chunk_grpo_core.method.advantage import AdvantageConfig, group_advantages, iteration_advantages
 from chunk_grpo_core.method.reward import RewardBatch, RewardFailed, RewardPart
@@ -20,7 +21,7 @@ from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from chunk_grpo_core.runs.experiment import run_experiment
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
@@ -420,8 +421,8 @@ def test_the_record_of_a_run_names_rewards_and_weights(tmp_path):
     folder, config = RunFolder(tmp_path), toy_config(iterations=1)
     reward = combine(brightness=1.0, contrast=0.5)
     outcome = run_experiment(ToyPolicy(), reward, PROMPTS, ["a", "b"], config, folder)
-    assert folder.read_record()["reward"] == "1.0*brightness + 0.5*contrast"
-    assert folder.read_record()["reward_fingerprint"]["contrast/unit"] == 1000.0
+    assert read_record(tmp_path).reward == "1.0*brightness + 0.5*contrast"
+    assert read_record(tmp_path).reward_fingerprint["contrast/unit"] == 1000.0
     assert outcome.after.to_json()["extras"].keys() >= {"brightness", "contrast"}
     other = combine(brightness=1.0, contrast=0.25)
     with pytest.raises(ValueError, match=r"reward = .*0.5\*contrast.*, not .*0.25\*contrast"):

@@ -13,15 +13,22 @@ import pytest
 import torch
 from fakes import PROMPTS, Brightness, Broken, CancelAfter, FailsAfter, ToyPolicy, toy_config
 
+from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.cancel import Cancelled, never_cancel
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.reward import NothingScored
 from chunk_grpo_core.method.rules import SdeConfig
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.runs.folder import RunFolder
+from chunk_grpo_core.train.checkpoint import Checkpoints
 from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.events import IterationEnd, RolloutEnd, broadcast
 from chunk_grpo_core.train.trainer import Trainer
 from chunk_grpo_core.watch.history import MetricsWriter, read_metrics
+
+
+class Renamed(ToyPolicy):
+    name = "another"
+
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "toy_run.json"
 SHORT = toy_config(iterations=7, self_test=False)
@@ -35,7 +42,7 @@ def trainer_of(folder, config, *, policy=None, reward=None, check=never_cancel, 
         reward or Brightness(),
         PROMPTS,
         config,
-        run_folder=folder,
+        checkpoints=folder.checkpoints,
         listener=broadcast(*listeners),
         check_cancel=check,
     )
@@ -59,7 +66,7 @@ def short_run(tmp_path_factory):
     """Metrics, adapter and optimiser of 7 uninterrupted iterations."""
     folder = RunFolder(tmp_path_factory.mktemp("short"))
     trainer_of(folder, SHORT).train()
-    return rows_of(folder.metrics_file), folder.load()
+    return rows_of(folder.metrics_file), folder.checkpoints.load()
 
 
 def test_toy_run_reproduces_the_golden_curve_and_rises(long_run):
@@ -89,7 +96,7 @@ def test_batch_size_changes_nothing(short_run, batch_size, tmp_path):
 def assert_same_run(folder, short_run):
     rows, checkpoint = short_run
     assert rows_of(folder.metrics_file) == rows
-    found = folder.load()
+    found = folder.checkpoints.load()
     for kind in ("adapter", "optimizer"):
         left, right = getattr(found, kind), getattr(checkpoint, kind)
         assert left.keys() == right.keys()
@@ -99,6 +106,12 @@ def assert_same_run(folder, short_run):
 class KilledFolder(RunFolder):
     """What a killed process leaves: the checkpoints of the schedule, and none when it stops."""
 
+    @property
+    def checkpoints(self):
+        return ScheduledCheckpoints(self.path / "checkpoints")
+
+
+class ScheduledCheckpoints(Checkpoints):
     def save(self, checkpoint):
         if checkpoint.iteration % SHORT.checkpoint_every == 0:
             super().save(checkpoint)
@@ -187,13 +200,13 @@ def test_a_reward_that_begins_to_fail_ends_the_run_which_then_goes_on(tmp_path, 
     reward = FailsAfter(2 * SHORT.prompts_per_iteration)
     with pytest.raises(NothingScored, match="iteration 3 .*brightness: no answer from the server"):
         trainer_of(folder, SHORT, reward=reward).train()
-    assert folder.load().iteration == 2
+    assert folder.checkpoints.load().iteration == 2
     trainer = trainer_of(folder, SHORT)
     assert trainer.resume() == 2
     trainer.train()
     assert rows_of(folder.metrics_file) == short_run[0]
     for part in ("adapter", "optimizer"):
-        found, expected = getattr(folder.load(), part), getattr(short_run[1], part)
+        found, expected = getattr(folder.checkpoints.load(), part), getattr(short_run[1], part)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
@@ -223,52 +236,77 @@ def test_training_needs_prompts():
         Trainer(ToyPolicy(), Brightness(), [], SHORT)
 
 
-def test_run_folder_is_never_overwritten(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    folder.create(SHORT, {"model": "toy"})
-    with pytest.raises(FileExistsError, match="already holds a run; resume it"):
-        folder.create(SHORT, {})
-    assert folder.read_config() == SHORT and folder.read_record()["model"] == "toy"
-    with pytest.raises(FileNotFoundError, match="holds no run: config.json is missing"):
-        RunFolder(tmp_path / "empty").read_record()
+def trained_once(folder):
+    trainer_of(folder, toy_config(iterations=1)).train()
 
 
 @pytest.mark.parametrize(
-    ("changes", "name"),
+    ("changes", "message"),
     [
-        ({"seed": 8}, "seed = 7, not 8"),
-        ({"group_size": 6}, "group_size = 8, not 6"),
-        ({"sde": SdeConfig(eta=0.5)}, "sde = .*0.7.*, not .*0.5"),
-        ({"optimizer": OptimizerConfig(learning_rate=1.0)}, "optimizer = "),
+        ({"seed": 8}, "seed = 8, but iterations 1 to 1 were trained with 7; set it back"),
+        ({"group_size": 6}, "group_size = 6, .* with 8"),
+        ({"sde": SdeConfig(eta=0.5)}, "sde.eta = 0.5, .* with 0.7"),
+        ({"lora": LoraConfig(rank=5, alpha=9.0)}, "lora.rank = 5 and lora.alpha = 9.0, .* with "),
     ],
 )
-def test_resuming_with_other_settings_is_refused_by_name(changes, name, tmp_path):
+def test_resuming_with_other_settings_is_refused_by_name(changes, message, tmp_path):
     folder = RunFolder(tmp_path)
-    folder.create(toy_config(), {})
-    with pytest.raises(ValueError, match=name):
-        folder.check_same(toy_config(**changes), {})
+    trained_once(folder)
+    with pytest.raises(ValueError, match=message):
+        trainer_of(folder, toy_config(**changes)).resume()
 
 
-def test_settings_that_change_no_numbers_may_differ_on_resume(tmp_path):
+@pytest.mark.parametrize(
+    ("prompts", "policy", "reward", "message"),
+    [
+        (PROMPTS[:-1], ToyPolicy(), Brightness(), "prompts = .*4, SHA-256 .* with .*5, SHA-256"),
+        (PROMPTS, Renamed(), Brightness(), 'model = "another", .* with "toy"'),
+        (PROMPTS, ToyPolicy(), Broken([]), 'reward = "broken", .* with "brightness"'),
+    ],
+)
+def test_checkpoints_of_another_training_are_refused_by_fact(
+    prompts, policy, reward, message, tmp_path
+):
     folder = RunFolder(tmp_path)
-    folder.create(toy_config(), {})
-    folder.check_same(toy_config(iterations=99, checkpoint_every=1, batch_size=2), {})
+    trained_once(folder)
+    other = Trainer(
+        policy, reward, prompts, toy_config(iterations=1), checkpoints=folder.checkpoints
+    )
+    with pytest.raises(ValueError, match=message):
+        other.resume()
+
+
+def test_settings_of_the_table_may_differ_on_resume_and_are_told(tmp_path):
+    folder = RunFolder(tmp_path)
+    trained_once(folder)
+    again = trainer_of(folder, toy_config(iterations=99, checkpoint_every=1, batch_size=2))
+    assert again.resume() == 1
+    old = toy_config(iterations=1)
+    assert {(c.iteration, c.key, c.old, c.new) for c in again.changes} == {
+        (1, "iterations", 1, 99),
+        (1, "checkpoint_every", old.checkpoint_every, 1),
+        (1, "batch_size", old.batch_size, 2),
+    }
+    again.config = toy_config(iterations=3)
+    again.train()
+    with pytest.raises(ValueError, match="iterations = 1, but 3 are done already"):
+        trainer_of(folder, toy_config(iterations=1)).resume()
 
 
 def test_unfinished_checkpoints_are_ignored_and_old_ones_deleted(tmp_path):
     folder = RunFolder(tmp_path)
     trainer_of(folder, toy_config(iterations=4, checkpoint_every=1)).train()
-    assert [path.name for path in folder.checkpoints()] == ["step_000003", "step_000004"]
+    assert [path.name for path in folder.checkpoints.all()] == ["step_000003", "step_000004"]
     partial = tmp_path / "checkpoints" / "step_000009.partial"
     partial.mkdir()
     (partial / "adapter.safetensors").write_bytes(b"half")
-    assert folder.load().iteration == 4
+    assert folder.checkpoints.load().iteration == 4
     # A run that dies here again finds its own leftovers and replaces them.
     (tmp_path / "checkpoints" / "step_000005.partial").mkdir()
     again = trainer_of(folder, toy_config(iterations=5, checkpoint_every=1))
     again.resume()
     again.train()
-    assert folder.load().iteration == 5
+    assert folder.checkpoints.load().iteration == 5
 
 
 def test_checkpoint_gives_back_adapter_and_optimiser(tmp_path):
@@ -280,7 +318,10 @@ def test_checkpoint_gives_back_adapter_and_optimiser(tmp_path):
     second.save()
     one, two = (first.policy.adapter.state_dict(), second.policy.adapter.state_dict())
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert {path.suffix for path in folder.checkpoints()[-1].iterdir()} == {".safetensors", ".json"}
+    assert {path.suffix for path in folder.checkpoints.all()[-1].iterdir()} == {
+        ".safetensors",
+        ".json",
+    }
 
 
 def test_metrics_cut_short_by_a_kill_are_readable(tmp_path):
@@ -322,7 +363,7 @@ def test_recomputing_log_p_changes_nothing_on_the_cpu(recompute, short_run, tmp_
 if __name__ == "__main__":
     import tempfile
 
-    folder = RunFolder(tempfile.mkdtemp())
+    folder = RunFolder(Path(tempfile.mkdtemp()))
     trainer_of(folder, toy_config()).train()
     golden = rows_of(folder.metrics_file)
     body = {key: [row[key] for row in golden] for key in ("reward_mean", "grad_norm")}

@@ -13,7 +13,9 @@ from PIL import Image
 from chunk_grpo_core.measure.evaluate import evaluate, paired_gain
 from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.runs.experiment import EVALUATION_SEED, run_experiment
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.runs.folder import RunFolder
+from chunk_grpo_core.runs.view import run_names, run_view
+from chunk_grpo_core.train.checkpoint import Checkpoints
 from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.events import (
     AdvantagesEnd,
@@ -26,7 +28,6 @@ from chunk_grpo_core.train.events import (
 from chunk_grpo_core.train.trainer import Trainer
 from chunk_grpo_core.watch.history import HeldOutWriter, read_metrics
 from chunk_grpo_core.watch.newest_group import LatestGroup, read_group
-from chunk_grpo_core.watch.run_view import run_names, run_view
 
 HELD_OUT = ("new", "newer", "newest")
 
@@ -138,7 +139,7 @@ def test_stopping_keeps_whole_iterations_and_measures_them(tmp_path):
     expected = experiment(tmp_path / "short", config=toy_config(iterations=3))
     assert numbers(outcome.rows) == numbers(expected.rows)
     assert torch.equal(outcome.after.rewards, expected.after.rewards)
-    checkpoints = [RunFolder(tmp_path / name).load() for name in ("stopped", "short")]
+    checkpoints = [RunFolder(tmp_path / name).checkpoints.load() for name in ("stopped", "short")]
     assert all(
         torch.equal(value, checkpoints[1].adapter[name])
         for name, value in checkpoints[0].adapter.items()
@@ -152,18 +153,18 @@ def test_a_wish_during_a_rollout_ends_it_at_once(tmp_path):
         if isinstance(event, IterationEnd):
             policy.calls.clear()
 
-    folder = RunFolder(tmp_path)
+    checkpoints = Checkpoints(tmp_path)
     trainer = Trainer(
         policy,
         Brightness(),
         PROMPTS,
         toy_config(iterations=50),
-        run_folder=folder,
+        checkpoints=checkpoints,
         listener=listen,
         wants_stop=lambda: len(policy.calls) == 2,
     )
     trainer.train()
-    assert trainer.iteration == 1 and folder.load().iteration == 1
+    assert trainer.iteration == 1 and checkpoints.load().iteration == 1
     assert len(policy.calls) == 2  # of the 12 that a rollout has
 
 
@@ -187,7 +188,7 @@ def test_the_average_is_the_result_of_a_stopped_run_too(tmp_path):
     policy = ToyPolicy()
     config = toy_config(iterations=9, optimizer=OptimizerConfig(learning_rate=0.05, ema_decay=0.5))
     experiment(tmp_path / "a", policy, config=config, wants_stop=StopAt(20))
-    last = RunFolder(tmp_path / "a").load()
+    last = RunFolder(tmp_path / "a").checkpoints.load()
     names = list(last.adapter)
     averages = [last.optimizer[f"ema.{index}"] for index in range(len(names))]
     state = policy.adapter.state_dict()

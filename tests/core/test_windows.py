@@ -24,7 +24,7 @@ from chunk_grpo_core.method.windows import (
     window_chunks,
     window_positions,
 )
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.train.checkpoint import Checkpoints
 from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
@@ -182,15 +182,18 @@ def test_window_settings_survive_json():
 
 
 def test_runs_from_before_there_were_windows_go_on(tmp_path):
-    folder, config = RunFolder(tmp_path), toy_config()
-    folder.create(config, {})
-    record = json.loads(folder.config_file.read_text())
-    for key in [k for k in record["config"] if k.startswith(("window.", "noise", "ode_solver"))]:
-        del record["config"][key]
-    folder.config_file.write_text(json.dumps(record))
-    folder.check_same(config, {})
-    with pytest.raises(ValueError, match="was started with noise = all, not drawn"):
-        folder.check_same(replace(config, noise="drawn"), {})
+    checkpoints, config = Checkpoints(tmp_path), toy_config(iterations=1)
+    run_of(config, checkpoints=checkpoints)
+    (state,) = tmp_path.glob("*/state.json")
+    before = json.loads(state.read_text())
+    names = ("window.", "noise", "ode_solver")
+    for key in [key for key in before["trained_with"] if key.startswith(names)]:
+        del before["trained_with"][key]
+    state.write_text(json.dumps(before))
+    run_of(config, checkpoints=checkpoints)
+    message = 'noise = "drawn", but iterations 1 to 1 were trained with "all"'
+    with pytest.raises(ValueError, match=message):
+        run_of(replace(config, noise="drawn"), checkpoints=checkpoints)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +325,7 @@ def test_a_killed_run_finds_its_window_again(tmp_path):
     )
     whole = run_of(config)
     with pytest.raises(Cancelled):
-        run_of(config, run_folder=RunFolder(tmp_path), check_cancel=CancelAfter(90))
-    rows, adapter = run_of(config, run_folder=RunFolder(tmp_path))
+        run_of(config, checkpoints=Checkpoints(tmp_path), check_cancel=CancelAfter(90))
+    rows, adapter = run_of(config, checkpoints=Checkpoints(tmp_path))
     assert rows[0]["iteration"] > 0
     assert_same((rows, adapter), (whole[0][-len(rows) :], whole[1]))

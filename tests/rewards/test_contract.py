@@ -6,13 +6,14 @@ import pytest
 import torch
 from fakes import PROMPTS, Brightness, ToyPolicy, toy_config
 
+from chunk_grpo_core.configfile.record import read_record
 from chunk_grpo_core.method.reward import RewardBatch, checked_inputs
 from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards import REWARDS, load_reward
 from chunk_grpo_core.rewards.catalog import CATALOG
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from chunk_grpo_core.runs.experiment import run_experiment
-from chunk_grpo_core.train.checkpoint import RunFolder
+from chunk_grpo_core.runs.folder import RunFolder
 
 IMAGES = torch.rand(3, 4, 4, 3)
 
@@ -51,7 +52,7 @@ def test_fingerprints_tell_parts_and_weights_apart():
 def test_a_run_is_not_resumed_with_a_reward_that_scores_otherwise(tmp_path):
     folder, config = RunFolder(tmp_path), toy_config(iterations=1)
     run_experiment(ToyPolicy(), Brightness(), PROMPTS, ["a", "b"], config, folder)
-    assert folder.read_record()["reward_fingerprint"] == {}
+    assert read_record(tmp_path).reward_fingerprint == {}
 
     class Changed(Brightness):
         fingerprint = {"weights": "of another file"}

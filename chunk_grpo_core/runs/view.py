@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..train.checkpoint import RunFolder
-from ..train.config import TrainConfig
-from .history import HELD_OUT_FILE, read_metrics
-from .newest_group import read_group
+from ..configfile.record import RUN_FILE, read_record, read_settings
+from ..watch.history import read_metrics
+from ..watch.newest_group import read_group
+from .folder import RunFolder
 
 __all__ = ["run_names", "run_view"]
 
@@ -36,10 +36,10 @@ def run_names(folder: str | Path, limit: int = 100) -> list[str]:
     """Names of the runs in a folder of runs, the one that was written to last first."""
 
     def last_write(run: RunFolder) -> float:
-        file = run.metrics_file if run.metrics_file.exists() else run.config_file
+        file = run.metrics_file if run.metrics_file.exists() else run.run_file
         return file.stat().st_mtime
 
-    runs = [RunFolder(file.parent) for file in Path(folder).glob("*/config.json")]
+    runs = [RunFolder(file.parent) for file in Path(folder).glob(f"*/{RUN_FILE}")]
     newest = sorted(runs, key=lambda run: (last_write(run), run.path.name), reverse=True)
     return [run.path.name for run in newest[:limit]]
 
@@ -63,24 +63,22 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
         FileNotFoundError: There is no run in the folder.
         ValueError: A file of the run is broken; the message names it.
     """
-    run = RunFolder(folder)
-    record = run.read_record()
-    config = TrainConfig.of(record["config"])
-    rows = read_metrics(run.metrics_file)
-    held_out = read_metrics(run.path / HELD_OUT_FILE)
-    objective, plan = config.objective, config.plan
+    run = RunFolder(Path(folder))
+    settings, record = read_settings(run.path), read_record(run.path)
+    objective, plan = settings.objective, settings.plan
+    rows, held_out = read_metrics(run.metrics_file), read_metrics(run.held_out_file)
     return {
         "name": run.path.name,
-        "model": record["model"],
-        "reward": record["reward"],
-        "iterations": config.iterations,
+        "model": record.model,
+        "reward": record.reward,
+        "iterations": settings.iterations,
         "done": len(rows),
         "plan": plan and list(plan.sizes),
         "weights": plan and plan.weights and list(plan.weights),
         "clip": [objective.clip_low, objective.clip_high],
         "rows": [_drawn(row) for row in rows if row["iteration"] >= since],
         "held_out": held_out,
-        "group": read_group(run.path / "group"),
+        "group": read_group(run.group),
         "is_measured": bool(rows) and any(row["iterations"] == len(rows) for row in held_out),
     }
 

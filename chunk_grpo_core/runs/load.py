@@ -1,0 +1,96 @@
+"""What a configuration names: prompts, rewards, the model, a LoRA to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..configfile.run_config import RunConfig
+from ..lora.files import continued_state, load_lora
+from ..method.reward import Reward
+from ..models.diffusers_policy import DiffusersPolicy
+from ..prompts.example import Prompt
+from ..prompts.files import PromptLine, read_prompt_file
+from ..prompts.split import PromptSet, make_prompt_set
+from ..prompts.wildcards import WildcardFolder
+from ..rewards import load_reward
+from ..rewards.combined import CombinedReward, WeightedReward
+
+__all__ = ["load_adapter", "load_policy", "load_prompts", "load_rewards"]
+
+
+def load_prompts(config: RunConfig) -> PromptSet:
+    """Read and split the prompts; those of a run that is the source are as it recorded them.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A line is wrong, or none is left to train on.
+    """
+    if config.recorded is not None:
+        return config.recorded
+    table, family = config.prompts, config.model.family
+    held_out = read_prompt_file(table.held_out_file) if table.held_out_file else []
+    if table.file:
+        lines = read_prompt_file(table.file)
+    elif family.captions is None or table.text:
+        lines = _lines(table.text, "prompts.text")
+    else:
+        captions = family.captions()
+        lines = _lines(captions.train, f"captions of {family.title}")
+        held_out = held_out or _lines(captions.held_out, f"held-out captions of {family.title}")
+    folder = WildcardFolder(table.wildcards) if table.wildcards else None
+    return make_prompt_set(lines, held_out, config.prompt_config, folder)
+
+
+def load_rewards(config: RunConfig) -> Reward:
+    """Load the rewards; several, or one with a weight, become a combination."""
+    weighted = [
+        WeightedReward(reward=load_reward(entry.name, **entry.settings), weight=entry.weight)
+        for entry in config.rewards
+    ]
+    if len(weighted) == 1 and weighted[0].weight == 1.0:
+        return weighted[0].reward
+    return CombinedReward(weighted)
+
+
+def load_policy(
+    config: RunConfig, prompts: Sequence[Prompt], *, keep_on_cpu: bool = False
+) -> DiffusersPolicy[Any]:
+    """Load the model with a fresh adapter, or with ``run.continue_from`` in it.
+
+    Args:
+        config: What to load.
+        prompts: All prompts that it will be asked for.
+        keep_on_cpu: See :class:`~chunk_grpo_core.models.family.Load`.
+    """
+    settings, model = config.settings, config.model
+    policy = model.family.load(
+        model.table, prompts, settings.lora, settings.seed, keep_on_cpu=keep_on_cpu
+    )
+    if config.run.continue_from:
+        load_adapter(policy, Path(config.run.continue_from))
+    return policy
+
+
+def load_adapter(policy: DiffusersPolicy[Any], path: Path) -> None:
+    """Put a LoRA file, of either layout, into the adapter of a model.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It belongs to another model, or has a higher rank than the adapter.
+    """
+    tensors, _ = load_lora(path)
+    adapter = policy.adapter
+    try:
+        state = continued_state(tensors, adapter.state_dict(), adapter.config.scale)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    adapter.load_state_dict(state)
+
+
+def _lines(texts: Sequence[str], where: str) -> list[PromptLine]:
+    return [
+        PromptLine(text=text, where=f"{where}, number {number}")
+        for number, text in enumerate(texts, start=1)
+    ]

@@ -1,0 +1,225 @@
+"""A run of the command line, from a configuration to its LoRA.
+
+train     measure, train, measure again; a run folder that can be resumed
+resume    the same folder, from its own record
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..configfile.record import read_run
+from ..configfile.run_config import RunConfig
+from ..method.dynamics import DynamicsCurve
+from ..method.policy import Policy, base_model
+from ..method.reward import Reward
+from ..models.sharding import ShardedPolicy
+from ..optional import import_early, require
+from ..processes.collective import Processes, TorchProcesses
+from ..prompts.split import PromptSet
+from ..train.batch_limit import BatchLimit
+from ..train.config import TrainConfig
+from ..train.events import EvaluationProgress, Listener, broadcast, ignore
+from ..train.may_change import changes_since
+from ..watch.trackers import TRACKERS
+from .experiment import Outcome, check_held_out, loaded_facts, run_experiment
+from .folder import RunFolder
+from .load import load_policy, load_prompts, load_rewards
+from .results import RunFiles, measure_curve, write_results
+
+__all__ = ["TrainedRun", "resume", "train"]
+
+_CURVE_PROMPTS = 4
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run."""
+
+    outcome: Outcome
+    files: RunFiles
+    folder: Path
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    *,
+    listener: Listener = ignore,
+    processes: Processes | None = None,
+    shard: bool = False,
+) -> TrainedRun:
+    """Train as a configuration says.
+
+    Args:
+        config: From :func:`~chunk_grpo_core.configfile.reading.read_config_file`.
+        folder: Run folder, new.
+        listener: Hears all events, in the first process; what it raises stops the run.
+        processes: Those that train together, each calling this; this one alone if None.
+        shard: Spread the frozen weights over them (FSDP2).
+
+    Raises:
+        FileExistsError: The folder holds a run already.
+        ValueError: Something in the configuration, or a file that it names, is wrong, or the
+            processes cannot share the work.
+        ImportError: A package is missing.
+    """
+    run, processes = RunFolder(folder), processes or Processes()
+    processes.from_writer(run.check_free)
+    return _run(config, run, listener, processes, shard=shard, resume=False)
+
+
+def resume(
+    folder: Path,
+    *,
+    changes: Sequence[str] = (),
+    listener: Listener = ignore,
+    processes: Processes | None = None,
+    shard: bool = False,
+) -> TrainedRun:
+    """Go on with a run that was stopped or killed, or train a finished one for longer.
+
+    Args:
+        folder: Run folder.
+        changes: Settings to change, as ``KEY=VALUE``; see
+            :data:`~chunk_grpo_core.train.may_change.MAY_CHANGE`.
+        listener: See :func:`train`.
+        processes: See :func:`train`; not necessarily as many as the run was started with.
+        shard: See :func:`train`.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+        ValueError: A setting was changed that must stay, or a file that the run needs is wrong now.
+    """
+    run, processes = RunFolder(folder), processes or Processes()
+
+    def read() -> RunConfig:
+        config = read_run(folder, changes, resumes=True)
+        state = run.checkpoints.newest_state()
+        if state is None:  # nothing was trained: prompts may be other ones, too
+            return replace(config, recorded=None)
+        # Compared here, too, before minutes are spent on loading the model.
+        now = {**config.settings.flat(), **loaded_facts(config.tables())}
+        if config.needs_curve:
+            del now["plan"]
+        changes_since(state, now, says=f"{run.run_file} says")
+        return config
+
+    config = processes.from_writer(read)
+    return _run(config, run, listener, processes, shard=shard, resume=True)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """All that a training needs beside the model."""
+
+    prompts: PromptSet
+    reward: Reward
+    listener: Listener
+    processes: Processes
+    shard: bool
+
+
+def _prepare(
+    config: RunConfig, folder: RunFolder, listener: Listener, processes: Processes, shard: bool
+) -> _Parts:
+    """Load what may fail before the model, which takes minutes; nothing is written."""
+    require("matplotlib", "To draw the plots of a run")
+    _check_processes(config, processes, shard)
+    prompts = processes.from_writer(lambda: load_prompts(config))
+    check_held_out(prompts.held_out)
+    heard = ignore
+    if processes.is_writer:
+        trackers = [TRACKERS[name](folder.path) for name in config.run.log]
+        heard = broadcast(*trackers, listener)
+    return _Parts(prompts, load_rewards(config), heard, processes, shard)
+
+
+def _check_processes(config: RunConfig, processes: Processes, shard: bool) -> None:
+    """Make sure that the processes can do what they are asked for.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    sizes = config.settings
+    processes.shares(sizes.prompts_per_iteration, sizes.group_size)
+    _placed(config, processes)
+    if shard and processes.count == 1:
+        raise ValueError("--shard needs several processes; start them with torchrun or accelerate")
+    if shard:
+        config.model.table.check_shardable()
+
+
+def _placed(config: RunConfig, processes: Processes) -> RunConfig:
+    """The configuration for this one of the processes.
+
+    Raises:
+        ValueError: It asks for another device than this process has.
+    """
+    if processes.device is None:
+        return config
+    table = config.model.table.for_process(processes.device)
+    return replace(config, model=replace(config.model, table=table))
+
+
+def _load(config: RunConfig, parts: _Parts) -> Policy:
+    """Load the model into every process, on its own device, or spread it over them."""
+    processes, prompts = parts.processes, (*parts.prompts.train, *parts.prompts.held_out)
+    config = _placed(config, processes)
+    if processes.count > 1:  # here all import at the same time, in one_first one after the other
+        import_early(*config.model.family.imports)
+    policy = processes.one_first(lambda: load_policy(config, prompts, keep_on_cpu=parts.shard))
+    if parts.shard and isinstance(processes, TorchProcesses):
+        return ShardedPolicy(policy, processes, prompts[0])
+    return policy
+
+
+def _settings(config: RunConfig, policy: Policy, parts: _Parts) -> TrainConfig:
+    """Settings of the training; measures the curve first if the plan is read off one."""
+    if not config.needs_curve:
+        return config.train_config()
+
+    def progress(fraction: float) -> None:
+        parts.listener(EvaluationProgress("curve", fraction))
+
+    def measure() -> DynamicsCurve:
+        with base_model(policy):
+            few = parts.prompts.train[:_CURVE_PROMPTS]
+            return measure_curve(policy, few, config.settings, progress)
+
+    return config.train_config(parts.processes.from_writer(measure))
+
+
+def _run(
+    config: RunConfig,
+    folder: RunFolder,
+    listener: Listener,
+    processes: Processes,
+    *,
+    shard: bool,
+    resume: bool,
+) -> TrainedRun:
+    parts = _prepare(config, folder, listener, processes, shard)
+    policy = _load(config, parts)
+    settings = _settings(config, policy, parts)
+    # A call that one process of a sharded model tries again would be answered by no other.
+    limit = BatchLimit(size=settings.batch_size, may_halve=not shard)
+    outcome = run_experiment(
+        policy,
+        parts.reward,
+        parts.prompts.train,
+        parts.prompts.held_out,
+        settings,
+        folder,
+        resume=resume,
+        evaluation_seeds=config.run.pictures,
+        listener=parts.listener,
+        limit=limit,
+        processes=processes,
+        tables=config.tables(),
+    )
+    few = parts.prompts.train[:_CURVE_PROMPTS]
+    files = processes.from_writer(lambda: write_results(outcome, policy, folder, few))
+    return TrainedRun(outcome, files, folder.path)

@@ -1,0 +1,163 @@
+"""What may be different when a run goes on: one table, and the comparison with a checkpoint.
+
+A checkpoint holds every setting and fact that it was trained with. Whoever resumes it compares
+them with those of now; what differs is in the table, and is recorded, or the run is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..method.policy import Policy
+from ..method.reward import Reward
+from ..prompts.example import Prompt, examples_of
+from .checkpoint import TrainingState
+from .config import TrainConfig, defaults
+
+__all__ = [
+    "MAY_CHANGE",
+    "Change",
+    "changes_since",
+    "check_keys",
+    "prompts_digest",
+    "trained_with",
+]
+
+_FILE = "places of files; the model's name must stay"
+_NOTHING = "the numbers of a training do not depend on them"
+_MEMORY = "how much memory is taken; numbers change by rounding at most"
+_NUMBERS = "change the numbers from there on"
+MAY_CHANGE: dict[str, str] = {
+    "iterations": "to train for longer, or to end sooner; not below those that are done",
+    "checkpoint_every": _NOTHING,
+    "evaluate_every": _NOTHING,
+    "batch_size": _MEMORY,
+    "update_batch_size": _MEMORY,
+    "score_while_sampling": _NOTHING,
+    "self_test": _NOTHING,
+    "optimizer.learning_rate": _NUMBERS,
+    "objective.clip_low": _NUMBERS,
+    "objective.clip_high": _NUMBERS,
+    "objective.kl_ref": _NUMBERS,
+    "run.log": "who else is told the numbers",
+    "run.pictures": "both sides of the measurement are measured anew",
+    "run.folder": "the run stays where it is; for a new run from this file",
+    "model.path": _FILE,
+    "model.transformer": _FILE,
+    "model.vae": _FILE,
+    "model.clip": _FILE,
+    "model.t5": _FILE,
+    "model.clip_tokenizer": _FILE,
+    "model.t5_tokenizer": _FILE,
+    "model.text_cache": _FILE,
+    "model.device": "another machine may have other devices",
+    "model.gradient_checkpointing": _MEMORY,
+}
+"""Settings that may change when a run is resumed, by dotted key -> why. Every other one must stay
+as it was. docs/command_line.md shows this table."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that was changed when a run was resumed."""
+
+    iteration: int
+    """Iterations that were done with the old value."""
+    key: str
+    old: object
+    new: object
+
+
+def trained_with(
+    config: TrainConfig,
+    policy: Policy,
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    facts: Mapping[str, object],
+) -> dict[str, object]:
+    """Everything that a training depends on, as plain values.
+
+    Args:
+        config: Settings; they stand under their dotted keys.
+        policy: Its name and the shape of its latents.
+        reward: Its name and fingerprint.
+        prompts: Those to train on; of them a digest.
+        facts: Further ones, by names of their own.
+    """
+    return {
+        **config.flat(),
+        "model": policy.name,
+        "latent_shape": list(policy.latent_shape),
+        "reward": reward.name,
+        "reward_fingerprint": dict(reward.fingerprint),
+        "prompts": prompts_digest(prompts),
+        **facts,
+    }
+
+
+def prompts_digest(prompts: Sequence[Prompt]) -> str:
+    """Number and digest of prompts, as one readable text."""
+    body = json.dumps([example.to_json() for example in examples_of(prompts)], sort_keys=True)
+    return f"{len(prompts)}, SHA-256 {hashlib.sha256(body.encode()).hexdigest()[:16]}"
+
+
+def changes_since(
+    before: TrainingState, now: Mapping[str, object], says: str = "this training has"
+) -> tuple[Change, ...]:
+    """What has changed since a checkpoint was written, all of it allowed.
+
+    Args:
+        before: Of the checkpoint. A setting it does not know had its default; a fact that only one
+            of the two knows is not compared.
+        now: From :func:`trained_with`, or the part of it that is known already.
+        says: Who has the new values, for the message.
+
+    Raises:
+        ValueError: Something differs that may not change, or fewer iterations are wanted than are
+            done; the message names it.
+    """
+    done = before.iteration
+    old = {**defaults(), **before.trained_with}
+    changes = [
+        Change(done, key, old[key], value)
+        for key, value in now.items()
+        if key in old and _compared(key, old[key]) != _compared(key, value)
+    ]
+    if refused := [change for change in changes if change.key not in MAY_CHANGE]:
+        new = " and ".join(f"{change.key} = {_short(change.new)}" for change in refused)
+        was = " and ".join(_short(change.old) for change in refused)
+        raise ValueError(
+            f"{says} {new}, but iterations 1 to {done} were trained with {was}; "
+            "set it back, or start a new run"
+        )
+    wanted = now.get("iterations", done)
+    if isinstance(wanted, int) and wanted < done:
+        raise ValueError(f"{says} iterations = {wanted}, but {done} are done already")
+    return tuple(changes)
+
+
+def check_keys(keys: Sequence[str]) -> None:
+    """Make sure that all keys may change when a run is resumed.
+
+    Raises:
+        ValueError: One may not; the message lists those that may.
+    """
+    for key in keys:
+        if key not in MAY_CHANGE:
+            allowed = ", ".join(MAY_CHANGE)
+            raise ValueError(f"{key} may not change when a run goes on; these may: {allowed}")
+
+
+def _compared(key: str, value: object) -> str:
+    """A value as JSON; of a plan only what is trained."""
+    if key == "plan" and isinstance(value, Mapping):
+        value = {"sizes": value.get("sizes"), "weights": value.get("weights")}
+    return json.dumps(value, sort_keys=True)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:120]}..."
