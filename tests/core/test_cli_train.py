@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from chunk_grpo_core.cli import demo
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.cli.progress import ProgressBar
 from chunk_grpo_core.configfile.reading import read_config_file
@@ -204,7 +205,8 @@ def test_an_edited_record_is_honoured_and_the_lora_tells(copied):
     assert json.loads(finished("resume", copied, "--json"))["iterations"] == 4
 
 
-def test_a_demo_goes_on_as_any_run(tmp_path):
+def test_a_demo_goes_on_as_any_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "HELD_OUT", demo.HELD_OUT[:4])
     folder = tmp_path / "demo"
     finished("demo", "--iterations", 1, "--pictures", 1, "--out", folder)
     assert json.loads(finished("resume", folder, "--iterations", 2, "--json"))["iterations"] == 2
