@@ -21,7 +21,7 @@ from ..method.rollout import Trajectory
 from ..method.stream import Stream
 from ..prompts.example import Prompt
 
-__all__ = ["Algorithm", "GroupRequest", "Measured", "SampledGroup", "Task"]
+__all__ = ["Algorithm", "GroupRequest", "SampledGroup"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,29 +49,14 @@ class SampledGroup:
     """``x_0`` is what is decoded and scored."""
 
 
-class Measured(Protocol):
-    """What an algorithm notes of the gradients of its tasks: numbers that can be added up, over
-    tasks, updates and processes, where "adding" may be a maximum. Pickled between processes."""
-
-    def __add__(self, other: MeasuredT, /) -> MeasuredT:
-        """What both have noted."""
-        ...
+Task = TypeVar("Task")
+"""A scored group as an algorithm trains on it; the loop only hands it back."""
+Measured = TypeVar("Measured")
+"""What an algorithm notes of the gradients of its tasks. ``+`` joins what two of them have noted,
+whatever tasks, updates or processes they are of; it is pickled between processes."""
 
 
-TaskT = TypeVar("TaskT", bound="Task")
-MeasuredT = TypeVar("MeasuredT")
-
-
-class Task(Protocol):
-    """A scored group as an algorithm trains on it; its own, but for this."""
-
-    @property
-    def trajectory(self) -> Trajectory:
-        """The group; the self-test takes a step of it that took noise, if there is one."""
-        ...
-
-
-class Algorithm(Protocol[TaskT, MeasuredT]):
+class Algorithm(Protocol[Task, Measured]):
     """See :mod:`.chunk_grpo` for the first one."""
 
     def doubts(self, model: str) -> list[str]:
@@ -91,7 +76,7 @@ class Algorithm(Protocol[TaskT, MeasuredT]):
         """
         ...
 
-    def task(self, group: SampledGroup, advantages: Tensor, weight: float) -> TaskT:
+    def task(self, group: SampledGroup, advantages: Tensor, weight: float) -> Task:
         """Make a group ready to be trained on.
 
         Args:
@@ -101,7 +86,7 @@ class Algorithm(Protocol[TaskT, MeasuredT]):
         """
         ...
 
-    def prepare(self, stream: Stream, task: TaskT, policy: Policy) -> TaskT:
+    def prepare(self, stream: Stream, task: Task, policy: Policy) -> Task:
         """Measure what the updates compare with, before the first of them moves the policy.
 
         It may be asked again, with smaller batches, after memory ran out.
@@ -113,7 +98,7 @@ class Algorithm(Protocol[TaskT, MeasuredT]):
         """
         ...
 
-    def gradient(self, stream: Stream, task: TaskT, *, scale: float, update: int) -> MeasuredT:
+    def gradient(self, stream: Stream, task: Task, *, scale: float, update: int) -> Measured:
         """Add the gradient of ``scale * loss`` to the adapter's parameters.
 
         No more than ``stream.batch_size`` samples may be held for backward at a time.
@@ -128,7 +113,7 @@ class Algorithm(Protocol[TaskT, MeasuredT]):
         """
         ...
 
-    def report(self, measured: MeasuredT, iteration: int) -> Mapping[str, object]:
+    def report(self, measured: Measured, iteration: int) -> Mapping[str, object]:
         """The algorithm's columns of an iteration's row of metrics, JSON-ready.
 
         Args:

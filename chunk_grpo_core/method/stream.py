@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 
 from .cancel import CheckCancel, never_cancel
-from .policy import Velocity
+from .policy import Policy, Velocity
 
 __all__ = ["Stream"]
 
@@ -28,3 +28,21 @@ class Stream:
     """The model takes a time for each sample; see :class:`~.policy.Policy`."""
     check_cancel: CheckCancel = never_cancel
     """Raises to stop; called after every call of the model."""
+
+    @classmethod
+    def of(
+        cls,
+        policy: Policy,
+        velocity: Velocity,
+        *,
+        batch_size: int | None,
+        check_cancel: CheckCancel,
+    ) -> Stream:
+        """The stream through a policy, in one of its phases."""
+        return cls(
+            velocity,
+            device=policy.device,
+            batch_size=batch_size,
+            mixes_times=policy.mixes_times,
+            check_cancel=check_cancel,
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
@@ -17,9 +17,10 @@ from torch import Tensor
 from ..method.policy import Policy
 from ..method.reward import Reward, RewardBatch, RewardFailed
 from ..method.rollout import Trajectory
+from ..processes.collective import Processes, Share
 from .batch_limit import BatchLimit
 
-__all__ = ["ScoreQueue", "score_group"]
+__all__ = ["ScoreQueue", "score_group", "whole_groups"]
 
 log = logging.getLogger(__name__)
 
@@ -88,3 +89,21 @@ class ScoreQueue:
         images, batch = future.result() if future else self._score(group)
         self._tell(group, images, batch)
         self._scores.append(batch)
+
+
+def whole_groups(
+    processes: Processes, shares: Sequence[Share], batches: Sequence[RewardBatch], count: int
+) -> list[RewardBatch]:
+    """Join the scores that several processes have of an iteration's groups.
+
+    Args:
+        processes: Those that score, each calling this.
+        shares: What this one has scored.
+        batches: Its scores.
+        count: P, groups of the iteration.
+    """
+    of_groups: list[list[RewardBatch]] = [[] for _ in range(count)]
+    for of_process in processes.gather(list(zip(shares, batches, strict=True))):
+        for share, batch in of_process:
+            of_groups[share.group].append(batch)
+    return [RewardBatch.joined(of_group) for of_group in of_groups]

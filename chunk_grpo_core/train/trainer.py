@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
 from ..algorithms import algorithm_of
-from ..algorithms.algorithm import Algorithm, SampledGroup, Task
+from ..algorithms.algorithm import Algorithm, SampledGroup
 from ..method.advantage import Advantages, iteration_advantages
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, Velocity, trained_adapter
@@ -40,8 +39,9 @@ from .may_change import Change, changes_since, trained_with
 from .metrics import UpdateReport, metrics_row
 from .optimizer import AdapterOptimizer
 from .requests import requests_of_iteration
-from .score_queue import ScoreQueue, score_group
+from .score_queue import ScoreQueue, score_group, whole_groups
 from .self_test import self_test
+from .update import Updater
 
 __all__ = ["Trainer"]
 
@@ -111,6 +111,15 @@ class Trainer:
         self._optimizer = AdapterOptimizer(self._adapter.parameters(), config.optimizer)
         self._limit = limit or BatchLimit(size=config.batch_size)
         self._decode_limit = replace(self._limit, size=None)
+        self._updater = Updater(
+            policy=policy,
+            algorithm=self._algorithm,
+            optimizer=self._optimizer,
+            config=config,
+            limit=self._limit,
+            processes=self._processes,
+            check_cancel=check_cancel,
+        )
         self._is_tested = not config.self_test
         self.trained_with = trained_with(config, policy, reward, prompts, facts or {})
         self.changes: tuple[Change, ...] = ()
@@ -222,18 +231,19 @@ class Trainer:
 
     def sample(self, queue: ScoreQueue) -> list[SampledGroup]:
         """Roll out the groups of this process, and queue each for its scores."""
-        shape = self.policy.latent_shape
         requests = requests_of_iteration(
-            self.prompts, self.iteration, self._shares, self.config, shape
+            self.prompts, self.iteration, self._shares, self.config, self.policy.latent_shape
         )
 
         def phase(velocity: Velocity) -> list[SampledGroup]:
             groups = []
             for request in requests:
-                stream = self._stream(velocity, self._limit.size, self._check)
-                group = SampledGroup(request, self._algorithm.sample(stream, request))
-                groups.append(group)
-                queue.add(group.trajectory)
+                stream = Stream.of(
+                    self.policy, velocity, batch_size=self._limit.size, check_cancel=self._check
+                )
+                trajectory = self._algorithm.sample(stream, request)
+                groups.append(SampledGroup(request, trajectory))
+                queue.add(trajectory)
                 self._progress("rollout", 0.5 * len(groups) / len(self._shares))
             return groups
 
@@ -241,12 +251,9 @@ class Trainer:
 
     def score(self, queue: ScoreQueue) -> list[RewardBatch]:
         """Wait for the scores of the groups of all processes; one batch for each whole group."""
-        shares = list(zip(self._shares, queue.results(), strict=True))
-        batches: list[list[RewardBatch]] = [[] for _ in range(self.config.prompts_per_iteration)]
-        for of_process in self._processes.gather(shares):
-            for share, batch in of_process:
-                batches[share.group].append(batch)
-        rewards = [RewardBatch.joined(of_group) for of_group in batches]
+        rewards = whole_groups(
+            self._processes, self._shares, queue.results(), self.config.prompts_per_iteration
+        )
         check_scored(rewards, self.reward.name, f"iteration {self.iteration + 1}")
         return rewards
 
@@ -259,57 +266,28 @@ class Trainer:
 
     def update(self, groups: Sequence[SampledGroup], advantages: Advantages) -> UpdateReport:
         """Take the iteration's optimiser steps; the first sees the policy that sampled."""
-        tasks: list[Task | None] = [None] * self.config.prompts_per_iteration
+        tasks: list[Any] = [None] * self.config.prompts_per_iteration
         for group in groups:
             weight = group.trajectory.group_size / self.config.group_size
             task = self._algorithm.task(group, _own(advantages, group), weight)
             tasks[group.request.number] = task
-        return self._run(lambda velocity: self._step(velocity, tasks))
 
-    def _step(self, velocity: Velocity, tasks: list[Task | None]) -> UpdateReport:
-        """Test the gradients if nobody has, then step.
+        def phase(velocity: Velocity) -> UpdateReport:
+            self._limit.attempt(lambda: self._test(velocity, groups))
+            return self._updater.steps(
+                velocity,
+                tasks,
+                self.iteration,
+                lambda fraction: self._progress("update", 0.5 + 0.5 * fraction),
+            )
 
-        Args:
-            velocity: The model, adapter on.
-            tasks: One for each group of the iteration; None for groups of other processes.
-        """
-        settings = self.config.optimizer
-        updates = settings.updates_per_rollout * settings.epochs
-        measurements, grad_norms = [], []
-        self._limit.attempt(lambda: self._test(velocity, tasks))
-        for update in range(updates):
-            accumulate = partial(self._accumulate, velocity, tasks, update)
-            tasks, measured = self._limit.attempt(accumulate)
-            measurements += measured
-            self._processes.sum_gradients(self._adapter.parameters())
-            grad_norms.append(self._optimizer.step(self.iteration * updates + update))
-            self._progress("update", 0.5 + 0.5 * (update + 1) / updates)
-        of_all = reduce(add, self._processes.gather(reduce(add, measurements)))
-        return UpdateReport(grad_norms, self._algorithm.report(of_all, self.iteration))
+        return self._run(phase)
 
-    def _accumulate(
-        self, velocity: Velocity, tasks: list[Task | None], update: int
-    ) -> tuple[list[Task | None], list[Any]]:
-        """Leave the gradient of one update in the adapter; the first prepares the tasks for all."""
-        self._optimizer.clear()  # a try that ran out of memory left part of a gradient behind
-        size = smallest([self.config.update_batch_size, self._limit.size])
-        stream = self._stream(velocity, size, self._check_cancel)
-        algorithm, every = self._algorithm, self.config.optimizer.updates_per_rollout
-        if update == 0:  # with the batch shapes of this try
-            tasks = [task and algorithm.prepare(stream, task, self.policy) for task in tasks]
-        chosen = tasks[update % every :: every]
-        return tasks, [
-            algorithm.gradient(stream, task, scale=1.0 / len(chosen), update=update)
-            for task in chosen
-            if task is not None
-        ]
-
-    def _test(self, velocity: Velocity, tasks: Sequence[Task | None]) -> None:
-        """Test the gradients once, on the first own group that has a step with noise."""
+    def _test(self, velocity: Velocity, groups: Sequence[SampledGroup]) -> None:
+        """Test the gradients once, on the first group that has a step with noise."""
         if self._is_tested:
             return
-        groups = [task.trajectory for task in tasks if task]
-        noisy = [group for group in groups if group.stochastic.any()]
+        noisy = [group.trajectory for group in groups if group.trajectory.stochastic.any()]
         if noisy:
             self_test(
                 velocity,
@@ -330,15 +308,6 @@ class Trainer:
     def _run(self, work: Callable[[Velocity], T]) -> T:
         """One phase, with a velocity that never takes more samples than fit."""
         return self.policy.run(lambda velocity: work(self._limit.fit(velocity)))
-
-    def _stream(self, velocity: Velocity, size: int | None, check: CheckCancel) -> Stream:
-        return Stream(
-            velocity,
-            device=self.policy.device,
-            batch_size=size,
-            mixes_times=self.policy.mixes_times,
-            check_cancel=check,
-        )
 
     def _is_stopped(self) -> bool:
         """Whether training ends here; the wish of the first process counts for all."""
