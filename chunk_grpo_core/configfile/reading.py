@@ -85,11 +85,9 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     grid = _grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model)
     steps = grid.trainable_steps
     patch = {**base, **_settings(values, known), "grid": grid}
-    measured = _measured(data, plan) if plan.needs_curve else None
-    if plan.needs_curve:
-        patch["plan"] = measured or per_step_plan(steps)
-    else:
-        patch["plan"] = plan.read(steps)
+    recorded = _recorded(data, plan)
+    fallback = per_step_plan if plan.needs_curve else plan.read
+    patch["plan"] = recorded or fallback(steps)
     config = RunConfig(
         name=name,
         preset=preset,
@@ -98,7 +96,7 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
         prompt_config=_table(PromptConfig, values["prompts"]),
         rewards=_rewards(data.get("reward"), folder, model),
         plan=plan,
-        is_measured=measured is not None,
+        is_measured=recorded is not None,
         settings=TrainConfig.of(patch),
         run=_table(RunTable, values["run"]),
     )
@@ -121,13 +119,12 @@ def settings_in(data: Mapping[str, Any]) -> TrainConfig:
     values = _values(training, keys(), Path())
     grid = _grid(_table(GridTable, values["grid"]), None, None)
     table = _table(PlanTable, values["plan"])
-    measured = _measured(data, table) if table.needs_curve else None
-    plan = measured or table.read(grid.trainable_steps)
+    plan = _recorded(data, table) or table.read(grid.trainable_steps)
     return TrainConfig.of({**_settings(values, keys()), "grid": grid, "plan": plan})
 
 
-def _measured(data: Mapping[str, Any], plan: PlanTable) -> ChunkPlan | None:
-    """The plan of a record, if it was read off a curve for what the file says now."""
+def _recorded(data: Mapping[str, Any], plan: PlanTable) -> ChunkPlan | None:
+    """The plan of a record, with its curve, if it was read off one for what the file says now."""
     recorded = data.get("record", {}).get("plan")
     if recorded is None or recorded["written"] != asdict(plan):
         return None

@@ -26,7 +26,7 @@ from ..version import __version__
 from .reading import changed, read_config, settings_in
 from .run_config import RunConfig
 from .toml import comment, entry, parse_toml, toml_list
-from .writing import settings_text
+from .writing import plan_as_text, settings_text
 
 __all__ = [
     "COMFYUI",
@@ -93,7 +93,7 @@ def _lines(plan: ChunkPlan | None, tables: Mapping[str, Any], record: Record) ->
         lines.append(f"{name} = {toml_list([_written(item) for item in getattr(record, name)])}")
     if plan and plan.source:
         lines += ["", *comment("The plan, read off a curve."), "[record.plan]"]
-        lines.append(entry("written", tables.get("plan", {})))
+        lines.append(entry("written", tables.get("plan") or plan_as_text(plan)))
         lines += [entry(name, value) for name, value in plan.to_json().items()]
     for change in record.changes:
         lines += ["", "[[record.changes]]"]

@@ -21,7 +21,7 @@ from .reading import read_config
 from .run_config import RunConfig
 from .toml import comment, entry
 
-__all__ = ["preset_text", "settings_text", "write_config"]
+__all__ = ["plan_as_text", "preset_text", "settings_text", "write_config"]
 
 
 def preset_text(preset: str, model: str) -> str:
@@ -63,7 +63,7 @@ def settings_text(settings: TrainConfig, tables: Mapping[str, Any], preset: str 
     for departure in PRESETS[preset].departures if preset else ():
         lines += comment(f"- {departure}", indent="  ")
     flat = settings.flat()
-    views = {"plan": _plan(settings.plan), **tables, "grid": _grid(settings.grid)}
+    views = {"plan": plan_as_text(settings.plan), **tables, "grid": _grid(settings.grid)}
     family = FAMILIES.get(tables["model"]["type"])
     for table, known in keys(family.table if family else ModelTable).items():
         values = views.get(table)
@@ -79,8 +79,8 @@ def settings_text(settings: TrainConfig, tables: Mapping[str, Any], preset: str 
     return "\n".join(lines) + "\n"
 
 
-def _plan(plan: ChunkPlan | None) -> dict[str, object]:
-    """A plan as a user writes it."""
+def plan_as_text(plan: ChunkPlan | None) -> dict[str, object]:
+    """A plan as the table [plan] has it."""
     if plan is None:
         return {"chunks": "", "weights": ""}
     weights = "" if plan.weights is None else ", ".join(map(repr, plan.weights))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..method.policy import Policy
 from ..method.reward import Reward
 from ..prompts.example import Prompt, examples_of
-from .checkpoint import TrainingState
+from .checkpoint import Checkpoint, Checkpoints, TrainingState
 from .config import TrainConfig, defaults
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Change",
     "changes_since",
     "check_keys",
+    "load_to_resume",
     "prompts_digest",
     "trained_with",
 ]
@@ -137,6 +138,20 @@ def changes_since(
     if isinstance(wanted, int) and wanted < done:
         raise ValueError(f"{says} iterations = {wanted}, but {done} are done already")
     return tuple(changes)
+
+
+def load_to_resume(
+    checkpoints: Checkpoints | None, now: Mapping[str, object]
+) -> tuple[Checkpoint | None, tuple[Change, ...]]:
+    """Load the newest checkpoint, if there is one that may be resumed; see :func:`changes_since`.
+
+    Returns:
+        The checkpoint, or None, and what has changed since.
+    """
+    checkpoint = checkpoints.load() if checkpoints else None
+    if checkpoint is None:
+        return None, ()
+    return checkpoint, changes_since(checkpoint.state, now)
 
 
 def check_keys(keys: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ from .events import (
     ignore,
     never_stop,
 )
-from .may_change import Change, changes_since, trained_with
+from .may_change import Change, load_to_resume, trained_with
 from .metrics import UpdateReport, metrics_row
 from .optimizer import AdapterOptimizer
 from .requests import requests_of_iteration
@@ -125,25 +125,17 @@ class Trainer:
         self.changes: tuple[Change, ...] = ()
 
     def resume(self) -> int:
-        """Go on from the newest checkpoint, if there is one.
+        """Go on from the newest checkpoint, if there is one; returns iterations already done.
 
         ``changes`` says afterwards which settings differ from those of the checkpoint.
-
-        Returns:
-            Iterations already done.
 
         Raises:
             ValueError: The checkpoint was trained with something that may not change
                 (``may_change.py``); the message names it.
         """
-
-        def load() -> tuple[Checkpoint | None, tuple[Change, ...]]:
-            checkpoint = self._checkpoints.load() if self._checkpoints else None
-            if checkpoint is None:
-                return None, ()
-            return checkpoint, changes_since(checkpoint.state, self.trained_with)
-
-        checkpoint, self.changes = self._processes.from_writer(load)
+        checkpoint, self.changes = self._processes.from_writer(
+            lambda: load_to_resume(self._checkpoints, self.trained_with)
+        )
         if checkpoint:
             self._adapter.load_state_dict(checkpoint.adapter)
             self._optimizer.restore(checkpoint.optimizer)

@@ -18,6 +18,7 @@ from chunk_grpo_core.configfile.record import (
     read_document,
     read_record,
     read_run,
+    read_settings,
     write_run,
 )
 from chunk_grpo_core.configfile.toml import parse_toml
@@ -108,15 +109,14 @@ def test_a_plan_read_off_a_curve_is_kept_and_measured_anew_only_when_it_is_edite
     grid = config.settings.grid
     settings = config.train_config(curve_of(0.7, 0.2, 0.2, 0.1, sigmas=grid.sigmas))
     names = {"model": "tiny", "reward": "tiny_world", "reward_fingerprint": {}}
-    write_run(
-        tmp_path,
-        settings,
-        config.tables(),
-        Record(**names, train=examples_of(["a"]), held_out=examples_of(["b"])),
-    )
+    record = Record(**names, train=examples_of(["a"]), held_out=examples_of(["b"]))
+    write_run(tmp_path, settings, config.tables(), record)
     again = read_run(tmp_path)
     assert not again.needs_curve and again.settings == settings
     assert again.settings.plan.source == settings.plan.source is not None
+    write_run(tmp_path, settings, COMFYUI, record)  # sizes and weights stand in [plan]
+    assert read_settings(tmp_path).plan.source == settings.plan.source
+    write_run(tmp_path, settings, config.tables(), record)
     assert read_run(tmp_path, ["plan.chunks=cut 3"]).needs_curve
     assert read_run(tmp_path, ["plan.chunks=1, 3"]).settings.plan.sizes == (1, 3)
 
