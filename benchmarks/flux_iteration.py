@@ -32,6 +32,7 @@ from chunk_grpo_core.models.attention import ATTENTION, without_cudnn_attention
 from chunk_grpo_core.models.flux.config import FluxModel
 from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.presets import PRESETS, preset_config
+from chunk_grpo_core.prompts.example import Prompt
 from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.cost import peak_gib
@@ -158,9 +159,9 @@ class Ours(_Loop):
         self._rollout = 0
         velocity = policy._velocity
 
-        def counted(x_t: Tensor, t: Any, prompt: str) -> Tensor:
+        def counted(x_t: Tensor, t: Any, example: Prompt) -> Tensor:
             self._passes.count(len(x_t))
-            return velocity(x_t, t, prompt)
+            return velocity(x_t, t, example)
 
         policy._velocity = counted  # type: ignore[method-assign]
         self._trainer = Trainer(

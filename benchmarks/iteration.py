@@ -38,6 +38,7 @@ from chunk_grpo_core.models.tiny.model import LATENT_SHAPE, load_tiny_flux
 from chunk_grpo_core.models.tiny.policy import tiny_policy
 from chunk_grpo_core.models.tiny.world import TRAIN, caption
 from chunk_grpo_core.presets import preset_config
+from chunk_grpo_core.prompts.example import Prompt
 from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import Event, IterationEnd
@@ -135,9 +136,9 @@ class Ours:
             self.gradients.append(_flat(self.policy.adapter.parameters()))
             return step(update)
 
-        def watched_velocity(x_t: Tensor, t: Any, prompt: str) -> Tensor:
+        def watched_velocity(x_t: Tensor, t: Any, example: Prompt) -> Tensor:
             self.passes.count(len(x_t))
-            return velocity(x_t, t, prompt)
+            return velocity(x_t, t, example)
 
         def watched_statistics(terms: Any, known: Any, counted: Any, config: Any) -> Any:
             self.losses.append(float(group_loss(terms, known, config)))

@@ -24,6 +24,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from chunk_grpo_core.configfile.record import PYTHON, Record, write_run
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import AdvantagesEnd, RolloutEnd
@@ -78,7 +79,7 @@ class GrowingRun:
             file.write(json.dumps(row(iteration)) + "\n")
         images = torch.rand(self.thumbnails, 16, 16, 3)
         scores = torch.rand(self.thumbnails)
-        self.group(RolloutEnd(iteration, "a caption", images, scores))
+        self.group(RolloutEnd(iteration, Example("a caption"), images, scores))
         self.group(AdvantagesEnd(iteration, (scores - scores.mean(),)))
 
 

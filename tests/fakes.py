@@ -43,7 +43,7 @@ class GaussianWorld:
         """Variance of x_t."""
         return (1.0 - t) ** 2 * self.std**2 + t**2
 
-    def velocity(self, x_t: Tensor, t: float, prompt: Prompt = "") -> Tensor:
+    def velocity(self, x_t: Tensor, t: float, example: Prompt = "") -> Tensor:
         """Regress eps - x_0 on x_t: the mean of eps - x_0 plus covariance over variance."""
         slope = (t - (1.0 - t) * self.std**2) / self.variance_at(t)
         return -self.mean + slope * (x_t - self.mean_at(t))
@@ -119,9 +119,9 @@ class ToyPolicy:
     def run(self, work: Callable) -> Any:
         return work(self.velocity)
 
-    def velocity(self, x_t: Tensor, t: float, prompt: Prompt) -> Tensor:
+    def velocity(self, x_t: Tensor, t: float, example: Prompt) -> Tensor:
         self.calls.append(len(x_t))
-        caption = derive_seed(Example.of(prompt).text) % 1000 / 1000.0
+        caption = derive_seed(Example.of(example).text) % 1000 / 1000.0
         facts = torch.tensor([t, caption]).expand(len(x_t), 2)
         x = torch.cat([x_t.flatten(1), facts], 1)
         x = torch.tanh(self._layer("enter", x))
@@ -140,12 +140,12 @@ class MixingPolicy(ToyPolicy):
 
     mixes_times = True
 
-    def velocity(self, x_t: Tensor, t: Any, prompt: Prompt) -> Tensor:
+    def velocity(self, x_t: Tensor, t: Any, example: Prompt) -> Tensor:
         if not isinstance(t, Tensor):
-            return super().velocity(x_t, t, prompt)
+            return super().velocity(x_t, t, example)
         before = list(self.calls)
         rows = [
-            super(MixingPolicy, self).velocity(x, float(time), prompt)
+            super(MixingPolicy, self).velocity(x, float(time), example)
             for x, time in zip(x_t.split(1), t, strict=True)
         ]
         self.calls = [*before, len(x_t)]

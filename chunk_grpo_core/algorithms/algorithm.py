@@ -19,7 +19,7 @@ from ..method.noise import Noise
 from ..method.policy import Policy
 from ..method.rollout import Trajectory
 from ..method.stream import Stream
-from ..prompts.example import Prompt
+from ..prompts.example import Example
 
 __all__ = ["Algorithm", "GroupRequest", "SampledGroup"]
 
@@ -34,7 +34,8 @@ class GroupRequest:
     """Number of the group in the iteration, 0-based."""
     samples: slice
     """Which samples of the whole group."""
-    prompt: Prompt
+    example: Example
+    """What its samples show."""
     noise: Noise
     """Initial noise and that of the steps; also fixes G."""
     latent_shape: tuple[int, ...]

@@ -152,7 +152,7 @@ class ChunkGrpo:
         config, drawn = self._config, self._drawn(request)
         return rollout(
             stream.velocity,
-            request.prompt,
+            request.example,
             config.grid,
             config.sde,
             request.noise,

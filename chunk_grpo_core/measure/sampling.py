@@ -65,12 +65,12 @@ def draw(
 
     def sample(velocity: Velocity) -> list[Tensor]:
         latents = []
-        for index, prompt in enumerate(prompts):
+        for index, example in enumerate(prompts):
             generator = torch.Generator().manual_seed(seed + index)
             latents.append(
                 sample_ode(
                     limit.fit(velocity),
-                    prompt,
+                    example,
                     grid,
                     torch.randn(count, *policy.latent_shape, generator=generator),
                     solver=solver,

@@ -25,14 +25,15 @@ T = TypeVar("T")
 class Velocity(Protocol):
     """The model as a function, valid only inside the :meth:`Policy.run` call that gave it."""
 
-    def __call__(self, x_t: Tensor, t: Any, prompt: Prompt) -> Tensor:
-        """Predict v_t for one prompt.
+    def __call__(self, x_t: Tensor, t: Any, example: Prompt) -> Tensor:
+        """Predict v_t for one example.
 
         Args:
             x_t: Noisy latents, float32, shape (B, *latent), on the policy's device.
             t: Time in (0, 1], the same for all B samples: a float. Of a policy that has
                 ``mixes_times`` also a float32 tensor of shape (B,), a time for each.
-            prompt: What all B samples show; a string is an example that is only its text.
+            example: What all B samples show; a string is an example that is only its text. A model
+                looks its conditioning up by what that depends on, such as ``example.text``.
 
         Returns:
             Velocity, float32, shape (B, *latent). Carries gradients to the adapter's parameters

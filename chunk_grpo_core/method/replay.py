@@ -57,7 +57,7 @@ def replay_step(
     t, s = trajectory.grid.pairs()[step]
     x_t = trajectory.states[step][samples].to(device)
     x_s = trajectory.states[step + 1][samples].to(device)
-    v_t = velocity(x_t, t, trajectory.prompt)
+    v_t = velocity(x_t, t, trajectory.example)
     transition = trajectory.sde.transition(x_t, v_t, t, s)
     return Replay(v_t, transition, gaussian_log_p(x_s, transition))
 
@@ -94,7 +94,7 @@ def replay_steps(
     times = torch.tensor([pairs[step][0] for step in steps.tolist()], device=device)
     x_t = trajectory.states[steps, samples].to(device)
     x_s = trajectory.states[steps + 1, samples].to(device)
-    v_t = velocity(x_t, times, trajectory.prompt)
+    v_t = velocity(x_t, times, trajectory.example)
     by_step = zip(distinct, *(rows.split(counts) for rows in (x_t, x_s, v_t, samples)), strict=True)
     replays = []
     for step, x, x_next, v, samples_of_step in by_step:

@@ -1,4 +1,4 @@
-"""Sample by step: roll one prompt's group out from noise to data and keep every state.
+"""Sample by step: roll one example's group out from noise to data and keep every state.
 
 Legend: G samples in a group, N steps, ``*latent`` the model's latent shape.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..prompts.example import Prompt
+from ..prompts.example import Example, Prompt
 from .cancel import CheckCancel, never_cancel
 from .micro_batches import SMALLEST_BATCH
 from .noise import Noise, draw_normal
@@ -26,9 +26,10 @@ __all__ = ["Trajectory", "rollout"]
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One prompt's group, sampled. Everything on the CPU in float32."""
+    """One example's group, sampled. Everything on the CPU in float32."""
 
-    prompt: Prompt
+    example: Example
+    """What all samples of the group show."""
     grid: TimeGrid
     sde: SdeConfig
     states: Tensor
@@ -55,7 +56,7 @@ class Trajectory:
 @torch.no_grad()
 def rollout(
     velocity: Velocity,
-    prompt: Prompt,
+    example: Prompt,
     grid: TimeGrid,
     sde: SdeConfig,
     noise: Noise,
@@ -72,7 +73,7 @@ def rollout(
 
     Args:
         velocity: The model, see :class:`~chunk_grpo_core.method.policy.Velocity`.
-        prompt: The group's caption.
+        example: What all samples of the group show; a string is only its text.
         grid: N steps; the last one is deterministic whatever the rule.
         sde: The rule of the other steps.
         noise: Seeds of the group; also fixes G.
@@ -90,6 +91,7 @@ def rollout(
         ValueError: ``stochastic`` has another shape, or asks for noise that ``sde`` does not have;
             or there is no such solver.
     """
+    example = Example.of(example)
     stochastic = _checked(stochastic, sde, (noise.group_size, grid.trainable_steps))
     is_noisy = torch.nn.functional.pad(stochastic, (0, 1))  # no noise into s = 0
     pairs, follow = grid.pairs(), solver_named(solver)
@@ -100,7 +102,7 @@ def rollout(
     states[0] = x_1
 
     def velocity_at(x_t: Tensor, t: float) -> Tensor:
-        v_t = velocity(x_t, t, prompt)
+        v_t = velocity(x_t, t, example)
         check_cancel()
         return v_t
 
@@ -126,7 +128,7 @@ def rollout(
                 log_p[number, part] = torch.where(step.is_noisy, density, 0.0)
                 if means is not None:
                     means[number, part] = step.transition.mean.cpu()
-    return Trajectory(prompt, grid, sde, states, log_p, stochastic.T, means)
+    return Trajectory(example, grid, sde, states, log_p, stochastic.T, means)
 
 
 def _drawer(

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..prompts.example import Prompt
+from ..prompts.example import Example, Prompt
 from .cancel import CheckCancel, never_cancel
 from .policy import Velocity
 from .rules import ODE, SdeConfig, Transition, sample_step
@@ -140,7 +140,7 @@ def batches(count: int, size: int | None) -> list[slice]:
 @torch.no_grad()
 def sample_ode(
     velocity: Velocity,
-    prompt: Prompt,
+    example: Prompt,
     grid: TimeGrid,
     x_1: Tensor,
     *,
@@ -153,7 +153,7 @@ def sample_ode(
 
     Args:
         velocity: The model.
-        prompt: Caption of all samples.
+        example: What all samples show; a string is only its text.
         grid: Noise levels.
         x_1: Initial noise, shape (B, *latent).
         solver: One of :data:`~chunk_grpo_core.method.solvers.SOLVERS`.
@@ -167,10 +167,10 @@ def sample_ode(
     Raises:
         ValueError: There is no such solver.
     """
-    follow = solver_named(solver)
+    example, follow = Example.of(example), solver_named(solver)
 
     def velocity_at(x_t: Tensor, t: float) -> Tensor:
-        v_t = velocity(x_t, t, prompt)
+        v_t = velocity(x_t, t, example)
         check_cancel()
         return v_t
 

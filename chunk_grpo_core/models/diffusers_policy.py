@@ -133,6 +133,6 @@ class DiffusersPolicy(ABC, Generic[Conditioning]):
             return lambda v_t: v_t
         return LossScale(self._adapter.parameters(), self._latent_shape)
 
-    def _velocity(self, x_t: Tensor, t: float | Tensor, prompt: Prompt) -> Tensor:
+    def _velocity(self, x_t: Tensor, t: float | Tensor, example: Prompt) -> Tensor:
         times = t if isinstance(t, Tensor) else torch.full((len(x_t),), t, device=x_t.device)
-        return self._scaled(self.predict(x_t, times, self._encode(Example.of(prompt).text)))
+        return self._scaled(self.predict(x_t, times, self._encode(Example.of(example).text)))

@@ -33,19 +33,19 @@ class ShardedPolicy:
     """See :class:`~chunk_grpo_core.method.policy.Policy`."""
 
     def __init__(
-        self, policy: DiffusersPolicy[Any], processes: TorchProcesses, prompt: Prompt
+        self, policy: DiffusersPolicy[Any], processes: TorchProcesses, example: Prompt
     ) -> None:
         """Spread the weights; from now on each process has its part of them.
 
         Args:
             policy: With its adapter; the transformer may still be on the CPU.
             processes: All that train.
-            prompt: One that the model knows, for calls that only help the others.
+            example: One that the model knows, for calls that only help the others.
 
         Raises:
             ValueError: PyTorch is too old.
         """
-        self._policy, self._prompt, self._lock_step = policy, prompt, processes.lock_step
+        self._policy, self._example, self._lock_step = policy, example, processes.lock_step
         _shard(policy.transformer, policy.blocks, policy.adapter, policy.device)
         processes.lock_step.start(self._idle)
 
@@ -78,9 +78,9 @@ class ShardedPolicy:
         """See :class:`~chunk_grpo_core.method.policy.Policy`."""
 
         def phase(velocity: Velocity) -> T:
-            def in_step(x_t: Tensor, t: float | Tensor, prompt: Prompt) -> Tensor:
+            def in_step(x_t: Tensor, t: float | Tensor, example: Prompt) -> Tensor:
                 self._lock_step.before_call()
-                return velocity(x_t, t, prompt)
+                return velocity(x_t, t, example)
 
             return work(in_step)
 
@@ -95,7 +95,7 @@ class ShardedPolicy:
         x_t = torch.zeros(1, *self.latent_shape, device=self.device)
 
         def work(velocity: Velocity) -> None:
-            v_t = velocity(x_t, 0.5, self._prompt)
+            v_t = velocity(x_t, 0.5, self._example)
             if with_gradient:
                 torch.autograd.grad(v_t.sum(), self.adapter.parameters(), allow_unused=True)
 

@@ -85,12 +85,12 @@ def measure_curve(
 
     def sample(velocity: Velocity) -> list[Trajectory]:
         limit, trajectories = BatchLimit(size=config.batch_size), []
-        for index, prompt in enumerate(prompts):
+        for index, example in enumerate(prompts):
             noise = Noise(False, derive_seed(config.seed, "curve", index), config.group_size)
             trajectories.append(
                 rollout(
                     limit.fit(velocity),
-                    prompt,
+                    example,
                     config.grid,
                     config.sde,
                     noise,

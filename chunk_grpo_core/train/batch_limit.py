@@ -104,12 +104,12 @@ class BatchLimit:
         :meth:`attempt`, with batches of at most :attr:`size`.
         """
 
-        def fitted(x_t: Tensor, t: float | Tensor, prompt: Prompt) -> Tensor:
+        def fitted(x_t: Tensor, t: float | Tensor, example: Prompt) -> Tensor:
             if torch.is_grad_enabled():
-                return self._call(lambda x: velocity(x, t, prompt), x_t)
+                return self._call(lambda x: velocity(x, t, example), x_t)
             if isinstance(t, Tensor):
-                return self.join(lambda part, times: velocity(part, times, prompt), x_t, t)
-            return self.join(lambda part: velocity(part, t, prompt), x_t)
+                return self.join(lambda part, times: velocity(part, times, example), x_t, t)
+            return self.join(lambda part: velocity(part, t, example), x_t)
 
         return fitted
 

@@ -12,6 +12,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..prompts.example import Example
+
 __all__ = [
     "AdvantagesEnd",
     "EvaluationProgress",
@@ -70,7 +72,8 @@ class RolloutEnd:
     """One group is sampled and scored."""
 
     iteration: int
-    prompt: str
+    example: Example
+    """What the pictures show."""
     images: Tensor
     """(G, H, W, 3), CPU float32 in 0..1."""
     rewards: Tensor

@@ -55,7 +55,7 @@ def requests_of_iteration(
                 iteration=iteration,
                 number=share.group,
                 samples=share.samples,
-                prompt=chosen[share.group],
+                example=chosen[share.group],
                 noise=Noise(config.share_initial_noise, seed, count, first),
                 latent_shape=latent_shape,
             )

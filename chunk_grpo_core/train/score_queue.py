@@ -32,7 +32,7 @@ def score_group(policy: Policy, reward: Reward, limit: BatchLimit, group: Trajec
     """Decode a group, as many samples at once as fit, and score it; a reward may fail."""
     images = limit.join(policy.decode, group.x_0)
     try:
-        return images, reward.score(images, [group.prompt] * group.group_size)
+        return images, reward.score(images, [group.example] * group.group_size)
     except RewardFailed as error:
         log.warning("a group has no reward: %s", error)
         return images, RewardBatch.failed(group.group_size, str(error))

@@ -19,7 +19,7 @@ from ..method.reward import Reward, RewardBatch, check_scored
 from ..method.rollout import Trajectory
 from ..method.stream import Stream
 from ..processes.collective import Processes
-from ..prompts.example import Example, Prompt, examples_of
+from ..prompts.example import Prompt, examples_of
 from .batch_limit import BatchLimit
 from .checkpoint import Checkpoint, Checkpoints, TrainingState
 from .config import TrainConfig
@@ -294,8 +294,7 @@ class Trainer:
         self._is_tested = True
 
     def _tell(self, group: Trajectory, images: torch.Tensor, batch: RewardBatch) -> None:
-        text = Example.of(group.prompt).text
-        self._listen(RolloutEnd(self.iteration, text, images, batch.known))
+        self._listen(RolloutEnd(self.iteration, group.example, images, batch.known))
 
     def _run(self, work: Callable[[Velocity], T]) -> T:
         """One phase, with a velocity that never takes more samples than fit."""

@@ -67,7 +67,7 @@ class LatestGroup:
                 names, group.rewards.tolist(), advantages.tolist(), strict=True
             )
         ]
-        content = {"iteration": group.iteration, "prompt": group.prompt, "samples": samples}
+        content = {"iteration": group.iteration, "prompt": group.example.text, "samples": samples}
         write_whole(self.folder / GROUP_FILE, json.dumps(content))
         self._forget(names + [sample["file"] for sample in before["samples"]])
 

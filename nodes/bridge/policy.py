@@ -208,8 +208,8 @@ class NativePolicy:
     ) -> Velocity:
         entries: dict[str, Processed] = {}
 
-        def velocity(x_t: Tensor, t: float, prompt: Prompt) -> Tensor:
-            text = Example.of(prompt).text
+        def velocity(x_t: Tensor, t: float, example: Prompt) -> Tensor:
+            text = Example.of(example).text
             if text not in self._positive:
                 raise ValueError(f"no conditioning was given for the prompt {text!r}")
             if text not in entries:

@@ -58,7 +58,7 @@ class BestOfN:
     def sample(self, stream, request):
         return rollout(
             stream.velocity,
-            request.prompt,
+            request.example,
             self._config.grid,
             SdeConfig(rule="ode"),
             request.noise,
@@ -82,7 +82,7 @@ class BestOfN:
         for t in times:
             eps = torch.randn(task.x_0.shape, generator=generator)
             x_t = (1 - t) * task.x_0 + t * eps
-            v_t = stream.velocity(x_t[None], t, task.trajectory.prompt)[0]
+            v_t = stream.velocity(x_t[None], t, task.trajectory.example)[0]
             loss = (v_t - (eps - task.x_0)).square().mean() / len(times)
             (scale * task.weight * loss).backward()
             stream.check_cancel()

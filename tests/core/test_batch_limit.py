@@ -32,9 +32,9 @@ class SmallMemory(ToyPolicy):
             self.failures.append((what, samples))
             raise self.error(f"CUDA out of memory in {what} of {samples}")
 
-    def velocity(self, x_t, t, prompt):
+    def velocity(self, x_t, t, example):
         self.need("forward", len(x_t))
-        v_t = super().velocity(x_t, t, prompt)
+        v_t = super().velocity(x_t, t, example)
         if v_t.requires_grad:
             # Fails when backward is halfway: the factors of "leave" have their gradient by then.
             self.middle.register_hook(lambda _: self.need("backward", len(x_t)))
@@ -138,7 +138,7 @@ def test_nothing_of_a_failed_try_is_left_when_the_cache_is_emptied():
         empty_cache=lambda: alive.append([ref() for ref in held]),
     )
     with pytest.raises(NothingFits), torch.no_grad():
-        limit.attempt(lambda: limit.fit(lambda x, t, prompt: work())(torch.zeros(4, 1), 1.0, ""))
+        limit.attempt(lambda: limit.fit(lambda x, t, example: work())(torch.zeros(4, 1), 1.0, ""))
     assert alive == [[None] * 2, [None] * 4, [None] * 6]  # of 4, 2 and 1 samples
 
 
@@ -157,7 +157,7 @@ def test_what_is_no_lack_of_memory_goes_through_at_once():
 def test_work_that_ignores_the_size_is_not_tried_for_ever():
     limit, calls = BatchLimit(), []
 
-    def velocity(x_t, t, prompt):
+    def velocity(x_t, t, example):
         calls.append(len(x_t))
         raise torch.OutOfMemoryError
 

@@ -42,7 +42,7 @@ class StepPolicy(ToyPolicy):
         zero = torch.zeros(())
         self.adapter = StepAdapter({str(step): nn.Parameter(zero.clone()) for step in MOVING})
 
-    def velocity(self, x_t, t, prompt):
+    def velocity(self, x_t, t, example):
         step = str(min(range(len(self.sigmas)), key=lambda step: abs(self.sigmas[step] - t)))
         speed = self.adapter[step] if step in self.adapter else 0.0 * self.adapter["0"]
         return speed.expand_as(x_t)

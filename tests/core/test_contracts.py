@@ -25,6 +25,7 @@ from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.method.walk import sample_ode
 from chunk_grpo_core.optional import require
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards import REWARDS, load_reward
 from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.runs.folder import RunFolder
@@ -219,7 +220,7 @@ def test_sample_writer_keeps_one_group_of_every_few_iterations(tmp_path):
     for iteration in range(4):
         for prompt in "ab":
             rewards = torch.tensor([0.1, math.nan, 0.9])
-            writer(RolloutEnd(iteration, prompt, torch.rand(3, 8, 8, 3), rewards))
+            writer(RolloutEnd(iteration, Example(prompt), torch.rand(3, 8, 8, 3), rewards))
         writer(IterationEnd(iteration, {}))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["iteration_00001.png", "iteration_00003.png"]
@@ -240,7 +241,7 @@ def test_pictures_are_sampled_in_one_phase_and_decoded_when_asked_for():
 
 def test_sample_writer_puts_the_best_first_and_invalid_ones_last(tmp_path):
     levels = torch.tensor([0.2, 0.6, 1.0]).view(3, 1, 1, 1).expand(3, 128, 128, 3)
-    event = RolloutEnd(0, "a", levels, torch.tensor([0.5, math.nan, 0.9]))
+    event = RolloutEnd(0, Example("a"), levels, torch.tensor([0.5, math.nan, 0.9]))
     SampleWriter(tmp_path)(event)
     with Image.open(tmp_path / "iteration_00001.png") as sheet:
         shown = [sheet.getpixel(at)[0] for at in ((60, 60), (190, 60), (60, 200))]

@@ -71,7 +71,7 @@ def _flat(tree):
 
 
 def velocity_of(factor):
-    def velocity(x_t, t, prompt):
+    def velocity(x_t, t, example):
         assert isinstance(x_t, OnDevice)
         return torch.tanh(x_t * factor)
 

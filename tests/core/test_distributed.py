@@ -90,7 +90,7 @@ def train(config, reward=None, processes=None):
         if isinstance(event, IterationEnd):
             rows.append({k: v for k, v in event.metrics.items() if k != "seconds"})
         if isinstance(event, RolloutEnd):
-            heard.append(event.prompt)
+            heard.append(event.example)
 
     Trainer(
         policy, reward or Brightness(), PROMPTS, config, listener=listen, processes=processes

@@ -21,6 +21,7 @@ from chunk_grpo_core.models.flux.loading import flux_policy
 from chunk_grpo_core.models.flux.policy import predict_velocity
 from chunk_grpo_core.models.flux.transformer import load_transformer
 from chunk_grpo_core.models.fp8 import Fp8Linear, to_fp8, widened
+from chunk_grpo_core.prompts.example import Example
 
 CPU = torch.device("cpu")
 LENGTH = 12
@@ -111,6 +112,22 @@ def test_files_with_diffusers_names_load_too(pipeline, files):
     other = load_transformer(Path(files["transformer"]), "float32", CPU).state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_examples_with_one_text_are_encoded_once_and_drawn_alike(files, tmp_path, monkeypatch):
+    encoded = []
+    load = flux_text._encoders
+
+    def counting(*args):
+        encode = load(*args)
+        return lambda text: encoded.append(text) or encode(text)
+
+    monkeypatch.setattr(flux_text, "_encoders", counting)
+    examples = [Example(PROMPTS[1], {"target_text": word}) for word in ("open", "shut")]
+    policy = flux_policy(model_of(files, tmp_path), [*examples, PROMPTS[1]])
+    assert encoded == [PROMPTS[1]]
+    first, second, plain = (velocity_of(policy, prompt) for prompt in (*examples, PROMPTS[1]))
+    assert torch.equal(first, second) and torch.equal(first, plain)
 
 
 def test_encoders_are_not_loaded_for_prompts_that_are_known(files, tmp_path, monkeypatch):

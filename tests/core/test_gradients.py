@@ -261,8 +261,8 @@ class OtherBitsWithGradients:
     def __init__(self, policy):
         self._velocity = policy.velocity
 
-    def __call__(self, x_t, t, prompt):
-        v_t = self._velocity(x_t, t, prompt)
+    def __call__(self, x_t, t, example):
+        v_t = self._velocity(x_t, t, example)
         return v_t * (1 + 1e-3 * torch.is_grad_enabled())
 
 

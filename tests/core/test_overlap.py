@@ -39,7 +39,7 @@ def run_of(*, is_on, seconds=0.0, reward=None, check=lambda: None):
         for event in events
         if isinstance(event, IterationEnd)
     ]
-    scored = [(e.prompt, e.rewards.tolist()) for e in events if isinstance(e, RolloutEnd)]
+    scored = [(e.example, e.rewards.tolist()) for e in events if isinstance(e, RolloutEnd)]
     factors = torch.cat([factor.detach().flatten() for factor in policy.adapter.parameters()])
     return rows, scored, factors, reward
 

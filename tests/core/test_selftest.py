@@ -126,7 +126,7 @@ def test_a_model_without_any_gradient_is_named():
 def test_a_model_that_answers_from_a_cache_is_named():
     policy, answers = ToyPolicy(), {}
     velocity = policy.velocity
-    policy.velocity = lambda x, t, prompt: answers.setdefault((t, len(x)), velocity(x, t, prompt))
+    policy.velocity = lambda x, t, example: answers.setdefault((t, len(x)), velocity(x, t, example))
     with pytest.raises(SelfTestFailed, match="by 0.0 of its size; the LoRA has no effect"):
         outcome(policy)
 

@@ -38,7 +38,7 @@ def group_of(stochastic, *, velocity=WORLD.velocity, sde=FLOW, solver="euler", *
     return rollout(velocity, "p", GRID, sde, noise, (2, 3), **options)
 
 
-def bent(x_t, t, prompt):
+def bent(x_t, t, example):
     """A velocity that is linear in nothing."""
     return torch.sin(2.0 * x_t + t) - x_t.roll(1, -1) * t
 

@@ -218,8 +218,8 @@ def test_an_iteration_with_one_group_scored_goes_on(tmp_path):
 
 def test_gradient_that_is_not_finite_stops_the_run_and_changes_nothing(tmp_path):
     class Overflowing(ToyPolicy):
-        def velocity(self, x_t, t, prompt):
-            v_t = super().velocity(x_t, t, prompt)
+        def velocity(self, x_t, t, example):
+            v_t = super().velocity(x_t, t, example)
             if v_t.requires_grad:
                 v_t.register_hook(lambda gradient: gradient * math.nan)
             return v_t
@@ -408,8 +408,8 @@ def test_a_first_ratio_away_from_one_is_reported_with_what_to_do(caplog):
     class Rounding(ToyPolicy):
         """Computes a little differently when gradients are wanted, as a bf16 kernel may."""
 
-        def velocity(self, x_t, t, prompt):
-            v_t = super().velocity(x_t, t, prompt)
+        def velocity(self, x_t, t, example):
+            v_t = super().velocity(x_t, t, example)
             return v_t * 1.2 if torch.is_grad_enabled() else v_t
 
     rows = []

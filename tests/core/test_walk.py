@@ -151,5 +151,5 @@ def test_one_straight_step_lands_on_the_data_point():
     target = torch.tensor([[0.3, -2.0]])
     noise = torch.randn(1, 2)
     grid = TimeGrid((1.0, 0.4, 0.0))
-    found = sample_ode(lambda x_t, t, prompt: noise - target, "", grid, noise)
+    found = sample_ode(lambda x_t, t, example: noise - target, "", grid, noise)
     assert torch.allclose(found, target, atol=1e-6)

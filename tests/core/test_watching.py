@@ -12,6 +12,7 @@ from PIL import Image
 
 from chunk_grpo_core.measure.evaluate import evaluate, paired_gain
 from chunk_grpo_core.method.cancel import Cancelled
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.runs.experiment import EVALUATION_SEED, run_experiment
 from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.runs.view import run_names, run_view
@@ -201,7 +202,7 @@ def test_the_average_is_the_result_of_a_stopped_run_too(tmp_path):
 def rolled_out(iteration, size=4, pixels=8, rewards=None, prompt="a cat"):
     images = torch.linspace(0, 1, size)[:, None, None, None].expand(size, pixels, pixels, 3)
     rewards = torch.arange(size).float() if rewards is None else torch.tensor(rewards)
-    return RolloutEnd(iteration, prompt, images, rewards)
+    return RolloutEnd(iteration, Example(prompt), images, rewards)
 
 
 def test_the_newest_group_lies_in_the_folder_with_its_numbers(tmp_path):

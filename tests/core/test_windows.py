@@ -280,9 +280,9 @@ class Watched(ToyPolicy):
         super().__init__()
         self.differs = []
 
-    def velocity(self, x_t, t, prompt):
+    def velocity(self, x_t, t, example):
         self.differs.append(not torch.equal(x_t, x_t[:1].expand_as(x_t)))
-        return super().velocity(x_t, t, prompt)
+        return super().velocity(x_t, t, example)
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,18 @@ def test_regional_prompts_do_not_reach_other_prompts(lab):
         assert torch.equal(alone[0], beside)
 
 
+def test_two_examples_with_one_text_share_its_conditioning(lab):
+    example = lab.module("chunk_grpo_core.prompts.example").Example
+
+    def work(velocity):
+        prompts = ("p0", example("p0", {"target_text": "a"}), example("p0", {"target_text": "b"}))
+        with torch.no_grad():
+            return [velocity(noise(2), 0.6, prompt) for prompt in prompts]
+
+    plain, first, second = architecture_policy(lab, "flux").run(work)
+    assert torch.equal(plain, first) and torch.equal(plain, second)
+
+
 def test_latents_of_every_shape(lab):
     shape_of = lab.module("nodes.bridge.policy").latent_shape_of
     for name, entry in ARCHITECTURES.items():
