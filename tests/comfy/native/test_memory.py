@@ -91,7 +91,7 @@ def test_a_training_that_runs_out_of_memory_is_that_of_a_smaller_batch(lab):
     memory = lab.module("nodes.bridge.memory")
 
     class Brightness:
-        name = "brightness"
+        name, fingerprint = "brightness", {}
 
         def score(self, images, prompts):
             return base.RewardBatch.of(images.mean((1, 2, 3)))
