@@ -41,12 +41,6 @@ class ChunkStatistics:
     gap: Tensor
     """Sum of mean |v - v_ref|^2; 0 when no reference was measured."""
 
-    @classmethod
-    def none(cls, chunks: int) -> ChunkStatistics:
-        """Those of no samples at all, for K chunks."""
-        zero = torch.zeros(chunks, dtype=torch.float64)
-        return cls(zero.long(), zero, zero, zero, zero, zero)
-
     def columns(self, *, has_reference: bool) -> dict[str, object]:
         """Means for a row of metrics, JSON-ready; of each chunk None where no sample drew it.
 

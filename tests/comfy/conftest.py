@@ -8,10 +8,10 @@ import pytest
 from environment import unavailable
 
 from tools.comfyui.browser import BrowserUnavailable, ComfyBrowser
-from tools.comfyui.client import ComfyClient
 from tools.comfyui.server import ComfyServer, ComfyUnavailable, comfyui_path
 
 from . import graphs
+from .client import ComfyClient
 from .native.process import native_run
 
 FAILED = pytest.StashKey[bool]()

@@ -6,18 +6,17 @@ import copy
 import json
 from pathlib import Path
 
-from tools.comfyui.client import Run
 from tools.comfyui.graphs import (
     PRESET_TO_TRAIN,
     Prompt,
     change,
-    find,
-    input_options,
     node,
     twin,
     upstream,
     workflow,
 )
+
+from .client import Run
 
 TINY = (
     "01_quick_start_tiny_flux", "02_temporal_dynamics", "03_score_and_pick", "04_use_the_lora",
@@ -152,4 +151,19 @@ def for_server(prompt: Prompt, info: dict) -> Prompt:
             },
         }
         for key, entry in prompt.items()
+    }
+
+
+def find(prompt: Prompt, class_type: str) -> str:
+    """Return the id of the first node of a kind."""
+    return next(key for key, entry in prompt.items() if entry["class_type"] == class_type)
+
+
+def input_options(definition: dict) -> dict[str, dict]:
+    """Return name -> options of every input in a node's entry of /object_info."""
+    groups = definition["input"]
+    return {
+        name: spec[1] if len(spec) > 1 else {}
+        for group in ("required", "optional")
+        for name, spec in groups.get(group, {}).items()
     }

@@ -12,9 +12,8 @@ from statistics import mean
 
 import pytest
 
-from tools.comfyui.client import PromptFailed
-
 from . import graphs
+from .client import PromptFailed
 from .graphs import node
 from .tiny_architectures.files import FORMATS, write_sd3
 from .tiny_architectures.models import ARCHITECTURES

@@ -7,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tools.comfyui.client import PromptRejected
-
 from . import graphs
+from .client import PromptRejected
 from .graphs import change, node, shown_text
 
 TRAIN = "ChunkGRPO_TrainLoRA"

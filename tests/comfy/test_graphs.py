@@ -23,10 +23,10 @@ from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
-from tools.comfyui.client import ComfyClient
 from tools.comfyui.server import PACK_NAME, ROOT
 
 from . import graphs
+from .client import ComfyClient
 from .graphs import MODEL, base_nodes, change, find, node, sampling, shown_text
 
 PREFIX = "ChunkGRPO_"

@@ -10,9 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from chunk_grpo_core.version import __version__
-from tools.comfyui.client import ComfyClient, PromptRejected
 
 from . import graphs
+from .client import ComfyClient, PromptRejected
 from .graphs import change, find, node, shown_text
 
 TRAIN = "ChunkGRPO_TrainLoRA"

@@ -7,9 +7,8 @@ import time
 import pytest
 from safetensors import safe_open
 
-from tools.comfyui.client import ComfyClient
-
 from . import graphs
+from .client import ComfyClient
 
 TRAIN, SETTINGS = "ChunkGRPO_TrainLoRA", "ChunkGRPO_GRPOSettings"
 PANEL = ".chunk-grpo.monitor"

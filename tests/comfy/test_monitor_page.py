@@ -10,9 +10,8 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 import pytest
 from safetensors import safe_open
 
-from tools.comfyui.client import ComfyClient
-
 from . import graphs
+from .client import ComfyClient
 
 TRAIN = "ChunkGRPO_TrainLoRA"
 PANEL = ".chunk-grpo.monitor"

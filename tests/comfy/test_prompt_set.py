@@ -7,9 +7,8 @@ import shutil
 
 import pytest
 
-from tools.comfyui.client import PromptRejected
-
 from . import graphs
+from .client import PromptRejected
 from .graphs import node
 
 CAPTIONS = [f"a {size} {colour} circle on a black background"

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from chunk_grpo_core.rewards import REWARDS
 from chunk_grpo_core.rewards.catalog import CATALOG
-from tools.comfyui.client import PromptRejected
 
+from .client import PromptRejected
 from .graphs import input_options, node, shown_text
 
 LOAD, SCORE, PICK = (

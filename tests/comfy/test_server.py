@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from tools.comfyui import server
-from tools.comfyui.client import PromptRejected
+
+from .client import PromptRejected
 
 
 def picture(color, prefix="smoke"):

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from tools.comfyui.client import ComfyClient, PromptRejected
-
 from . import graphs
+from .client import ComfyClient, PromptRejected
 from .graphs import MODEL, VAE, change, find, node, sampling, shown_text
 
 TRAIN, EVALUATE, APPLY = (

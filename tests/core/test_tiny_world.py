@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import pytest
 import torch
 
 from chunk_grpo_core.models.tiny.render import IMAGE_SIZE, SIZE_LIMIT, palette, render
 from chunk_grpo_core.models.tiny.text import TEXT_LENGTH, VOCABULARY, TinyTextEncoder, tokenize
 from chunk_grpo_core.models.tiny.world import (
+    ATTRIBUTES,
     EXAMPLE,
     HELD_OUT,
     SCENES,
@@ -16,7 +19,6 @@ from chunk_grpo_core.models.tiny.world import (
     caption,
     indices_of,
     parse,
-    scene_at,
 )
 
 
@@ -32,7 +34,9 @@ def test_split_is_fixed() -> None:
 
 def test_captions_round_trip_through_parse_and_indices() -> None:
     assert [parse(caption(scene)) for scene in SCENES] == list(SCENES)
-    assert [scene_at(row) for row in indices_of(SCENES)] == list(SCENES)
+    values = [list(values) for values in ATTRIBUTES.values()]
+    for scene, row in zip(SCENES, indices_of(SCENES).tolist(), strict=True):
+        assert astuple(scene) == tuple(v[i] for v, i in zip(values, row, strict=True))
     assert parse("A Small red CIRCLE, on a blue background.").shape == "circle"
     assert caption(parse(EXAMPLE)) == EXAMPLE
 

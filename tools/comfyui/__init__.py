@@ -1,1 +1,1 @@
-"""A real ComfyUI for tools, benchmarks and tests: server, client, browser page, and its process."""
+"""A real ComfyUI for tools, benchmarks and tests: server, page, graphs, and its process."""

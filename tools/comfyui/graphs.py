@@ -33,11 +33,6 @@ def node(class_type: str, **inputs: object) -> dict:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def find(prompt: Prompt, class_type: str) -> str:
-    """Return the id of the first node of a kind."""
-    return next(key for key, entry in prompt.items() if entry["class_type"] == class_type)
-
-
 def change(prompt: Prompt, class_type: str, **inputs: object) -> Prompt:
     """Return a copy with other inputs in all nodes of a kind."""
     changed = copy.deepcopy(prompt)
@@ -57,13 +52,3 @@ def upstream(prompt: Prompt, *ends: str) -> Prompt:
             links = prompt[key]["inputs"].values()
             todo += [value[0] for value in links if isinstance(value, list)]
     return wanted
-
-
-def input_options(definition: dict) -> dict[str, dict]:
-    """Return name -> options of every input in a node's entry of /object_info."""
-    groups = definition["input"]
-    return {
-        name: spec[1] if len(spec) > 1 else {}
-        for group in ("required", "optional")
-        for name, spec in groups.get(group, {}).items()
-    }

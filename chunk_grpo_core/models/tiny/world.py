@@ -27,7 +27,6 @@ __all__ = [
     "caption",
     "indices_of",
     "parse",
-    "scene_at",
     "words_of",
 ]
 
@@ -113,12 +112,6 @@ def indices_of(scenes: Sequence[Scene]) -> Tensor:
         for s in scenes
     ]
     return torch.tensor(rows, dtype=torch.long).reshape(-1, len(ATTRIBUTES))
-
-
-def scene_at(indices: Sequence[int] | Tensor) -> Scene:
-    """The scene with these 5 attribute indices (inverse of one row of :func:`indices_of`)."""
-    pairs = zip(ATTRIBUTES.values(), indices, strict=True)
-    return Scene(*(values[int(i)] for values, i in pairs))
 
 
 def _split(scenes: Sequence[Scene]) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
