@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import torch
@@ -121,8 +121,13 @@ class Trainer:
             check_cancel=check_cancel,
         )
         self._is_tested = not config.self_test
-        self.trained_with = trained_with(config, policy, reward, prompts, facts or {})
+        self._facts = facts or {}
         self.changes: tuple[Change, ...] = ()
+
+    @cached_property
+    def trained_with(self) -> dict[str, object]:
+        """Everything that the training depends on; asked for where it is compared or kept."""
+        return trained_with(self.config, self.policy, self.reward, self.prompts, self._facts)
 
     def resume(self) -> int:
         """Go on from the newest checkpoint, if there is one; returns iterations already done.
