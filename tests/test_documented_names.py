@@ -61,3 +61,11 @@ def test_the_example_of_the_library_runs(capsys):
     assert short.count("iterations=1,") == 1 and "HELD_OUT[:2]" in short
     exec(short, {})  # noqa: S102 - our own page
     assert "Interval(mean=" in capsys.readouterr().out
+
+
+def test_tests_that_readme_names_exist():
+    named = re.findall(
+        r"`((?:comfy|core|rewards)/[\w/]*test_\w+)`", (ROOT / "README.md").read_text("utf-8")
+    )
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / "tests" / f"{name}.py").is_file()] == []
