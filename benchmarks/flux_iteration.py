@@ -340,13 +340,13 @@ def main() -> None:
     print(table(done))
     if options.json:
         settings = {key: value for key, value in vars(options).items() if key != "json"}
-        found = {
+        report = {
             "machine": facts(),
             "matrix_peak": peak,
             "settings": settings,
             "iterations": [asdict(one) for one in done],
         }
-        write_json(options.json, found)
+        write_json(options.json, report)
 
 
 if __name__ == "__main__":

@@ -204,8 +204,12 @@ def main() -> None:
             torch.cuda.empty_cache()
     print(table(cases))
     if options.json:
-        found = {"machine": facts(), "matrix_peak": peak, "cases": [asdict(case) for case in cases]}
-        write_json(options.json, found)
+        report = {
+            "machine": facts(),
+            "matrix_peak": peak,
+            "cases": [asdict(case) for case in cases],
+        }
+        write_json(options.json, report)
         print(json.dumps({"json": str(options.json)}))
 
 

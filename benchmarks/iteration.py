@@ -140,9 +140,9 @@ class Ours:
             self.passes.count(len(x_t))
             return velocity(x_t, t, example)
 
-        def watched_statistics(terms: Any, known: Any, counted: Any, config: Any) -> Any:
-            self.losses.append(float(group_loss(terms, known, config)))
-            return statistics(terms, known, counted, config)
+        def watched_statistics(terms: Any, group_facts: Any, counted: Any, config: Any) -> Any:
+            self.losses.append(float(group_loss(terms, group_facts, config)))
+            return statistics(terms, group_facts, counted, config)
 
         optimizer.step = watched_step  # type: ignore[method-assign]
         self.policy._velocity = watched_velocity  # type: ignore[method-assign]
@@ -235,9 +235,9 @@ def take_turns(iterations: int) -> dict[str, Any]:
         differences.append(compare(ours, reference))
     return {
         "machine": facts(),
-        "seconds": {name: [round(cpu, 3) for cpu, _ in found] for name, found in seconds.items()},
+        "seconds": {name: [round(cpu, 3) for cpu, _ in times] for name, times in seconds.items()},
         "seconds_of_the_clock": {
-            name: [round(clock, 3) for _, clock in found] for name, found in seconds.items()
+            name: [round(clock, 3) for _, clock in times] for name, times in seconds.items()
         },
         "passes_per_iteration": {
             name: {
@@ -247,7 +247,7 @@ def take_turns(iterations: int) -> dict[str, Any]:
             }
             for name, loop in loops.items()
         },
-        "difference": {name: max(found[name] for found in differences) for name in differences[0]},
+        "difference": {name: max(one[name] for one in differences) for name in differences[0]},
         "clipped_ratios": reference.clipped,
     }
 
@@ -283,11 +283,11 @@ def run(iterations: int = 5) -> dict[str, Any]:
     """Measure everything, each part in a process of its own."""
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(1, maxtasksperchild=1) as pool:
-        found = pool.apply(take_turns, (iterations,))
+        timings = pool.apply(take_turns, (iterations,))
     with spawn.Pool(1, maxtasksperchild=1) as pool:
         memory = {name: pool.apply(memory_of, (name,)) for name in ("ours", "reference")}
-    turns = zip(found["seconds"]["reference"], found["seconds"]["ours"], strict=True)
-    clocks = found["seconds_of_the_clock"]
+    turns = zip(timings["seconds"]["reference"], timings["seconds"]["ours"], strict=True)
+    clocks = timings["seconds_of_the_clock"]
     return {
         "speedup": median(theirs / ours for theirs, ours in turns),
         "speedup_of_the_clock": sum(clocks["reference"]) / sum(clocks["ours"]),
@@ -296,35 +296,35 @@ def run(iterations: int = 5) -> dict[str, Any]:
         "prompts": PROMPTS,
         "group": GROUP,
         "memory": memory,
-        **found,
+        **timings,
     }
 
 
-def failures(found: dict[str, Any]) -> list[str]:
+def failures(result: dict[str, Any]) -> list[str]:
     """What is not as it should be."""
     failed = []
-    if found["speedup"] < LIMITS["speedup"]:
-        failed.append(f"only {found['speedup']:.2f} times as fast as the reference loop")
-    if found["memory_ratio"] > LIMITS["memory_ratio"]:
-        failed.append(f"{found['memory_ratio']:.2f} times the memory of the reference loop")
-    if not max(found["difference"].values()) <= LIMITS["difference"]:
-        failed.append(f"results differ: {found['difference']}")
+    if result["speedup"] < LIMITS["speedup"]:
+        failed.append(f"only {result['speedup']:.2f} times as fast as the reference loop")
+    if result["memory_ratio"] > LIMITS["memory_ratio"]:
+        failed.append(f"{result['memory_ratio']:.2f} times the memory of the reference loop")
+    if not max(result["difference"].values()) <= LIMITS["difference"]:
+        failed.append(f"results differ: {result['difference']}")
     return failed
 
 
-def table(found: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """Both loops side by side."""
     rows = ["| for one iteration | trainer | reference loop |", "|---|---|---|"]
     both = ("ours", "reference")
     for title, key in (("processor time, s", "seconds"), ("clock, s", "seconds_of_the_clock")):
         rows.append(
-            f"| {title} | " + " | ".join(f"{median(found[key][n]):.2f}" for n in both) + " |"
+            f"| {title} | " + " | ".join(f"{median(result[key][n]):.2f}" for n in both) + " |"
         )
     for key, title in (("calls", "calls of the model"), ("forward", "samples forward")):
-        cells = [f"{found['passes_per_iteration'][n][key]:.0f}" for n in both]
+        cells = [f"{result['passes_per_iteration'][n][key]:.0f}" for n in both]
         rows.append(f"| {title} | {' | '.join(cells)} |")
     for key, title in (("peak", "peak of all tensors, MiB"), ("saved", "held for backward, MiB")):
-        cells = [f"{found['memory'][n][key] / MIB:.1f}" for n in both]
+        cells = [f"{result['memory'][n][key] / MIB:.1f}" for n in both]
         rows.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -336,14 +336,14 @@ def main() -> None:
     text = "print the ratios alone, as JSON; with a name, also write everything to this file"
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help=text)
     options = parser.parse_args()
-    found = run(options.iterations)
+    result = run(options.iterations)
     if options.json != "-":
-        print(table(found))
+        print(table(result))
     keys = ("speedup", "speedup_of_the_clock", "memory_ratio", "saved_ratio", "difference")
-    print(json.dumps({key: found[key] for key in keys}))
+    print(json.dumps({key: result[key] for key in keys}))
     if options.json not in (None, "-"):
-        write_json(Path(options.json), found)
-    if failed := failures(found):
+        write_json(Path(options.json), result)
+    if failed := failures(result):
         raise SystemExit("\n".join(failed))
 
 

@@ -94,7 +94,7 @@ def status(done: int, iterations: int) -> dict:
 
 def measure(iterations: int, thumbnails: int) -> dict[str, list[float]]:
     """Milliseconds of every message, by counter."""
-    found: dict[str, list[float]] = {name: [] for name in COUNTERS}
+    milliseconds: dict[str, list[float]] = {name: [] for name in COUNTERS}
     with ComfyServer() as server, ComfyBrowser(server.url) as browser:
         run = GrowingRun(server.output / "chunk_grpo" / RUN, iterations, thumbnails)
         page = browser.open()
@@ -113,9 +113,9 @@ def measure(iterations: int, thumbnails: int) -> dict[str, list[float]]:
             page.page.evaluate(TELL, status(done, iterations))
             after = counters()
             for name in COUNTERS:
-                found[name].append(1000 * (after[name] - before[name]))
+                milliseconds[name].append(1000 * (after[name] - before[name]))
         assert page.page.locator(".monitor .group img").count() == thumbnails
-    return found
+    return milliseconds
 
 
 def summary(values: list[float]) -> dict[str, float]:
@@ -135,13 +135,15 @@ def main() -> None:
     parser.add_argument("--thumbnails", type=int, default=48)
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args()
-    found = measure(options.iterations, options.thumbnails)
+    milliseconds = measure(options.iterations, options.thumbnails)
     result = {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {platform.system()}, headless Chromium, no GPU",
         "messages": options.iterations,
         "thumbnails": options.thumbnails,
-        "milliseconds_per_message": {name: summary(values) for name, values in found.items()},
+        "milliseconds_per_message": {
+            name: summary(values) for name, values in milliseconds.items()
+        },
     }
     text = json.dumps(result, indent=1)
     print(text)

@@ -218,5 +218,5 @@ def check_restated(config: TrainConfig) -> None:
         "optimizer.warmup_updates": settings.warmup_updates != 0,
         "optimizer.ema_decay": settings.ema_decay is not None,
     }
-    if found := [name for name, is_strange in strange.items() if is_strange]:
-        raise ValueError(f"the reference loop does not restate {', '.join(found)}")
+    if refused := [name for name, is_strange in strange.items() if is_strange]:
+        raise ValueError(f"the reference loop does not restate {', '.join(refused)}")

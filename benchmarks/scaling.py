@@ -106,8 +106,8 @@ def measure(sweep: str, setting: Setting, iterations: int) -> Case:
     """Time the phases of iterations in this process."""
     trainer = trainer_of(setting, iterations + 1)
     times: dict[str, list[float]] = {"sample": [], "update": []}
-    for name, found in times.items():
-        _time(trainer, name, found)
+    for name, seconds in times.items():
+        _time(trainer, name, seconds)
     rows: list[float] = []
     trainer._listen = lambda event: rows.append(getattr(event, "metrics", {}).get("trained_passes"))
     trainer.train()
@@ -121,13 +121,13 @@ def measure(sweep: str, setting: Setting, iterations: int) -> Case:
     )
 
 
-def _time(trainer: Trainer, name: str, found: list[float]) -> None:
+def _time(trainer: Trainer, name: str, seconds: list[float]) -> None:
     plain = getattr(trainer, name)
 
     def timed(*args: object) -> object:
         start = time.process_time()
         result = plain(*args)
-        found.append(time.process_time() - start)
+        seconds.append(time.process_time() - start)
         return result
 
     setattr(trainer, name, timed)
@@ -205,8 +205,12 @@ def main() -> None:
     for count, seconds in shared.items():
         print(f"{count} processes: {seconds:.2f} s by the clock")
     if options.json:
-        found = {"machine": facts(), "cases": [asdict(case) for case in cases], "processes": shared}
-        write_json(options.json, found)
+        report = {
+            "machine": facts(),
+            "cases": [asdict(case) for case in cases],
+            "processes": shared,
+        }
+        write_json(options.json, report)
 
 
 if __name__ == "__main__":

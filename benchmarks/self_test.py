@@ -178,11 +178,11 @@ def main() -> None:
         print(json.dumps(asdict(measure(blocks, weights, int(prompts), Path(stubs)))))
         return
     runs = [[_in_own_process(*case) for _ in range(RUNS)] for case in CASES]
-    cases = [max(found, key=lambda case: case.share) for found in runs]
+    cases = [max(repeated, key=lambda case: case.share) for repeated in runs]
     print(table(cases))
     if options.json:
         facts = {"torch": torch.__version__, "group": GROUP, "steps": STEPS}
-        rows = [asdict(case) | {"share": case.share} for found in runs for case in found]
+        rows = [asdict(case) | {"share": case.share} for repeated in runs for case in repeated]
         write_json(options.json, {**facts, "runs": rows})
     if failed := check(cases):
         raise SystemExit("\n".join(failed))

@@ -78,12 +78,12 @@ def _weights(precision: str) -> float:
         a * b for name, (a, b) in _linears().items() if "blocks." in name and "norm" not in name
     )
     total = parameters()
-    found = {
+    bytes_in = {
         "bf16": 2.0 * total,
         "fp8": in_8_bits + 2.0 * (total - in_8_bits),
         "nf4": (0.5 + 4 / 64) * total,  # and a float32 for each 64 weights
     }
-    return found[precision] / GIB
+    return bytes_in[precision] / GIB
 
 
 def memory(

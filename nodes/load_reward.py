@@ -110,17 +110,17 @@ class LoadReward(io.ComfyNode):
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Load it."""
-        found = _check(name, colour, settings, url)
+        options = _check(name, colour, settings, url)
         if name == "target_image":
             if image is None:
                 raise ValueError("target_image needs a picture at the input image")
-            found["image"] = image[0, ..., :3]
+            options["image"] = image[0, ..., :3]
         if CATALOG[name].files:
             if allow_download:
                 fetch_missing(name)
             if file.strip():
-                found["path"] = weight_path(file.strip())
-        return io.NodeOutput(load_managed(name, found))
+                options["path"] = weight_path(file.strip())
+        return io.NodeOutput(load_managed(name, options))
 
 
 def _check(name: str, colour: str, settings: str, url: str) -> dict[str, Any]:
@@ -128,15 +128,15 @@ def _check(name: str, colour: str, settings: str, url: str) -> dict[str, Any]:
     if name not in REWARDS:
         raise ValueError(f"reward is {name!r}; it must be one of {', '.join(REWARDS)}")
     lines = (line.strip() for line in settings.splitlines())
-    found = reward_settings([line for line in lines if line and not line.startswith("#")])
-    for key in found:
+    options = reward_settings([line for line in lines if line and not line.startswith("#")])
+    for key in options:
         if key in _OF_OTHER_INPUTS:
             raise ValueError(f"{key} is no setting here; it comes from {_OF_OTHER_INPUTS[key]}")
     if name == "target_colour":
         load_reward(name, colour=colour)
-        found["colour"] = colour
+        options["colour"] = colour
     if name in _WITH_SERVER:
         if not url.strip():
             raise ValueError(f"{name} needs the url of a server, such as http://127.0.0.1:8765")
-        found["url"] = url.strip()
-    return found
+        options["url"] = url.strip()
+    return options

@@ -111,11 +111,11 @@ def check_patch(patch: Patch) -> None:
         ValueError: A key is unknown, a value is out of range, or two contradict each other.
     """
     settings = training_settings(patch)
-    parts = {
+    tables = {
         part: owner(**{key: settings[f"{part}.{key}"] for key in _names(owner, part, settings)})
         for part, owner in PARTS.items()
     }
-    window = parts["window"]
+    window = tables["window"]
     assert isinstance(window, WindowConfig)
     noise, ode_solver = (
         settings.get(key, declared(key).default) for key in ("noise", "ode_solver")
@@ -123,20 +123,20 @@ def check_patch(patch: Patch) -> None:
     check_noise(str(noise), str(ode_solver), window)
 
 
-def in_force(keys: Iterable[str], own: Patch, incoming: Patch) -> list[InForce]:
+def in_force(keys: Iterable[str], set_here: Patch, incoming: Patch) -> list[InForce]:
     """Say of each key which value a training would get, and where it comes from.
 
     Args:
         keys: What to look up.
-        own: The keys that this node sets.
+        set_here: The keys that this node sets.
         incoming: The patch that it builds on.
     """
     preset = str(incoming.get(PRESET, ""))
     stated = preset_values(preset) if preset in PRESETS else {}
     lines = []
     for key in keys:
-        if key in own:
-            value, source = own[key], "this node"
+        if key in set_here:
+            value, source = set_here[key], "this node"
         elif key in incoming:
             value = incoming[key]
             is_stated = key in stated and stated[key] == value
@@ -152,14 +152,14 @@ def _names(owner: type, part: str, settings: Patch) -> Iterator[str]:
 
 
 def _check_keys(patch: Patch) -> None:
-    known = [PRESET, *(f"{_MODEL}{field.name}" for field in fields(ModelSettings))]
+    valid = [PRESET, *(f"{_MODEL}{field.name}" for field in fields(ModelSettings))]
     for field in fields(TrainConfig):
         if field.name in PARTS:
-            known += [f"{field.name}.{inner.name}" for inner in fields(PARTS[field.name])]
+            valid += [f"{field.name}.{inner.name}" for inner in fields(PARTS[field.name])]
         else:
-            known.append(field.name)
+            valid.append(field.name)
     for key in patch:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+        if key not in valid:
+            near = difflib.get_close_matches(key, valid, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"settings holds the unknown key {key!r}{hint}")

@@ -169,7 +169,7 @@ class PromptSetNode(io.ComfyNode):
         """Refuse a file that cannot be read before anything runs."""
         verdicts = [verdict(read_prompts, file), verdict(read_prompts, held_out_file)]
         verdicts.append(verdict(wildcard_folder, wildcards))
-        return next((found for found in verdicts if found is not True), True)
+        return next((answer for answer in verdicts if answer is not True), True)
 
     @classmethod
     def fingerprint_inputs(

@@ -81,12 +81,12 @@ class CombineRewards(io.ComfyNode):
         """Combine those that are connected."""
         rewards = (reward_1, reward_2, reward_3, reward_4)
         weights = (weight_1, weight_2, weight_3, weight_4)
-        parts = [
+        weighted = [
             WeightedReward(reward=reward, weight=weight)
             for reward, weight in zip(rewards, weights, strict=True)
             if reward is not None
         ]
-        return io.NodeOutput(CombinedReward(parts))
+        return io.NodeOutput(CombinedReward(weighted))
 
 
 def prompts_for(text: str, count: int) -> list[str]:
@@ -182,9 +182,9 @@ class ScoreImages(io.ComfyNode):
     ) -> io.NodeOutput:
         """Score, sort, draw."""
         texts = prompts_for(prompt, len(images))
-        known = (*prompts.train, *prompts.held_out) if prompts else ()
+        with_metadata = (*prompts.train, *prompts.held_out) if prompts else ()
         pictures = images[..., :3].cpu().float()
-        batch = reward.score(pictures, examples_for(texts, known))
+        batch = reward.score(pictures, examples_for(texts, with_metadata))
         shown = batch.known
         order = best_first(shown).tolist()
         table = "\n".join(

@@ -168,17 +168,17 @@ def settings_output(
     Raises:
         ValueError: A value is out of range or contradicts another.
     """
-    incoming, own = incoming or {}, patch_of(table, given)
-    patch = {**incoming, **own}
+    incoming, set_here = incoming or {}, patch_of(table, given)
+    patch = {**incoming, **set_here}
     try:
         check_patch(patch)
     except ValueError as error:
-        set_here = [s.name for s in table if s.key in own]
-        raise ValueError(f"{error} (this node sets {', '.join(set_here) or 'nothing'})") from error
+        names = [s.name for s in table if s.key in set_here]
+        raise ValueError(f"{error} (this node sets {', '.join(names) or 'nothing'})") from error
     rows = [
         {"key": key, "value": setting.shown(value), "source": source}
         for setting in table
-        for key, value, source in in_force(setting.keys, own, incoming)
+        for key, value, source in in_force(setting.keys, set_here, incoming)
     ]
     text = "\n".join("{key} = {value}   [{source}]".format(**row) for row in rows)
     return io.NodeOutput(patch, text, ui={"chunk_grpo_settings": rows})

@@ -203,7 +203,7 @@ class TrainLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         """Train."""
         patch = settings or {}
-        own = {
+        from_inputs = {
             "grid": TimeGrid.of(sigmas.tolist()),
             "plan": plan,
             **{f"sde.{name}": value for name, value in asdict(sde_of(sampler)).items()},
@@ -215,7 +215,7 @@ class TrainLoRA(io.ComfyNode):
             "lora.alpha": alpha,
             "seed": seed,
         }
-        config = TrainConfig.of({**training_settings(patch), **own})
+        config = TrainConfig.of({**training_settings(patch), **from_inputs})
         lora, log = train_lora(
             model=model,
             vae=vae,
@@ -244,9 +244,9 @@ def asker_of(hidden: Any) -> Asker:
     if hidden is None:  # not called by ComfyUI
         return Asker()
     workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
-    found = str(workflow.get("id") or "")
-    is_nil = not found.strip("0-")  # what a file holds that was never given one
-    return Asker(str(hidden.unique_id or ""), "" if is_nil else found)
+    workflow_id = str(workflow.get("id") or "")
+    is_nil = not workflow_id.strip("0-")  # what a file holds that was never given one
+    return Asker(str(hidden.unique_id or ""), "" if is_nil else workflow_id)
 
 
 def describe(log: TrainingLog) -> str:

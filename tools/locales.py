@@ -41,11 +41,11 @@ def english_files(object_info: Mapping[str, Mapping[str, Any]]) -> dict[str, Tre
     nodeDefs.json holds the nodes, main.json the parts of our categories that ComfyUI lacks.
     """
     ours = {name: info for name, info in sorted(object_info.items()) if name.startswith(PREFIX)}
-    parts = {part for info in ours.values() for part in info["category"].split("/")}
-    categories = sorted(parts.difference(TRANSLATED_BY_COMFYUI))
+    levels = {level for info in ours.values() for level in info["category"].split("/")}
+    categories = sorted(levels.difference(TRANSLATED_BY_COMFYUI))
     return {
         "nodeDefs.json": {name: _node(info) for name, info in ours.items()},
-        "main.json": {"nodeCategories": {part: part for part in categories}},
+        "main.json": {"nodeCategories": {name: name for name in categories}},
     }
 
 
@@ -105,8 +105,12 @@ def translated(tree: Tree, language: str, memory: Memory, path: str = "") -> Tre
         here = f"{path}{key}"
         if isinstance(value, str):
             lines = value.split("\n")
-            found = (memory.get(key_of(here, line, memory), {}).get(language) for line in lines)
-            result[key] = "\n".join(new or line for new, line in zip(found, lines, strict=True))
+            translations = (
+                memory.get(key_of(here, line, memory), {}).get(language) for line in lines
+            )
+            result[key] = "\n".join(
+                new or line for new, line in zip(translations, lines, strict=True)
+            )
         else:
             result[key] = translated(value, language, memory, f"{here}.")
     return result

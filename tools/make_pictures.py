@@ -50,8 +50,8 @@ SET_WIDGETS = """(wishes) => {
 
 HAS_DONE = """(part) => {
   const text = document.querySelector(".monitor .head .grow")?.textContent ?? "";
-  const found = text.match(/^(\\d+) \\/ (\\d+)/);
-  return found && Number(found[1]) >= part * Number(found[2]);
+  const progress = text.match(/^(\\d+) \\/ (\\d+)/);
+  return progress && Number(progress[1]) >= part * Number(progress[2]);
 }"""
 SHOW_NODE = """([type, scale]) => {
   const { canvas, graph } = window.app;

@@ -193,15 +193,15 @@ def _arm(study: Study, runs: Sequence[Run]) -> Arm:
 
 def _compare_alone(gains: Gains) -> tuple[Comparison, ...]:
     """Each chunk alone against the mean of the other three, over seeds that all four have."""
-    own = {arm: gains.get((arm, "on"), {}) for arm in ALONE}
-    seeds = set.intersection(*(set(values) for values in own.values()))
+    gain_of_seed = {arm: gains.get((arm, "on"), {}) for arm in ALONE}
+    seeds = set.intersection(*(set(values) for values in gain_of_seed.values()))
     pairs: Gains = {}
     for arm in ALONE:
-        others = [own[other] for other in ALONE if other != arm]
-        pairs[arm, "on"] = own[arm]
+        others = [gain_of_seed[other] for other in ALONE if other != arm]
+        pairs[arm, "on"] = gain_of_seed[arm]
         pairs[f"not {arm}", "on"] = {seed: fmean(o[seed] for o in others) for seed in seeds}
-    found = compare(pairs, [(arm, f"not {arm}", "on") for arm in ALONE])
-    return tuple(replace(comparison, against="the other three") for comparison in found)
+    comparisons = compare(pairs, [(arm, f"not {arm}", "on") for arm in ALONE])
+    return tuple(replace(comparison, against="the other three") for comparison in comparisons)
 
 
 def _other_runs(study: Study, names: Set[str]) -> tuple[OtherRun, ...]:
@@ -229,7 +229,8 @@ def analyse(study: Study) -> Analysis:
         if run.name in study.runs:
             runs.setdefault((run.arm, run.regime), []).append(run)
     gains = {
-        key: {run.seed: study.change(run, "reward") for run in own} for key, own in runs.items()
+        key: {run.seed: study.change(run, "reward") for run in runs_of_arm}
+        for key, runs_of_arm in runs.items()
     }
     others = dict.fromkeys((run.arm, run.regime) for run in main if run.arm in OTHERS)
     return Analysis(
@@ -238,7 +239,7 @@ def analyse(study: Study) -> Analysis:
         others=_other_runs(study, names),
         base={name: fmean(study.base["main"][name]) for name in ("reward", *MEASURES)},
         sweep=tuple(_sweep(study, rates)),
-        arms=tuple(_arm(study, own) for own in runs.values()),
+        arms=tuple(_arm(study, runs_of_arm) for runs_of_arm in runs.values()),
         primary=compare(gains, [("chunk", "step", regime) for regime in REGIMES]),
         secondary=compare(
             gains, [(arm, against, regime) for against in PRIMARY for arm, regime in others]

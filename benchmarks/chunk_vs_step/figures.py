@@ -103,12 +103,12 @@ def draw_alone(study: Study, analysis: Analysis) -> Tensor | None:
     arms = {arm.arm: arm for arm in analysis.arms if arm.arm in ALONE}
     if not arms:
         return None
-    found = {c.arm: c.is_found for c in analysis.alone}
+    has_difference = {c.arm: c.is_found for c in analysis.alone}
     labels = {name: f"steps {4 * k + 1}-{4 * k + 4}" for k, name in enumerate(ALONE)}
     with open_figure(False, 6.0, _height(len(arms)), dpi=120) as (figure, theme):
         axes = figure.add_subplot()
         for y, (name, arm) in enumerate(arms.items()):
-            _row(axes, y, arm.gain, PALETTE[y], is_filled=found.get(name, False))
+            _row(axes, y, arm.gain, PALETTE[y], is_filled=has_difference.get(name, False))
         mean = fmean(arm.gain.mean for arm in arms.values())
         axes.axvline(mean, color=theme["text"], ls=":", lw=1.2)
         axes.axvline(0, color=theme["text"], lw=1)

@@ -108,14 +108,14 @@ def _judge(flux: TinyFlux, captions: list[str], seeds: int) -> dict[str, list[fl
             for i in range(len(captions))
         ]
     )
-    parts: list[dict[str, Tensor]] = []
+    batches: list[dict[str, Tensor]] = []
     for start in range(0, len(prompts), _BATCH):
         part = slice(start, start + _BATCH)
         latents = sample_latents(flux, noise[part], prompts[part], GRID.steps)
         images = flux.codec.decode(latents).clamp(0, 1)
         score = TinyWorldReward().score(images, prompts[part])
-        parts.append({"reward": score.values, **score.extras, **_quality(images)})
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        batches.append({"reward": score.values, **score.extras, **_quality(images)})
+    joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     return {
         name: [round(v, 6) for v in values.view(len(captions), seeds).mean(1).tolist()]
         for name, values in joined.items()

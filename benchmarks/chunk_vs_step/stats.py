@@ -91,13 +91,13 @@ def compare(gains: Gains, tests: Sequence[tuple[str, str, str]]) -> tuple[Compar
 
     Tests that have no common seed yet are left out but count in the correction.
     """
-    found = []
+    comparisons = []
     for arm, against, regime in tests:
         ours, theirs = gains.get((arm, regime), {}), gains.get((against, regime), {})
         seeds = sorted(ours.keys() & theirs.keys())
         differences = [ours[seed] - theirs[seed] for seed in seeds]
         if seeds:
-            found.append(
+            comparisons.append(
                 Comparison(
                     arm=arm,
                     against=against,
@@ -108,9 +108,9 @@ def compare(gains: Gains, tests: Sequence[tuple[str, str, str]]) -> tuple[Compar
                     corrected_p=None,
                 )
             )
-    untested = [1.0] * (len(tests) - len(found))
-    corrected = holm([1.0 if c.p is None else c.p for c in found] + untested)
+    untested = [1.0] * (len(tests) - len(comparisons))
+    corrected = holm([1.0 if c.p is None else c.p for c in comparisons] + untested)
     return tuple(
         replace(comparison, corrected_p=None if comparison.p is None else corrected[index])
-        for index, comparison in enumerate(found)
+        for index, comparison in enumerate(comparisons)
     )

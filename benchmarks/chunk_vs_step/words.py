@@ -67,7 +67,7 @@ def _primary_sentence(analysis: Analysis, comparison: Comparison) -> str:
 
 
 def _found_sentence(what: str, comparisons: Sequence[Comparison]) -> str:
-    found = [
+    differences = [
         f"`{c.arm}` {'above' if c.difference.mean > 0 else 'below'} "
         f"{c.against if c.arm in ALONE else f'`{c.against}`'} "
         f"{REGIME_NAMES[c.regime]} ({c.difference.mean:+.4f})"
@@ -75,34 +75,34 @@ def _found_sentence(what: str, comparisons: Sequence[Comparison]) -> str:
         if c.is_found
     ]
     tested = sum(c.p is not None for c in comparisons)
-    listed = f": {', '.join(found)}" if found else ""
-    return f"Of {tested} {what}, {len(found) or 'none'} found a difference{listed}."
+    listed = f": {', '.join(differences)}" if differences else ""
+    return f"Of {tested} {what}, {len(differences) or 'none'} found a difference{listed}."
 
 
 def summary(analysis: Analysis) -> str:
     """One paragraph of plain words, from the numbers alone."""
     missing = analysis.planned - analysis.done
-    parts = [f"{analysis.done} of {analysis.planned} planned runs are in."]
+    sentences = [f"{analysis.done} of {analysis.planned} planned runs are in."]
     if missing:
-        parts.append(f"{missing} are missing, so everything below is preliminary.")
-    parts += [_primary_sentence(analysis, comparison) for comparison in analysis.primary]
+        sentences.append(f"{missing} are missing, so everything below is preliminary.")
+    sentences += [_primary_sentence(analysis, comparison) for comparison in analysis.primary]
     if analysis.secondary:
-        parts.append(_found_sentence("secondary tests", analysis.secondary))
+        sentences.append(_found_sentence("secondary tests", analysis.secondary))
     if analysis.alone:
         best = max((arm for arm in analysis.arms if arm.arm in ALONE), key=lambda a: a.gain.mean)
-        parts.append(
+        sentences.append(
             f"Of the chunks trained alone, chunk {best.arm.split()[-1]} gains most "
             f"({interval(best.gain)})."
         )
-        parts.append(_found_sentence("tests of one chunk against the rest", analysis.alone))
+        sentences.append(_found_sentence("tests of one chunk against the rest", analysis.alone))
     edges = [
         f"`{row.arm}` {REGIME_NAMES[row.regime]} ({row.rate:g})"
         for row in analysis.sweep
         if row.at_edge
     ]
     if edges:
-        parts.append(
+        sentences.append(
             f"The best learning rate is at the edge of the swept range for {', '.join(edges)}: "
             "a better one may lie beyond."
         )
-    return " ".join(parts)
+    return " ".join(sentences)

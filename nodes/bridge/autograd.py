@@ -87,8 +87,8 @@ def alias(tensor: Tensor) -> Tensor:
             tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
         )
     names, context = tensor.__tensor_flatten__()
-    parts = {name: alias(getattr(tensor, name)) for name in names}
-    return type(tensor).__tensor_unflatten__(parts, context, tensor.size(), tensor.stride())
+    inner_tensors = {name: alias(getattr(tensor, name)) for name in names}
+    return type(tensor).__tensor_unflatten__(inner_tensors, context, tensor.size(), tensor.stride())
 
 
 def checkpointed(forward: Forward, offload: bool = False) -> Forward:

@@ -52,10 +52,10 @@ def trainable(conditioning: Conditioning, name: str) -> Conditioning:
     if not conditioning:
         raise ValueError(f"the conditioning of {name!r} is empty")
     for _, extras in conditioning:
-        found = [key for key in _UNSUPPORTED if extras.get(key) is not None]
-        if found:
+        unsupported = [key for key in _UNSUPPORTED if extras.get(key) is not None]
+        if unsupported:
             raise ValueError(
-                f"the conditioning of {name!r} has {', '.join(found)}; training takes plain "
+                f"the conditioning of {name!r} has {', '.join(unsupported)}; training takes plain "
                 "text conditioning"
             )
     with torch.inference_mode(False):

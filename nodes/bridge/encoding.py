@@ -60,15 +60,15 @@ def encode_prompts(clip: Any, prompts: Sequence[str], cache: TensorCache | None)
         check_interrupt()
         tokens = clip.tokenize(prompt)
         key = _digest((identity, tokens)) if identity else None
-        found = cache.load(key, memory.intermediate_device()) if cache and key else None
-        if found is None:
-            found = clip.encode_from_tokens_scheduled(tokens)
+        encoded = cache.load(key, memory.intermediate_device()) if cache and key else None
+        if encoded is None:
+            encoded = clip.encode_from_tokens_scheduled(tokens)
             if cache and key:
                 with suppress(TypeError):  # an object in it; encode it again next time
-                    cache.store(key, found)
+                    cache.store(key, encoded)
         else:
             cached += 1
-        conditioning[prompt] = found
+        conditioning[prompt] = encoded
         show_progress(bar, number)
     return Encoded(conditioning=conditioning, cached=cached)
 

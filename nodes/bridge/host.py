@@ -125,8 +125,8 @@ def run_folder(name: str) -> Path:
 
 def next_run_name() -> str:
     """A name that no run has yet: ``run_0001``, ``run_0002``, ..."""
-    found = (re.fullmatch(r"run_(\d+)", folder.name) for folder in output_folder().glob("run_*"))
-    return f"run_{max((int(match[1]) for match in found if match), default=0) + 1:04d}"
+    matches = (re.fullmatch(r"run_(\d+)", folder.name) for folder in output_folder().glob("run_*"))
+    return f"run_{max((int(match[1]) for match in matches if match), default=0) + 1:04d}"
 
 
 def _loras_folder() -> Path:
@@ -159,8 +159,8 @@ def lora_path(name: str) -> Path:
     Raises:
         ValueError: A part of it is no :func:`safe_name`.
     """
-    parts = [safe_name(part) for part in re.split(r"[/\\]", name.removesuffix(".safetensors"))]
-    return Path(_loras_folder(), *parts[:-1], f"{parts[-1]}.safetensors")
+    names = [safe_name(part) for part in re.split(r"[/\\]", name.removesuffix(".safetensors"))]
+    return Path(_loras_folder(), *names[:-1], f"{names[-1]}.safetensors")
 
 
 def free_lora_path(name: str) -> Path:

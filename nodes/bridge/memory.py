@@ -22,11 +22,11 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether a device ran out of memory, by torch's word or by what ComfyUI knows of it."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    known = memory.OOM_EXCEPTION
-    if known is Exception:  # ComfyUI's stand-in where torch has no such error
+    out_of_memory = memory.OOM_EXCEPTION
+    if out_of_memory is Exception:  # ComfyUI's stand-in where torch has no such error
         return False
     newer = getattr(memory, "is_oom", None)
-    return newer(error) if newer else isinstance(error, known)
+    return newer(error) if newer else isinstance(error, out_of_memory)
 
 
 def batch_limit(size: int | None) -> BatchLimit:

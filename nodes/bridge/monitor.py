@@ -173,5 +173,5 @@ def run_of_node(asker: Asker) -> LiveRun | None:
     with _lock:
         runs = list(_runs.values())[::-1]
     same_id = [run for run in runs if run.asker.node == asker.node]
-    own = [run for run in same_id if run.asker.workflow in ("", asker.workflow)]
-    return next(iter(own), next((run for run in same_id if run.is_running), None))
+    same_workflow = [run for run in same_id if run.asker.workflow in ("", asker.workflow)]
+    return next(iter(same_workflow), next((run for run in same_id if run.is_running), None))

@@ -20,8 +20,8 @@ NO_FILE = "none"
 def prompt_files() -> list[str]:
     """Names of the prompt files that lie in the input folder itself."""
     folder = Path(folder_paths.get_input_directory())
-    found = (file for file in folder.glob("*") if file.suffix.lower() in SUFFIXES)
-    return sorted(file.name for file in found if file.is_file())
+    prompt_like = (file for file in folder.glob("*") if file.suffix.lower() in SUFFIXES)
+    return sorted(file.name for file in prompt_like if file.is_file())
 
 
 def read_prompts(name: str) -> list[PromptLine]:
@@ -37,8 +37,10 @@ def read_prompts(name: str) -> list[PromptLine]:
         return []
     path = _inside_input(name)
     if not path.is_file():
-        known = ", ".join([NO_FILE, *prompt_files()])
-        raise ValueError(f"there is no file {name!r} in ComfyUI's input folder; choose of: {known}")
+        choices = ", ".join([NO_FILE, *prompt_files()])
+        raise ValueError(
+            f"there is no file {name!r} in ComfyUI's input folder; choose of: {choices}"
+        )
     return read_prompt_file(path)
 
 
@@ -62,10 +64,10 @@ def files_digest(names: list[str], wildcards: str | None) -> str:
     if wildcards is not None:
         folder = wildcard_folder(wildcards).files
         files |= {f"__{name}__": path for name, path in folder.items()}
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, path in files.items():
-        found.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()
+        digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _inside_input(name: str) -> Path:

@@ -80,8 +80,8 @@ def _folders() -> list[str]:
 def _tokenizers(name: str) -> list[Path]:
     """ComfyUI brings the tokenizers of CLIP and of Qwen2, whose files have the same names."""
     comfy = Path(str(memory.__file__)).parent
-    own = Path("text_encoders", "qwen25_tokenizer") if name == "hpsv3" else Path("sd1_tokenizer")
-    return [comfy / own]
+    folder = Path("text_encoders", "qwen25_tokenizer") if name == "hpsv3" else Path("sd1_tokenizer")
+    return [comfy / folder]
 
 
 def weight_path(file: str) -> Path:

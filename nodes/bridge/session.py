@@ -46,9 +46,9 @@ def check_flow_model(model: ModelPatcher) -> None:
         and getattr(sampling, "noise_scale", 1.0) == 1.0
     )
     if not is_flow:
-        found = [base.__name__ for base in kind.__mro__ if base.__module__ == CONST.__module__]
+        samplings = [base.__name__ for base in kind.__mro__ if base.__module__ == CONST.__module__]
         raise ValueError(
-            f"this MODEL ({type(model.model).__name__}) samples with {' and '.join(found)}; "
+            f"this MODEL ({type(model.model).__name__}) samples with {' and '.join(samplings)}; "
             "Chunk-GRPO needs a flow-matching MODEL (model sampling CONST, as FLUX.1, FLUX.2, "
             "Chroma, SD3, Qwen-Image and Z-Image have)"
         )

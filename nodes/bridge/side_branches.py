@@ -52,15 +52,15 @@ def side_branches(
             f"the LoRA names no layer of this MODEL ({type(model.model).__name__}); it belongs to "
             f"another architecture. Its first keys: {some}"
         )
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    branches: dict[str, list[tuple[Tensor, Tensor]]] = {}
     with torch.inference_mode(False):  # else nothing could be trained on top
         for target, patch in patches.items():
             key, rows = _place(target)
             name = key.removeprefix(_ROOT).removesuffix(_WEIGHT)
-            parts.setdefault(name, []).append(_branch(model.model, key, rows, patch))
+            branches.setdefault(name, []).append(_branch(model.model, key, rows, patch))
         return {
-            name: (torch.cat([a for a, _ in found]), torch.cat([b for _, b in found], dim=1))
-            for name, found in parts.items()
+            name: (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1))
+            for name, pairs in branches.items()
         }
 
 

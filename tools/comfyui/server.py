@@ -53,8 +53,8 @@ class ComfyUnavailable(RuntimeError):
 
 def cache_dir() -> Path:
     """Return the folder where fetched things stay between test runs."""
-    if own := os.environ.get("CHUNK_GRPO_TEST_CACHE"):
-        return Path(own)
+    if folder := os.environ.get("CHUNK_GRPO_TEST_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chunk-grpo-tests"
 
 
