@@ -17,7 +17,7 @@ Legend: G samples in a group, K chunks, N steps, B sample-steps in a micro-batch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -26,20 +26,18 @@ from torch import Tensor
 from .chunk_statistics import ChunkStatistics, chunk_statistics
 from .group_task import GroupTask, Reference
 from .micro_batches import MicroBatch, step_batches
-from .objective import GroupFacts, ObjectiveConfig, StepTerms, group_loss
+from .objective import ObjectiveConfig, StepTerms, group_loss
 from .replay import Replay, replay_steps
 from .stream import Stream
 
 __all__ = ["accumulate_group", "coefficients", "recompute_old_policy", "with_reference"]
 
 
-def coefficients(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -> StepTerms:
+def coefficients(loss: Callable[[StepTerms], Tensor], terms: StepTerms) -> StepTerms:
     """dloss/dterm at the given terms, each of shape (G, N - 1); 0 where nothing is trained."""
     with torch.enable_grad():
         leaves = StepTerms(*(term.detach().clone().requires_grad_(True) for term in terms))
-        gradients = torch.autograd.grad(
-            group_loss(leaves, facts, config), list(leaves), allow_unused=True
-        )
+        gradients = torch.autograd.grad(loss(leaves), list(leaves), allow_unused=True)
     return StepTerms(
         *(torch.zeros_like(t) if g is None else g for t, g in zip(terms, gradients, strict=True))
     )
@@ -169,13 +167,17 @@ def accumulate_group(
     """
     facts, terms = task.facts(), _on_policy_terms(task)
     whole, rest = task.batches(config, stream)
-    scale = scale * task.weight
+
+    def weights_of_terms() -> StepTerms:
+        per_term = coefficients(lambda leaves: group_loss(leaves, facts, config), terms)
+        return StepTerms(*(c * (scale * task.weight) for c in per_term))
+
     if not is_on_policy:
         with torch.no_grad():
             for batch in _step_batches(rest, stream):
                 _store(terms, batch, _terms_of_batch(stream, task, batch, config))
                 stream.check_cancel()
-    weights = _weights(terms, facts, config, scale)
+    weights = weights_of_terms()
     rest = rest & torch.stack([weight != 0 for weight in weights]).any(0)
     still_unknown = [] if is_on_policy else list(map(id, whole))
     passes = 0
@@ -184,7 +186,7 @@ def accumulate_group(
             of_batch = _terms_of_batch(stream, task, batch, config)
             _store(terms, batch, of_batch)
             if id(batch) in still_unknown:  # a whole unit: now all that its weights depend on is
-                passes += _backward(of_batch, _weights(terms, facts, config, scale), batch)
+                passes += _backward(of_batch, weights_of_terms(), batch)
             else:
                 passes += _backward(of_batch, weights, batch)
             stream.check_cancel()
@@ -193,13 +195,6 @@ def accumulate_group(
 
 def _step_batches(needed: Tensor, stream: Stream) -> Iterator[MicroBatch]:
     return step_batches(needed, stream.batch_size, mixes_times=stream.mixes_times)
-
-
-def _weights(
-    terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig, scale: float
-) -> StepTerms:
-    """Weight of each term in the gradient: its coefficient times ``scale``."""
-    return StepTerms(*(c * scale for c in coefficients(terms, facts, config)))
 
 
 def _in_order(batches: Iterable[MicroBatch]) -> list[MicroBatch]:
