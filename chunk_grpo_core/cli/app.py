@@ -138,16 +138,16 @@ def _demo_folders() -> list[Path]:
 
 
 def _free_demo() -> Path:
-    found = _demo_folders()
-    number = int(found[-1].name.removeprefix("demo-")) + 1 if found else 1
+    demos = _demo_folders()
+    number = int(demos[-1].name.removeprefix("demo-")) + 1 if demos else 1
     return Path("runs") / f"demo-{number:03d}"
 
 
 def _newest_demo() -> Path:
-    found = [path for path in _demo_folders() if RunFolder(path).holds_a_run]
-    if not found:
+    demos = [path for path in _demo_folders() if RunFolder(path).holds_a_run]
+    if not demos:
         raise FileNotFoundError("there is no demo run under runs/ to resume; start one first")
-    return found[-1]
+    return demos[-1]
 
 
 def _print_result(result: DemoResult) -> None:

@@ -67,8 +67,8 @@ def score(
     judge = load_reward(reward, **reward_settings(setting or []))
     rows = _score_files(judge, images, prompts)
     if as_json:
-        found = {"reward": judge.name, "fingerprint": dict(judge.fingerprint), "scores": rows}
-        typer.echo(json.dumps(found))
+        result = {"reward": judge.name, "fingerprint": dict(judge.fingerprint), "scores": rows}
+        typer.echo(json.dumps(result))
     else:
         _print_scores(judge.name, rows)
 
@@ -121,8 +121,8 @@ def _score_files(
         numbers = {"score": batch.known, **batch.details}
         for place, i in enumerate(members):
             values = {key: float(value[place]) for key, value in numbers.items()}
-            known = {key: v if math.isfinite(v) else None for key, v in values.items()}
-            rows[i] = {"image": str(paths[i]), "prompt": prompts[i].text, **known}
+            finite = {key: v if math.isfinite(v) else None for key, v in values.items()}
+            rows[i] = {"image": str(paths[i]), "prompt": prompts[i].text, **finite}
     return rows
 
 

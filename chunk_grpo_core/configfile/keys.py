@@ -104,10 +104,10 @@ def tables() -> list[str]:
     return [*filter(None, keys()), "reward"]
 
 
-def nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, names: list[str]) -> str:
     """``; did you mean X?`` or the list of what there is."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
 
 
 def checked(key: Key, value: object) -> object:

@@ -73,8 +73,8 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     """
     _check_top(data)
     family = family_named(data.get("model", {}).get("type"))
-    known = keys(family.table)
-    values = _values(data, known, folder)
+    tables = keys(family.table)
+    values = _values(data, tables, folder)
     preset = data.get("preset", "")
     base = preset_values(preset) if preset else {}
     grid_table = _table(GridTable, values["grid"])
@@ -84,7 +84,7 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     base_grid = base.get("grid")
     grid = _grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model)
     steps = grid.trainable_steps
-    patch = {**base, **_settings(values, known), "grid": grid}
+    patch = {**base, **_settings(values, tables), "grid": grid}
     recorded = _recorded(data, plan)
     fallback = per_step_plan if plan.needs_curve else plan.read
     patch["plan"] = recorded or fallback(steps)
@@ -132,13 +132,13 @@ def _recorded(data: Mapping[str, Any], plan: PlanTable) -> ChunkPlan | None:
     return ChunkPlan.from_json({**recorded, "weights": weights})
 
 
-def _settings(values: Mapping[str, Mapping[str, Any]], known: _Keys) -> dict[str, object]:
+def _settings(values: Mapping[str, Mapping[str, Any]], tables: _Keys) -> dict[str, object]:
     """The settings among checked values: dotted keys of ``TrainConfig``."""
     return {
         setting: value
         for table, entries in values.items()
         for name, value in entries.items()
-        if (setting := known[table][name].setting)
+        if (setting := tables[table][name].setting)
     }
 
 
@@ -160,24 +160,24 @@ def _check_top(data: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {entry!r}; it must be a table: [{name}]")
 
 
-def _values(data: Mapping[str, Any], known: _Keys, folder: Path) -> dict[str, dict[str, Any]]:
+def _values(data: Mapping[str, Any], tables: _Keys, folder: Path) -> dict[str, dict[str, Any]]:
     """Table -> key -> value of the right type, paths made absolute."""
-    values: dict[str, dict[str, Any]] = {table: {} for table in known}
+    values: dict[str, dict[str, Any]] = {table: {} for table in tables}
     for name, entry in data.items():
-        if name in known[""]:
-            values[""][name] = checked(known[""][name], entry)
-        elif name in known:
-            values[name] = _entries(name, entry, known, folder)
+        if name in tables[""]:
+            values[""][name] = checked(tables[""][name], entry)
+        elif name in tables:
+            values[name] = _entries(name, entry, tables, folder)
     return values
 
 
-def _entries(table: str, entries: Mapping[str, Any], known: _Keys, folder: Path) -> dict[str, Any]:
+def _entries(table: str, entries: Mapping[str, Any], tables: _Keys, folder: Path) -> dict[str, Any]:
     """Key -> value of the right type, of one table."""
     values = {}
     for name, value in entries.items():
-        key = known[table].get(name)
+        key = tables[table].get(name)
         if key is None:
-            raise ValueError(f"[{table}] has no key {name}{_where(name, table, known)}")
+            raise ValueError(f"[{table}] has no key {name}{_where(name, table, tables)}")
         value = checked(key, value)
         if key.is_path and value:
             value = _absolute(str(value), folder, may_be_name=name == "path")
@@ -192,17 +192,17 @@ def _no_such(name: str, entry: object) -> str:
     return f"there is no key {name} at the top of the file{_where(name, '', keys())}"
 
 
-def _where(name: str, table: str, known: _Keys) -> str:
+def _where(name: str, table: str, tables: _Keys) -> str:
     """Where a key belongs that stands in the wrong table, or the nearest key of this one."""
-    if table and name in known[""]:
+    if table and name in tables[""]:
         return "; write it at the top of the file, before the first table"
-    homes = [home for home, there in known.items() if name in there]
+    homes = [home for home, there in tables.items() if name in there]
     if homes:
         return f"; it belongs into [{homes[0]}]"
     families = [f.name for f in FAMILIES.values() if name in keys(f.table)["model"]]
     if table == "model" and families:
         return f" for this type of model; it is for {', '.join(families)}"
-    return nearest(name, ["preset", *known[""]] if not table else list(known[table]))
+    return nearest(name, ["preset", *tables[""]] if not table else list(tables[table]))
 
 
 def _absolute(text: str, folder: Path, *, may_be_name: bool = False) -> str:
@@ -231,8 +231,8 @@ def _grid(table: GridTable, base: TimeGrid | None, model: ChosenModel | None) ->
     if given == {"sigmas"}:
         return TimeGrid.of(table.sigmas)
     if given != {"steps", "shift"}:
-        found = ", ".join(sorted(given)) or "nothing"
-        raise ValueError(f"[grid] has {found}; it needs steps and shift, or sigmas alone")
+        names = ", ".join(sorted(given)) or "nothing"
+        raise ValueError(f"[grid] has {names}; it needs steps and shift, or sigmas alone")
     shift = table.shift
     if isinstance(shift, str):
         if shift != "model" or model is None:
@@ -263,11 +263,13 @@ def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
     parameters = inspect.signature(REWARDS[name], eval_str=True).parameters.values()
     kinds = {p.name: p.annotation for p in parameters if p.kind is not p.VAR_KEYWORD}
     is_open = len(kinds) < len(parameters)  # its loader knows further settings, and checks them
-    known = ["name", "weight", *kinds]
+    allowed = ["name", "weight", *kinds]
     for setting in settings:
         value: Any = settings[setting]
         if setting not in kinds and not is_open:
-            raise ValueError(f"the reward {name} has no setting {setting}{nearest(setting, known)}")
+            raise ValueError(
+                f"the reward {name} has no setting {setting}{nearest(setting, allowed)}"
+            )
         key = Key("reward", setting, kinds.get(setting), "")
         value = checked(key, value) if key.has_plain_kind else value
         if setting in _REWARD_PATHS:

@@ -65,14 +65,14 @@ def settings_text(settings: TrainConfig, tables: Mapping[str, Any], preset: str 
     flat = settings.flat()
     views = {"plan": plan_as_text(settings.plan), **tables, "grid": _grid(settings.grid)}
     family = FAMILIES.get(tables["model"]["type"])
-    for table, known in keys(family.table if family else ModelTable).items():
+    for table, table_keys in keys(family.table if family else ModelTable).items():
         values = views.get(table)
         if values is None:  # a table of settings, or one of which there is nothing to say
-            values = {name: flat[key.setting] for name, key in known.items() if key.setting}
+            values = {name: flat[key.setting] for name, key in table_keys.items() if key.setting}
         if values:
             lines += ["", f"[{table}]"] if table else [""]
         for name, value in values.items():
-            text = _meaning(known[name], value, settings, preset) if name in known else ""
+            text = _meaning(table_keys[name], value, settings, preset) if name in table_keys else ""
             lines += [*comment(text), entry(name, value)]
         if table == "prompts":
             lines += _rewards(tables.get("reward", ()))

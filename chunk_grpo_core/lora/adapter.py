@@ -140,9 +140,9 @@ def copy_state(target: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Non
             if state[name].shape != target[name].shape
         ],
     }
-    found = [f"{kind}: {', '.join(names[:3])}" for kind, names in problems.items() if names]
-    if found:
-        raise ValueError(f"these LoRA weights do not fit this adapter ({'; '.join(found)})")
+    misfits = [f"{kind}: {', '.join(names[:3])}" for kind, names in problems.items() if names]
+    if misfits:
+        raise ValueError(f"these LoRA weights do not fit this adapter ({'; '.join(misfits)})")
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(state[name])

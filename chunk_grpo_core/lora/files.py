@@ -97,19 +97,20 @@ def continued_state(
         ValueError: The file has layers that the adapter lacks, other shapes, or a higher rank.
     """
     suffixes = (".lora_A.weight", ".lora_B.weight")
-    known = {name.removesuffix(suffixes[0]) for name in fresh if name.endswith(suffixes[0])}
-    layers, is_renamed = _layers_named_as(known, lora)
-    if strange := sorted(layers.keys() - known):
+    module_names = {name.removesuffix(suffixes[0]) for name in fresh if name.endswith(suffixes[0])}
+    layers, is_renamed = _layers_named_as(module_names, lora)
+    if strange := sorted(layers.keys() - module_names):
         raise ValueError(
             f"the LoRA to continue has {len(strange)} layers that the adapter lacks, for example "
-            f"{strange[0]}, while the adapter has, for example, {min(known)}; use the model that "
-            "it was made for, and lora.targets that take its layers"
+            f"{strange[0]}, while the adapter has, for example, {min(module_names)}; use the "
+            "model that it was made for, and lora.targets that take its layers"
         )
     state = {
         name: torch.zeros_like(tensor) if name.endswith(suffixes[1]) else tensor.clone()
         for name, tensor in fresh.items()
     }
-    _check_rank(layers, max(state[f"{name}{suffixes[0]}"].shape[0] for name in known), is_renamed)
+    rank = max(state[f"{name}{suffixes[0]}"].shape[0] for name in module_names)
+    _check_rank(layers, rank, is_renamed)
     for name, layer in layers.items():
         a, b = (state[name + suffix] for suffix in suffixes)
         if (layer.a.shape[1], layer.b.shape[0]) != (a.shape[1], b.shape[0]):
@@ -182,17 +183,17 @@ def _adapter_layers(adapter: Mapping[str, Tensor], alpha: float) -> dict[str, Lo
 
 
 def _layers_named_as(
-    known: Set[str], lora: Mapping[str, Tensor]
+    module_names: Set[str], lora: Mapping[str, Tensor]
 ) -> tuple[dict[str, LoraLayer], bool]:
-    """The layers under the names ``known`` has for them, and whether they had to be renamed."""
+    """The layers under those of ``module_names``, and whether they had to be renamed."""
     layout, layers = parse_lora(lora)
-    if known & layers.keys():
+    if module_names & layers.keys():
         return layers, False
     try:
         renamed = _RENAME[layout](layers)
     except ValueError:  # not FLUX.1, so the adapter's names are not those of its other layout
         return layers, False
-    return (renamed, True) if known & renamed.keys() else (layers, False)
+    return (renamed, True) if module_names & renamed.keys() else (layers, False)
 
 
 def _check_rank(layers: Mapping[str, LoraLayer], rank: int, is_renamed: bool) -> None:

@@ -129,14 +129,14 @@ def diffusers_to_native(layers: _Layers) -> dict[str, LoraLayer]:
         _check_index(module, kind, index)
         groups.setdefault(f"{kind}.{index}.{leaf}", {})[piece] = layer
     out: dict[str, LoraLayer] = {}
-    for module, found in groups.items():
+    for module, by_piece in groups.items():
         kind, _, leaf = _split(module)
         pieces = _BLOCKS[kind][2][leaf]
         inputs = _INPUTS.get(leaf, 1)
-        units = {_unit(module, found[p], n, inputs) for p, _, n in pieces if p in found}
+        units = {_unit(module, by_piece[p], n, inputs) for p, _, n in pieces if p in by_piece}
         if len(units) > 1:
             raise _not_flux(f"the pieces of {module} have different widths")
-        out[module] = _fuse(found, pieces, units.pop())
+        out[module] = _fuse(by_piece, pieces, units.pop())
     return out
 
 
@@ -146,26 +146,28 @@ def _cut(layer: LoraLayer, rows: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
     if len(rows) == 1 or int(torch.stack(list(used.values())).sum(dim=0).max()) != 1:
         return {name: replace(layer, b=b) for name, b in rows.items()}
     return {
-        name: LoraLayer(a=layer.a[own], b=rows[name][:, own], alpha=layer.scale * int(own.sum()))
-        for name, own in used.items()
-        if own.any()
+        name: LoraLayer(
+            a=layer.a[columns], b=rows[name][:, columns], alpha=layer.scale * int(columns.sum())
+        )
+        for name, columns in used.items()
+        if columns.any()
     }
 
 
 def _fuse(
-    found: Mapping[str, LoraLayer], pieces: list[tuple[str, int, int]], unit: int
+    by_piece: Mapping[str, LoraLayer], pieces: list[tuple[str, int, int]], unit: int
 ) -> LoraLayer:
     """Stack the pieces of one layer by rows; rows of a missing piece are 0."""
-    if len({layer.scale for layer in found.values()}) > 1:
-        found = {piece: layer.folded() for piece, layer in found.items()}
-    layers = [found[piece] for piece, _, _ in pieces if piece in found]
+    if len({layer.scale for layer in by_piece.values()}) > 1:
+        by_piece = {piece: layer.folded() for piece, layer in by_piece.items()}
+    layers = [by_piece[piece] for piece, _, _ in pieces if piece in by_piece]
     first = layers[0]
     if len(layers) == len(pieces) and all(torch.equal(layer.a, first.a) for layer in layers):
         return replace(first, b=torch.cat([layer.b for layer in layers]))
     a = torch.cat([layer.a for layer in layers])
     b = torch.block_diag(
         *(
-            found[piece].b if piece in found else first.b.new_zeros(count * unit, 0)
+            by_piece[piece].b if piece in by_piece else first.b.new_zeros(count * unit, 0)
             for piece, _, count in pieces
         )
     )
@@ -195,5 +197,5 @@ def _unit(module: str, layer: LoraLayer, rows: int, inputs: int) -> int:
     return unit
 
 
-def _not_flux(found: str) -> ValueError:
-    return ValueError(f"{found}; only FLUX.1 LoRAs have names in both layouts")
+def _not_flux(reason: str) -> ValueError:
+    return ValueError(f"{reason}; only FLUX.1 LoRAs have names in both layouts")

@@ -77,7 +77,7 @@ def parse_lora(tensors: Mapping[str, Tensor]) -> tuple[Layout, dict[str, LoraLay
         ValueError: It is in neither layout, or holds more than plain LoRA factors.
     """
     layout = _layout_of(tensors)
-    parts: dict[str, dict[str, Tensor]] = {}
+    by_module: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         suffix = next((suffix for suffix in _PARTS if name.endswith(suffix)), None)
         if suffix is None:
@@ -86,8 +86,8 @@ def parse_lora(tensors: Mapping[str, Tensor]) -> tuple[Layout, dict[str, LoraLay
                 "lora_down, lora_up) and alpha can be read"
             )
         module = name.removeprefix(_PREFIXES[layout]).removesuffix(suffix)
-        parts.setdefault(module, {})[_PARTS[suffix]] = tensor
-    return layout, {module: _layer(module, found) for module, found in parts.items()}
+        by_module.setdefault(module, {})[_PARTS[suffix]] = tensor
+    return layout, {module: _layer(module, sides) for module, sides in by_module.items()}
 
 
 def layer_tensors(layers: Mapping[str, LoraLayer], layout: Layout) -> dict[str, Tensor]:
@@ -124,16 +124,16 @@ def _layout_of(tensors: Mapping[str, Tensor]) -> Layout:
     )
 
 
-def _layer(module: str, parts: Mapping[str, Tensor]) -> LoraLayer:
-    if "a" not in parts or "b" not in parts:
-        raise ValueError(f"this LoRA has only {', '.join(parts)} of {module}; a and b are needed")
-    a, b = (_readable(parts[side]) for side in "ab")
+def _layer(module: str, sides: Mapping[str, Tensor]) -> LoraLayer:
+    if "a" not in sides or "b" not in sides:
+        raise ValueError(f"this LoRA has only {', '.join(sides)} of {module}; a and b are needed")
+    a, b = (_readable(sides[side]) for side in "ab")
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
         raise ValueError(
             f"the factors of {module} have shapes {tuple(a.shape)} and {tuple(b.shape)}; they must "
             "be (r, in) and (out, r)"
         )
-    alpha = float(parts["alpha"]) if "alpha" in parts else float(a.shape[0])
+    alpha = float(sides["alpha"]) if "alpha" in sides else float(a.shape[0])
     return LoraLayer(a=a, b=b, alpha=alpha)
 
 

@@ -68,21 +68,21 @@ class Evaluation:
         return {"prompts": prompts, "rewards": plain(self.rewards), "extras": extras}
 
     @classmethod
-    def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
+    def joined(cls, evaluations: Sequence[Evaluation]) -> Evaluation:
         """Put evaluations of different prompts together, one or more; extras that one of them lacks
         are NaN there."""
-        unknown = [torch.full_like(part.rewards, torch.nan) for part in parts]
+        unknown = [torch.full_like(part.rewards, torch.nan) for part in evaluations]
         return cls(
-            tuple(example for part in parts for example in part.examples),
-            torch.cat([part.rewards for part in parts]),
+            tuple(example for part in evaluations for example in part.examples),
+            torch.cat([part.rewards for part in evaluations]),
             {
                 name: torch.cat(
-                    [p.extras.get(name, u) for p, u in zip(parts, unknown, strict=True)]
+                    [p.extras.get(name, u) for p, u in zip(evaluations, unknown, strict=True)]
                 )
-                for name in dict.fromkeys(name for part in parts for name in part.extras)
+                for name in dict.fromkeys(name for part in evaluations for name in part.extras)
             },
-            torch.cat([part.images for part in parts]),
-            next((part.error for part in reversed(parts) if part.error), ""),
+            torch.cat([part.images for part in evaluations]),
+            next((part.error for part in reversed(evaluations) if part.error), ""),
         )
 
     def check_scored(self, reward: str) -> Evaluation:

@@ -144,11 +144,11 @@ def iteration_advantages(
     config = config or AdvantageConfig()
     values = torch.stack([batch.values for batch in batches])
     valid = torch.stack([batch.valid for batch in batches])
-    parts = _weighted_parts(batches)
-    if config.combine == "rewards" or len(parts) < 2:
+    weighted = _weighted_parts(batches)
+    if config.combine == "rewards" or len(weighted) < 2:
         return group_advantages(values, valid, config)
     total = torch.zeros_like(values, dtype=torch.float64)
-    for weight, rewards in parts:
+    for weight, rewards in weighted:
         total += weight * _normalise(rewards, valid, config)
     _, spread = _moments(total.view(1, -1), valid.view(1, -1))
     return _finish(total / spread.clamp(min=_MIN_STD), valid, config)
@@ -162,10 +162,11 @@ def _weighted_parts(batches: Sequence[RewardBatch]) -> list[tuple[float, Tensor]
     parts = next((batch.parts for batch in batches if batch.parts), ())
     expected = [(part.name, part.weight) for part in parts]
     for batch in batches:
-        found = [(part.name, part.weight) for part in batch.parts]
-        if found != expected and (found or batch.valid.any()):
+        actual = [(part.name, part.weight) for part in batch.parts]
+        if actual != expected and (actual or batch.valid.any()):
             raise ValueError(
-                f"the rewards of one iteration must have the same parts, got {expected} and {found}"
+                "the rewards of one iteration must have the same parts, "
+                f"got {expected} and {actual}"
             )
     return [
         (weight, torch.stack([b.parts[index].values if b.parts else b.values for b in batches]))
@@ -187,17 +188,17 @@ def _moments(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 def _normalise(rewards: Tensor, valid: Tensor, config: AdvantageConfig) -> Tensor:
     """Centre and scale, float64, shape (P, G); 0 for masked samples and groups without signal."""
-    known = torch.where(valid, rewards, torch.zeros_like(rewards)).double()
-    centre, group_std = _moments(known, valid)
+    filled = torch.where(valid, rewards, torch.zeros_like(rewards)).double()
+    centre, group_std = _moments(filled, valid)
     has_signal = group_std > _MIN_STD
     if config.centre == "median":
-        gaps = torch.where(valid, known, torch.nan)
+        gaps = torch.where(valid, filled, torch.nan)
         centre = gaps.nanquantile(0.5, dim=1, keepdim=True)
     if config.scale == "global-std":
-        _, scale = _moments(known.view(1, -1), valid.view(1, -1))
+        _, scale = _moments(filled.view(1, -1), valid.view(1, -1))
     else:
         scale = group_std if config.scale == "group-std" else torch.ones_like(group_std)
-    scaled = (known - centre) / scale.clamp(min=_MIN_STD)
+    scaled = (filled - centre) / scale.clamp(min=_MIN_STD)
     return torch.where(valid & has_signal, scaled, torch.zeros_like(scaled))
 
 

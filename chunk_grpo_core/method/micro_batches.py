@@ -55,14 +55,14 @@ def step_batches(needed: Tensor, size: int | None, *, mixes_times: bool) -> Iter
     size = size or len(needed)
     pairs = needed.T.nonzero()
     if mixes_times:
-        parts = pairs.tensor_split(-(-len(pairs) // size)) if len(pairs) else ()
+        batches = pairs.tensor_split(-(-len(pairs) // size)) if len(pairs) else ()
     else:
         counts = needed.sum(0)
-        parts = [
-            part for step in pairs.split(counts[counts > 0].tolist()) for part in step.split(size)
+        batches = [
+            batch for step in pairs.split(counts[counts > 0].tolist()) for batch in step.split(size)
         ]
-    for part in parts:
-        yield MicroBatch.of(part, min(SMALLEST_BATCH, size, len(needed)))
+    for batch in batches:
+        yield MicroBatch.of(batch, min(SMALLEST_BATCH, size, len(needed)))
 
 
 def whole_units(

@@ -20,9 +20,9 @@ from torch import Tensor
 __all__ = ["Noise", "derive_seed", "draw_normal"]
 
 
-def derive_seed(*parts: object) -> int:
-    """Hash any printable parts to a seed in 0..2^63 - 1, stable across machines and versions."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+def derive_seed(*keys: object) -> int:
+    """Hash any printable keys to a seed in 0..2^63 - 1, stable across machines and versions."""
+    digest = hashlib.blake2b("/".join(map(str, keys)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
@@ -58,5 +58,5 @@ def draw_normal(generators: Iterable[torch.Generator], latent_shape: Sequence[in
     return torch.stack([torch.randn(*latent_shape, generator=g) for g in generators])
 
 
-def _generator(*parts: object) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed(*parts))
+def _generator(*keys: object) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(*keys))

@@ -36,21 +36,21 @@ def plan_mismatches(
     source = plan.source if plan else None
     if source is None:
         return []
-    found = []
+    mismatches = []
     if source.rule != sde.rule:
-        found.append(
+        mismatches.append(
             f"The plan's curve was measured with rule {source.rule}, but training uses {sde.rule}; "
             "the curve of one rule may rise where that of another falls (ode and dance rise, flow "
             "and cps fall), which turns weights upside down, so measure it with the sampler that "
             "trains."
         )
     elif not math.isclose(source.eta, sde.eta, abs_tol=1e-6):
-        found.append(
+        mismatches.append(
             f"The plan's curve was measured with eta {source.eta:g}, but training uses "
             f"{sde.eta:g}; measure it again with the eta that trains."
         )
     if len(source.sigmas) != len(grid.sigmas):
-        found.append(
+        mismatches.append(
             f"The plan's curve was measured with {len(source.sigmas) - 1} steps, but training has "
             f"{grid.steps}; measure it again with the sigmas that train."
         )
@@ -58,13 +58,13 @@ def plan_mismatches(
         pairs = list(zip(source.sigmas, grid.sigmas, strict=True))
         was, now = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
         if abs(was - now) > _SAME_SIGMA:
-            found.append(
+            mismatches.append(
                 f"The plan's curve was measured on other noise levels (sigma {was:.4g} where "
                 f"training has {now:.4g}); measure it again with the sigmas that train."
             )
     if source.model and source.model != model:
-        found.append(
+        mismatches.append(
             f"The plan's curve was measured on the model {source.model}, but {model} trains; "
             "measure it again on the model that trains."
         )
-    return found
+    return mismatches

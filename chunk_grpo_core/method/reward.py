@@ -115,13 +115,13 @@ class RewardBatch:
         unknown = [cls.failed(len(batch.values)) for batch in batches]
 
         def part(index: int) -> RewardPart:
-            found = [
+            pieces = [
                 b.parts[index] if b.parts else u for b, u in zip(batches, unknown, strict=True)
             ]
             return replace(
                 parts[index],
-                values=torch.cat([piece.values for piece in found]),
-                valid=torch.cat([piece.valid for piece in found]),
+                values=torch.cat([piece.values for piece in pieces]),
+                valid=torch.cat([piece.valid for piece in pieces]),
             )
 
         return cls(

@@ -98,12 +98,12 @@ def replace_linears(module: nn.Module, wanted: Callable[[str], bool]) -> set[str
     Returns:
         Names of the layers replaced.
     """
-    found = {
+    linears = {
         name: child
         for name, child in module.named_modules()
         if isinstance(child, nn.Linear) and wanted(name)
     }
-    for name, child in found.items():
+    for name, child in linears.items():
         parent, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(parent), leaf, Fp8Linear(child))
-    return set(found)
+    return set(linears)

@@ -77,12 +77,12 @@ def digest(tree: Any) -> str:
         TypeError: See :func:`pack`.
     """
     structure, tensors = pack(tree)
-    found = hashlib.sha256(structure.encode())
+    hasher = hashlib.sha256(structure.encode())
     for tensor in tensors:
-        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         body = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        found.update(body.numpy().data)
-    return found.hexdigest()
+        hasher.update(body.numpy().data)
+    return hasher.hexdigest()
 
 
 class TensorCache:
@@ -98,9 +98,9 @@ class TensorCache:
         self.limit = limit
         self._used: set[Path] = set()
         # All files, also what a killed process has left half written.
-        found = [(file, file.stat()) for file in self.folder.glob("*")]
-        found.sort(key=lambda entry: entry[1].st_mtime_ns)
-        self._old = deque((file, status.st_size) for file, status in found)
+        entries = [(file, file.stat()) for file in self.folder.glob("*")]
+        entries.sort(key=lambda entry: entry[1].st_mtime_ns)
+        self._old = deque((file, status.st_size) for file, status in entries)
         self._size = sum(size for _, size in self._old)
 
     def load(self, key: str, device: torch.device | str = "cpu") -> Any | None:

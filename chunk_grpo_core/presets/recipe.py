@@ -64,11 +64,11 @@ def settings(source: str, values: Mapping[str, tuple[object, str]]) -> tuple[Set
     )
 
 
-def complete(*parts: tuple[Setting, ...]) -> tuple[Setting, ...]:
+def complete(*groups: tuple[Setting, ...]) -> tuple[Setting, ...]:
     """Join parts, name the algorithm, and switch off, by name, every method they do not mention."""
-    stated = (_ALGORITHM, *(setting for part in parts for setting in part))
-    known = {setting.key for setting in stated}
-    off = (Setting(k, v, NOT_IN_THE_SOURCE) for k, v in _OFF.items() if k not in known)
+    stated = (_ALGORITHM, *(setting for group in groups for setting in group))
+    stated_keys = {setting.key for setting in stated}
+    off = (Setting(k, v, NOT_IN_THE_SOURCE) for k, v in _OFF.items() if k not in stated_keys)
     return (*stated, *off)
 
 

@@ -176,16 +176,16 @@ class TorchProcesses(Processes):
         """Set up by whoever spreads a model over the processes."""
 
     def _largest(self, number: int) -> int:
-        found = torch.tensor(number)
-        dist.all_reduce(found, dist.ReduceOp.MAX, group=self._words)
-        return int(found)
+        largest = torch.tensor(number)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._words)
+        return int(largest)
 
     def gather(self, value: T) -> list[T]:
         """See :class:`Processes`."""
         self.lock_step.settle()
-        found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, value, group=self._words)
-        return found
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=self._words)
+        return values
 
     def from_writer(self, work: Callable[[], T]) -> T:
         """See :class:`Processes`."""
@@ -224,9 +224,9 @@ class TorchProcesses(Processes):
         )
         dist.all_reduce(flat)
         *sums, has = flat.split([*(p.numel() for p in parameters), len(parameters)])
-        for parameter, gradient, known in zip(parameters, sums, has.tolist(), strict=True):
+        for parameter, gradient, has_gradient in zip(parameters, sums, has.tolist(), strict=True):
             # None, not 0: AdamW decays the weights of what has a gradient.
-            parameter.grad = gradient.view_as(parameter).clone() if known else None
+            parameter.grad = gradient.view_as(parameter).clone() if has_gradient else None
 
     @torch.no_grad()
     def copy_from_writer(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -61,13 +61,14 @@ def parse_template(text: str, lookup: Callable[[str], Choice]) -> Template:
     Raises:
         ValueError: Braces do not match, or the syntax is one that is not supported.
     """
-    groups: list[list[list[str | Choice]]] = [[[]]]  # open groups; their alternatives; their parts
+    # Open groups; the alternatives of each; the texts and choices of each alternative.
+    groups: list[list[list[str | Choice]]] = [[[]]]
     for match in _TOKEN.finditer(text):
-        token, parts = match[0], groups[-1][-1]
+        token, alternative = match[0], groups[-1][-1]
         if match["escaped"]:
-            parts.append(match["escaped"])
+            alternative.append(match["escaped"])
         elif match["name"]:
-            parts.append(lookup(match["name"]))
+            alternative.append(lookup(match["name"]))
         elif token == "{":
             groups.append([[]])
         elif token == "|" and len(groups) > 1:
@@ -79,7 +80,7 @@ def parse_template(text: str, lookup: Callable[[str], Choice]) -> Template:
             is_plain = len(choice.options) == 1
             groups[-1][-1] += ["{", *choice.options[0], "}"] if is_plain else [choice]
         else:
-            parts.append(token)
+            alternative.append(token)
     if len(groups) > 1:
         raise ValueError(r"'{' is never closed; write \{ for the brace itself")
     return tuple(groups[0][0])
@@ -106,10 +107,10 @@ def _draw(template: Template, rng: random.Random) -> str:
 
 
 def _all(template: Template) -> Iterator[str]:
-    parts = (
+    choices = (
         [p] if isinstance(p, str) else itertools.chain(*map(_all, p.options)) for p in template
     )
-    return map("".join, itertools.product(*parts))
+    return map("".join, itertools.product(*choices))
 
 
 def expand(template: Template, count: int, rng: random.Random) -> list[str]:
@@ -124,11 +125,11 @@ def expand(template: Template, count: int, rng: random.Random) -> list[str]:
         rng: Source of the choice.
     """
     if _combinations(template) <= count:
-        found = _all(template)
+        texts = _all(template)
     else:
-        found = (_draw(template, rng) for _ in range(count * _TRIES))
+        texts = (_draw(template, rng) for _ in range(count * _TRIES))
     different: dict[str, None] = {}
-    for text in found:
+    for text in texts:
         different[text] = None
         if len(different) == count:
             break
@@ -146,8 +147,8 @@ class WildcardFolder:
     @cached_property
     def files(self) -> dict[str, Path]:
         """Name -> file, by name; empty when there is no such folder."""
-        found = sorted(self.path.rglob("*.txt"))
-        return {file.relative_to(self.path).with_suffix("").as_posix(): file for file in found}
+        paths = sorted(self.path.rglob("*.txt"))
+        return {file.relative_to(self.path).with_suffix("").as_posix(): file for file in paths}
 
     def lookup(self, name: str) -> Choice:
         """The lines of ``name.txt``.

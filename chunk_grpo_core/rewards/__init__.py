@@ -184,10 +184,10 @@ def _from_files(load: Callable[..., Reward], settings: Mapping[str, Any]) -> Rew
     """Call a loader that wants to know first where files are and how a network runs."""
     from .networks.network import LoadOptions
 
-    known = {field.name for field in fields(LoadOptions)}
-    options = LoadOptions(**{key: value for key, value in settings.items() if key in known})
-    own = {key: value for key, value in settings.items() if key not in known}
-    return _called(load, {"options": options, **own})
+    load_names = {field.name for field in fields(LoadOptions)}
+    options = LoadOptions(**{key: value for key, value in settings.items() if key in load_names})
+    further = {key: value for key, value in settings.items() if key not in load_names}
+    return _called(load, {"options": options, **further})
 
 
 def _called(make: Callable[..., Any], settings: Mapping[str, Any]) -> Any:

@@ -252,6 +252,6 @@ def files_of(name: str) -> Sequence[WeightFile]:
     """
     files = CATALOG[name].files if name in CATALOG else ()
     if not files:
-        known = ", ".join(reward for reward, entry in CATALOG.items() if entry.files)
-        raise ValueError(f"reward is {name!r}; there are files to fetch for {known}")
+        names = ", ".join(reward for reward, entry in CATALOG.items() if entry.files)
+        raise ValueError(f"reward is {name!r}; there are files to fetch for {names}")
     return files

@@ -90,11 +90,11 @@ class CombinedReward:
     @property
     def fingerprint(self) -> Fingerprint:
         """Weight and fingerprint of every part, as ``<part>/<key>``."""
-        found: dict[str, str | int | float] = {}
+        entries: dict[str, str | int | float] = {}
         for name, part in self.parts.items():
-            found[f"{name}/weight"] = part.weight
-            found |= {f"{name}/{key}": value for key, value in part.reward.fingerprint.items()}
-        return found
+            entries[f"{name}/weight"] = part.weight
+            entries |= {f"{name}/{key}": value for key, value in part.reward.fingerprint.items()}
+        return entries
 
     def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`; never raises RewardFailed.
@@ -135,16 +135,16 @@ def _score(name: str, reward: Reward, images: Tensor, examples: Sequence[Example
 
 def _flat(parts: Sequence[WeightedReward]) -> list[WeightedReward]:
     """Replace combinations by their parts."""
-    found = []
+    flat = []
     for part in parts:
         if isinstance(part.reward, CombinedReward):
-            found += [
+            flat += [
                 WeightedReward(reward=inner.reward, weight=part.weight * inner.weight)
                 for inner in part.reward.parts.values()
             ]
         else:
-            found.append(part)
-    return found
+            flat.append(part)
+    return flat
 
 
 def _free_name(name: str, taken: dict[str, WeightedReward]) -> str:

@@ -50,14 +50,14 @@ def fetch_file(
         raise ValueError(f"the address is {url!r}; it must begin with https:// or http://")
     try:
         with whole_file(target) as temporary:
-            found = _download(url, temporary, progress)
-            _checked(weights, temporary, found)
+            sha256 = _download(url, temporary, progress)
+            _checked(weights, temporary, sha256)
     except urllib.error.HTTPError as error:
         raise OSError(
             f"{url} answered {error.code} {error.reason}; see {weights.page}, where a licence may "
             "have to be accepted first"
         ) from error
-    return target, found
+    return target, sha256
 
 
 def _download(url: str, path: Path, progress: Callable[[float], None]) -> str:
@@ -75,9 +75,9 @@ def _download(url: str, path: Path, progress: Callable[[float], None]) -> str:
     return hashed.hexdigest()
 
 
-def _checked(weights: WeightFile, path: Path, found: str) -> str:
-    if weights.sha256 is not None and found != weights.sha256:
+def _checked(weights: WeightFile, path: Path, sha256: str) -> str:
+    if weights.sha256 is not None and sha256 != weights.sha256:
         raise ValueError(
-            f"{path} has SHA-256 {found}, not {weights.sha256}; it is another file or damaged"
+            f"{path} has SHA-256 {sha256}, not {weights.sha256}; it is another file or damaged"
         )
-    return found
+    return sha256

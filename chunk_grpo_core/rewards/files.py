@@ -101,14 +101,14 @@ def find_file(
     """
     if path is not None:
         path = Path(path)
-        found = path / weights.name if path.is_dir() else path
-        if not found.is_file():
-            raise FileNotFoundError(f"there is no file {found}; {_how_to_get(weights, folders)}")
-        return found
+        file = path / weights.name if path.is_dir() else path
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no file {file}; {_how_to_get(weights, folders)}")
+        return file
     for folder in map(Path, folders):
-        for found in (folder / weights.folder / weights.name, folder / weights.name):
-            if found.is_file():
-                return found
+        for file in (folder / weights.folder / weights.name, folder / weights.name):
+            if file.is_file():
+                return file
     cached = _in_hub_cache(weights)
     if cached is None:
         raise FileNotFoundError(f"{weights.name} was not found; {_how_to_get(weights, folders)}")
@@ -132,8 +132,8 @@ def _in_hub_cache(weights: WeightFile) -> Path | None:
     repo = cache / f"models--{weights.repo.replace('/', '--')}"
     reference = repo / "refs" / weights.revision
     commit = reference.read_text().strip() if reference.is_file() else weights.revision
-    found = repo / "snapshots" / commit / weights.name
-    return found if found.is_file() else None
+    file = repo / "snapshots" / commit / weights.name
+    return file if file.is_file() else None
 
 
 def confined(name: str, folders: Sequence[str | Path]) -> Path:
@@ -147,9 +147,9 @@ def confined(name: str, folders: Sequence[str | Path]) -> Path:
         ValueError: ``name`` is absolute, leads upwards or is empty.
         FileNotFoundError: No folder has it.
     """
-    parts = re.split(r"[/\\]", name)
+    segments = re.split(r"[/\\]", name)
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
-    if absolute or not name.strip() or ".." in parts:
+    if absolute or not name.strip() or ".." in segments:
         raise ValueError(f"{name!r} must be a path inside the folders of models, without '..'")
     for folder in map(Path, folders):
         if (folder / name).exists():

@@ -182,8 +182,8 @@ class OcrReward:
 
 def quoted_text(prompt: str) -> str:
     """Return what stands between the first pair of double quotes; empty if there is none."""
-    found = _QUOTED.search(prompt)
-    return found[1].strip() if found else ""
+    match = _QUOTED.search(prompt)
+    return match[1].strip() if match else ""
 
 
 def text_likeness(read: str, target: str, *, strict: bool = False) -> float:
@@ -204,10 +204,10 @@ def text_likeness(read: str, target: str, *, strict: bool = False) -> float:
 def edit_distance(a: str, b: str) -> int:
     """Levenshtein's distance: least number of characters to insert, delete or replace."""
     row = list(range(len(b) + 1))  # row[j]: distance of the characters of a so far and b[:j]
-    for i, own in enumerate(a, 1):
+    for i, character in enumerate(a, 1):
         diagonal, row[0] = row[0], i
         for j, other in enumerate(b, 1):
-            replaced = diagonal + (own != other)
+            replaced = diagonal + (character != other)
             diagonal = row[j]
             row[j] = min(replaced, row[j] + 1, row[j - 1] + 1)
     return row[-1]

@@ -92,8 +92,8 @@ def cropped(rule: Literal["floor", "round"]) -> Square:
         new = tuple(size if side == short else size * side // short for side in (width, height))
         resized = image.fromarray(levels.numpy()).resize(new, image.BICUBIC)
         left, top = (_margin(side - size, rule) for side in new)
-        found = torch.from_numpy(_array(resized.crop((left, top, left + size, top + size))))
-        return found.permute(2, 0, 1).float() / 255.0
+        cut = torch.from_numpy(_array(resized.crop((left, top, left + size, top + size))))
+        return cut.permute(2, 0, 1).float() / 255.0
 
     return square
 

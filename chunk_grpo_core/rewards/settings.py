@@ -15,15 +15,15 @@ def reward_settings(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: There is no ``=``, KEY is no name, or it was given twice.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = (part.strip() for part in pair.partition("="))
         if not (key.isidentifier() and equals):
             raise ValueError(f"setting is {pair!r}; write KEY=VALUE")
-        if key in found:
+        if key in settings:
             raise ValueError(f"setting {key} was given twice")
         try:
-            found[key] = json.loads(text)
+            settings[key] = json.loads(text)
         except ValueError:
-            found[key] = text
-    return found
+            settings[key] = text
+    return settings

@@ -215,30 +215,30 @@ def run_experiment(
     changes = processes.from_writer(write_record)
 
     def measure(which: Measured) -> Evaluation:
-        own = _part(len(held_out), processes)
-        found = (
+        share = _part(len(held_out), processes)
+        evaluation = (
             evaluate(
                 policy,
                 reward,
-                held_out[own.start : own.stop],
+                held_out[share.start : share.stop],
                 config.grid,
                 seeds=evaluation_seeds,
-                seed=EVALUATION_SEED + own.start,
+                seed=EVALUATION_SEED + share.start,
                 limit=limit,
                 is_part=True,
                 progress=lambda fraction: listener(EvaluationProgress(which, fraction)),
                 check_cancel=check_cancel,
             )
-            if own
+            if share
             else None
         )
-        whole = Evaluation.joined([part for part in processes.gather(found) if part])
+        whole = Evaluation.joined([part for part in processes.gather(evaluation) if part])
         return whole.check_scored(reward.name)
 
-    def tell(iterations: int, found: Evaluation) -> None:
-        gain = paired_gain(before, found)
+    def tell(iterations: int, evaluation: Evaluation) -> None:
+        gain = paired_gain(before, evaluation)
         low, high = before.mean + gain.low, before.mean + gain.high
-        listener(HeldOutEnd(iterations, found.mean, low, high))
+        listener(HeldOutEnd(iterations, evaluation.mean, low, high))
 
     def watch(iterations: int) -> None:
         if iterations and config.evaluate_every and iterations % config.evaluate_every == 0:

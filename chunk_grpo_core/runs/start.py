@@ -112,7 +112,7 @@ def resume(
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _Prepared:
     """All that a training needs beside the model."""
 
     prompts: PromptSet
@@ -124,7 +124,7 @@ class _Parts:
 
 def _prepare(
     config: RunConfig, folder: RunFolder, listener: Listener, processes: Processes, shard: bool
-) -> _Parts:
+) -> _Prepared:
     """Load what may fail before the model, which takes minutes; nothing is written."""
     require("matplotlib", "To draw the plots of a run")
     _check_processes(config, processes, shard)
@@ -134,7 +134,7 @@ def _prepare(
     if processes.is_writer:
         trackers = [TRACKERS[name](folder.path) for name in config.run.log]
         heard = broadcast(*trackers, listener)
-    return _Parts(prompts, load_rewards(config), heard, processes, shard)
+    return _Prepared(prompts, load_rewards(config), heard, processes, shard)
 
 
 def _check_processes(config: RunConfig, processes: Processes, shard: bool) -> None:
@@ -164,32 +164,32 @@ def _placed(config: RunConfig, processes: Processes) -> RunConfig:
     return replace(config, model=replace(config.model, table=table))
 
 
-def _load(config: RunConfig, parts: _Parts) -> Policy:
+def _load(config: RunConfig, prepared: _Prepared) -> Policy:
     """Load the model into every process, on its own device, or spread it over them."""
-    processes, prompts = parts.processes, (*parts.prompts.train, *parts.prompts.held_out)
+    processes, prompts = prepared.processes, (*prepared.prompts.train, *prepared.prompts.held_out)
     config = _placed(config, processes)
     if processes.count > 1:  # here all import at the same time, in one_first one after the other
         import_early(*config.model.family.imports)
-    policy = processes.one_first(lambda: load_policy(config, prompts, keep_on_cpu=parts.shard))
-    if parts.shard and isinstance(processes, TorchProcesses):
+    policy = processes.one_first(lambda: load_policy(config, prompts, keep_on_cpu=prepared.shard))
+    if prepared.shard and isinstance(processes, TorchProcesses):
         return ShardedPolicy(policy, processes, prompts[0])
     return policy
 
 
-def _settings(config: RunConfig, policy: Policy, parts: _Parts) -> TrainConfig:
+def _settings(config: RunConfig, policy: Policy, prepared: _Prepared) -> TrainConfig:
     """Settings of the training; measures the curve first if the plan is read off one."""
     if not config.needs_curve:
         return config.train_config()
 
     def progress(fraction: float) -> None:
-        parts.listener(EvaluationProgress("curve", fraction))
+        prepared.listener(EvaluationProgress("curve", fraction))
 
     def measure() -> DynamicsCurve:
         with base_model(policy):
-            few = parts.prompts.train[:_CURVE_PROMPTS]
+            few = prepared.prompts.train[:_CURVE_PROMPTS]
             return measure_curve(policy, few, config.settings, progress)
 
-    return config.train_config(parts.processes.from_writer(measure))
+    return config.train_config(prepared.processes.from_writer(measure))
 
 
 def _run(
@@ -201,25 +201,25 @@ def _run(
     shard: bool,
     resume: bool,
 ) -> TrainedRun:
-    parts = _prepare(config, folder, listener, processes, shard)
-    policy = _load(config, parts)
-    settings = _settings(config, policy, parts)
+    prepared = _prepare(config, folder, listener, processes, shard)
+    policy = _load(config, prepared)
+    settings = _settings(config, policy, prepared)
     # A call that one process of a sharded model tries again would be answered by no other.
     limit = BatchLimit(size=settings.batch_size, may_halve=not shard)
     outcome = run_experiment(
         policy,
-        parts.reward,
-        parts.prompts.train,
-        parts.prompts.held_out,
+        prepared.reward,
+        prepared.prompts.train,
+        prepared.prompts.held_out,
         settings,
         folder,
         resume=resume,
         evaluation_seeds=config.run.pictures,
-        listener=parts.listener,
+        listener=prepared.listener,
         limit=limit,
         processes=processes,
         tables=config.tables(),
     )
-    few = parts.prompts.train[:_CURVE_PROMPTS]
+    few = prepared.prompts.train[:_CURVE_PROMPTS]
     files = processes.from_writer(lambda: write_results(outcome, policy, folder, few))
     return TrainedRun(outcome, files, folder.path)

@@ -202,7 +202,7 @@ class TrainConfig:
             ValueError: A key is unknown (the message names the nearest known one) or missing, a
                 value is out of range, or the plan needs a curve.
         """
-        parts: dict[str, dict[str, object]] = {part: {} for part in PARTS}
+        values_of: dict[str, dict[str, object]] = {part: {} for part in PARTS}
         plain: dict[str, object] = {}
         for key, value in patch.items():
             part, dot, name = key.partition(".")
@@ -210,7 +210,7 @@ class TrainConfig:
                 raise ValueError(f"{key} has parts; override one of them, such as {key}.<name>")
             if part in PARTS:
                 _check_known(name, PARTS[part], f"{part}.")
-                parts[part][name] = value
+                values_of[part][name] = value
             else:
                 _check_known(key, cls, "")
                 plain[key] = value
@@ -218,7 +218,7 @@ class TrainConfig:
             raise ValueError("grid is missing; it has no default")
         grid = _grid(plain["grid"])
         plan = _plan(plain.get("plan"), grid, curve)
-        built = {part: kind(**parts[part]) for part, kind in PARTS.items()}
+        built = {part: kind(**values_of[part]) for part, kind in PARTS.items()}
         return cls(**{**plain, **built, "grid": grid, "plan": plan})  # type: ignore[arg-type]
 
 
@@ -232,10 +232,10 @@ PARTS: dict[str, type] = {
 
 def defaults() -> dict[str, object]:
     """Dotted key -> default, of all settings that have one."""
-    known = dict(_defaults_of(TrainConfig))
+    values = dict(_defaults_of(TrainConfig))
     for part, kind in PARTS.items():
-        known |= {f"{part}.{key}": value for key, value in _defaults_of(kind)}
-    return known
+        values |= {f"{part}.{key}": value for key, value in _defaults_of(kind)}
+    return values
 
 
 def _defaults_of(kind: type) -> list[tuple[str, object]]:

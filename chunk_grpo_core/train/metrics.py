@@ -72,24 +72,24 @@ def metrics_row(
 
 def _per_reward(name: str, batches: Sequence[RewardBatch]) -> dict[str, dict[str, object]]:
     """Mean, standard deviation inside groups and masked scores of every reward, before weights."""
-    parts: dict[str, list[RewardPart | RewardBatch]] = {}
+    scores_of: dict[str, list[RewardPart | RewardBatch]] = {}
     for batch in batches:
         for part in batch.parts:
-            parts.setdefault(part.name, []).append(part)
+            scores_of.setdefault(part.name, []).append(part)
         if not batch.parts:
-            parts.setdefault(name, []).append(batch)
+            scores_of.setdefault(name, []).append(batch)
     return {
         key: {
             "mean": _mean([part.values[part.valid] for part in scores]),
             "std": _mean([_std(part.values[part.valid]) for part in scores]),
             "masked": sum(int((~part.valid).sum()) for part in scores),
         }
-        for key, scores in parts.items()
+        for key, scores in scores_of.items()
     }
 
 
-def _mean(parts: Sequence[Tensor]) -> float | None:
-    joined = torch.cat([part.flatten() for part in parts])
+def _mean(tensors: Sequence[Tensor]) -> float | None:
+    joined = torch.cat([part.flatten() for part in tensors])
     return float(joined.mean()) if len(joined) else None
 
 

@@ -213,21 +213,21 @@ def _first_move(point: Callable[[float], _Point]) -> float:
     """Find h that changes the velocity a little, or h below which rounding makes the change."""
     here = point(0.0)
 
-    def change(h: float) -> float:
+    def relative_change(h: float) -> float:
         return _rms(point(h).v_t - here.v_t) / _rms(here.v_t)
 
-    h, found = 1e-3, change(1e-3)
+    h, change = 1e-3, relative_change(1e-3)
     for _ in range(_ATTEMPTS):
-        if _CHANGE / 2 <= found <= 2 * _CHANGE:
+        if _CHANGE / 2 <= change <= 2 * _CHANGE:
             break
-        other = h * min(max(_CHANGE / max(found, 1e-30), 1e-3), 1e3)
-        other_found = change(other)
-        if other < h and other_found > found / 2:
+        other = h * min(max(_CHANGE / max(change, 1e-30), 1e-3), 1e3)
+        other_change = relative_change(other)
+        if other < h and other_change > change / 2:
             break
-        h, found = other, other_found
-    if not 0 < found < math.inf:
+        h, change = other, other_change
+    if not 0 < change < math.inf:
         raise SelfTestFailed(
-            f"self-test: moving the LoRA changes the velocity by {found} of its size; the LoRA "
+            f"self-test: moving the LoRA changes the velocity by {change} of its size; the LoRA "
             f"has no effect, or the model fails. {_REMEDY}"
         )
     return h

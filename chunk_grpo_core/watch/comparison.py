@@ -144,10 +144,10 @@ class Comparison:
 
     def _conditions(self) -> str:
         count, pictures = self.before.rewards.shape
-        known = torch.isfinite(self.before.rewards) & torch.isfinite(self.after.rewards)
+        scored = torch.isfinite(self.before.rewards) & torch.isfinite(self.after.rewards)
         return (
             f"{count} prompts, {pictures} pictures of each, noise seeds {self.noise_seed} to "
-            f"{self.noise_seed + count - 1}; pairs without a score: {int((~known).sum())}."
+            f"{self.noise_seed + count - 1}; pairs without a score: {int((~scored).sum())}."
         )
 
     def plot(self, *, dark: bool = False) -> Tensor:

@@ -19,7 +19,7 @@ __all__ = ["TRACKERS", "TensorBoardListener", "WandbListener", "numbers_of"]
 
 def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
     """Flatten a row of metrics: names joined by slashes -> numbers; the rest is left out."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
 
     def visit(name: str, value: Any) -> None:
         if isinstance(value, Mapping):
@@ -29,10 +29,10 @@ def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
             for index, item in enumerate(value):
                 visit(f"{name}/{index}", item)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            found[name] = value
+            numbers[name] = value
 
     visit("", {key: value for key, value in row.items() if key != "iteration"})
-    return found
+    return numbers
 
 
 class TensorBoardListener:

@@ -91,7 +91,7 @@ def read_header(path: str | Path) -> ModelFile:
 
 
 def find_part(file: ModelFile, kind: str) -> Part:
-    """Find one of :data:`~.flux_identify.PARTS` in a file.
+    """Find one of :data:`~.identify.PARTS` in a file.
 
     Raises:
         ValueError: The file is something else; the message says what.
@@ -122,12 +122,12 @@ def read_tensors(part: Part) -> dict[str, Tensor]:
     _check_types(part, names)
     safetensors = require("safetensors", "To read a model file")
     with safetensors.safe_open(part.file.path, "pt") as file:
-        found = {name: file.get_tensor(part.prefix + name) for name in names}
+        stored = {name: file.get_tensor(part.prefix + name) for name in names}
     return {
         name.removesuffix(_OTHER_SCALE) + SCALE if name.endswith(_OTHER_SCALE) else name: (
             tensor.reshape(()) if name.endswith((SCALE, _OTHER_SCALE)) else tensor
         )
-        for name, tensor in found.items()
+        for name, tensor in stored.items()
     }
 
 

@@ -140,13 +140,13 @@ def load_clip(source: Path, dtype: torch.dtype, end_of_text: int) -> nn.Module:
     model = transformers.CLIPTextModel(config)
     # transformers 5 has dropped the first part of these names.
     start = "" if "text_model.final_layer_norm.weight" in model.state_dict() else "text_model."
-    known = ("text_model.encoder.", "text_model.embeddings.", "text_model.final_layer_norm.")
-    own = {
+    prefixes = ("text_model.encoder.", "text_model.embeddings.", "text_model.final_layer_norm.")
+    weights = {
         name.removeprefix(start): tensor
         for name, tensor in state.items()
-        if name.startswith(known) and not name.endswith("position_ids")
+        if name.startswith(prefixes) and not name.endswith("position_ids")
     }
-    return _fill(model, own, source, dtype)
+    return _fill(model, weights, source, dtype)
 
 
 def load_t5(source: Path, dtype: torch.dtype) -> nn.Module:
@@ -170,11 +170,11 @@ def load_t5(source: Path, dtype: torch.dtype) -> nn.Module:
         relative_attention_num_buckets=buckets,
         feed_forward_proj="gated-gelu",
     )
-    own = {name: t for name, t in state.items() if name.startswith(("shared.", "encoder."))}
-    own["encoder.embed_tokens.weight"] = state["shared.weight"]
+    weights = {name: t for name, t in state.items() if name.startswith(("shared.", "encoder."))}
+    weights["encoder.embed_tokens.weight"] = state["shared.weight"]
     with torch.device("meta"):
         model = transformers.T5EncoderModel(config)
-    return _fill(model, own, source, dtype)
+    return _fill(model, weights, source, dtype)
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path, dtype: torch.dtype) -> nn.Module:

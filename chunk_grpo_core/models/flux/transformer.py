@@ -70,7 +70,7 @@ def load_transformer(source: Path, weights: str, device: torch.device) -> nn.Mod
     return model if weights in _BITSANDBYTES else model.to(device)  # those are placed already
 
 
-def check_same_names(found: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:
+def check_same_names(tensors: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:
     """Make sure that weights fill a model completely.
 
     Raises:
@@ -78,12 +78,13 @@ def check_same_names(found: Mapping[str, Tensor], model: nn.Module, path: Path) 
     """
     wanted = model.state_dict()
     problems = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unknown": sorted(found.keys() - wanted.keys()),
+        "missing": sorted(wanted.keys() - tensors.keys()),
+        "unknown": sorted(tensors.keys() - wanted.keys()),
         "of another shape": sorted(
-            f"{name} {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
-            for name in wanted.keys() & found.keys()
-            if found[name].shape != wanted[name].shape and not hasattr(found[name], "quant_type")
+            f"{name} {tuple(tensors[name].shape)}, not {tuple(wanted[name].shape)}"
+            for name in wanted.keys() & tensors.keys()
+            if tensors[name].shape != wanted[name].shape
+            and not hasattr(tensors[name], "quant_type")
         ),
     }
     texts = [

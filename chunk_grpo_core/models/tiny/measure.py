@@ -31,14 +31,14 @@ class Reading:
     back: Tensor
     """Background colour, (B, 3)."""
     front: Tensor
-    """Object colour, (B, 3). Meaningless where ``found`` is 0."""
+    """Object colour, (B, 3). Meaningless where ``object_count`` is 0."""
     outside: Tensor
     """Pixels that are surely background if the picture is clean, bool, (B, H, W)."""
     inside: Tensor
     """Pixels that are surely object, bool, (B, H, W)."""
     areas: Tensor
     """Areas of the three largest objects, largest first, 0 where there is none, (B, 3)."""
-    found: Tensor
+    object_count: Tensor
     """Number of objects, int64, (B,)."""
     radius: Tensor
     """Half the size of each object, (B, K)."""
@@ -132,7 +132,7 @@ def measure(images: Tensor) -> Reading:
     far = (images - rough[:, None, None]).norm(dim=-1) > _APART
     half = functional.avg_pool2d(far[:, None].float(), 2)[:, 0] >= 0.5
     labels = _components(half)
-    names, areas, found = _largest(labels, OBJECTS + 1)
+    names, areas, object_count = _largest(labels, OBJECTS + 1)
     ours = labels[:, None] == names[:, :OBJECTS, None, None]
     ours &= (areas[:, :OBJECTS] > 0)[..., None, None]
     near = functional.interpolate(ours.float(), scale_factor=2) > 0
@@ -156,7 +156,7 @@ def measure(images: Tensor) -> Reading:
         outside=outside,
         inside=inside,
         areas=areas,
-        found=found,
+        object_count=object_count,
         radius=((width + height) / 2).view(-1, OBJECTS),
         aspect=aspect.view(-1, OBJECTS),
         overlap=_match(alpha, box).view(-1, OBJECTS, len(ATTRIBUTES["shape"])),

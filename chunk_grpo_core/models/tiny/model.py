@@ -61,7 +61,7 @@ class TinyFlux:
     """The three parts of the model."""
 
     transformer: nn.Module
-    """A FluxTransformer2DModel; velocity on packed latents, see :mod:`.flow`."""
+    """A FluxTransformer2DModel; velocity on packed latents, see :mod:`.policy`."""
     text: TinyTextEncoder
     codec: TinyCodec
 
@@ -144,8 +144,8 @@ def load_tiny_flux(path: Path = ASSET) -> TinyFlux:
         tensors = files.load_file(str(path))
         for prefix, module in flux.parts().items():
             start = f"{prefix}."
-            own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-            module.load_state_dict({name: tensor.float() for name, tensor in own.items()})
+            weights = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except Exception as error:  # safetensors and torch raise their own kinds
         raise ValueError(f"{path} is not a readable tiny FLUX file: {error}") from error
     return _freeze(flux)

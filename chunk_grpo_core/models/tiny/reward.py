@@ -58,12 +58,12 @@ def _likeness(images: Tensor, mask: Tensor, colour: Tensor) -> Tensor:
 def _shape(reading: Reading, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """Soft score and hard verdict of each object, both (B, K)."""
     index = wanted[:, None, None].expand(-1, OBJECTS, 1)
-    own = reading.overlap.gather(2, index)[..., 0]
+    overlap = reading.overlap.gather(2, index)[..., 0]
     best_other = reading.overlap.scatter(2, index, 0.0).amax(2)
-    lead = (0.5 + (own - best_other) / 0.2).clamp(0, 1)
-    fit = (own / 0.85).clamp(0, 1) ** 2
+    lead = (0.5 + (overlap - best_other) / 0.2).clamp(0, 1)
+    fit = (overlap / 0.85).clamp(0, 1) ** 2
     form = (reading.aspect / 0.9).clamp(0, 1)
-    return lead * fit * form, (own > best_other) & (own > 0.7)
+    return lead * fit * form, (overlap > best_other) & (overlap > 0.7)
 
 
 def _count(reading: Reading, wanted: Tensor) -> Tensor:
@@ -100,8 +100,8 @@ def _judge(images: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     colours = palette()
     reading = measure(images)
     count, size, colour, shape, back = wanted.unbind(1)
-    real = (torch.arange(OBJECTS) < reading.found[:, None]).float()
-    number, some = real.sum(1).clamp(min=1), (reading.found > 0).float()
+    real = (torch.arange(OBJECTS) < reading.object_count[:, None]).float()
+    number, some = real.sum(1).clamp(min=1), (reading.object_count > 0).float()
 
     soft_shape, hard_shape = _shape(reading, shape)
     side = torch.where(size == 1, 1.0, -1.0)[:, None]
@@ -119,7 +119,7 @@ def _judge(images: Tensor, wanted: Tensor) -> dict[str, Tensor]:
         (_nearest(reading.front, colours) == colour) & (scores["colour"] > 0.5),
         ((hard_shape * real).sum(1) == real.sum(1)) & (some > 0),
         (((soft_size > 0.5) * real).sum(1) == real.sum(1)) & (some > 0),
-        reading.found == count + 1,
+        reading.object_count == count + 1,
     ]
     hard = torch.stack(right, 1).float()
     reward = sum((w * scores[name] for name, w in WEIGHTS.items()), torch.zeros(len(images)))

@@ -44,8 +44,8 @@ def tokenize(texts: Sequence[str]) -> Tensor:
         words = words_of(text)
         unknown = next((word for word in words if word not in _TOKENS), None)
         if unknown is not None:
-            known = ", ".join(VOCABULARY[1:])
-            raise ValueError(f"unknown word {unknown!r} in {text!r}; known words: {known}")
+            vocabulary = ", ".join(VOCABULARY[1:])
+            raise ValueError(f"unknown word {unknown!r} in {text!r}; known words: {vocabulary}")
         if len(words) > TEXT_LENGTH:
             raise ValueError(f"{text!r} has {len(words)} words, at most {TEXT_LENGTH} are possible")
         rows.append([_TOKENS[word] for word in words] + [0] * (TEXT_LENGTH - len(words)))

@@ -51,9 +51,10 @@ class ClipColours:
     def __call__(self, levels: Tensor, objects: Sequence[Detection]) -> list[str]:
         """Picture (H, W, 3), uint8, and n objects in it -> n names out of ``COLOURS``."""
         names = []
-        for found in objects:
-            picture = image_features(self.network, cut_out(levels, found)[None], cropped("round"))
-            likeness = self._classes(found.label) @ picture[0].cpu()  # (10,)
+        for detection in objects:
+            cut = cut_out(levels, detection)[None]
+            picture = image_features(self.network, cut, cropped("round"))
+            likeness = self._classes(detection.label) @ picture[0].cpu()  # (10,)
             names.append(COLOURS[int(likeness.argmax())])
         return names
 
@@ -64,13 +65,13 @@ class ClipColours:
         return functional.normalize(features.mean(1), dim=-1)
 
 
-def cut_out(levels: Tensor, found: Detection) -> Tensor:
+def cut_out(levels: Tensor, detection: Detection) -> Tensor:
     """Cut an object's box out of a picture (H, W, 3), uint8, with grey where it is not."""
     height, width = levels.shape[:2]
-    left, top, right, bottom = (round(edge) for edge in found.box)
+    left, top, right, bottom = (round(edge) for edge in detection.box)
     left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
     rows, columns = slice(top, max(bottom, top + 1)), slice(left, max(right, left + 1))
-    if found.mask is None:
+    if detection.mask is None:
         return levels[rows, columns]
     grey = torch.full_like(levels, _GREY)
-    return torch.where(found.mask[..., None], levels, grey)[rows, columns]
+    return torch.where(detection.mask[..., None], levels, grey)[rows, columns]

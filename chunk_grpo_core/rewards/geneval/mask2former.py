@@ -86,8 +86,8 @@ class Mask2Former:
         resized = functional.interpolate(picture, size, mode="bilinear", antialias=True)
         with judging(self.network) as device:
             pixels = normalised(resized, _MEAN, _STD).to(device, self.network.dtype)
-            found = self.network(pixel_values=pixels, pixel_mask=torch.ones_like(pixels[:, 0]))
-            classes, masks = found.class_queries_logits[0], found.masks_queries_logits[0]
+            output = self.network(pixel_values=pixels, pixel_mask=torch.ones_like(pixels[:, 0]))
+            classes, masks = output.class_queries_logits[0], output.masks_queries_logits[0]
             return instances(
                 classes.float().cpu(), masks.float().cpu(), self.labels, (height, width)
             )
@@ -105,7 +105,7 @@ def instances(
         size: H, W.
     """
     probabilities = classes.softmax(-1)[:, :-1]
-    found = []
+    detections = []
     for query, label in (probabilities > CONFIDENCE).nonzero():
         logits = functional.interpolate(masks[query][None, None], size, mode="bilinear")[0, 0]
         mask = logits > 0
@@ -114,8 +114,8 @@ def instances(
         score = float(probabilities[query, label] * logits.sigmoid()[mask].mean())
         rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
         box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        found.append(Detection(label=labels[int(label)], score=score, box=box, mask=mask))
-    return found
+        detections.append(Detection(label=labels[int(label)], score=score, box=box, mask=mask))
+    return detections
 
 
 def load_mask2former(

@@ -87,11 +87,11 @@ def judge(task: Task, detections: Sequence[Detection], colours_of: ColourNamer) 
         colours_of: Called only where the task names a colour and enough objects were found.
     """
     floor = COUNTING_CONFIDENCE if task.tag == "counting" else CONFIDENCE
-    found = _surest(detections, floor)
+    by_label = _surest(detections, floor)
     correct, conditions = True, []
     matched: list[Sequence[Detection] | None] = []  # for each entry, its objects if all is right
     for wish in task.include:
-        here = found.get(wish.label, [])
+        here = by_label.get(wish.label, [])
         best, exact = here[: wish.count], len(here) == wish.count
         right = len(best) == wish.count
         conditions.append(max(0.0, 1.0 - abs(wish.count - len(here)) / wish.count))
@@ -107,7 +107,7 @@ def judge(task: Task, detections: Sequence[Detection], colours_of: ColourNamer) 
         matched.append(best if right else None)
         correct = correct and right
     for limit in task.exclude:
-        kept_out = len(found.get(limit.label, [])) < limit.count
+        kept_out = len(by_label.get(limit.label, [])) < limit.count
         correct = correct and kept_out
         if all(wish.label != limit.label for wish in task.include):
             conditions.append(float(kept_out))
@@ -144,8 +144,8 @@ def _all_stand(objects: Sequence[Detection], relation: str, others: Sequence[Det
 
 def _surest(detections: Sequence[Detection], floor: float) -> dict[str, list[Detection]]:
     """By class, surest first."""
-    found: dict[str, list[Detection]] = {}
+    by_label: dict[str, list[Detection]] = {}
     for detection in sorted(detections, key=lambda d: -d.score):
         if detection.score > floor:
-            found.setdefault(detection.label, []).append(detection)
-    return {label: some[:MAX_PER_CLASS] for label, some in found.items()}
+            by_label.setdefault(detection.label, []).append(detection)
+    return {label: some[:MAX_PER_CLASS] for label, some in by_label.items()}

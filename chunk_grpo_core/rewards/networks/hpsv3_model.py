@@ -175,14 +175,14 @@ def load_network(
 
     try:
         with safetensors.safe_open(path, "pt") as file:
-            names = {own: name for name in file.keys() if (own := _own_name(name))}  # noqa: SIM118
-            shapes = {own: file.get_slice(name).get_shape() for own, name in names.items()}
+            names = {ours: name for name in file.keys() if (ours := _own_name(name))}  # noqa: SIM118
+            shapes = {ours: file.get_slice(name).get_shape() for ours, name in names.items()}
             check_fit(network, shapes, path)
             sizes = (t.numel() * stored_as(n).itemsize for n, t in network.state_dict().items())
             _check_memory(sum(sizes), device)
             tensors = {
-                own: file.get_tensor(name).to(device, stored_as(own), copy=True)
-                for own, name in names.items()
+                ours: file.get_tensor(name).to(device, stored_as(ours), copy=True)
+                for ours, name in names.items()
             }
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is no whole .safetensors file: {error}") from error

@@ -46,29 +46,29 @@ def transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Tensors that are already named so stay; tables of positions and open_clip's causal mask, which
     hold nothing learned, are dropped; what is unknown keeps its name and makes loading fail.
     """
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith("position_ids") or name == "attn_mask":
             continue
         block = _BLOCK.fullmatch(name)
         if block:
             tower = "vision_model" if block[1] else "text_model"
-            found |= _block(f"{tower}.encoder.layers.{block[2]}", block[3], tensor)
+            renamed |= _block(f"{tower}.encoder.layers.{block[2]}", block[3], tensor)
         elif name in _TRANSPOSED:
-            found[_TRANSPOSED[name]] = tensor.T
+            renamed[_TRANSPOSED[name]] = tensor.T
         elif name in _WHOLE:
-            found[_WHOLE[name]] = tensor
+            renamed[_WHOLE[name]] = tensor
         else:
             stem, _, kind = name.rpartition(".")
-            found[f"{_NORMS[stem]}.{kind}" if stem in _NORMS else name] = tensor
-    return found
+            renamed[f"{_NORMS[stem]}.{kind}" if stem in _NORMS else name] = tensor
+    return renamed
 
 
 def _block(layer: str, inner: str, tensor: Tensor) -> dict[str, Tensor]:
     """Rename what is inside a block of a tower."""
     if inner in ("attn.in_proj_weight", "attn.in_proj_bias"):
         kind = inner.rpartition("_")[2]
-        parts = zip("qkv", tensor.chunk(3), strict=True)
-        return {f"{layer}.self_attn.{which}_proj.{kind}": part for which, part in parts}
+        thirds = zip("qkv", tensor.chunk(3), strict=True)
+        return {f"{layer}.self_attn.{which}_proj.{kind}": part for which, part in thirds}
     stem, _, kind = inner.rpartition(".")
     return {f"{layer}.{_IN_BLOCK.get(stem, stem)}.{kind}": tensor}

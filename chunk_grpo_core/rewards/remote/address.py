@@ -69,24 +69,26 @@ def checked_url(url: str) -> SplitResult:
     if not all("!" <= letter <= "~" for letter in url):
         raise ValueError(f"url is {url!r}; it must be printable ASCII without spaces")
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        address = urlsplit(url)
+        usable = (
+            address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+        )
     except ValueError:
         usable = False
     if not usable:
         raise ValueError(f"url is {url!r}; write http://host:port or https://host")
-    if parts.username is not None or parts.query or parts.fragment:
+    if address.username is not None or address.query or address.fragment:
         raise ValueError(
             "url must not have a user, a password, a query or a fragment; a token belongs in an "
             "environment variable"
         )
-    return parts
+    return address
 
 
 @functools.cache
 def warn_if_remote(url: str) -> None:
     """Say once where pictures go, unless they stay on this machine."""
-    parts = urlsplit(url)
-    if not is_local(parts.hostname or ""):
-        plain = "" if parts.scheme == "https" else ", without encryption"
-        log.warning("pictures and prompts are sent to %s%s", parts.netloc, plain)
+    address = urlsplit(url)
+    if not is_local(address.hostname or ""):
+        plain = "" if address.scheme == "https" else ", without encryption"
+        log.warning("pictures and prompts are sent to %s%s", address.netloc, plain)

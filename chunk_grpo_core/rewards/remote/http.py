@@ -65,7 +65,7 @@ class JsonServer:
     """Size limit of an answer, above 0."""
 
     def __post_init__(self) -> None:
-        parts = checked_url(self.url)
+        address = checked_url(self.url)
         for name, low, high in (("retries", 0, 10), ("concurrency", 1, 64)):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
@@ -74,7 +74,7 @@ class JsonServer:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value!r}; it must be a number above 0")
-        token_for(self.token_env, parts.hostname or "")
+        token_for(self.token_env, address.hostname or "")
 
     def post(self, path: str, payloads: Sequence[object]) -> list[Any | HttpFailed]:
         """POST every payload as JSON.
@@ -119,10 +119,10 @@ class _Round:
         self, server: JsonServer, method: str, path: str, bodies: Sequence[bytes | None]
     ) -> None:
         self._server, self._method, self._bodies = server, method, bodies
-        parts = urlsplit(server.url)
-        self._host, self._port = parts.hostname or "", parts.port
-        self._secure = parts.scheme == "https"
-        self._path = parts.path.rstrip("/") + path
+        address = urlsplit(server.url)
+        self._host, self._port = address.hostname or "", address.port
+        self._secure = address.scheme == "https"
+        self._path = address.path.rstrip("/") + path
         token = token_for(server.token_env, self._host)
         self._headers = {"Accept": "application/json"}
         if method == "POST":
@@ -232,8 +232,8 @@ def _cut(sock: socket.socket) -> None:
 
 def _excerpt(answer: object) -> str:
     """The ``error`` of an answer, or its beginning, on one line of plain characters."""
-    found = answer.get("error", answer) if isinstance(answer, dict) else answer
-    return ascii(found)[:200]
+    error = answer.get("error", answer) if isinstance(answer, dict) else answer
+    return ascii(error)[:200]
 
 
 def _seconds(text: str) -> float:

@@ -52,8 +52,8 @@ class RemoteReward:
         except HttpFailed as error:
             raise RewardFailed(str(error)) from error
         health = health if isinstance(health, dict) else {}
-        own = health.get("fingerprint")
-        facts = {"reward": health.get("name"), **(own if isinstance(own, dict) else {})}
+        stated = health.get("fingerprint")
+        facts = {"reward": health.get("name"), **(stated if isinstance(stated, dict) else {})}
         return {
             f"server/{key}": value
             for key, value in facts.items()

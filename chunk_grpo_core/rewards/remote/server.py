@@ -74,8 +74,8 @@ class RewardServer(ThreadingHTTPServer):
             "fingerprint": dict(reward.fingerprint),
             "version": __version__,
         }
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family, address = found[0][0], found[0][4]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family, address = addresses[0][0], addresses[0][4]
         if not token and not is_local(str(address[0])):
             raise ValueError(
                 f"host is {host!r}, which other machines can reach; set a token (--token-env), or "

@@ -95,15 +95,15 @@ class Judge:
         text = (choice.get("message") or {}).get("content")
         if not isinstance(text, str) or choice.get("finish_reason") == "length":
             return None
-        found: dict[str, float] = {}
+        numbers: dict[str, float] = {}
         for score in self.scores:
             matches = list(re.finditer(score.pattern, text))
             number = _number(matches[-1][1]) if matches else math.nan
             if not self.low <= number <= self.high:
                 return None
-            found[score.name] = number / self.high
-        total = sum(score.weight * found[score.name] for score in self.scores)
-        return total / sum(score.weight for score in self.scores), found
+            numbers[score.name] = number / self.high
+        total = sum(score.weight * numbers[score.name] for score in self.scores)
+        return total / sum(score.weight for score in self.scores), numbers
 
 
 def load_judge(name: str) -> Judge:

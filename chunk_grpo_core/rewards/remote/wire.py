@@ -149,11 +149,11 @@ def _plain(values: Tensor) -> list[float | None]:
 
 
 def _list(data: dict[str, Any], key: str, kind: type) -> list[Any]:
-    found = data.get(key)
-    if not isinstance(found, list) or not all(isinstance(item, kind) for item in found):
+    value = data.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
         name = "strings" if kind is str else "objects"
         raise ValueError(f"{key} must be a list of {name}")
-    return found
+    return value
 
 
 def _pictures(texts: list[str]) -> Tensor:
