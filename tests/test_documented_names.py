@@ -69,3 +69,25 @@ def test_tests_that_readme_names_exist():
     )
     assert len(named) > 20
     assert [name for name in named if not (ROOT / "tests" / f"{name}.py").is_file()] == []
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUARANTEES = [
+    line.split("|")
+    for line in README.partition("## What is guaranteed")[2].partition("\n## ")[0].splitlines()
+    if line.startswith("| ") and "`" in line
+]
+
+
+@pytest.mark.parametrize("row", GUARANTEES, ids=lambda row: row[1].strip()[:40])
+def test_functions_that_readme_names_for_a_guarantee_exist(row):
+    named = re.findall(r"`([^`]+)`", row[2])
+    files = [ROOT / "tests" / f"{name}.py" for name in named if "/" in name]
+    sources = "".join(file.read_text("utf-8") for file in files)
+    assert sources
+    functions = re.findall(r"^def test_(\w+)\(", sources, re.M)
+    for name in named:
+        begin = name.removesuffix("...")
+        if "/" not in name:
+            is_meant = str.startswith if name != begin else str.__eq__
+            assert any(is_meant(function, begin) for function in functions), name
