@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class NodeSchema:
     outputs: tuple[Socket, ...]
 
 
+@functools.cache
 def node_schemas() -> dict[str, NodeSchema]:
     """Return the schema of every node, by its id."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(NODES.glob("*.py"))]

@@ -6,6 +6,7 @@ Folders are floors: a folder of the core imports only from folders above it in `
 """
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from tools import structure
 ROOT = Path(__file__).resolve().parent.parent
 NODES = ROOT / "nodes"
 
-CORE, imports_of = structure.CORE, structure.imports_of
+CORE, file_arrows = structure.CORE, functools.cache(structure.file_arrows)
+imports_of = functools.cache(structure.imports_of)
 
 # May be imported when a core file is; everything else inside the function that needs it.
 LIGHT = {"torch", "numpy", "safetensors", "PIL"}
@@ -56,17 +58,17 @@ def offences(files, is_wrong):
 
 
 def test_a_folder_imports_only_folders_above_it():
-    rooms = structure.rooms_of(structure.file_arrows())
+    rooms = structure.rooms_of(file_arrows())
     assert rooms.keys() == {*structure.FOLDERS, *structure.ANYWHERE, "__init__", "__main__"}
     assert structure.against_the_order(rooms) == []
 
 
 def test_nothing_imports_itself_in_a_circle():
-    assert structure.all_circles(structure.file_arrows()) == []
+    assert structure.all_circles(file_arrows()) == []
 
 
 def test_the_top_level_stays_small():
-    rooms = structure.rooms_of(structure.file_arrows())
+    rooms = structure.rooms_of(file_arrows())
     assert len(rooms) <= 20
     assert sum(map(len, rooms.values())) <= 110
 
@@ -75,7 +77,7 @@ def test_only_the_registry_and_what_the_tiny_world_brings_import_a_family_of_mod
     families = tuple(f"models/{path.parent.name}/" for path in CORE.glob("models/*/family.py"))
     readers = {
         file
-        for file, reads in structure.file_arrows().items()
+        for file, reads in file_arrows().items()
         if any(read.startswith(families) for read in reads) and not file.startswith(families)
     }
     # The demo is one of the tiny FLUX, and its reward belongs to its world.
