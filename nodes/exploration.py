@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ..chunk_grpo_core.method.solvers import SOLVERS
 from ..chunk_grpo_core.method.windows import NOISE, WINDOWS
-from .patch import Patch, check_patch
-from .setting_inputs import INHERIT, KEEP, SettingInput, inputs_of, patch_of, settings_output
+from .setting_inputs import INHERIT, KEEP, SettingInput, inputs_of
+from .settings_node import SettingsNode
 from .types import BUILD_ON, CATEGORY, SettingsSocket, settings_outputs
 from .validation import verdict
 
@@ -79,8 +77,10 @@ _FITTING = {"noise": "drawn", "window.kind": "fixed", "window.chunks": _LONGEST}
 """Values that contradict none: they stand for what the settings that come in may say."""
 
 
-class GRPOExploration(io.ComfyNode):
+class GRPOExploration(SettingsNode):
     """Settings -> settings with other noise and another window."""
+
+    SETTINGS = _SETTINGS
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -110,15 +110,15 @@ class GRPOExploration(io.ComfyNode):
         window_stride: int | None = KEEP,
     ) -> bool | str:
         """Refuse what has no effect or cannot move before anything runs."""
-        return verdict(_check, noise, ode_solver, window, window_chunks, window_stride)
+        return verdict(cls._check, noise, ode_solver, window, window_chunks, window_stride)
 
     @classmethod
-    def execute(cls, settings: Patch | None = None, **inputs: Any) -> io.NodeOutput:
-        """Lay what was set over the settings that come in."""
-        return settings_output(_SETTINGS, inputs, settings)
-
-
-def _check(noise: str, ode_solver: str, window: str, chunks: int, stride: int) -> None:
-    given = {"noise": noise, "ode_solver": ode_solver, "window": window}
-    given |= {"window_chunks": chunks, "window_stride": stride}
-    check_patch({**_FITTING, **patch_of(_SETTINGS, given)})
+    def _check(cls, noise: str, ode_solver: str, window: str, chunks: int, stride: int) -> None:
+        cls.check(
+            _FITTING,
+            noise=noise,
+            ode_solver=ode_solver,
+            window=window,
+            window_chunks=chunks,
+            window_stride=stride,
+        )

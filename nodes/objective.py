@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ..chunk_grpo_core.method.advantage import CENTRES, COMBINATIONS, SCALES
 from ..chunk_grpo_core.method.objective import RATIOS, STEP_WEIGHTS, TRUST_REGIONS
-from .patch import Patch, check_patch
-from .setting_inputs import INHERIT, SettingInput, inputs_of, patch_of, settings_output
+from .setting_inputs import INHERIT, SettingInput, inputs_of
+from .settings_node import SettingsNode
 from .types import BUILD_ON, CATEGORY, SettingsSocket, settings_outputs
 from .validation import verdict
 
@@ -140,8 +138,10 @@ _SETTINGS = (
 )
 
 
-class GRPOObjective(io.ComfyNode):
+class GRPOObjective(SettingsNode):
     """Settings -> settings with another objective and other advantages."""
+
+    SETTINGS = _SETTINGS
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -166,13 +166,8 @@ class GRPOObjective(io.ComfyNode):
         cls, advantage_scale: str | None = INHERIT, advantage_combine: str | None = INHERIT
     ) -> bool | str:
         """Refuse two choices that contradict each other before anything runs."""
-        return verdict(_check, advantage_scale, advantage_combine)
+        return verdict(cls._check, advantage_scale, advantage_combine)
 
     @classmethod
-    def execute(cls, settings: Patch | None = None, **inputs: Any) -> io.NodeOutput:
-        """Lay what was set over the settings that come in."""
-        return settings_output(_SETTINGS, inputs, settings)
-
-
-def _check(scale: str, combine: str) -> None:
-    check_patch(patch_of(_SETTINGS, {"advantage_scale": scale, "advantage_combine": combine}))
+    def _check(cls, scale: str, combine: str) -> None:
+        cls.check({}, advantage_scale=scale, advantage_combine=combine)

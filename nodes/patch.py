@@ -25,9 +25,9 @@ __all__ = [
     "check_patch",
     "declared",
     "in_force",
+    "is_training_setting",
     "model_settings",
     "plain",
-    "training_settings",
 ]
 
 Patch = Mapping[str, object]
@@ -81,20 +81,18 @@ def plain(value: object) -> str:
     return format(Decimal(f"{value:.10g}"), "f") if isinstance(value, float) else str(value)
 
 
-def training_settings(patch: Patch) -> dict[str, object]:
-    """The keys of ``TrainConfig`` in a patch.
-
-    Raises:
-        ValueError: A key is unknown.
-    """
-    _check_keys(patch)
-    return {
-        key: value for key, value in patch.items() if key != PRESET and not key.startswith(_MODEL)
-    }
+def is_training_setting(key: str) -> bool:
+    """Whether a key of a patch is one of ``TrainConfig``."""
+    return key != PRESET and not key.startswith(_MODEL)
 
 
 def model_settings(patch: Patch) -> ModelSettings:
-    """The settings of the MODEL in a patch."""
+    """The settings of the MODEL in a patch.
+
+    Raises:
+        ValueError: The patch has a key that nothing knows.
+    """
+    _check_keys(patch)
     return ModelSettings(
         **{
             key.removeprefix(_MODEL): value
@@ -110,7 +108,8 @@ def check_patch(patch: Patch) -> None:
     Raises:
         ValueError: A key is unknown, a value is out of range, or two contradict each other.
     """
-    settings = training_settings(patch)
+    _check_keys(patch)
+    settings = {key: value for key, value in patch.items() if is_training_setting(key)}
     tables = {
         part: owner(**{key: settings[f"{part}.{key}"] for key in _names(owner, part, settings)})
         for part, owner in PARTS.items()

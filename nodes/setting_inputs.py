@@ -1,4 +1,4 @@
-"""Inputs of the settings nodes: a table of them gives schema, patch and text of a node.
+"""Inputs of the settings nodes; a table of them makes a node (``settings_node.py``).
 
 Every input has a value that inherits, and starts with it: ``inherit`` of a choice, -1 of a number,
 an empty text. Type and default come from the setting itself.
@@ -6,15 +6,15 @@ an empty text. Type and default come from the setting itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from .patch import Patch, check_patch, declared, in_force, plain
+from .patch import declared, plain
 
-__all__ = ["INHERIT", "KEEP", "SettingInput", "inputs_of", "patch_of", "settings_output"]
+__all__ = ["INHERIT", "KEEP", "SettingInput", "inputs_of"]
 
 INHERIT = "inherit"
 KEEP = -1
@@ -105,27 +105,31 @@ class SettingInput:
             made.extra_dict = {**made.extra_dict, "advanced": True}  # newer than ComfyUI 0.3.75
         return made
 
-    def value(self, given: Any) -> object:
-        """What the setting becomes.
+    def patch(self, given: Any = None) -> dict[str, object]:
+        """The keys that it sets when it is given a value; none when that inherits or is missing.
 
         Raises:
-            ValueError: It is no choice of the input, or out of its range.
+            ValueError: The value is no choice of the input, or out of its range.
         """
+        if given in (None, INHERIT, KEEP, ""):
+            return {}
         if self.options:
             if given not in self.options:
                 choices = ", ".join((INHERIT, *self.options))
                 raise ValueError(f"{self.name} is {given!r}; it must be one of {choices}")
-            return self.options[given]
-        if self.kind is str:
-            return given
-        if self.can_be_none and given == 0:
-            return None
-        if not self.least <= given <= self.most:
+            value = self.options[given]
+        elif self.kind is str:
+            value = given
+        elif self.can_be_none and given == 0:
+            value = None
+        elif self.least <= given <= self.most:
+            value = self.kind(given)
+        else:
             raise ValueError(
                 f"{self.name} is {plain(given)}; it must be in {plain(self.least)}.."
                 f"{plain(self.most)}, or {KEEP} for that of the settings that come in"
             )
-        return self.kind(given)
+        return dict.fromkeys(self.keys, value)
 
     def _tooltip(self, inherits: object) -> str:
         default = self.shown(declared(self.key).default)
@@ -141,44 +145,3 @@ class SettingInput:
 def inputs_of(table: Sequence[SettingInput]) -> list[Any]:
     """The inputs in the schema of a node."""
     return [setting.input() for setting in table]
-
-
-def patch_of(table: Sequence[SettingInput], given: Mapping[str, Any]) -> dict[str, object]:
-    """The keys that are set by what was given; what inherits, or was not given, sets none.
-
-    Raises:
-        ValueError: A value is no choice of its input, or out of range.
-    """
-    return {
-        key: setting.value(given[setting.name])
-        for setting in table
-        if given.get(setting.name, INHERIT) not in (INHERIT, KEEP, "")
-        for key in setting.keys
-    }
-
-
-def settings_output(
-    table: Sequence[SettingInput], given: Mapping[str, Any], incoming: Patch | None
-) -> io.NodeOutput:
-    """Lay what was given over the patch that comes in, and say what is in force.
-
-    Returns:
-        The patch and a text; the page shows the lines of the text in the node.
-
-    Raises:
-        ValueError: A value is out of range or contradicts another.
-    """
-    incoming, set_here = incoming or {}, patch_of(table, given)
-    patch = {**incoming, **set_here}
-    try:
-        check_patch(patch)
-    except ValueError as error:
-        names = [s.name for s in table if s.key in set_here]
-        raise ValueError(f"{error} (this node sets {', '.join(names) or 'nothing'})") from error
-    rows = [
-        {"key": key, "value": setting.shown(value), "source": source}
-        for setting in table
-        for key, value, source in in_force(setting.keys, set_here, incoming)
-    ]
-    text = "\n".join("{key} = {value}   [{source}]".format(**row) for row in rows)
-    return io.NodeOutput(patch, text, ui={"chunk_grpo_settings": rows})

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ..chunk_grpo_core.lora.adapter import TARGET_PRESETS, target_pattern
 from ..chunk_grpo_core.train.config import OPTIMIZERS
-from .patch import Patch
-from .setting_inputs import SettingInput, inputs_of, settings_output
+from .setting_inputs import SettingInput, inputs_of
+from .settings_node import SettingsNode
 from .types import BUILD_ON, CATEGORY, SettingsSocket, settings_outputs
 from .validation import verdict
 
@@ -180,8 +178,10 @@ _SETTINGS = (
 )
 
 
-class GRPOSettings(io.ComfyNode):
+class GRPOSettings(SettingsNode):
     """Settings -> settings with other values."""
+
+    SETTINGS = _SETTINGS
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -204,8 +204,3 @@ class GRPOSettings(io.ComfyNode):
     def validate_inputs(cls, lora_targets: str | None = "") -> bool | str:
         """Refuse a broken expression before anything runs."""
         return verdict(target_pattern, lora_targets) if lora_targets else True
-
-    @classmethod
-    def execute(cls, settings: Patch | None = None, **inputs: Any) -> io.NodeOutput:
-        """Lay what was set over the settings that come in."""
-        return settings_output(_SETTINGS, inputs, settings)

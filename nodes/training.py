@@ -20,7 +20,7 @@ from .bridge.host import safe_name
 from .bridge.monitor import Asker
 from .bridge.sampler import sde_of
 from .bridge.training import RunRequest, train_lora
-from .patch import Patch, model_settings, training_settings
+from .patch import Patch, is_training_setting, model_settings
 from .types import (
     CATEGORY,
     LogSocket,
@@ -215,7 +215,9 @@ class TrainLoRA(io.ComfyNode):
             "lora.alpha": alpha,
             "seed": seed,
         }
-        config = TrainConfig.of({**training_settings(patch), **from_inputs})
+        of_model = model_settings(patch)
+        for_training = {key: value for key, value in patch.items() if is_training_setting(key)}
+        config = TrainConfig.of({**for_training, **from_inputs})
         lora, log = train_lora(
             model=model,
             vae=vae,
@@ -229,7 +231,7 @@ class TrainLoRA(io.ComfyNode):
             continue_from=continue_from,
             negative=negative,
             cfg=cfg,
-            activation_offloading=model_settings(patch).activation_offloading,
+            activation_offloading=of_model.activation_offloading,
         )
         summary = describe(log)
         rows = log.outcome.rows

@@ -1,0 +1,60 @@
+"""A settings node: a table of inputs, laid over the settings that come in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from comfy_api.latest import io
+
+from .patch import Patch, check_patch, in_force
+from .setting_inputs import SettingInput
+
+__all__ = ["SettingsNode"]
+
+
+class SettingsNode(io.ComfyNode):
+    """Settings -> settings, with those that somebody set."""
+
+    SETTINGS: ClassVar[Sequence[SettingInput]] = ()
+
+    @classmethod
+    def check(cls, others: Patch, **given: Any) -> None:
+        """Refuse values of the inputs that contradict each other.
+
+        Args:
+            others: Settings that may come in, for what the inputs leave open.
+            given: Inputs and their values.
+
+        Raises:
+            ValueError: They do, or one is out of range.
+        """
+        set_here = [setting.patch(given.get(setting.name)) for setting in cls.SETTINGS]
+        check_patch({**others, **{key: v for patch in set_here for key, v in patch.items()}})
+
+    @classmethod
+    def execute(cls, settings: Patch | None = None, **inputs: Any) -> io.NodeOutput:
+        """Lay what was set over the settings that come in, and say what is in force.
+
+        Returns:
+            The patch and a text; the page shows the lines of the text in the node.
+
+        Raises:
+            ValueError: A value is out of range or contradicts another.
+        """
+        incoming, set_here = settings or {}, {}
+        for setting in cls.SETTINGS:
+            set_here |= setting.patch(inputs.get(setting.name))
+        patch = {**incoming, **set_here}
+        try:
+            check_patch(patch)
+        except ValueError as error:
+            names = [setting.name for setting in cls.SETTINGS if setting.key in set_here]
+            raise ValueError(f"{error} (this node sets {', '.join(names) or 'nothing'})") from error
+        rows = [
+            {"key": key, "value": setting.shown(value), "source": source}
+            for setting in cls.SETTINGS
+            for key, value, source in in_force(setting.keys, set_here, incoming)
+        ]
+        text = "\n".join("{key} = {value}   [{source}]".format(**row) for row in rows)
+        return io.NodeOutput(patch, text, ui={"chunk_grpo_settings": rows})
