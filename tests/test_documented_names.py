@@ -1,9 +1,13 @@
-"""What the pages of the documentation call things is what they are called."""
+"""What pages and docstrings call things is what they are called."""
 
 from __future__ import annotations
 
+import ast
 import re
+from importlib import import_module
+from importlib.util import resolve_name
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -91,3 +95,59 @@ def test_functions_that_readme_names_for_a_guarantee_exist(row):
         if "/" not in name:
             is_meant = str.startswith if name != begin else str.__eq__
             assert any(is_meant(function, begin) for function in functions), name
+
+
+SOURCES = sorted(CORE.rglob("*.py"))
+
+
+def _docstrings(source: str) -> list[str]:
+    """Every string that stands alone, texts under attributes included."""
+    return [
+        node.value.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    ]
+
+
+def _follow(start: object, names: list[str]) -> bool:
+    """Whether attributes lead on from an object; the last may be a field without a default."""
+    for name in names:
+        if name in getattr(start, "__annotations__", {}):
+            return name == names[-1]
+        if not hasattr(start, name):
+            return False
+        start = getattr(start, name)
+    return True
+
+
+def _is_there(target: str, module: ModuleType) -> bool:
+    """Whether ``target`` of a role in a docstring of ``module`` names something."""
+    target = target.removeprefix("~")
+    if not target.startswith((".", "chunk_grpo_core")):
+        names = target.split(".")
+        homes = [module, *(value for value in vars(module).values() if isinstance(value, type))]
+        return any(_follow(home, names) for home in homes)
+    path = resolve_name(target, module.__package__)
+    for split in range(path.count(".") + 1, 0, -1):
+        names = path.split(".")
+        try:
+            start = import_module(".".join(names[:split]))
+        except ModuleNotFoundError:
+            continue
+        return _follow(start, names[split:])
+    return False
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CORE)))
+def test_what_a_docstring_refers_to_exists(path):
+    texts = _docstrings(path.read_text("utf-8"))
+    named = path.relative_to(ROOT).with_suffix("").parts
+    module = import_module(".".join(named).removesuffix(".__init__"))
+    roles = r":(?:class|func|meth|attr|data|mod):`([^`]+)`"
+    targets = [target for text in texts for target in re.findall(roles, text)]
+    assert [target for target in targets if not _is_there(target, module)] == []
+    files = [file for text in texts for file in re.findall(r"`([\w/]+\.py)`", text)]
+    homes = {"/" + source.relative_to(ROOT).as_posix() for source in SOURCES}
+    assert [file for file in files if not any(h.endswith("/" + file) for h in homes)] == []

@@ -15,7 +15,7 @@ from .chunk_grpo import ChunkGrpo
 __all__ = ["ALGORITHMS", "algorithm_of"]
 
 ALGORITHMS: dict[str, Callable[[Any], Algorithm[Any, Any]]] = {"chunk_grpo": ChunkGrpo}
-"""Value of the setting ``algorithm`` -> what makes one of a TrainConfig, or refuses it."""
+"""Value of the setting ``algorithm`` -> what makes one from a TrainConfig, or refuses it."""
 
 
 def algorithm_of(config: Any) -> Algorithm[Any, Any]:

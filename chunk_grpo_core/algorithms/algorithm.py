@@ -1,7 +1,8 @@
 """The port of an algorithm: what the loop asks of it, in the order of the questions.
 
-An algorithm is made of a TrainConfig, refuses settings that do not suit it, and never changes: what
-it draws depends on seed, iteration and group alone, so that nothing of it stands in a checkpoint.
+An algorithm is made from a TrainConfig, refuses settings that do not suit it, and never changes:
+what it draws depends on seed, iteration and group alone, so that nothing of it stands in a
+checkpoint.
 Phases, memory, optimiser steps, several processes, masked scores, events and files are the loop's.
 
 Legend: G samples in a group (or of the part of one that a process works on).

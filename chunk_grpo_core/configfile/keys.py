@@ -35,7 +35,7 @@ class Key:
     """Its type, as annotated."""
     doc: str
     setting: str = ""
-    """Dotted name in ``TrainConfig``; empty if it is no setting of the training."""
+    """Dotted name in ``TrainConfig``; empty if it is not a setting of the training."""
     is_path: bool = False
 
     @property

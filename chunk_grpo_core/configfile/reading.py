@@ -48,7 +48,7 @@ def read_config_file(path: str | Path, changes: Sequence[str] = ()) -> RunConfig
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no TOML, or something in it is wrong; the message names file and key.
+        ValueError: It is not TOML, or something in it is wrong; the message names file and key.
     """
     path = Path(path)
     if not path.is_file():

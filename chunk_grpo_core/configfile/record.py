@@ -67,7 +67,7 @@ class Record:
     changes: tuple[Change, ...] = ()
     """What was changed on the way, oldest first."""
     version: str = __version__
-    """Of the program that wrote it."""
+    """Version of the program that wrote it."""
 
 
 def write_run(
@@ -118,7 +118,7 @@ def read_document(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is no TOML, or has no part ``[record]``.
+        ValueError: It is not TOML, or has no part ``[record]``.
     """
     file = folder / RUN_FILE
     if not file.is_file():

@@ -75,7 +75,7 @@ class PromptTable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunTable:
-    """Of a run, what is no setting of the training."""
+    """What a run needs besides the settings of the training."""
 
     folder: str = ""
     """Run folder, which must be new; empty for runs/<name of this file>-001 and so on."""

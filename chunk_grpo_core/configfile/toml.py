@@ -19,7 +19,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML; Python 3.10 needs the package tomli for it.
 
     Raises:
-        ValueError: It is no TOML; the message names line and column.
+        ValueError: It is not TOML; the message names line and column.
     """
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     return require(name, "To read a configuration file").loads(text)

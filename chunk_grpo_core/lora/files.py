@@ -71,7 +71,7 @@ def convert_lora(lora: Mapping[str, Tensor], to: Layout) -> dict[str, Tensor]:
         to: Layout wanted. What is in this layout already only gets the standard names of factors.
 
     Raises:
-        ValueError: It is no plain LoRA, or must be renamed and is not FLUX.1.
+        ValueError: It is not a plain LoRA, or it must be renamed and is not one of FLUX.1.
     """
     layout, layers = parse_lora(lora)
     return layer_tensors(layers if layout == to else _RENAME[layout](layers), to)

@@ -35,7 +35,7 @@ class ChunkStatistics:
     deviation: Tensor
     """Largest |r - 1|."""
     clipped: Tensor
-    """Samples (or their share of steps, for step ratios) whose gradient the trust region took."""
+    """Samples (or their share of steps, for step ratios) whose gradient the trust region cut."""
     kl: Tensor
     """Sum of the k3 estimate of KL(old || new) per step and dimension."""
     gap: Tensor

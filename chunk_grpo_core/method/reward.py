@@ -175,7 +175,7 @@ def check_scored(batches: Sequence[RewardBatch], reward: str, what: str) -> None
     Args:
         batches: All that were scored, of all processes.
         reward: Name of the reward, for the message.
-        what: What the pictures are of, for the message.
+        what: What the pictures belong to, such as an iteration, for the message.
 
     Raises:
         NothingScored: None has.

@@ -22,7 +22,7 @@ class Example:
     Two examples are equal if text, metadata and picture are.
 
     Raises:
-        ValueError: The text is no string, or the metadata is not what JSON can hold.
+        ValueError: The text is not a string, or the metadata is not what JSON can hold.
     """
 
     text: str = field(compare=False)

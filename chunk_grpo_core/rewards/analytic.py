@@ -174,7 +174,7 @@ def target_image(image: str | Path | Tensor) -> AnalyticReward:
         image: A picture file, or a picture (H, W, 3) in 0..1.
 
     Raises:
-        ValueError: It is no picture; or, when scoring, its aspect ratio differs from that of the
+        ValueError: It is not a picture; or, when scoring, its aspect ratio differs from that of the
             pictures by more than 2 %.
         FileNotFoundError: There is no such file.
     """

@@ -63,7 +63,7 @@ class RapidOcr:
     """PP-OCR networks on ONNX runtime, on the CPU; they come inside the package ``rapidocr``.
 
     It brings ``opencv-python-headless``, which puts its files where ``opencv-python`` has its own.
-    Who has that installs ``rapidocr`` with ``--no-deps`` and then what it still misses.
+    Whoever has that installs ``rapidocr`` with ``--no-deps`` and then what it still misses.
     """
 
     def __init__(self, longest_side: int = 640, threads: int | None = None) -> None:

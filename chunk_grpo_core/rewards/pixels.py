@@ -65,7 +65,7 @@ def load_picture(path: str | Path) -> Tensor:
     """Read a picture file as (H, W, 3), float32 in 0..1, turned as its camera noted.
 
     Raises:
-        ValueError: The file is no picture.
+        ValueError: The file is not a picture.
     """
     image = require("PIL.Image", "To read pictures")
     turned = require("PIL.ImageOps", "To read pictures").exif_transpose

@@ -13,7 +13,7 @@ def reward_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """``KEY=VALUE`` with a VALUE in JSON, or else a text. Spaces around both are dropped.
 
     Raises:
-        ValueError: There is no ``=``, KEY is no name, or it was given twice.
+        ValueError: There is no ``=``, KEY is not a name, or it was given twice.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:

@@ -24,7 +24,7 @@ __all__ = ["RunFiles", "measure_curve", "write_pictures", "write_results"]
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where they are."""
+    """Paths of the files that a finished run has written."""
 
     lora: Path
     pictures: tuple[Path, ...]

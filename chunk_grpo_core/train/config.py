@@ -265,7 +265,7 @@ def _plan(value: object, grid: TimeGrid, curve: DynamicsCurve | None) -> ChunkPl
 
 
 def _check_known(name: str, kind: type, prefix: str) -> None:
-    """Refuse a name that is no field of a class."""
+    """Refuse a name that is not a field of a class."""
     names = [item.name for item in fields(kind)]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)

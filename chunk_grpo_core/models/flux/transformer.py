@@ -53,7 +53,7 @@ def load_transformer(source: Path, weights: str, device: torch.device) -> nn.Mod
 
     Raises:
         FileNotFoundError: The source is missing.
-        ValueError: It is no FLUX.1 transformer, or cannot be kept like this.
+        ValueError: It is not a FLUX.1 transformer, or it cannot be kept like this.
         ImportError: A package is missing; the message says how to install it.
     """
     if weights not in WEIGHTS:

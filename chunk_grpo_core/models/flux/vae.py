@@ -55,7 +55,7 @@ def load_vae(source: Path, dtype: torch.dtype, device: torch.device, *, tiling: 
 
     Raises:
         FileNotFoundError: The source is missing.
-        ValueError: It is no VAE.
+        ValueError: It is not a VAE.
     """
     kind = require("diffusers", "To load a VAE").AutoencoderKL
     if source.is_dir():

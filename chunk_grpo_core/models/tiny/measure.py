@@ -1,4 +1,4 @@
-"""Reads from the pixels what a picture shows: colours, objects, their sizes and shapes.
+"""Read from the pixels what a picture shows: colours, objects, their sizes and shapes.
 
 Legend: B pictures, K = 2 objects at most, S = 4 shapes, H = W = 64 picture size.
 """

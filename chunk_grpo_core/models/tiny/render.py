@@ -1,4 +1,4 @@
-"""Draws scenes as antialiased 64 x 64 pictures, from signed distances, many at once.
+"""Draw scenes as antialiased 64 x 64 pictures, from signed distances, many at once.
 
 Legend: B pictures, K = 2 objects at most, H = W = 64 picture size; distances are in pixels.
 """

@@ -1,4 +1,4 @@
-"""A reward that can be verified: reads the picture and compares it with its caption.
+"""A reward that can be verified: it reads the picture and compares it with its caption.
 
 Six soft scores in 0..1: the five attributes of the caption, and cleanliness, which falls with
 what reinforcement learning likes to break: texture in flat areas, stray dots, colours off the

@@ -143,7 +143,7 @@ def _all_stand(objects: Sequence[Detection], relation: str, others: Sequence[Det
 
 
 def _surest(detections: Sequence[Detection], floor: float) -> dict[str, list[Detection]]:
-    """By class, surest first."""
+    """Group detections by class, surest first."""
     by_label: dict[str, list[Detection]] = {}
     for detection in sorted(detections, key=lambda d: -d.score):
         if detection.score > floor:

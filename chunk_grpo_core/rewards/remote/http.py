@@ -24,7 +24,7 @@ from .address import checked_url, token_for, warn_if_remote
 __all__ = ["HttpFailed", "JsonServer"]
 
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
-"""Answers that may be better next time."""
+"""Statuses of answers that may be better next time."""
 
 
 class HttpFailed(Exception):

@@ -32,7 +32,7 @@ __all__ = ["RewardServer", "ServerLimits", "serve"]
 log = logging.getLogger(__name__)
 
 _CONNECTIONS = 64
-"""More than these at once are hung up on."""
+"""Most connections at once; further ones are closed."""
 _HEADERS_TIME = 10.0
 """Seconds in which a stranger must have said what they want."""
 _GRACE = 2.0
@@ -163,7 +163,7 @@ class RewardServer(ThreadingHTTPServer):
                     request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what a handler did not expect; a client that hangs up is no news."""
+        """Log what a handler did not expect; a client that hangs up is not news."""
         log.debug("connection from %s", client_address, exc_info=True)
 
     def server_close(self) -> None:
