@@ -26,7 +26,7 @@ from ..models.registry import FAMILIES, ChosenModel, family_named
 from ..presets import PRESETS, preset_values
 from ..prompts.split import PromptConfig
 from ..rewards import REWARDS
-from ..train.config import TrainConfig
+from ..train.config import TrainConfig, is_setting
 from ..watch.trackers import TRACKERS
 from .keys import Key, checked, keys, nearest, tables
 from .run_config import GridTable, PlanTable, PromptTable, RewardEntry, RunConfig, RunTable
@@ -73,18 +73,17 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     """
     _check_top(data)
     family = family_named(data.get("model", {}).get("type"))
-    tables = keys(family.table)
-    values = _values(data, tables, folder)
+    values = _values(data, keys(family.table), folder)
     preset = data.get("preset", "")
     base = preset_values(preset) if preset else {}
-    grid_table = _table(GridTable, values["grid"])
-    model = ChosenModel(type=family.name, table=_table(family.table, values["model"]))
-    plan = _table(PlanTable, values["plan"])
+    grid_table = _table(GridTable, values, "grid")
+    model = ChosenModel(type=family.name, table=_table(family.table, values, "model"))
+    plan = _table(PlanTable, values, "plan")
     plan = replace(plan, chunks=plan.chunks or str(base.get("plan", "")))
     base_grid = base.get("grid")
     grid = _grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model)
     steps = grid.trainable_steps
-    patch = {**base, **_settings(values, tables), "grid": grid}
+    patch = {**base, **{key: values[key] for key in values if is_setting(key)}, "grid": grid}
     recorded = _recorded(data, plan)
     fallback = per_step_plan if plan.needs_curve else plan.read
     patch["plan"] = recorded or fallback(steps)
@@ -92,13 +91,13 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
         name=name,
         preset=preset,
         model=model,
-        prompts=_prompt_table(values["prompts"], model),
-        prompt_config=_table(PromptConfig, values["prompts"]),
+        prompts=_prompt_table(values, model),
+        prompt_config=_table(PromptConfig, values, "prompts"),
         rewards=_rewards(data.get("reward"), folder, model),
         plan=plan,
         is_measured=recorded is not None,
         settings=TrainConfig.of(patch),
-        run=_table(RunTable, values["run"]),
+        run=_table(RunTable, values, "run"),
     )
     if strange := set(config.run.log) - set(TRACKERS):
         raise ValueError(f"run.log has {min(strange)!r}; it may have {', '.join(TRACKERS)}")
@@ -117,10 +116,11 @@ def settings_in(data: Mapping[str, Any]) -> TrainConfig:
     training = {name: entry for name, entry in data.items() if name not in loaded}
     _check_top(training)
     values = _values(training, keys(), Path())
-    grid = _grid(_table(GridTable, values["grid"]), None, None)
-    table = _table(PlanTable, values["plan"])
+    grid = _grid(_table(GridTable, values, "grid"), None, None)
+    table = _table(PlanTable, values, "plan")
     plan = _recorded(data, table) or table.read(grid.trainable_steps)
-    return TrainConfig.of({**_settings(values, keys()), "grid": grid, "plan": plan})
+    settings = {key: value for key, value in values.items() if is_setting(key)}
+    return TrainConfig.of({**settings, "grid": grid, "plan": plan})
 
 
 def _recorded(data: Mapping[str, Any], plan: PlanTable) -> ChunkPlan | None:
@@ -130,16 +130,6 @@ def _recorded(data: Mapping[str, Any], plan: PlanTable) -> ChunkPlan | None:
         return None
     weights = None if recorded["weights"] == "none" else tuple(recorded["weights"])
     return ChunkPlan.from_json({**recorded, "weights": weights})
-
-
-def _settings(values: Mapping[str, Mapping[str, Any]], tables: _Keys) -> dict[str, object]:
-    """The settings among checked values: dotted keys of ``TrainConfig``."""
-    return {
-        setting: value
-        for table, entries in values.items()
-        for name, value in entries.items()
-        if (setting := tables[table][name].setting)
-    }
 
 
 def _check_top(data: Mapping[str, Any]) -> None:
@@ -160,28 +150,18 @@ def _check_top(data: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {entry!r}; it must be a table: [{name}]")
 
 
-def _values(data: Mapping[str, Any], tables: _Keys, folder: Path) -> dict[str, dict[str, Any]]:
-    """Table -> key -> value of the right type, paths made absolute."""
-    values: dict[str, dict[str, Any]] = {table: {} for table in tables}
-    for name, entry in data.items():
-        if name in tables[""]:
-            values[""][name] = checked(tables[""][name], entry)
-        elif name in tables:
-            values[name] = _entries(name, entry, tables, folder)
-    return values
-
-
-def _entries(table: str, entries: Mapping[str, Any], tables: _Keys, folder: Path) -> dict[str, Any]:
-    """Key -> value of the right type, of one table."""
-    values = {}
-    for name, value in entries.items():
-        key = tables[table].get(name)
-        if key is None:
-            raise ValueError(f"[{table}] has no key {name}{_where(name, table, tables)}")
-        value = checked(key, value)
-        if key.is_path and value:
-            value = _absolute(str(value), folder, may_be_name=name == "path")
-        values[name] = value
+def _values(data: Mapping[str, Any], tables: _Keys, folder: Path) -> dict[str, Any]:
+    """Dotted key -> value of the right type, paths made absolute."""
+    values: dict[str, Any] = {}
+    for table, entries in [("", {n: data[n] for n in data if n in tables[""]}), *data.items()]:
+        for name, value in entries.items() if table in tables else ():
+            key = tables[table].get(name)
+            if key is None:
+                raise ValueError(f"[{table}] has no key {name}{_where(name, table, tables)}")
+            typed = checked(key, value)
+            if key.is_path and typed:
+                typed = _absolute(str(typed), folder, may_be_name=name == "path")
+            values[key.dotted] = typed
     return values
 
 
@@ -210,13 +190,14 @@ def _absolute(text: str, folder: Path, *, may_be_name: bool = False) -> str:
     return text if may_be_name and not path.exists() else str(path)
 
 
-def _table(kind: type, values: Mapping[str, Any]) -> Any:
-    names = {field.name for field in fields(kind)}
-    return kind(**{name: value for name, value in values.items() if name in names})
+def _table(kind: type, values: Mapping[str, Any], table: str) -> Any:
+    """Build what a table says from the values under its dotted keys."""
+    dotted = {field.name: f"{table}.{field.name}" for field in fields(kind)}
+    return kind(**{name: values[key] for name, key in dotted.items() if key in values})
 
 
 def _prompt_table(values: Mapping[str, Any], model: ChosenModel) -> PromptTable:
-    table = _table(PromptTable, values)
+    table = _table(PromptTable, values, "prompts")
     if table.file and table.text:
         raise ValueError("prompts has both file and text; give one of them")
     if model.family.captions is None and not table.file and not table.text:

@@ -20,7 +20,6 @@ from ..optional import import_early, require
 from ..processes.collective import Processes, TorchProcesses
 from ..prompts.split import PromptSet
 from ..train.batch_limit import BatchLimit
-from ..train.config import TrainConfig
 from ..train.events import EvaluationProgress, Listener, broadcast, ignore
 from ..train.may_change import changes_since
 from ..watch.trackers import TRACKERS
@@ -47,6 +46,7 @@ def train(
     config: RunConfig,
     folder: Path,
     *,
+    goes_on: bool = False,
     listener: Listener = ignore,
     processes: Processes | None = None,
     shard: bool = False,
@@ -55,7 +55,8 @@ def train(
 
     Args:
         config: From :func:`~chunk_grpo_core.configfile.reading.read_config_file`.
-        folder: Run folder, new.
+        folder: Run folder; new, unless the run that is in it goes on.
+        goes_on: Whether it does; :func:`resume` reads the configuration for that.
         listener: Hears all events, in the first process; what it raises stops the run.
         processes: Those that train together, each calling this; this one alone if None.
         shard: Spread the frozen weights over them (FSDP2).
@@ -67,8 +68,31 @@ def train(
         ImportError: A package is missing.
     """
     run, processes = RunFolder(folder), processes or Processes()
-    processes.from_writer(run.check_free)
-    return _run(config, run, listener, processes, shard=shard, resume=False)
+    if not goes_on:
+        processes.from_writer(run.check_free)
+    prepared = _prepare(config, run, listener, processes, shard)
+    policy, settings = _load(config, prepared), config.settings
+    if config.needs_curve:
+        settings = config.train_config(_curve(config, policy, prepared))
+    # A call that one process of a sharded model tries again would be answered by no other.
+    limit = BatchLimit(size=settings.batch_size, may_halve=not shard)
+    outcome = run_experiment(
+        policy,
+        prepared.reward,
+        prepared.prompts.train,
+        prepared.prompts.held_out,
+        settings,
+        run,
+        resume=goes_on,
+        evaluation_seeds=config.run.pictures,
+        listener=prepared.listener,
+        limit=limit,
+        processes=processes,
+        tables=config.tables(),
+    )
+    few = prepared.prompts.train[:_CURVE_PROMPTS]
+    files = processes.from_writer(lambda: write_results(outcome, policy, run, few))
+    return TrainedRun(outcome, files, run.path)
 
 
 def resume(
@@ -108,7 +132,7 @@ def resume(
         return config
 
     config = processes.from_writer(read)
-    return _run(config, run, listener, processes, shard=shard, resume=True)
+    return train(config, folder, goes_on=True, listener=listener, processes=processes, shard=shard)
 
 
 @dataclass(frozen=True)
@@ -176,10 +200,8 @@ def _load(config: RunConfig, prepared: _Prepared) -> Policy:
     return policy
 
 
-def _settings(config: RunConfig, policy: Policy, prepared: _Prepared) -> TrainConfig:
-    """Settings of the training; measures the curve first if the plan is read off one."""
-    if not config.needs_curve:
-        return config.train_config()
+def _curve(config: RunConfig, policy: Policy, prepared: _Prepared) -> DynamicsCurve:
+    """Measure the curve that the plan is read off, in the first process."""
 
     def progress(fraction: float) -> None:
         prepared.listener(EvaluationProgress("curve", fraction))
@@ -189,37 +211,4 @@ def _settings(config: RunConfig, policy: Policy, prepared: _Prepared) -> TrainCo
             few = prepared.prompts.train[:_CURVE_PROMPTS]
             return measure_curve(policy, few, config.settings, progress)
 
-    return config.train_config(prepared.processes.from_writer(measure))
-
-
-def _run(
-    config: RunConfig,
-    folder: RunFolder,
-    listener: Listener,
-    processes: Processes,
-    *,
-    shard: bool,
-    resume: bool,
-) -> TrainedRun:
-    prepared = _prepare(config, folder, listener, processes, shard)
-    policy = _load(config, prepared)
-    settings = _settings(config, policy, prepared)
-    # A call that one process of a sharded model tries again would be answered by no other.
-    limit = BatchLimit(size=settings.batch_size, may_halve=not shard)
-    outcome = run_experiment(
-        policy,
-        prepared.reward,
-        prepared.prompts.train,
-        prepared.prompts.held_out,
-        settings,
-        folder,
-        resume=resume,
-        evaluation_seeds=config.run.pictures,
-        listener=prepared.listener,
-        limit=limit,
-        processes=processes,
-        tables=config.tables(),
-    )
-    few = prepared.prompts.train[:_CURVE_PROMPTS]
-    files = processes.from_writer(lambda: write_results(outcome, policy, folder, few))
-    return TrainedRun(outcome, files, folder.path)
+    return prepared.processes.from_writer(measure)

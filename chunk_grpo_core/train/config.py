@@ -230,6 +230,14 @@ PARTS: dict[str, type] = {
 """Settings whose keys have a dot: ``sde``, ``optimizer``, ... -> class of the part."""
 
 
+def is_setting(key: str) -> bool:
+    """Whether there is a setting with this dotted key; ``grid`` and ``plan`` are settings whole."""
+    part, _, name = key.rpartition(".")
+    return name in {item.name for item in fields(PARTS.get(part, TrainConfig))} and (
+        part in PARTS or (not part and name not in PARTS)
+    )
+
+
 def defaults() -> dict[str, object]:
     """Dotted key -> default, of all settings that have one."""
     values = dict(_defaults_of(TrainConfig))
