@@ -3,17 +3,21 @@
 # No ``from __future__ import annotations`` here: typer reads the annotations at run time.
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..configfile.record import read_settings
 from ..lora.files import convert_lora, load_lora, save_lora
 from ..runs.folder import RunFolder
+from ..train.config import TrainConfig
 from ..version import __version__
 from .demo import DemoResult, run_demo, tiny_config
 from .measure import analyze, evaluate, sample
@@ -65,10 +69,16 @@ def _root(
 @app.command()
 def demo(
     algorithm: Annotated[
-        Algorithm, typer.Option(help="chunk: chunks of 1, 2, 2, 3 steps. step: step-level GRPO.")
-    ] = Algorithm.chunk,
-    iterations: Annotated[int, typer.Option(min=1, help="Rollouts to train on.")] = 60,
-    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+        Algorithm | None,
+        typer.Option(
+            help="chunk (default): chunks of 1, 2, 2, 3 steps. step: step-level GRPO.",
+            show_default=False,
+        ),
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Rollouts to train on, by default 60.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything, by default 0.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: the next free runs/demo-NNN.")
     ] = None,
@@ -93,8 +103,11 @@ def demo(
     """
     torch.set_num_threads(threads)
     with clear_errors("go on with --resume"):
-        config = tiny_config(algorithm.value, iterations, seed)
         run_dir = out or (_newest_demo() if resume else _free_demo())
+        plan = algorithm and algorithm.value
+        options = {"algorithm": plan, "iterations": iterations, "seed": seed}
+        given = {name: value for name, value in options.items() if value is not None}
+        config = _settings_to_resume(run_dir, given) if resume else tiny_config(**given)
         with ProgressBar() as bar:
             result = run_demo(
                 config, run_dir, resume=resume, evaluation_seeds=pictures, listener=bar.listen
@@ -148,6 +161,13 @@ def _newest_demo() -> Path:
     if not demos:
         raise FileNotFoundError("there is no demo run under runs/ to resume; start one first")
     return demos[-1]
+
+
+def _settings_to_resume(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a demo's run.toml, with the options that were given."""
+    config, chosen = read_settings(folder), tiny_config(**given)
+    changed = {"plan" if name == "algorithm" else name for name in given}
+    return replace(config, **{name: getattr(chosen, name) for name in changed})
 
 
 def _print_result(result: DemoResult) -> None:

@@ -125,11 +125,16 @@ def settings_in(data: Mapping[str, Any]) -> TrainConfig:
 
 def _recorded(data: Mapping[str, Any], plan: PlanTable) -> ChunkPlan | None:
     """The plan of a record, with its curve, if it was read off one for what the file says now."""
-    recorded = data.get("record", {}).get("plan")
-    if recorded is None or recorded["written"] != asdict(plan):
-        return None
-    weights = None if recorded["weights"] == "none" else tuple(recorded["weights"])
-    return ChunkPlan.from_json({**recorded, "weights": weights})
+    try:
+        recorded = data.get("record", {}).get("plan")
+        if recorded is None or recorded["written"] != asdict(plan):
+            return None
+        weights = None if recorded["weights"] == "none" else tuple(recorded["weights"])
+        return ChunkPlan.from_json({**recorded, "weights": weights})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"[record.plan] is broken ({error!r}); take the table out to have the plan read anew"
+        ) from error
 
 
 def _check_top(data: Mapping[str, Any]) -> None:

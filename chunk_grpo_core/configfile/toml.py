@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from ..optional import require
@@ -26,7 +28,11 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def toml_value(value: object) -> str:
-    """Write a plain value; None becomes the text "none"."""
+    """Write a plain value; None becomes the text "none", a number of NumPy a number.
+
+    Raises:
+        ValueError: It is nothing that TOML has.
+    """
     if value is None:
         return '"none"'
     if isinstance(value, bool):
@@ -34,11 +40,14 @@ def toml_value(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, Mapping):
-        entries = (f"{json.dumps(key)} = {toml_value(item)}" for key, item in value.items())
-        return "{" + ", ".join(entries) + "}"
+        return "{" + ", ".join(entry(str(key), item) for key, item in value.items()) + "}"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+    if isinstance(value, Integral):
+        return repr(int(value))
+    if isinstance(value, Real):
+        return repr(float(value))
+    raise ValueError(f"{value!r} cannot be written into a TOML file; give a number, text or list")
 
 
 def toml_list(values: Sequence[object]) -> str:
@@ -47,8 +56,9 @@ def toml_list(values: Sequence[object]) -> str:
 
 
 def entry(name: str, value: object) -> str:
-    """Write one key with its value."""
-    return f"{name} = {toml_value(value)}"
+    """Write one key with its value; a key of other signs than A-Z, digits, _ and - is quoted."""
+    key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml_value(name)
+    return f"{key} = {toml_value(value)}"
 
 
 def comment(text: str, indent: str = "") -> list[str]:

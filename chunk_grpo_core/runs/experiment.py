@@ -89,17 +89,19 @@ class Outcome:
     def lora_metadata(self) -> dict[str, str]:
         """What the LoRA is and how it was made, as text, for the header of its file.
 
-        ``chunk_grpo_recipe`` holds all settings, by their dotted keys, as they were at the end, and
-        ``chunk_grpo_changes`` what was changed on the way; the plain entries repeat those people
-        look for.
+        ``chunk_grpo_recipe`` holds all settings, by their dotted keys, as the last iteration was
+        trained with, and ``chunk_grpo_changes`` what was changed on the way; the plain entries
+        repeat those people look for.
         """
         config = self.config
+        trained = [change for change in self.changes if change.iteration < self.iterations]
+        untrained = {c.key: c.old for c in self.changes if c.iteration >= self.iterations}
         return {
             "base_model": self.model,
             "reward": self.reward,
             "chunk_grpo_version": __version__,
-            "chunk_grpo_recipe": json.dumps(config.flat()),
-            "chunk_grpo_changes": json.dumps([asdict(change) for change in self.changes]),
+            "chunk_grpo_recipe": json.dumps({**config.flat(), **untrained}),
+            "chunk_grpo_changes": json.dumps([asdict(change) for change in trained]),
             "chunk_plan": ", ".join(map(str, config.plan.sizes if config.plan else ())),
             "steps": str(config.grid.steps),
             "iterations": str(self.iterations),

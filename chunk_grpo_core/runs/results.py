@@ -65,6 +65,8 @@ def write_pictures(outcome: Outcome, folder: RunFolder) -> tuple[Path, ...]:
     """
     plots = folder.plots
     before_after = save_png(outcome.before_after_grid(), plots / "before_after.png")
+    if not outcome.rows:  # metrics.jsonl was lost, and nothing was left to train
+        return (before_after,)
     return save_png(outcome.plot(), plots / "training.png"), before_after
 
 

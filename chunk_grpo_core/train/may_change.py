@@ -45,6 +45,7 @@ MAY_CHANGE: dict[str, str] = {
     "objective.kl_ref": _NUMBERS,
     "run.log": "who else is told the numbers",
     "run.pictures": "both sides of the measurement are measured anew",
+    "run.continue_from": "only the start; a checkpoint has taken its place",
     "run.folder": "the run stays where it is; for a new run from this file",
     "model.path": _FILE,
     "model.transformer": _FILE,

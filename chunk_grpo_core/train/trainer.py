@@ -101,7 +101,8 @@ class Trainer:
         self.policy, self.reward, self.config = policy, reward, config
         self.prompts = examples_of(prompts)
         self.iteration = 0
-        self._adapter, self._algorithm = trained_adapter(policy), algorithm or algorithm_of(config)
+        self._adapter = trained_adapter(policy)
+        self._algorithm = algorithm_of(config) if algorithm is None else algorithm
         self._processes = processes or Processes()
         self._shares = self._processes.shares(config.prompts_per_iteration, config.group_size)
         writes = self._processes.is_writer
@@ -121,7 +122,8 @@ class Trainer:
             check_cancel=check_cancel,
         )
         self._is_tested = not config.self_test
-        self._facts = facts or {}
+        named = {} if algorithm is None else {"algorithm": type(algorithm).__qualname__}
+        self._facts = {**named, **(facts or {})}
         self.changes: tuple[Change, ...] = ()
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from fakes import PROMPTS, Brightness, ToyPolicy, curve_of, toy_config
@@ -222,3 +223,50 @@ def test_a_lora_knows_its_iterations_when_the_metrics_are_lost(tmp_path):
     outcome = experiment(tmp_path, resume=True, iterations=3)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
     assert outcome.iterations == 3 and outcome.lora_metadata()["iterations"] == "3"
+
+
+def test_odd_keys_and_numbers_of_numpy_are_read_as_they_were_written(tmp_path):
+    metadata = {"mood \U0001f600": 1, "two words": "x", 'quo"te': 2.5, "plain": None}
+    record = Record(
+        model="m",
+        reward="r",
+        reward_fingerprint={"a/b \U0001f600": np.float64(0.5), "n": np.int64(3)},
+        train=(Example("a", metadata),),
+        held_out=(Example("b"), Example("c")),
+    )
+    rate = np.float64(3e-4)
+    config = toml_ready = toy_config(iterations=1, optimizer=OptimizerConfig(learning_rate=rate))
+    write_run(tmp_path, config, PYTHON, record)
+    assert read_settings(tmp_path).flat() == toml_ready.flat()
+    read = read_record(tmp_path)
+    assert read.reward_fingerprint == {"a/b \U0001f600": 0.5, "n": 3}
+    assert read.train[0].metadata.keys() == metadata.keys()
+
+
+def test_what_toml_has_not_is_refused_before_anything_is_written(tmp_path):
+    record = Record(
+        model="m",
+        reward="r",
+        reward_fingerprint={"path": tmp_path},
+        train=(Example("a"),),
+        held_out=(Example("b"), Example("c")),
+    )
+    with pytest.raises(ValueError, match="cannot be written"):
+        write_run(tmp_path, toy_config(iterations=1), PYTHON, record)
+    assert not (tmp_path / "run.toml").exists()
+
+
+def test_a_change_after_the_last_iteration_trained_nothing_and_is_not_in_the_lora(tmp_path):
+    experiment(tmp_path, iterations=2)
+    late = experiment(
+        tmp_path, resume=True, iterations=2, optimizer=OptimizerConfig(learning_rate=0.5)
+    )
+    header = late.lora_metadata()
+    assert json.loads(header["chunk_grpo_recipe"])["optimizer.learning_rate"] != 0.5
+    assert json.loads(header["chunk_grpo_changes"]) == []
+
+
+@pytest.mark.parametrize("broken", [5, {"plan": 3}, {"plan": {"sizes": [1]}}])
+def test_a_broken_recorded_plan_is_named(tmp_path, broken):
+    with pytest.raises(ValueError, match=r"\[record.plan\] is broken"):
+        read_config({**TINY, "record": broken}, tmp_path, "x")
