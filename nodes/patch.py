@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from ..chunk_grpo_core.method.windows import WindowConfig, check_noise
 from ..chunk_grpo_core.presets import PRESETS, preset_values
-from ..chunk_grpo_core.train.config import PARTS, TrainConfig
+from ..chunk_grpo_core.train.config import PARTS, TrainConfig, setting_keys
 
 __all__ = [
     "PRESET",
@@ -151,12 +151,8 @@ def _names(owner: type, part: str, settings: Patch) -> Iterator[str]:
 
 
 def _check_keys(patch: Patch) -> None:
-    valid = [PRESET, *(f"{_MODEL}{field.name}" for field in fields(ModelSettings))]
-    for field in fields(TrainConfig):
-        if field.name in PARTS:
-            valid += [f"{field.name}.{inner.name}" for inner in fields(PARTS[field.name])]
-        else:
-            valid.append(field.name)
+    of_model = (f"{_MODEL}{field.name}" for field in fields(ModelSettings))
+    valid = [PRESET, *of_model, *setting_keys()]
     for key in patch:
         if key not in valid:
             near = difflib.get_close_matches(key, valid, n=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import get_type_hints
 
 from ..algorithms import algorithm_of
@@ -24,7 +25,15 @@ from ..method.rules import SdeConfig
 from ..method.schedule import TimeGrid
 from ..method.windows import WindowConfig
 
-__all__ = ["OPTIMIZERS", "PARTS", "OptimizerConfig", "TrainConfig", "defaults"]
+__all__ = [
+    "OPTIMIZERS",
+    "PARTS",
+    "OptimizerConfig",
+    "TrainConfig",
+    "defaults",
+    "is_setting",
+    "setting_keys",
+]
 
 OPTIMIZERS = ("adamw", "adamw8bit")
 """Values of ``optimizer.name``."""
@@ -230,12 +239,17 @@ PARTS: dict[str, type] = {
 """Settings whose keys have a dot: ``sde``, ``optimizer``, ... -> class of the part."""
 
 
+@cache
+def setting_keys() -> tuple[str, ...]:
+    """The dotted keys of all settings; ``grid`` and ``plan`` are settings whole."""
+    plain = [item.name for item in fields(TrainConfig) if item.name not in PARTS]
+    dotted = [f"{part}.{item.name}" for part, kind in PARTS.items() for item in fields(kind)]
+    return (*plain, *dotted)
+
+
 def is_setting(key: str) -> bool:
-    """Whether there is a setting with this dotted key; ``grid`` and ``plan`` are settings whole."""
-    part, _, name = key.rpartition(".")
-    return name in {item.name for item in fields(PARTS.get(part, TrainConfig))} and (
-        part in PARTS or (not part and name not in PARTS)
-    )
+    """Whether there is a setting with this dotted key."""
+    return key in setting_keys()
 
 
 def defaults() -> dict[str, object]:
