@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.method.solvers import SOLVERS
-from ..chunk_grpo_core.method.windows import NOISE, WINDOWS
+from .patch import declared
 from .setting_inputs import INHERIT, KEEP, SettingInput, inputs_of
 from .settings_node import SettingsNode
 from .types import BUILD_ON, CATEGORY, SettingsSocket, settings_outputs
 from .validation import verdict
 
 __all__ = ["GRPOExploration"]
-
-_LONGEST = 200
-"""Chunks of the largest window."""
 
 _SETTINGS = (
     SettingInput(
@@ -23,14 +19,12 @@ _SETTINGS = (
         "Steps of the rollouts that take noise. all: every one (the paper). window: those of the "
         "window (MixGRPO, arXiv 2507.21802). drawn: of each picture, those it will be trained on. "
         "Less noise gives cleaner pictures to judge.",
-        choices=NOISE,
     ),
     SettingInput(
         "ode_solver",
         "ode_solver",
         "What steps without noise follow. dpm2 (DPM-Solver++, MixGRPO-Flash) is more exact with "
         "few steps; it needs noise window or drawn.",
-        choices=SOLVERS,
     ),
     SettingInput(
         "window",
@@ -38,29 +32,23 @@ _SETTINGS = (
         "Chunks that an iteration may train. all: every one (the paper). fixed: always the same, "
         "for example the first ones. sliding: moves from noise to data, and back (MixGRPO). "
         "random: anywhere, anew in each iteration.",
-        choices=WINDOWS,
     ),
     SettingInput(
         "window_chunks",
         "window.chunks",
         "Chunks in the window; fewer cost less time. MixGRPO: 4, with one step in each. Not used "
         "by window all.",
-        least=1,
-        most=_LONGEST,
     ),
     SettingInput(
         "window_start",
         "window.start",
         "First chunk of a fixed window, and of a sliding one at the start; 0 is the one at pure "
         "noise.",
-        most=_LONGEST - 1,
     ),
     SettingInput(
         "window_stride",
         "window.stride",
         "Chunks by which a sliding window moves, at most window_chunks. MixGRPO: 1.",
-        least=1,
-        most=_LONGEST,
         is_rare=True,
     ),
     SettingInput(
@@ -68,12 +56,11 @@ _SETTINGS = (
         "window.every",
         "Iterations after which a sliding window moves. MixGRPO: 25. Lower it in short trainings, "
         "or the window never reaches the end.",
-        least=1,
-        most=100_000,
     ),
 )
 
-_FITTING = {"noise": "drawn", "window.kind": "fixed", "window.chunks": _LONGEST}
+_LARGEST = declared("window.chunks").limits.range.most
+_FITTING = {"noise": "drawn", "window.kind": "fixed", "window.chunks": _LARGEST}
 """Values that contradict none: they stand for what the settings that come in may say."""
 
 

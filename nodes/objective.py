@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.method.advantage import CENTRES, COMBINATIONS, SCALES
-from ..chunk_grpo_core.method.objective import RATIOS, STEP_WEIGHTS, TRUST_REGIONS
 from .setting_inputs import INHERIT, SettingInput, inputs_of
 from .settings_node import SettingsNode
 from .types import BUILD_ON, CATEGORY, SettingsSocket, settings_outputs
@@ -19,7 +17,6 @@ _SETTINGS = (
         "objective.ratio",
         "chunk: all steps of a chunk share one ratio and one clip (arXiv 2510.21583, Eq. 15). "
         "step: each step has its own, as in Flow-GRPO; for comparisons.",
-        choices=RATIOS,
         is_rare=True,
     ),
     SettingInput(
@@ -28,7 +25,6 @@ _SETTINGS = (
         "What keeps an update small. clip: PPO's clip of the ratio, as in all presets. kl-mask: no "
         "clip; a sample is held back once its exact KL passes kl_threshold (Flow-DPPO, arXiv "
         "2606.11025).",
-        choices=TRUST_REGIONS,
         is_rare=True,
     ),
     SettingInput(
@@ -36,8 +32,6 @@ _SETTINGS = (
         "objective.kl_threshold",
         "Only for kl-mask: largest KL per latent dimension. 0.00001 in Flow-DPPO. Lower it if "
         "pictures break, raise it if nothing is learnt.",
-        least=1e-7,
-        most=1.0,
         step=1e-7,
         is_rare=True,
     ),
@@ -46,16 +40,12 @@ _SETTINGS = (
         "objective.clip_low",
         "How far a ratio may fall below 1. Set it for an asymmetric clip, or to 0.000002 to "
         "0.000004 with ratio_norm.",
-        least=1e-7,
-        most=0.5,
         step=1e-7,
     ),
     SettingInput(
         "clip_high",
         "objective.clip_high",
         "How far a ratio may rise above 1. More than clip_low lets rare good samples gain weight.",
-        least=1e-7,
-        most=0.5,
         step=1e-7,
     ),
     SettingInput(
@@ -71,7 +61,6 @@ _SETTINGS = (
         "How much each step counts. equal: the paper's. guard: 1 / abs(dt) (GRPO-Guard), more for "
         "the short steps. tempflow: the std of the step's noise (TempFlow-GRPO, arXiv 2508.04324), "
         "more for early steps.",
-        choices=STEP_WEIGHTS,
         is_rare=True,
     ),
     SettingInput(
@@ -80,7 +69,6 @@ _SETTINGS = (
         "Pull towards the base model: weight of mean (v - v_base)^2. 0.001 (Flow-Factory's advice, "
         "as in safe-lora) against reward hacking, more if pictures still degrade; costs one more "
         "forward pass. 0: off.",
-        most=100.0,
         step=1e-5,
     ),
     SettingInput(
@@ -88,7 +76,6 @@ _SETTINGS = (
         "objective.kl_ref_k3",
         "The KL term of Eq. 14 of the paper to the base model, estimated from the ratio (k3). Its "
         "size depends on the noise of the step: prefer kl_ref, unless you repeat a paper. 0: off.",
-        most=100.0,
         step=1e-5,
         is_rare=True,
     ),
@@ -97,7 +84,6 @@ _SETTINGS = (
         "objective.kl_old",
         "Pull towards the policy that made the rollout (kl_coeff of the official code, 0 there). "
         "Acts only from the second update of a rollout on. 0: off.",
-        most=100.0,
         step=1e-5,
         is_rare=True,
     ),
@@ -107,14 +93,12 @@ _SETTINGS = (
         "What scores minus their centre are divided by. group-std: the std of the group (Eq. 4). "
         "global-std: that of the iteration (Flow-GRPO), so that groups which differ little count "
         "little. none: nothing (Dr. GRPO).",
-        choices=SCALES,
     ),
     SettingInput(
         "advantage_centre",
         "advantage.centre",
         "mean: the paper's. median: as many samples are pushed as pulled; for rewards with a few "
         "extreme scores (use_half_half_adv of the official code).",
-        choices=CENTRES,
         is_rare=True,
     ),
     SettingInput(
@@ -123,8 +107,6 @@ _SETTINGS = (
         "Train only this many best and this many worst pictures of a group (DanceGRPO's "
         "best-of-N); at most half of group_size. Saves time with large groups, if there is no KL "
         "penalty. 0: all.",
-        least=1,
-        most=128,
         is_rare=True,
     ),
     SettingInput(
@@ -133,7 +115,6 @@ _SETTINGS = (
         "For several rewards. rewards: add them up by weight, then compare. advantages: compare "
         "each on its own, then add up (GDPO, arXiv 2601.05242), so that none wins by its scale. "
         "Changes nothing for one reward.",
-        choices=COMBINATIONS,
     ),
 )
 

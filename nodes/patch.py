@@ -11,10 +11,11 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 from ..chunk_grpo_core.method.windows import WindowConfig, check_noise
 from ..chunk_grpo_core.presets import PRESETS, preset_values
+from ..chunk_grpo_core.settings.declared import Limits, limits_of
 from ..chunk_grpo_core.train.config import PARTS, TrainConfig, setting_keys
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "is_training_setting",
     "model_settings",
     "plain",
+    "span",
 ]
 
 Patch = Mapping[str, object]
@@ -47,7 +49,7 @@ class ModelSettings:
 class Declared(NamedTuple):
     """A setting as the dataclass that owns it declares it."""
 
-    kind: Any
+    limits: Limits
     default: Any
 
 
@@ -69,7 +71,14 @@ def declared(key: str) -> Declared:
     part, _, name = key.rpartition(".")
     owner = ModelSettings if part == _MODEL[:-1] else PARTS[part] if part else TrainConfig
     defaults = {field.name: field.default for field in fields(owner)}
-    return Declared(get_type_hints(owner)[name], defaults[name])
+    return Declared(limits_of(owner)[name], defaults[name])
+
+
+def span(key: str) -> dict[str, Any]:
+    """``min`` and ``max`` of the input that sets a number."""
+    limits = declared(key).limits
+    bounds = limits.range
+    return {"min": limits.kind(bounds.least), "max": limits.kind(bounds.most)}
 
 
 def plain(value: object) -> str:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..chunk_grpo_core.method.rules import RULES, SdeConfig
 from ..chunk_grpo_core.method.schedule import shifted_grid
 from .bridge.sampler import check_part, flow_sde_sampler
+from .patch import span
 from .types import CATEGORY
 from .validation import verdict
 
@@ -41,8 +42,7 @@ class FlowSDESampler(io.ComfyNode):
                 io.Float.Input(
                     "eta",
                     default=default.eta,
-                    min=0.0,
-                    max=2.0,
+                    **span("sde.eta"),
                     step=0.05,
                     tooltip="How much noise each step adds. 0.7 in the paper. More explores more, "
                     "but with few steps the pictures get rough.",

@@ -1,17 +1,18 @@
 """Inputs of the settings nodes; a table of them makes a node (``settings_node.py``).
 
 Every input has a value that inherits, and starts with it: ``inherit`` of a choice, -1 of a number,
-an empty text. Type and default come from the setting itself.
+an empty text. Type, range, choices and default come from the setting itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, get_args
+from typing import Any
 
 from comfy_api.latest import io
 
+from ..chunk_grpo_core.settings.declared import Limits, OneOf
 from .patch import declared, plain
 
 __all__ = ["INHERIT", "KEEP", "SettingInput", "inputs_of"]
@@ -34,13 +35,8 @@ class SettingInput:
     _: KW_ONLY
     also: str = ""
     """A second key that gets the same value."""
-    least: float = 0
-    """Of a number, smallest value that sets something."""
-    most: float = 0
     step: float = 1
     """Of a number: what the arrows add, and the last digit that is kept."""
-    choices: Collection[str] = ()
-    """Of a text: what there is to choose from; empty lets people write."""
     is_rare: bool = False
     """Shown among the advanced inputs, where ComfyUI has those."""
 
@@ -50,22 +46,17 @@ class SettingInput:
         return (self.key, self.also) if self.also else (self.key,)
 
     @property
-    def kind(self) -> type:
-        """Type of the setting, without None."""
-        annotated = declared(self.key).kind
-        return next((k for k in get_args(annotated) if k is not type(None)), annotated)
-
-    @property
-    def can_be_none(self) -> bool:
-        """Whether None is a value: ``auto`` of a choice, 0 of a number."""
-        return type(None) in get_args(declared(self.key).kind)
+    def limits(self) -> Limits:
+        """What the setting may hold; None, if it may, is ``auto`` of a choice, 0 of a number."""
+        return declared(self.key).limits
 
     @property
     def options(self) -> dict[str, object]:
         """What can be chosen -> value of the setting; empty if it is no choice."""
-        if self.kind is bool:
-            return {**({"auto": None} if self.can_be_none else {}), **_BOOLEANS}
-        return {choice: choice for choice in self.choices}
+        if self.limits.kind is bool:
+            return {**({"auto": None} if self.limits.can_be_none else {}), **_BOOLEANS}
+        bounds = self.limits.bounds
+        return {name: name for name in bounds.choices} if isinstance(bounds, OneOf) else {}
 
     def input(self) -> Any:
         """The input in the schema of the node."""
@@ -77,16 +68,16 @@ class SettingInput:
                 optional=True,
                 tooltip=self._tooltip(INHERIT),
             )
-        elif self.kind is str:
+        elif self.limits.kind is str:
             made = io.String.Input(
                 self.name, default="", optional=True, tooltip=self._tooltip("Empty")
             )
-        elif self.kind is int:
+        elif self.limits.kind is int:
             made = io.Int.Input(
                 self.name,
                 default=KEEP,
                 min=KEEP,
-                max=int(self.most),
+                max=int(self.limits.range.most),
                 optional=True,
                 tooltip=self._tooltip(KEEP),
             )
@@ -95,7 +86,7 @@ class SettingInput:
                 self.name,
                 default=float(KEEP),
                 min=float(KEEP),
-                max=self.most,
+                max=float(self.limits.range.most),
                 step=self.step,
                 round=self.step,
                 optional=True,
@@ -118,16 +109,14 @@ class SettingInput:
                 choices = ", ".join((INHERIT, *self.options))
                 raise ValueError(f"{self.name} is {given!r}; it must be one of {choices}")
             value = self.options[given]
-        elif self.kind is str:
-            value = given
-        elif self.can_be_none and given == 0:
+        elif self.limits.can_be_none and given == 0:
             value = None
-        elif self.least <= given <= self.most:
-            value = self.kind(given)
+        elif self.limits.allow(given):
+            value = self.limits.kind(given)
         else:
             raise ValueError(
-                f"{self.name} is {plain(given)}; it must be in {plain(self.least)}.."
-                f"{plain(self.most)}, or {KEEP} for that of the settings that come in"
+                f"{self.name} is {plain(given)}; it must be {self.limits.allowed}, or "
+                f"{KEEP} for that of the settings that come in"
             )
         return dict.fromkeys(self.keys, value)
 

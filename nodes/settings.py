@@ -5,7 +5,6 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..chunk_grpo_core.lora.adapter import TARGET_PRESETS, target_pattern
-from ..chunk_grpo_core.train.config import OPTIMIZERS
 from .setting_inputs import SettingInput, inputs_of
 from .settings_node import SettingsNode
 from .types import BUILD_ON, CATEGORY, SettingsSocket, settings_outputs
@@ -20,16 +19,12 @@ _SETTINGS = (
         "How far the probability ratio of a chunk may move from 1 before its gradient is cut. "
         "Ratios are means over all latent dimensions, so this is tiny: 0.00005 in the paper.",
         also="objective.clip_high",
-        least=1e-7,
-        most=0.5,
         step=1e-7,
     ),
     SettingInput(
         "advantage_clamp",
         "advantage.clamp",
         "Largest advantage of one sample.",
-        least=0.1,
-        most=100.0,
         step=0.1,
         is_rare=True,
     ),
@@ -38,8 +33,6 @@ _SETTINGS = (
         "chunk_fraction",
         "Part of the chunks each sample trains on. 0.5 in the paper; 1 costs twice the time per "
         "update.",
-        least=0.01,
-        most=1.0,
         step=0.01,
     ),
     SettingInput(
@@ -47,8 +40,6 @@ _SETTINGS = (
         "optimizer.updates_per_rollout",
         "Optimiser steps per iteration; the prompts are shared out among them. Not more than "
         "prompts_per_iteration.",
-        least=1,
-        most=64,
         is_rare=True,
     ),
     SettingInput(
@@ -56,15 +47,12 @@ _SETTINGS = (
         "optimizer.epochs",
         "How often each rollout is trained on. More reuses pictures, but moves away from the "
         "policy that made them.",
-        least=1,
-        most=16,
         is_rare=True,
     ),
     SettingInput(
         "weight_decay",
         "optimizer.weight_decay",
         "AdamW weight decay.",
-        most=1.0,
         step=1e-5,
         is_rare=True,
     ),
@@ -72,8 +60,6 @@ _SETTINGS = (
         "max_grad_norm",
         "optimizer.max_grad_norm",
         "Longer gradients are scaled down to this length.",
-        least=0.001,
-        most=100.0,
         step=0.001,
         is_rare=True,
     ),
@@ -95,15 +81,11 @@ _SETTINGS = (
         "batch_size",
         "Pictures in one call of the model. 0: a whole group at once. When memory runs out, it is "
         "halved and the call is made again; the result is the same up to rounding.",
-        least=1,
-        most=256,
     ),
     SettingInput(
         "checkpoint_every",
         "checkpoint_every",
         "Iterations between checkpoints; a stopped run goes on from the last.",
-        least=1,
-        most=1000,
     ),
     SettingInput(
         "rs_lora",
@@ -117,7 +99,6 @@ _SETTINGS = (
         "optimizer.warmup_updates",
         "Updates over which the learning rate rises to its value. 10 to 50 if the first iterations "
         "break pictures; 0 in the sources.",
-        most=100_000,
         is_rare=True,
     ),
     SettingInput(
@@ -126,8 +107,6 @@ _SETTINGS = (
         "Above 0 the LoRA that you get is a moving average: over about 1 / (1 - ema_decay) "
         "updates, fewer early in a run. 0 gives that of the last update. Flow-GRPO and DanceGRPO "
         "average; use it in runs of some hundred updates whose reward jumps.",
-        least=1e-4,
-        most=0.9999,
         step=1e-4,
     ),
     SettingInput(
@@ -151,7 +130,6 @@ _SETTINGS = (
         "optimizer.name",
         "adamw8bit keeps AdamW's moments in 8 bits: 2 bytes for each number of the LoRA instead "
         "of 8. Needs the package bitsandbytes; not tested on a GPU.",
-        choices=OPTIMIZERS,
     ),
     SettingInput(
         "activation_offloading",
@@ -164,15 +142,12 @@ _SETTINGS = (
         "evaluate_every",
         "Iterations between measurements on the held-out prompts, for the monitor and the log. "
         "Each takes as long as the one before training. 0: before and after only.",
-        most=100_000,
     ),
     SettingInput(
         "update_batch_size",
         "update_batch_size",
         "Pictures in one call of the model during updates, which need much more memory than "
         "sampling does. 0: as batch_size. The result is the same up to rounding.",
-        least=1,
-        most=256,
         is_rare=True,
     ),
 )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
+from ..chunk_grpo_core.algorithms import algorithm_of
 from ..chunk_grpo_core.lora.adapter import LoraConfig
 from ..chunk_grpo_core.method.chunks import ChunkPlan
 from ..chunk_grpo_core.method.plan_mismatches import plan_mismatches
@@ -20,7 +21,7 @@ from .bridge.host import safe_name
 from .bridge.monitor import Asker
 from .bridge.sampler import sde_of
 from .bridge.training import RunRequest, train_lora
-from .patch import Patch, is_training_setting, model_settings
+from .patch import Patch, is_training_setting, model_settings, span
 from .types import (
     CATEGORY,
     LogSocket,
@@ -64,49 +65,43 @@ class TrainLoRA(io.ComfyNode):
                 io.Int.Input(
                     "iterations",
                     default=100,
-                    min=1,
-                    max=100_000,
+                    **span("iterations"),
                     tooltip="Rounds of sampling, scoring and updating.",
                 ),
                 io.Int.Input(
                     "prompts_per_iteration",
                     default=4,
-                    min=1,
-                    max=256,
+                    **span("prompts_per_iteration"),
                     tooltip="Groups in one iteration.",
                 ),
                 io.Int.Input(
                     "group_size",
                     default=12,
-                    min=2,
-                    max=256,
+                    **span("group_size"),
                     tooltip="Pictures of each prompt that are compared with each other. Below 8 "
                     "the comparison gets noisy and the reward may fall.",
                 ),
                 io.Float.Input(
                     "learning_rate",
                     default=OptimizerConfig().learning_rate,
-                    min=1e-7,
-                    max=0.1,
+                    **span("optimizer.learning_rate"),
                     step=1e-7,
                     round=1e-7,
                     tooltip="For a LoRA 0.0001 to 0.001. Too high shows as grids and burnt "
                     "colours while the reward still rises.",
                 ),
-                io.Int.Input("rank", default=lora.rank, min=1, max=512, tooltip="LoRA rank."),
+                io.Int.Input("rank", default=lora.rank, **span("lora.rank"), tooltip="LoRA rank."),
                 io.Float.Input(
                     "alpha",
                     default=lora.alpha,
-                    min=0.1,
-                    max=1024.0,
+                    **span("lora.alpha"),
                     step=0.5,
                     tooltip="LoRA scale is alpha / rank, or alpha / sqrt(rank) with rs_lora.",
                 ),
                 io.Int.Input(
                     "seed",
                     default=0,
-                    min=0,
-                    max=2**63 - 1,
+                    **span("seed"),
                     control_after_generate=False,
                     tooltip="Seed of everything: the same seed gives the same LoRA.",
                 ),
@@ -218,6 +213,7 @@ class TrainLoRA(io.ComfyNode):
         of_model = model_settings(patch)
         for_training = {key: value for key, value in patch.items() if is_training_setting(key)}
         config = TrainConfig.of({**for_training, **from_inputs})
+        algorithm_of(config)  # refuses what does not suit it before the MODEL is loaded
         lora, log = train_lora(
             model=model,
             vae=vae,

@@ -23,6 +23,7 @@ FOLDERS = (
     "disk",
     "processes",
     "prompts",
+    "settings",
     "lora",
     "method",
     "algorithms",

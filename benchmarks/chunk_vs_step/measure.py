@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from chunk_grpo_core.lora.adapter import LoraConfig
+from chunk_grpo_core.measure.sampling import roll_out
 from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.dynamics import DynamicsCurve, dynamics_curve
-from chunk_grpo_core.method.noise import Noise, derive_seed
-from chunk_grpo_core.method.rollout import rollout
+from chunk_grpo_core.method.noise import derive_seed
 from chunk_grpo_core.method.rules import RULES, SdeConfig
 from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.models.tiny.model import LATENT_SHAPE, TinyFlux, load_tiny_flux, sample_latents
@@ -64,22 +64,11 @@ def _policy(lora: LoraConfig, seed: int) -> tuple[TinyFlux, FluxPolicy]:
 def measure_curves() -> dict[str, object]:
     """Relative-L1 curves of the base model under every rule, by rule name."""
     _, policy = _policy(LoraConfig(), 0)
-    curves = {}
+    curves, prompts = {}, TRAINING[:8]
+    seeds = [derive_seed("curve", index) for index in range(len(prompts))]
     for rule in RULES:
         sde = SdeConfig(rule=rule, eta=SDE.eta)
-        groups = policy.run(
-            lambda velocity, sde=sde: [
-                rollout(
-                    velocity,
-                    text,
-                    GRID,
-                    sde,
-                    Noise(False, derive_seed("curve", index), 12),
-                    policy.latent_shape,
-                )
-                for index, text in enumerate(TRAINING[:8])
-            ]
-        )
+        groups = roll_out(policy, prompts, GRID, sde, group_size=12, seeds=seeds)
         curves[rule] = dynamics_curve(groups, policy.name).to_json()
     return curves
 

@@ -12,7 +12,7 @@ from typing import Any
 from .algorithm import Algorithm
 from .chunk_grpo import ChunkGrpo
 
-__all__ = ["ALGORITHMS", "algorithm_of"]
+__all__ = ["ALGORITHMS", "algorithm_of", "name_of"]
 
 ALGORITHMS: dict[str, Callable[[Any], Algorithm[Any, Any]]] = {"chunk_grpo": ChunkGrpo}
 """Value of the setting ``algorithm`` -> what makes one from a TrainConfig, or refuses it."""
@@ -29,3 +29,9 @@ def algorithm_of(config: Any) -> Algorithm[Any, Any]:
             f"algorithm is {config.algorithm!r}; it must be one of {', '.join(ALGORITHMS)}"
         )
     return ALGORITHMS[config.algorithm](config)
+
+
+def name_of(algorithm: Algorithm[Any, Any]) -> str:
+    """Name of an algorithm for records: that of its setting, or of its class."""
+    kind = type(algorithm)
+    return next((name for name, made in ALGORITHMS.items() if made is kind), kind.__qualname__)

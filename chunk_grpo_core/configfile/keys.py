@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 from ..models.family import ModelTable
 from ..models.registry import FAMILIES
 from ..prompts.split import PromptConfig
+from ..settings.declared import OneOf, Range, limits_of
 from ..train.config import PARTS, TrainConfig
 from .run_config import GridTable, PlanTable, PromptTable, RunTable
 
@@ -150,18 +151,25 @@ def _of(
     kind: type, table: str, prefix: str | None = None, paths: Set[str] = frozenset()
 ) -> dict[str, Key]:
     """Keys for all fields of a dataclass; ``prefix`` if they are settings of the training."""
-    hints, docs = get_type_hints(kind), _field_docs(kind)
+    hints, docs, limits = get_type_hints(kind), _field_docs(kind), limits_of(kind)
     return {
         field.name: Key(
             table,
             field.name,
             hints[field.name],
-            docs.get(field.name, ""),
+            _with_range(docs.get(field.name, ""), limits[field.name].bounds),
             "" if prefix is None else prefix + field.name,
             field.name in paths,
         )
         for field in fields(kind)
     }
+
+
+def _with_range(doc: str, bounds: Range | OneOf | None) -> str:
+    """What a key means, and the numbers that it may have."""
+    if not isinstance(bounds, Range):
+        return doc
+    return f"{doc} Allowed: {str(bounds).removeprefix('from ')}.".strip()
 
 
 def _field_docs(kind: type) -> Mapping[str, str]:

@@ -20,6 +20,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..algorithms import algorithm_of
 from ..method.chunks import ChunkPlan, per_step_plan
 from ..method.schedule import TimeGrid, shifted_grid
 from ..models.registry import FAMILIES, ChosenModel, family_named
@@ -99,6 +100,7 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
         settings=TrainConfig.of(patch),
         run=_table(RunTable, values, "run"),
     )
+    algorithm_of(config.settings)  # refuses settings that do not suit it
     if strange := set(config.run.log) - set(TRACKERS):
         raise ValueError(f"run.log has {min(strange)!r}; it may have {', '.join(TRACKERS)}")
     return config

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from ..method.chunks import ChunkPlan
 from ..method.dynamics import DynamicsCurve
 from ..method.plan_text import needs_curve, read_plan, read_weights, weights_need_curve
 from ..models.registry import ChosenModel
 from ..prompts.split import PromptConfig, PromptSet
+from ..settings.declared import Range, check_settings
 from ..train.config import TrainConfig
 
 __all__ = ["GridTable", "PlanTable", "PromptTable", "RewardEntry", "RunConfig", "RunTable"]
@@ -79,16 +80,15 @@ class RunTable:
 
     folder: str = ""
     """Run folder, which must be new; empty for runs/<name of this file>-001 and so on."""
-    pictures: int = 4
-    """Pictures of each held-out prompt, before and after training; 1 or more."""
+    pictures: Annotated[int, Range(1, 1024)] = 4
+    """Pictures of each held-out prompt, before and after training."""
     continue_from: str = ""
     """A LoRA file to train on from."""
     log: tuple[str, ...] = ()
     """Also log to "tensorboard", "wandb". metrics.jsonl is always written."""
 
     def __post_init__(self) -> None:
-        if self.pictures < 1:
-            raise ValueError(f"run.pictures is {self.pictures}; it must be 1 or more")
+        check_settings(self, "run")
 
 
 @dataclass(frozen=True, kw_only=True)

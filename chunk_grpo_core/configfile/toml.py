@@ -24,7 +24,10 @@ def parse_toml(text: str) -> dict[str, Any]:
         ValueError: It is not TOML; the message names line and column.
     """
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
-    return require(name, "To read a configuration file").loads(text)
+    try:
+        return require(name, "To read a configuration file").loads(text)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply; settings need three levels") from None
 
 
 def toml_value(value: object) -> str:

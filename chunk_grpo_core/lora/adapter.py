@@ -17,12 +17,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..optional import require
+from ..settings.declared import Range, check_settings
 from .low_rank import add_low_rank
 
 __all__ = [
@@ -63,10 +64,10 @@ A family of diffusers models has its own expressions under the same names (``mod
 class LoraConfig:
     """Size and place of the adapter."""
 
-    rank: int = 16
-    """Rank r, 1 or more."""
-    alpha: float = 32.0
-    """Numerator of the scale, above 0."""
+    rank: Annotated[int, Range(1, 4096)] = 16
+    """Rank r."""
+    alpha: Annotated[float, Range(1e-3, 65536)] = 32.0
+    """Numerator of the scale."""
     rs: bool = False
     """Scale by alpha / sqrt(rank) (rsLoRA) instead of alpha / rank: the size of the update then
     does not shrink as the rank grows."""
@@ -75,10 +76,7 @@ class LoraConfig:
     whole module name."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"lora.rank is {self.rank}; it must be 1 or more")
-        if not self.alpha > 0:
-            raise ValueError(f"lora.alpha is {self.alpha}; it must be above 0")
+        check_settings(self, "lora")
         target_pattern(self.targets)
 
     @property

@@ -5,7 +5,6 @@ Legend: P prompts, S seeds for each prompt.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +18,9 @@ from ..method.reward import (
     NothingScored,
     Reward,
     RewardBatch,
-    RewardFailed,
     check_scored,
     last_error,
+    score_or_mask,
 )
 from ..method.schedule import TimeGrid
 from ..prompts.example import Example, Prompt, examples_of
@@ -29,8 +28,6 @@ from ..train.batch_limit import BatchLimit
 from .sampling import draw
 
 __all__ = ["Evaluation", "Interval", "evaluate", "paired_gain", "prompt_gains", "win_rate"]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -167,12 +164,7 @@ def evaluate(
     )
     batches, images = [], []
     for example, pictures in zip(examples, pictures_of_prompts, strict=True):
-        try:
-            batch = reward.score(pictures, [example] * seeds)
-        except RewardFailed as error:
-            log.warning("the pictures of %r have no reward: %s", example.text, error)
-            batch = RewardBatch.failed(seeds, str(error))
-        batches.append(batch)
+        batches.append(score_or_mask(reward, pictures, [example] * seeds))
         images.append(pictures[0])
     details = [batch.details for batch in batches]
     unknown = torch.full((seeds,), torch.nan)  # a reward that fails has no extras

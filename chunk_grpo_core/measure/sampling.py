@@ -1,4 +1,4 @@
-"""Draw pictures of given prompts from fixed noise, without sampling noise.
+"""Draw pictures of given prompts from fixed noise; roll groups of them out with noise.
 
 Legend: S pictures of each prompt.
 """
@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from ..method.cancel import CheckCancel, never_cancel
+from ..method.noise import Noise
 from ..method.policy import Policy, Velocity
+from ..method.rollout import Trajectory, rollout
+from ..method.rules import SdeConfig
 from ..method.schedule import TimeGrid
 from ..method.walk import sample_ode
 from ..prompts.example import Prompt
 from ..train.batch_limit import BatchLimit
 
-__all__ = ["draw"]
+__all__ = ["draw", "roll_out"]
 
 
 @torch.no_grad()
@@ -88,3 +91,51 @@ def draw(
         return decode_limit.join(policy.decode, x_0)
 
     return map(decode, policy.run(sample))
+
+
+def roll_out(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    grid: TimeGrid,
+    sde: SdeConfig,
+    *,
+    group_size: int,
+    seeds: Sequence[int],
+    limit: BatchLimit | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+    check_cancel: CheckCancel = never_cancel,
+) -> list[Trajectory]:
+    """Roll out a group of every prompt, in one phase of the policy; no two samples share noise.
+
+    Args:
+        policy: Model; its adapter is used as it is.
+        prompts: One group for each.
+        grid: Noise levels.
+        sde: The rule of the steps.
+        group_size: Samples of each prompt, 1 or more.
+        seeds: Seed of the noise of each prompt.
+        limit: Samples that fit into memory at once; as many as do when None.
+        progress: Called with the fraction done.
+        check_cancel: Called after every call of the model.
+    """
+    limit = limit or BatchLimit()
+
+    def sample(velocity: Velocity) -> list[Trajectory]:
+        groups = []
+        for example, seed in zip(prompts, seeds, strict=True):
+            group = rollout(
+                limit.fit(velocity),
+                example,
+                grid,
+                sde,
+                Noise(False, seed, group_size),
+                policy.latent_shape,
+                device=policy.device,
+                batch_size=limit.size,
+                check_cancel=check_cancel,
+            )
+            groups.append(group)
+            progress(len(groups) / len(prompts))
+        return groups
+
+    return policy.run(sample)

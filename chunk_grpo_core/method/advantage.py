@@ -20,10 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ..settings.declared import OneOf, Range, check_settings
 from .reward import RewardBatch
 
 __all__ = [
@@ -48,38 +50,29 @@ _MIN_STD = 1e-6
 class AdvantageConfig:
     """How rewards become advantages."""
 
-    clamp: float = 5.0
-    """Largest absolute advantage, above 0; the last thing that is done to it."""
-    scale: str = "group-std"
+    clamp: Annotated[float, Range(1e-3, 1000)] = 5.0
+    """Largest absolute advantage; the last thing that is done to it."""
+    scale: Annotated[str, OneOf(SCALES)] = "group-std"
     """What centred rewards are divided by. group-std: their standard deviation in the group
     (Eq. 4). global-std: that of all valid rewards of the iteration (Flow-GRPO), so that groups
     with a small spread count less. none: nothing (Dr. GRPO, arXiv 2503.20783); advantages and
     ``clamp`` are then in units of the reward."""
-    centre: str = "mean"
+    centre: Annotated[str, OneOf(CENTRES)] = "mean"
     """What is subtracted in each group: mean (Eq. 4), or median, so that as many samples are
     pushed as pulled however skewed the rewards are (official code, ``use_half_half_adv``). The
     standard deviation is the one around the mean in both cases."""
-    keep: int | None = None
+    keep: Annotated[int | None, Range(1, 512)] = None
     """Train only the ``keep`` best and the ``keep`` worst samples of each group (best-of-N of
-    DanceGRPO), 1 or more; None trains all. Advantages are computed from all valid samples first.
+    DanceGRPO); None trains all. Advantages are computed from all valid samples first.
     The others get 0, which saves their passes unless the objective has a penalty; the loss is
     still a mean over the whole group. Groups with fewer than 2 keep valid samples train all."""
-    combine: str = "rewards"
+    combine: Annotated[str, OneOf(COMBINATIONS)] = "rewards"
     """How several rewards become one advantage. rewards: that of their weighted sum. advantages:
     the weighted sum of theirs, so that no reward dominates because its numbers are large (GDPO).
     Changes nothing for one reward."""
 
     def __post_init__(self) -> None:
-        if not self.clamp > 0:
-            raise ValueError(f"advantage.clamp is {self.clamp}; it must be above 0")
-        for name, allowed in (("scale", SCALES), ("centre", CENTRES), ("combine", COMBINATIONS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"advantage.{name} is {getattr(self, name)!r}; it must be one of "
-                    f"{', '.join(allowed)}"
-                )
-        if self.keep is not None and self.keep < 1:
-            raise ValueError(f"advantage.keep is {self.keep}; it must be 1 or more, or None")
+        check_settings(self, "advantage")
         if self.combine == "advantages" and self.scale == "none":
             raise ValueError(
                 "advantage.combine is advantages, which brings all rewards to one scale, but "

@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
+from ..settings.declared import shortened
 from .dynamics import DynamicsCurve, PlanSource
 
 __all__ = [
@@ -27,6 +29,11 @@ __all__ = [
     "per_step_plan",
     "whole_plan",
 ]
+
+_LONGEST = 10_000
+"""Steps in one chunk, more than anyone samples."""
+_LEAST, _MOST = 1e-30, 1e30
+"""Weights that float32 holds, and whose sums it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +50,21 @@ class ChunkPlan:
     training: plans of equal sizes and weights are equal."""
 
     def __post_init__(self) -> None:
-        if not self.sizes or any(size < 1 for size in self.sizes):
+        sizes, weights = self.sizes, self.weights
+        if not sizes or not all(_is(size, Integral) and 1 <= size <= _LONGEST for size in sizes):
             raise ValueError(
-                f"chunk sizes are {list(self.sizes)}; give at least one, each 1 or more"
+                f"chunk sizes are {shortened(list(sizes))}; give at least one, each 1 or more (a "
+                f"whole number, {_LONGEST} at most)"
             )
-        if self.weights is None:
+        if weights is None:
             return
-        if len(self.weights) != len(self.sizes):
-            raise ValueError(f"{len(self.sizes)} chunks need as many weights, got {self.weights}")
-        if any(not weight >= 0 for weight in self.weights) or not any(self.weights):
+        if len(weights) != len(sizes):
+            raise ValueError(f"{len(sizes)} chunks need as many weights, got {shortened(weights)}")
+        are_weights = all(_is(w, Real) and (w == 0 or _LEAST <= w <= _MOST) for w in weights)
+        if not are_weights or not any(weights):
             raise ValueError(
-                f"chunk weights must be 0 or more, and one above 0, got {list(self.weights)}"
+                f"chunk weights must be 0 or more, and one above 0, got {shortened(list(weights))} "
+                f"(those above 0 from {_LEAST} to {_MOST}; only their proportions matter)"
             )
 
     @property
@@ -101,10 +112,20 @@ class ChunkPlan:
         """Read what :meth:`to_json` wrote."""
         weights, source = data.get("weights"), data.get("source")
         return cls(
-            tuple(data["sizes"]),
-            None if weights is None else tuple(weights),
+            _listed("sizes", data["sizes"]),
+            None if weights is None else _listed("weights", weights),
             None if source is None else PlanSource.from_json(source),
         )
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _listed(name: str, value: object) -> tuple:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"plan.{name} is {shortened(value)}; it must be a list of numbers")
+    return tuple(value)
 
 
 def manual_plan(sizes: Sequence[int], trainable_steps: int) -> ChunkPlan:
@@ -154,7 +175,8 @@ def chunk_weights(plan: ChunkPlan, curve: DynamicsCurve, softmax: float | None =
         means = [math.exp((mean - max(means)) / softmax) for mean in means]
     elif not sum(means) > 0:
         raise ValueError("the curve has no step with any change; weights cannot be read off it")
-    weights = tuple(mean / sum(means) for mean in means)
+    shares = (mean / sum(means) for mean in means)
+    weights = tuple(share if share >= _LEAST else 0.0 for share in shares)
     return replace(plan, weights=weights, source=curve.source)
 
 

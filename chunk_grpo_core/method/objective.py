@@ -22,11 +22,12 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..settings.declared import OneOf, Range, check_settings
 from .chunks import ChunkPlan
 
 __all__ = [
@@ -48,58 +49,44 @@ __all__ = [
 RATIOS = ("chunk", "step")
 TRUST_REGIONS = ("clip", "kl-mask")
 STEP_WEIGHTS = ("equal", "guard", "tempflow")
-_CHOICES = {"ratio": RATIOS, "trust_region": TRUST_REGIONS, "step_weights": STEP_WEIGHTS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveConfig:
     """Ratio, trust region, weights and penalties."""
 
-    clip_low: float = 5e-5
-    """eps_low: the ratio may fall to 1 - eps_low, in (0, 1). Paper, Table 8."""
-    clip_high: float = 5e-5
-    """eps_high: the ratio may rise to 1 + eps_high, above 0. Paper, Table 8."""
-    ratio: str = "chunk"
+    clip_low: Annotated[float, Range(1e-7, 0.99)] = 5e-5
+    """eps_low: the ratio may fall to 1 - eps_low. Paper, Table 8."""
+    clip_high: Annotated[float, Range(1e-7, 10)] = 5e-5
+    """eps_high: the ratio may rise to 1 + eps_high. Paper, Table 8."""
+    ratio: Annotated[str, OneOf(RATIOS)] = "chunk"
     """chunk: one ratio r_j for each chunk (the paper). step: every step keeps a ratio and a clip of
     its own, and a chunk's gain is the mean over its steps. On-policy both have the same gradient,
     so ``step`` isolates what the shared ratio does from what the weighting of steps does."""
-    trust_region: str = "clip"
+    trust_region: Annotated[str, OneOf(TRUST_REGIONS)] = "clip"
     """clip: PPO's, on the ratio. kl-mask: no clip, but a ratio that moves on from 1 in the
     direction its advantage asks for is held back once KL(old || new) exceeds ``kl_threshold``."""
-    kl_threshold: float = 1e-5
-    """For ``kl-mask``: KL per latent dimension, mean over the steps of a ratio, above 0. Flow-DPPO:
+    kl_threshold: Annotated[float, Range(1e-12, 100)] = 1e-5
+    """For ``kl-mask``: KL per latent dimension, mean over the steps of a ratio. Flow-DPPO:
     1e-5 for single steps."""
     ratio_norm: bool = False
     """Re-centre and re-scale log-ratios (GRPO-Guard): std_t (log r_t + KL_t), whose mean is 0 and
     whose spread does not grow as the step's noise falls. That ratio is narrower: GRPO-Guard clips
     it at 2e-6 to 4e-6."""
-    step_weights: str = "equal"
+    step_weights: Annotated[str, OneOf(STEP_WEIGHTS)] = "equal"
     """Weight of a step's gain: equal; guard: 1 / |dt| (GRPO-Guard); tempflow: the std of its noise
     (TempFlow-GRPO, Eq. 7). All are scaled to mean 1 (GRPO-Guard's own are not), so that the
     gradient-norm clip keeps its meaning. A chunk has the mean weight of its steps."""
-    kl_old: float = 0.0
+    kl_old: Annotated[float, Range(0, 1e6)] = 0.0
     """Coefficient of the k3 estimate of KL(old || new), old being the policy that sampled, on the
-    plain ratios, 0 or more. Official code: ``kl_coeff``, 0."""
-    kl_ref: float = 0.0
-    """Coefficient of mean |v - v_ref|^2 to the reference (adapter off), 0 or more."""
-    kl_ref_k3: float = 0.0
-    """Coefficient of the k3 estimate of KL(new || reference), on the plain ratios, 0 or more."""
+    plain ratios. Official code: ``kl_coeff``, 0."""
+    kl_ref: Annotated[float, Range(0, 1e6)] = 0.0
+    """Coefficient of mean |v - v_ref|^2 to the reference (adapter off)."""
+    kl_ref_k3: Annotated[float, Range(0, 1e6)] = 0.0
+    """Coefficient of the k3 estimate of KL(new || reference), on the plain ratios."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip_low < 1:
-            raise ValueError(f"objective.clip_low is {self.clip_low}; it must be in (0, 1)")
-        for name in ("clip_high", "kl_threshold"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be above 0")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"objective.{name} is {getattr(self, name)!r}; it must be one of "
-                    f"{', '.join(choices)}"
-                )
-        for name in ("kl_old", "kl_ref", "kl_ref_k3"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be 0 or more")
+        check_settings(self, "objective")
 
     @property
     def needs_old_mean(self) -> bool:

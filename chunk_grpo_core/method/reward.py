@@ -5,6 +5,7 @@ Legend: B pictures, H W picture size.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -24,7 +25,10 @@ __all__ = [
     "check_scored",
     "checked_inputs",
     "last_error",
+    "score_or_mask",
 ]
+
+log = logging.getLogger(__name__)
 
 Fingerprint = Mapping[str, str | int | float]
 """What a score depends on besides the picture and its example."""
@@ -162,6 +166,21 @@ class RewardFailed(Exception):
 
 class NothingScored(RuntimeError):
     """Every score is missing, so there is nothing to train on or to compare."""
+
+
+def score_or_mask(reward: Reward, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
+    """Score pictures; if the reward fails, none of them has a valid score, and a warning says why.
+
+    Args:
+        reward: The judge.
+        images: See :meth:`Reward.score`.
+        examples: One for each picture.
+    """
+    try:
+        return reward.score(images, examples)
+    except RewardFailed as error:
+        log.warning("%d pictures have no score of %s: %s", len(images), reward.name, error)
+        return RewardBatch.failed(len(images), str(error))
 
 
 def last_error(batches: Sequence[RewardBatch]) -> str:

@@ -22,12 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
+from ..settings.declared import OneOf, Range, check_settings
+
 __all__ = [
-    "KEEPS_MARGINALS",
     "ODE",
     "RULES",
     "Coefficients",
@@ -128,25 +129,18 @@ def _euler_maruyama(t: float, s: float, sigma_t: float) -> Coefficients:
 #: Name -> rule. A new one is a function of three numbers, and a line here.
 RULES: dict[str, Rule] = {"flow": flow, "dance": dance, "cps": cps, "ode": ode}
 
-#: Rules whose samples keep the flow's distribution at every noise level as steps get finer. ``cps``
-#: is not one: with the exact velocity of a Gaussian its samples are too narrow.
-KEEPS_MARGINALS = frozenset({"flow", "dance", "ode"})
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SdeConfig:
     """Which rule, how much noise."""
 
-    rule: str = "flow"
+    rule: Annotated[str, OneOf(RULES)] = "flow"
     """flow, dance, cps (stochastic) or ode (deterministic: for pictures, not for training)."""
-    eta: float = 0.7
-    """Noise scale, 0 or more; 0.7 in the paper (Table 8)."""
+    eta: Annotated[float, Range(0, 2)] = 0.7
+    """Noise scale; 0.7 in the paper (Table 8)."""
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(f"sde.rule is {self.rule!r}; it must be one of {', '.join(RULES)}")
-        if not self.eta >= 0:
-            raise ValueError(f"sde.eta is {self.eta}; it must be 0 or more")
+        check_settings(self, "sde")
         if self.rule == "cps" and self.eta > 1:
             raise ValueError(f"sde.eta is {self.eta}; with the rule cps it must be in [0, 1]")
 

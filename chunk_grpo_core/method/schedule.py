@@ -19,6 +19,9 @@ from dataclasses import dataclass
 __all__ = ["TimeGrid", "flux_shift", "shifted_grid"]
 
 _PURE_NOISE = 0.98
+_MOST_STEPS = 10_000
+_LEAST_SHIFT, _MOST_SHIFT = 0.01, 100
+"""Beyond them, neighbouring levels of many steps round to the same number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,17 @@ def shifted_grid(steps: int, shift: float = 3.0) -> TimeGrid:
     ``t' = shift * t / (1 + (shift - 1) * t)``  (Eq. 23, Esser et al.)
 
     Args:
-        steps: N, 2 or more.
-        shift: Above 0; 1 keeps the even spacing (the linear grid), 3 is common for FLUX and SD3,
-            :func:`flux_shift` makes it FLUX's own grid.
+        steps: N, 2 to 10,000.
+        shift: 0.01 to 100; 1 keeps the even spacing (the linear grid), 3 is common for FLUX and
+            SD3, :func:`flux_shift` makes it FLUX's own grid.
     """
-    if steps < 2:
-        raise ValueError(f"steps is {steps}; it must be 2 or more (the last one is not trained)")
-    if not shift > 0:
-        raise ValueError(f"shift is {shift}; it must be above 0")
+    if not 2 <= steps <= _MOST_STEPS:
+        raise ValueError(
+            f"steps is {steps}; it must be 2 or more (the last one is not trained) and at most "
+            f"{_MOST_STEPS}"
+        )
+    if not _LEAST_SHIFT <= shift <= _MOST_SHIFT:
+        raise ValueError(f"shift is {shift}; it must be from {_LEAST_SHIFT} to {_MOST_SHIFT}")
     even = [1.0 - i / steps for i in range(1, steps + 1)]
     shifted = (shift * t / (1.0 + (shift - 1.0) * t) for t in even)
     return TimeGrid((1.0, *shifted))  # rounding would put the first level beside 1 for small shifts

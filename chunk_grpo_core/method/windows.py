@@ -15,10 +15,12 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ..settings.declared import OneOf, Range, check_settings
 from .chunks import ChunkPlan
 from .noise import derive_seed
 from .solvers import SOLVERS
@@ -43,29 +45,21 @@ NOISE = ("all", "window", "drawn")
 class WindowConfig:
     """The chunks of one iteration. All but ``kind`` default to MixGRPO's numbers."""
 
-    kind: str = "all"
+    kind: Annotated[str, OneOf(WINDOWS)] = "all"
     """all: every chunk. fixed: the same window for the whole run. sliding: from ``start`` towards
     data, and back to ``start`` after the end (MixGRPO: progressive). random: anywhere, anew in each
     iteration."""
-    chunks: int = 4
-    """Chunks in the window, 1 or more."""
-    start: int = 0
+    chunks: Annotated[int, Range(1, 1000)] = 4
+    """Chunks in the window."""
+    start: Annotated[int, Range(0, 999)] = 0
     """First chunk of a fixed window, and of a sliding one at iteration 0; 0-based."""
-    stride: int = 1
+    stride: Annotated[int, Range(1, 1000)] = 1
     """Chunks by which a sliding window moves, in 1..``chunks``, so that none is passed over."""
-    every: int = 25
-    """Iterations after which a sliding window moves, 1 or more."""
+    every: Annotated[int, Range(1, 1_000_000)] = 25
+    """Iterations after which a sliding window moves."""
 
     def __post_init__(self) -> None:
-        if self.kind not in WINDOWS:
-            raise ValueError(
-                f"window.kind is {self.kind!r}; it must be one of {', '.join(WINDOWS)}"
-            )
-        for name, least in (("chunks", 1), ("start", 0), ("every", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"window.{name} is {getattr(self, name)}; it must be {least} or more"
-                )
+        check_settings(self, "window")
         if not 1 <= self.stride <= self.chunks:
             raise ValueError(
                 f"window.stride is {self.stride}; it must be in 1..{self.chunks} (the chunks of "

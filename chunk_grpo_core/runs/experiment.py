@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..algorithms.algorithm import Algorithm
 from ..configfile.record import PYTHON, Record, read_record, write_run
 from ..disk.atomic import write_whole
 from ..measure.evaluate import Evaluation, Interval, evaluate, paired_gain
@@ -130,6 +131,7 @@ def run_experiment(
     folder: RunFolder,
     *,
     resume: bool = False,
+    algorithm: Algorithm[Any, Any] | None = None,
     evaluation_seeds: int = 4,
     listener: Listener = ignore,
     check_cancel: CheckCancel = never_cancel,
@@ -150,6 +152,7 @@ def run_experiment(
         config: All settings.
         folder: Where the run is created, or resumed.
         resume: Go on with the run that is in the folder.
+        algorithm: How to train; the one that ``config.algorithm`` names if None.
         evaluation_seeds: Pictures of each held-out prompt.
         listener: Hears all events, in the first process.
         check_cancel: Raises to stop; called after every micro-step.
@@ -185,6 +188,7 @@ def run_experiment(
         reward,
         prompts,
         config,
+        algorithm=algorithm,
         checkpoints=folder.checkpoints,
         facts={"held_out": prompts_digest(held_out), **loaded_facts(tables)},
         listener=listener,
@@ -193,6 +197,7 @@ def run_experiment(
         limit=limit,
         processes=processes,
     )
+    config = trainer.config
     listener = listener if processes.is_writer else ignore
     _check_equal(processes.gather(trainer.trained_with))
     processes.from_writer(folder.check_holds_a_run if resume else folder.check_free)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..lora.files import diffusers_lora, save_lora
+from ..measure.sampling import roll_out
 from ..method.dynamics import DynamicsCurve, dynamics_curve
-from ..method.noise import Noise, derive_seed
-from ..method.policy import Policy, Velocity, base_model, trained_adapter
-from ..method.rollout import Trajectory, rollout
+from ..method.noise import derive_seed
+from ..method.policy import Policy, base_model, trained_adapter
 from ..prompts.example import Prompt
 from ..train.batch_limit import BatchLimit
 from ..train.config import TrainConfig
@@ -84,24 +84,14 @@ def measure_curve(
         config: Grid, rule, group size and seed; the plan is not looked at.
         progress: Called with the fraction done.
     """
-
-    def sample(velocity: Velocity) -> list[Trajectory]:
-        limit, trajectories = BatchLimit(size=config.batch_size), []
-        for index, example in enumerate(prompts):
-            noise = Noise(False, derive_seed(config.seed, "curve", index), config.group_size)
-            trajectories.append(
-                rollout(
-                    limit.fit(velocity),
-                    example,
-                    config.grid,
-                    config.sde,
-                    noise,
-                    policy.latent_shape,
-                    device=policy.device,
-                    batch_size=limit.size,
-                )
-            )
-            progress((index + 1) / len(prompts))
-        return trajectories
-
-    return dynamics_curve(policy.run(sample), policy.name)
+    groups = roll_out(
+        policy,
+        prompts,
+        config.grid,
+        config.sde,
+        group_size=config.group_size,
+        seeds=[derive_seed(config.seed, "curve", index) for index in range(len(prompts))],
+        limit=BatchLimit(size=config.batch_size),
+        progress=progress,
+    )
+    return dynamics_curve(groups, policy.name)

@@ -9,12 +9,12 @@ only way from one to the settings.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import get_type_hints
+from numbers import Real
+from typing import Annotated, get_type_hints
 
-from ..algorithms import algorithm_of
 from ..lora.adapter import LoraConfig
 from ..method.advantage import AdvantageConfig
 from ..method.chunks import ChunkPlan
@@ -23,7 +23,9 @@ from ..method.objective import ObjectiveConfig
 from ..method.plan_text import read_plan
 from ..method.rules import SdeConfig
 from ..method.schedule import TimeGrid
-from ..method.windows import WindowConfig
+from ..method.solvers import SOLVERS
+from ..method.windows import NOISE, WindowConfig
+from ..settings.declared import OneOf, Range, check_settings, limits_of, shortened
 
 __all__ = [
     "OPTIMIZERS",
@@ -43,61 +45,40 @@ OPTIMIZERS = ("adamw", "adamw8bit")
 class OptimizerConfig:
     """AdamW, and how often it steps."""
 
-    name: str = "adamw"
+    name: Annotated[str, OneOf(OPTIMIZERS)] = "adamw"
     """adamw, or adamw8bit: its moments take 2 bytes for each parameter instead of 8
     (bitsandbytes; arXiv 2110.02861)."""
     fused: bool = False
     """Step all of AdamW in one kernel (``adamw`` only): faster where the adapter has many layers,
     other last bits."""
-    learning_rate: float = 3e-4
-    """Above 0."""
-    weight_decay: float = 1e-4
-    """0 or more. Paper, Table 8."""
-    beta1: float = 0.9
-    beta2: float = 0.99
-    eps: float = 1e-10
+    learning_rate: Annotated[float, Range(1e-7, 1)] = 3e-4
+    """How far each update moves every number of the adapter, at most."""
+    weight_decay: Annotated[float, Range(0, 10)] = 1e-4
+    """Paper, Table 8."""
+    beta1: Annotated[float, Range(0, 0.999999)] = 0.9
+    beta2: Annotated[float, Range(0, 0.999999)] = 0.99
+    eps: Annotated[float, Range(1e-20, 1)] = 1e-10
     """Small, because a log-density averaged over dimensions has tiny gradients."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this L2 norm, above 0."""
-    updates_per_rollout: int = 2
+    max_grad_norm: Annotated[float, Range(1e-6, 1e6)] = 1.0
+    """Gradients are scaled down to this L2 norm."""
+    updates_per_rollout: Annotated[int, Range(1, 1024)] = 2
     """Optimiser steps for each pass over the groups of one rollout; only the first is on-policy."""
-    epochs: int = 1
+    epochs: Annotated[int, Range(1, 64)] = 1
     """Passes over the groups of one rollout."""
-    warmup_updates: int = 0
-    """Updates over which the learning rate rises linearly to its value, 0 or more."""
-    ema_decay: float | None = None
-    """Decay of the average of the adapter that becomes the result, in (0, 1); smaller in the first
-    updates (``train/ema.py``). None keeps the weights of the last update."""
+    warmup_updates: Annotated[int, Range(0, 100_000)] = 0
+    """Updates over which the learning rate rises linearly to its value."""
+    ema_decay: Annotated[float | None, Range(1e-4, 0.99999)] = None
+    """Decay of the average of the adapter that becomes the result; smaller in the first updates
+    (``train/ema.py``). None keeps the weights of the last update."""
     recompute_log_p: bool | None = None
     """Compute the old log-densities again with the batch shapes of training, which costs one more
     forward pass. None does so where it matters: on accelerators, whose kernels may depend on the
     batch shape, when there is more than one update for each rollout."""
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIMIZERS:
-            choices = ", ".join(OPTIMIZERS)
-            raise ValueError(f"optimizer.name is {self.name!r}; it must be one of {choices}")
+        check_settings(self, "optimizer")
         if self.fused and self.name != "adamw":
             raise ValueError(f"optimizer.fused is true, but {self.name} has no fused kernel")
-        for name in ("learning_rate", "eps", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("updates_per_rollout", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be in [0, 1)")
-        if self.warmup_updates < 0:
-            raise ValueError(
-                f"optimizer.warmup_updates is {self.warmup_updates}; it must be 0 or more"
-            )
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(
-                f"optimizer.ema_decay is {self.ema_decay}; it must be in (0, 1), or None"
-            )
-        if not self.weight_decay >= 0:
-            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,78 +90,65 @@ class TrainConfig:
     plan: ChunkPlan | None = None
     """Chunks of the trainable steps; None for an algorithm that has none."""
     algorithm: str = "chunk_grpo"
-    """How to train; one of the names in ``algorithms/__init__.py``."""
+    """How to train: a name in ``algorithms/__init__.py``, or that of an algorithm that is handed to
+    the training. It is made of these settings, and may refuse them, when the training begins."""
     sde: SdeConfig = field(default_factory=SdeConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
-    iterations: int = 100
-    """Rollouts in all, 1 or more."""
-    prompts_per_iteration: int = 4
-    """P, groups in one rollout, 1 or more."""
-    group_size: int = 12
-    """G, samples of one prompt, 2 or more. Paper: 12."""
-    chunk_fraction: float = 0.5
-    """Part of the chunks (of the window, if there is one) each sample trains on, in (0, 1]. Paper:
-    0.5."""
+    iterations: Annotated[int, Range(1, 1_000_000)] = 100
+    """Rollouts in all."""
+    prompts_per_iteration: Annotated[int, Range(1, 1024)] = 4
+    """P, groups in one rollout."""
+    group_size: Annotated[int, Range(2, 1024)] = 12
+    """G, samples of one prompt, which are compared with each other. Paper: 12."""
+    chunk_fraction: Annotated[float, Range(0.01, 1)] = 0.5
+    """Part of the chunks (of the window, if there is one) each sample trains on. Paper: 0.5."""
     window: WindowConfig = field(default_factory=WindowConfig)
     """The chunks an iteration may train."""
-    noise: str = "all"
+    noise: Annotated[str, OneOf(NOISE)] = "all"
     """Steps of the rollout that take noise. all: every one. window: those of the window (MixGRPO).
     drawn: of each sample, those of the chunks it will train on. The others follow the ODE, which
     makes better pictures; advantages then judge the trained steps alone."""
-    ode_solver: str = "euler"
+    ode_solver: Annotated[str, OneOf(SOLVERS)] = "euler"
     """What steps without noise follow: euler, or dpm2, of second order."""
     share_initial_noise: bool = True
     """Start all samples of a group from the same noise. Official code: on."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Range(1, 1024)] = None
     """Samples in one call of the model; None sends a whole group at once. Halved when memory runs
     out (``train/batch_limit.py``)."""
-    update_batch_size: int | None = None
+    update_batch_size: Annotated[int | None, Range(1, 1024)] = None
     """Sample-steps in one call of the model with gradients, which take many times the memory of
     calls without; None leaves it to ``batch_size``."""
     score_while_sampling: bool = False
     """Decode and score a group in a thread while the next one is sampled: for rewards on another
     device or behind a network."""
-    checkpoint_every: int = 10
-    """Iterations between checkpoints, 1 or more."""
-    evaluate_every: int = 0
+    checkpoint_every: Annotated[int, Range(1, 1_000_000)] = 10
+    """Iterations between checkpoints."""
+    evaluate_every: Annotated[int, Range(0, 1_000_000)] = 0
     """Iterations between measurements on the held-out prompts while training goes on; 0 measures
     before and after only. With ``optimizer.ema_decay`` the weights themselves are measured, not
     their average."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    """Of everything that is drawn: the same seed gives the same numbers."""
     self_test: bool = True
     """Before the first update, compare one derivative with a finite difference; see
     ``train/self_test.py``."""
 
     def __post_init__(self) -> None:
-        if self.group_size < 2:
-            raise ValueError(
-                f"group_size is {self.group_size}; advantages compare samples of one prompt, "
-                "so it must be 2 or more (12 in the paper)"
-            )
+        check_settings(self)
         keep = self.advantage.keep
         if keep is not None and 2 * keep > self.group_size:
             raise ValueError(
                 f"advantage.keep is {keep}, but a group of group_size {self.group_size} has no "
                 f"{keep} best and {keep} other worst samples; it must be at most half the group"
             )
-        for name in ("iterations", "prompts_per_iteration", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.evaluate_every < 0:
-            raise ValueError(f"evaluate_every is {self.evaluate_every}; it must be 0 or more")
-        for name in ("batch_size", "update_batch_size"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ValueError(f"{name} is {size}; it must be 1 or more, or None")
         if self.optimizer.updates_per_rollout > self.prompts_per_iteration:
             raise ValueError(
                 f"updates_per_rollout is {self.optimizer.updates_per_rollout}, but there are only "
                 f"{self.prompts_per_iteration} prompts per iteration; each update needs a group"
             )
-        algorithm_of(self)  # refuses what does not suit it
 
     def flat(self) -> dict[str, object]:
         """Every setting by its dotted key, as plain values that JSON can hold.
@@ -214,7 +182,7 @@ class TrainConfig:
         values_of: dict[str, dict[str, object]] = {part: {} for part in PARTS}
         plain: dict[str, object] = {}
         for key, value in patch.items():
-            part, dot, name = key.partition(".")
+            part, dot, name = str(key).partition(".")
             if part in PARTS and not dot:
                 raise ValueError(f"{key} has parts; override one of them, such as {key}.<name>")
             if part in PARTS:
@@ -267,28 +235,54 @@ def _defaults_of(kind: type) -> list[tuple[str, object]]:
 def _grid(value: object) -> TimeGrid:
     if isinstance(value, TimeGrid):
         return value
-    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
+    if not isinstance(value, (list, tuple)) or not all(map(_is_number, value)):
+        raise ValueError(f"grid is {shortened(value)}; it must be a TimeGrid, or a list of sigmas")
+    try:
         return TimeGrid.of(value)
-    raise ValueError(f"grid is {value!r}; it must be a TimeGrid, or a list of sigmas")
+    except ValueError as error:
+        raise ValueError(f"grid is {shortened(value)}: {error}") from error
 
 
 def _plan(value: object, grid: TimeGrid, curve: DynamicsCurve | None) -> ChunkPlan | None:
     if value is None or isinstance(value, ChunkPlan):
         return value
-    if isinstance(value, str):
-        return read_plan(value, grid.trainable_steps, curve)
-    if not isinstance(value, Mapping):
-        raise ValueError(f"plan is {value!r}; it must be a ChunkPlan, or text such as '2, 3, 4, 7'")
+    try:
+        if isinstance(value, str):
+            return read_plan(value, grid.trainable_steps, curve)
+        if isinstance(value, Mapping):
+            return _plan_of(value)
+    except ValueError as error:
+        raise ValueError(f"plan is {shortened(value)}: {error}") from error
+    raise ValueError(
+        f"plan is {shortened(value)}; it must be a ChunkPlan, or text such as '2, 3, 4, 7'"
+    )
+
+
+def _plan_of(value: Mapping[str, object]) -> ChunkPlan:
     for key in value:
         _check_known(key, ChunkPlan, "plan.")
-    for key in value.get("source") or ():
-        _check_known(key, PlanSource, "plan.source.")
+    if "sizes" not in value:
+        raise ValueError("plan.sizes is missing; it has no default")
+    source = value.get("source")
+    if source is not None:
+        if not isinstance(source, Mapping):
+            raise ValueError(f"plan.source is {shortened(source)}; it must be a mapping, or None")
+        for key in source:
+            _check_known(key, PlanSource, "plan.source.")
+        if missing := [name for name in limits_of(PlanSource) if name not in source]:
+            raise ValueError(f"plan.source.{missing[0]} is missing")
     return ChunkPlan.from_json(dict(value))
 
 
-def _check_known(name: str, kind: type, prefix: str) -> None:
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_known(name: object, kind: type, prefix: str) -> None:
     """Refuse a name that is not a field of a class."""
     names = [item.name for item in fields(kind)]
+    if not isinstance(name, str):
+        raise ValueError(f"{shortened(name)} is no key of settings; keys are texts")
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(names)}"

@@ -7,7 +7,6 @@ scoring afterwards.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,14 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from torch import Tensor
 
 from ..method.policy import Policy
-from ..method.reward import Reward, RewardBatch, RewardFailed
+from ..method.reward import Reward, RewardBatch, score_or_mask
 from ..method.rollout import Trajectory
 from ..processes.collective import Processes, Share
 from .batch_limit import BatchLimit
 
 __all__ = ["ScoreQueue", "score_group", "whole_groups"]
-
-log = logging.getLogger(__name__)
 
 Scored = tuple[Tensor, RewardBatch]
 """Pictures and their scores."""
@@ -31,11 +28,7 @@ Scored = tuple[Tensor, RewardBatch]
 def score_group(policy: Policy, reward: Reward, limit: BatchLimit, group: Trajectory) -> Scored:
     """Decode a group, as many samples at once as fit, and score it; a reward may fail."""
     images = limit.join(policy.decode, group.x_0)
-    try:
-        return images, reward.score(images, [group.example] * group.group_size)
-    except RewardFailed as error:
-        log.warning("a group has no reward: %s", error)
-        return images, RewardBatch.failed(group.group_size, str(error))
+    return images, score_or_mask(reward, images, [group.example] * group.group_size)
 
 
 class ScoreQueue:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..algorithms import algorithm_of
+from ..algorithms import algorithm_of, name_of
 from ..algorithms.algorithm import Algorithm, SampledGroup
 from ..method.advantage import Advantages, iteration_advantages
 from ..method.cancel import CheckCancel, never_cancel
@@ -80,7 +80,8 @@ class Trainer:
             reward: What to maximise.
             prompts: What to train on, at least one; their metadata goes to the reward.
             config: All settings.
-            algorithm: How to train; the one that ``config.algorithm`` names if None.
+            algorithm: How to train; the one that ``config.algorithm`` names if None. Its name
+                stands in ``self.config``.
             checkpoints: Where they go; None keeps none.
             facts: What the training depends on beside its settings, the model, the reward and the
                 prompts, by names of their own; a checkpoint remembers them.
@@ -93,16 +94,20 @@ class Trainer:
             processes: Those that train together; this one alone if None.
 
         Raises:
-            ValueError: There are no prompts, the policy has no adapter, or the processes cannot
-                share the prompts.
+            ValueError: There are no prompts, the policy has no adapter, the settings do not suit
+                the algorithm, or the processes cannot share the prompts.
         """
         if not prompts:
             raise ValueError("there are no prompts to train on; give at least one")
+        if algorithm is None:
+            algorithm = algorithm_of(config)
+        else:
+            config = replace(config, algorithm=name_of(algorithm))
         self.policy, self.reward, self.config = policy, reward, config
         self.prompts = examples_of(prompts)
         self.iteration = 0
         self._adapter = trained_adapter(policy)
-        self._algorithm = algorithm_of(config) if algorithm is None else algorithm
+        self._algorithm = algorithm
         self._processes = processes or Processes()
         self._shares = self._processes.shares(config.prompts_per_iteration, config.group_size)
         writes = self._processes.is_writer
@@ -122,8 +127,7 @@ class Trainer:
             check_cancel=check_cancel,
         )
         self._is_tested = not config.self_test
-        named = {} if algorithm is None else {"algorithm": type(algorithm).__qualname__}
-        self._facts = {**named, **(facts or {})}
+        self._facts = facts or {}
         self.changes: tuple[Change, ...] = ()
 
     @cached_property

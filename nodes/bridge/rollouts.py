@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...chunk_grpo_core.method.noise import Noise, derive_seed
-from ...chunk_grpo_core.method.policy import Velocity
-from ...chunk_grpo_core.method.rollout import Trajectory, rollout
+from ...chunk_grpo_core.measure.sampling import roll_out as core_roll_out
+from ...chunk_grpo_core.method.noise import derive_seed
 from ...chunk_grpo_core.method.rules import SdeConfig
 from ...chunk_grpo_core.method.schedule import TimeGrid
 from ...chunk_grpo_core.prompts.example import Example
@@ -52,27 +51,17 @@ def roll_out(
             cfg=cfg,
             batch=group_size,
         )
-        bar, limit = progress_bar(len(chosen)), batch_limit(None)
-
-        def sample(velocity: Velocity) -> list[Trajectory]:
-            groups, velocity = [], limit.fit(velocity)
-            for index, example in enumerate(chosen):
-                noise = Noise(False, derive_seed(seed, "rollout", index), group_size)
-                groups.append(
-                    rollout(
-                        velocity,
-                        example,
-                        grid,
-                        sde,
-                        noise,
-                        policy.latent_shape,
-                        device=policy.device,
-                        check_cancel=check_interrupt,
-                    )
-                )
-                show_progress(bar, index + 1)
-            return groups
-
-        groups = policy.run(sample)
+        bar = progress_bar(len(chosen))
+        groups = core_roll_out(
+            policy,
+            chosen,
+            grid,
+            sde,
+            group_size=group_size,
+            seeds=[derive_seed(seed, "rollout", index) for index in range(len(chosen))],
+            limit=batch_limit(None),
+            progress=lambda fraction: show_progress(bar, round(fraction * len(chosen))),
+            check_cancel=check_interrupt,
+        )
         x_0 = torch.cat([group.x_0 for group in groups])
         return Rollouts(groups, policy.name), model.model.process_latent_out(x_0)

@@ -144,8 +144,8 @@ def test_the_presets_of_flux_take_these_layers_and_no_others(preset):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "lora.rank is 0; it must be 1 or more"),
-        ({"alpha": 0.0}, "lora.alpha is 0.0; it must be above 0"),
+        ({"rank": 0}, "lora.rank is 0; it must be a whole number from 1 to 4096"),
+        ({"alpha": 0.0}, "lora.alpha is 0.0; it must be a number from 0.001 to 65536"),
         ({"targets": "("}, r"lora.targets is '\(': not one of attention, .*regular expression"),
     ],
 )

@@ -194,13 +194,13 @@ def test_a_group_with_a_small_spread_counts_less_on_the_scale_of_the_iteration()
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"clamp": 0.0}, "advantage.clamp is 0.0; it must be above 0"),
+        ({"clamp": 0.0}, "advantage.clamp is 0.0; it must be a number from 0.001 to 1000"),
         ({"clamp": -1.0}, "advantage.clamp is -1.0"),
         ({"clamp": math.nan}, "advantage.clamp is nan"),
         ({"scale": "std"}, "scale is 'std'; it must be one of group-std, global-std, none"),
         ({"centre": "mode"}, "centre is 'mode'; it must be one of mean, median"),
         ({"combine": "sum"}, "combine is 'sum'; it must be one of rewards, advantages"),
-        ({"keep": 0}, "advantage.keep is 0; it must be 1 or more, or None"),
+        ({"keep": 0}, "advantage.keep is 0; it must be a whole number from 1 to 512, or none"),
         ({"combine": "advantages", "scale": "none"}, "combine is advantages, .*scale is none"),
     ],
 )

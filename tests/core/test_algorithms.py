@@ -9,7 +9,7 @@ import torch
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 from torch import Tensor
 
-from chunk_grpo_core.algorithms import ALGORITHMS
+from chunk_grpo_core.algorithms import ALGORITHMS, algorithm_of
 from chunk_grpo_core.algorithms.chunk_grpo import ChunkGrpo
 from chunk_grpo_core.configfile.record import read_settings
 from chunk_grpo_core.method.cancel import Cancelled
@@ -173,6 +173,59 @@ def test_an_algorithm_can_be_handed_over():
     assert Counting.asked == config.prompts_per_iteration
 
 
+class Unlisted(BestOfN):
+    """An algorithm of somebody's program: no entry in ``ALGORITHMS``."""
+
+
+def run_unlisted(folder, config, **options):
+    policy = ToyPolicy()
+    outcome = run_experiment(
+        policy,
+        Brightness(),
+        PROMPTS[:3],
+        PROMPTS[3:],
+        config,
+        RunFolder(folder),
+        algorithm=Unlisted(config),
+        evaluation_seeds=1,
+        **options,
+    )
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in outcome.rows]
+    return rows, policy.adapter.state_dict()
+
+
+def test_an_algorithm_of_a_program_runs_without_a_plan_and_resumes_to_the_same_numbers(tmp_path):
+    config = toy_config(plan=None, sde=SdeConfig(rule="ode"), iterations=5, checkpoint_every=2)
+    rows, adapter = run_unlisted(tmp_path / "whole", config)
+    with pytest.raises(Cancelled):
+        run_unlisted(tmp_path / "killed", config, check_cancel=CancelAfter(90))
+    assert 0 < RunFolder(tmp_path / "killed").checkpoints.newest_state().iteration < 5
+    again, moved = run_unlisted(tmp_path / "killed", config, resume=True)
+    assert again == rows and all(torch.equal(moved[name], adapter[name]) for name in adapter)
+    assert rows[-1]["regression_loss"] > 0
+    settings = read_settings(tmp_path / "killed")
+    assert settings == replace(config, algorithm="Unlisted") and settings.plan is None
+    assert run_view(tmp_path / "killed")["done"] == 5
+
+
+def test_a_run_of_an_algorithm_of_a_program_does_not_go_on_with_another_one(tmp_path):
+    config = toy_config(plan=None, sde=SdeConfig(rule="ode"), iterations=1)
+    run_unlisted(tmp_path, config)
+    chunked = toy_config(iterations=2)
+    message = 'algorithm = "chunk_grpo".*iterations 1 to 1 were trained with null and "Unlisted"'
+    with pytest.raises(ValueError, match=message):
+        run_experiment(
+            ToyPolicy(),
+            Brightness(),
+            PROMPTS[:3],
+            PROMPTS[3:],
+            chunked,
+            RunFolder(tmp_path),
+            resume=True,
+            evaluation_seeds=1,
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -186,7 +239,7 @@ def test_an_algorithm_can_be_handed_over():
 )
 def test_settings_that_do_not_suit_the_algorithm_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        config_of(**changes)
+        algorithm_of(config_of(**changes))
 
 
 def test_settings_without_a_plan_are_read_back():

@@ -208,3 +208,15 @@ def test_evaluation_halves_too_and_scores_the_same_pictures():
 def test_the_log_names_both_sizes(caplog):
     run_of(SmallMemory(forward=4), toy_config(iterations=1))
     assert "out of memory with 8 samples at once; going on with 4" in caplog.text
+
+
+def test_memory_of_the_cpu_that_runs_out_halves_the_batch_too():
+    limit = BatchLimit(size=4)
+
+    def work():
+        if limit.size == 4:
+            torch.empty(10**16)  # no machine has it
+        return limit.size
+
+    limit.join(lambda x: x, torch.zeros(4))  # what runs is known
+    assert limit.attempt(work) == 2

@@ -33,6 +33,10 @@ class StepAdapter(nn.ParameterDict):
         return list(super().parameters(recurse))
 
 
+_FAR = 100.0
+"""How far the velocity moves in one update."""
+
+
 class StepPolicy(ToyPolicy):
     """A velocity that depends on the step alone."""
 
@@ -45,7 +49,7 @@ class StepPolicy(ToyPolicy):
     def velocity(self, x_t, t, example):
         step = str(min(range(len(self.sigmas)), key=lambda step: abs(self.sigmas[step] - t)))
         speed = self.adapter[step] if step in self.adapter else 0.0 * self.adapter["0"]
-        return speed.expand_as(x_t)
+        return (_FAR * speed).expand_as(x_t)
 
 
 class Known:
@@ -69,7 +73,7 @@ def test_clip_fraction_is_the_share_of_trained_samples_that_are_held_back(
         plan=PLAN,
         objective=ObjectiveConfig(ratio=ratio, clip_low=0.1, clip_high=0.1),
         optimizer=OptimizerConfig(
-            learning_rate=100.0, weight_decay=0.0, updates_per_rollout=1, epochs=2
+            learning_rate=1.0, weight_decay=0.0, updates_per_rollout=1, epochs=2
         ),
         iterations=1,
         group_size=4,

@@ -8,6 +8,7 @@ import math
 import pytest
 from fakes import toy_config
 
+from chunk_grpo_core.algorithms import algorithm_of
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.advantage import AdvantageConfig
 from chunk_grpo_core.method.chunks import ChunkPlan
@@ -73,20 +74,23 @@ def test_unknown_setting_is_refused_with_the_nearest_known_one(part, key, messag
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"group_size": 1}, "group_size is 1; .* it must be 2 or more"),
+        ({"group_size": 1}, "group_size is 1; it must be a whole number from 2 to 1024"),
         (
             {"advantage": AdvantageConfig(keep=5)},
             "advantage.keep is 5, but a group of group_size 8 .* at most half the group",
         ),
-        ({"iterations": 0}, "iterations is 0; it must be 1 or more"),
-        ({"prompts_per_iteration": 0}, "prompts_per_iteration is 0; it must be 1 or more"),
-        ({"checkpoint_every": 0}, "checkpoint_every is 0; it must be 1 or more"),
-        ({"chunk_fraction": 0.0}, r"chunk_fraction is 0.0; it must be in \(0, 1\]"),
+        ({"iterations": 0}, "iterations is 0; it must be a whole number from 1 to 1000000"),
+        (
+            {"prompts_per_iteration": 0},
+            "prompts_per_iteration is 0; it must be a whole number from 1 to 1024",
+        ),
+        (
+            {"checkpoint_every": 0},
+            "checkpoint_every is 0; it must be a whole number from 1 to 1000000",
+        ),
+        ({"chunk_fraction": 0.0}, "chunk_fraction is 0.0; it must be a number from 0.01 to 1"),
         ({"chunk_fraction": 1.5}, r"chunk_fraction is 1.5"),
-        ({"batch_size": 0}, "batch_size is 0; it must be 1 or more, or None"),
-        ({"plan": ChunkPlan((2, 2))}, r"\[2, 2\] cover 4 steps, but there are 5"),
-        ({"sde": SdeConfig(eta=0.0)}, "sde is flow with eta 0.0: training needs"),
-        ({"sde": SdeConfig(rule="ode")}, "sde is ode .* needs a stochastic rule"),
+        ({"batch_size": 0}, "batch_size is 0; it must be a whole number from 1 to 1024, or none"),
         ({"prompts_per_iteration": 1}, "updates_per_rollout is 2, but there are only 1"),
     ],
 )
@@ -98,15 +102,34 @@ def test_settings_out_of_range_are_refused_with_name_value_and_range(changes, me
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": 0.0}, "optimizer.learning_rate is 0.0; it must be above 0"),
+        ({"plan": ChunkPlan((2, 2))}, r"\[2, 2\] cover 4 steps, but there are 5"),
+        ({"sde": SdeConfig(eta=0.0)}, "sde is flow with eta 0.0: training needs"),
+        ({"sde": SdeConfig(rule="ode")}, "sde is ode .* needs a stochastic rule"),
+    ],
+)
+def test_settings_that_do_not_suit_chunk_grpo_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        algorithm_of(toy_config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"learning_rate": 0.0},
+            "optimizer.learning_rate is 0.0; it must be a number from 1e-07 to 1",
+        ),
         ({"learning_rate": math.nan}, "optimizer.learning_rate is nan"),
-        ({"eps": -1.0}, "optimizer.eps is -1.0; it must be above 0"),
+        ({"eps": -1.0}, "optimizer.eps is -1.0; it must be a number from 1e-20 to 1"),
         ({"max_grad_norm": 0.0}, "optimizer.max_grad_norm is 0.0"),
-        ({"epochs": 0}, "optimizer.epochs is 0; it must be 1 or more"),
+        ({"epochs": 0}, "optimizer.epochs is 0; it must be a whole number from 1 to 64"),
         ({"updates_per_rollout": 0}, "optimizer.updates_per_rollout is 0"),
-        ({"beta1": 1.0}, r"optimizer.beta1 is 1.0; it must be in \[0, 1\)"),
+        ({"beta1": 1.0}, "optimizer.beta1 is 1.0; it must be a number from 0 to 0.999999"),
         ({"beta2": -0.1}, "optimizer.beta2 is -0.1"),
-        ({"weight_decay": -1.0}, "optimizer.weight_decay is -1.0; it must be 0 or more"),
+        (
+            {"weight_decay": -1.0},
+            "optimizer.weight_decay is -1.0; it must be a number from 0 to 10",
+        ),
     ],
 )
 def test_bad_optimizer_settings_are_refused(changes, message):

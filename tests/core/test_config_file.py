@@ -121,15 +121,15 @@ def test_a_preset_fills_what_the_file_does_not_say(name):
         ),
         (changed("run", log=["paper"]), "run.log has 'paper'; it may have tensorboard, wandb"),
         (changed("run", log="wandb"), "run.log is 'wandb'; it must be a list of texts"),
-        (changed("", group_size=1), "group_size is 1; advantages compare"),
-        (changed("run", pictures=0), "run.pictures is 0; it must be 1 or more"),
+        (changed("", group_size=1), "group_size is 1; it must be a whole number from 2 to 1024"),
+        (changed("run", pictures=0), "run.pictures is 0; it must be a whole number from 1 to 1024"),
         (
             changed("optimizer", learning_rate="fast"),
             "optimizer.learning_rate is 'fast'; it must be a number",
         ),
         (
             changed("optimizer", learning_rate=-1),
-            "optimizer.learning_rate is -1.0; it must be above 0",
+            "optimizer.learning_rate is -1.0; it must be a number from 1e-07 to 1",
         ),
         (changed("sde", rule="dense"), "sde.rule is 'dense'; it must be one of"),
         (

@@ -156,5 +156,7 @@ def test_an_update_can_have_smaller_batches_than_a_rollout():
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_update_batch_size_must_be_positive(size):
-    with pytest.raises(ValueError, match=f"update_batch_size is {size}; it must be 1 or more"):
+    with pytest.raises(
+        ValueError, match=f"update_batch_size is {size}; it must be a whole number from 1"
+    ):
         toy_config(update_batch_size=size)

@@ -191,15 +191,18 @@ def test_penalties_add_their_mean_over_drawn_chunks():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"clip_low": 0.0}, r"objective.clip_low is 0.0; it must be in \(0, 1\)"),
+        ({"clip_low": 0.0}, "objective.clip_low is 0.0; it must be a number from 1e-07 to 0.99"),
         ({"clip_low": 1.0}, "objective.clip_low is 1.0"),
         ({"ratio": "word"}, "objective.ratio is 'word'; it must be one of chunk, step"),
         ({"trust_region": "none"}, "objective.trust_region is 'none'; it must be one of clip"),
         ({"step_weights": "x"}, "objective.step_weights is 'x'; it must be one of equal, guard"),
-        ({"clip_high": 0.0}, "objective.clip_high is 0.0; it must be above 0"),
-        ({"kl_threshold": 0.0}, "objective.kl_threshold is 0.0; it must be above 0"),
-        ({"kl_ref": -1.0}, "objective.kl_ref is -1.0; it must be 0 or more"),
-        ({"kl_old": math.nan}, "objective.kl_old is nan; it must be 0 or more"),
+        ({"clip_high": 0.0}, "objective.clip_high is 0.0; it must be a number from 1e-07 to 10"),
+        (
+            {"kl_threshold": 0.0},
+            "objective.kl_threshold is 0.0; it must be a number from 1e-12 to 100",
+        ),
+        ({"kl_ref": -1.0}, r"objective.kl_ref is -1.0; it must be a number from 0 to 1e\+06"),
+        ({"kl_old": math.nan}, r"objective.kl_old is nan; it must be a number from 0 to 1e\+06"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

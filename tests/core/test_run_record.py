@@ -173,8 +173,8 @@ def test_a_change_is_honoured_recorded_and_told_by_the_lora(tmp_path):
     "change",
     [
         faster(),
-        {"objective": ObjectiveConfig(clip_low=1e-12, clip_high=5e-4)},
-        {"objective": ObjectiveConfig(clip_low=5e-4, clip_high=1e-12)},
+        {"objective": ObjectiveConfig(clip_low=1e-7, clip_high=5e-4)},
+        {"objective": ObjectiveConfig(clip_low=5e-4, clip_high=1e-7)},
         {"objective": ObjectiveConfig(clip_low=5e-4, clip_high=5e-4, kl_ref=50.0)},
     ],
     ids=["learning_rate", "clip_low", "clip_high", "kl_ref"],

@@ -159,7 +159,7 @@ def test_groups_of_one_update_are_averaged():
         for factor in policy.adapter.parameters():
             factor.register_hook(lambda gradient, total=total: total.append(gradient.sum()))
         # With no learning both updates are on-policy, so two groups apart are twice their mean.
-        still = OptimizerConfig(learning_rate=1e-30, updates_per_rollout=updates)
+        still = OptimizerConfig(learning_rate=1e-7, updates_per_rollout=updates)
         Trainer(
             policy,
             Brightness(),

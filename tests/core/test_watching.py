@@ -102,7 +102,9 @@ def test_rows_of_iterations_that_will_be_redone_are_dropped(tmp_path):
 
 
 def test_a_negative_interval_is_refused():
-    with pytest.raises(ValueError, match="evaluate_every is -1; it must be 0 or more"):
+    with pytest.raises(
+        ValueError, match="evaluate_every is -1; it must be a whole number from 0 to 1000000"
+    ):
         toy_config(evaluate_every=-1)
 
 
