@@ -26,6 +26,8 @@ _EXTRAS = {
     "accelerate": "low-memory",
     "tensorboard": "tracking",
     "wandb": "tracking",
+    "aiohttp": "remote",
+    "yarl": "remote",
 }
 
 

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..method.reward import NothingScored
+from ..method.reward import NothingScored, RewardFailed
 from ..processes.collective import PeerFailed
 from ..processes.launch import PeerLost, is_launched
 from ..train.batch_limit import NothingFits
@@ -120,7 +120,7 @@ def clear_errors(hint: str | Callable[[], str]) -> Iterator[None]:
         raise typer.Exit(2) from error
     except PeerFailed as error:
         raise typer.Exit(2) from error  # the first process shows it
-    except NothingScored as error:
+    except (NothingScored, RewardFailed) as error:
         if os.environ.get("RANK", "0") == "0":  # all processes have the same error
             text = hint if isinstance(hint, str) else hint()
             _show_error(f"{error}; {text}")

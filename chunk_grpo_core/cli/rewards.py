@@ -118,12 +118,19 @@ def _score_files(
         batch = reward.score(
             torch.stack([pictures[i] for i in members]), [prompts[i] for i in members]
         )
-        numbers = {"score": batch.known, **batch.details}
         for place, i in enumerate(members):
-            values = {key: float(value[place]) for key, value in numbers.items()}
-            finite = {key: v if math.isfinite(v) else None for key, v in values.items()}
-            rows[i] = {"image": str(paths[i]), "prompt": prompts[i].text, **finite}
+            rows[i] = {
+                "image": str(paths[i]),
+                "prompt": prompts[i].text,
+                "score": _finite(batch.known[place]),
+                # Apart: a reward from anywhere gives them their names.
+                "extras": {name: _finite(row[place]) for name, row in batch.details.items()},
+            }
     return rows
+
+
+def _finite(value: torch.Tensor) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _print_scores(name: str, rows: list[dict[str, Any]]) -> None:

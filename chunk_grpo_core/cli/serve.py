@@ -8,7 +8,6 @@ import typer
 
 from ..rewards import load_reward
 from ..rewards.remote.address import read_token
-from ..rewards.remote.server import RewardServer, ServerLimits, serve
 from ..rewards.settings import reward_settings
 
 __all__ = ["serve_reward"]
@@ -35,6 +34,8 @@ def serve_reward(
     They use the reward remote_http with the URL that is printed. An address that other machines
     can reach needs a token.
     """
+    from ..rewards.remote.server import RewardServer, ServerLimits, serve  # needs aiohttp
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     limits = ServerLimits(batch=max_batch, megabytes=max_megabytes, queue=queue, timeout=timeout)
     token = read_token(token_env)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from contextlib import contextmanager
 
 import pytest
@@ -38,15 +37,8 @@ class Letters:
 
 @contextmanager
 def lent(reward):
-    server = RewardServer(reward, port=0)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with RewardServer(reward, port=0) as server:
         yield server.url
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture

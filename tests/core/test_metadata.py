@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from contextlib import contextmanager
 
 import torch
@@ -94,15 +93,8 @@ class CountsLetters:
 
 @contextmanager
 def lent(reward):
-    server = RewardServer(reward, port=0)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with RewardServer(reward, port=0) as server:
         yield server.url
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_a_reward_server_receives_the_metadata_of_a_run(tmp_path):

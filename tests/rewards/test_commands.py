@@ -72,7 +72,8 @@ def test_prompts_belong_to_pictures_and_extras_are_told(tmp_path):
     found = run("score", image, image, "--reward", "tiny_world", *prompts, "--json")
     right, wrong = json.loads(found.stdout)["scores"]
     assert (right["prompt"], wrong["prompt"]) == (text, other)
-    assert right["score"] > wrong["score"] and right["strict"] == 1.0 > wrong["strict"]
+    assert right["score"] > wrong["score"]
+    assert right["extras"]["strict"] == 1.0 > wrong["extras"]["strict"]
 
 
 def test_a_prompt_file_brings_one_prompt_with_its_metadata_for_each_picture(

@@ -1,43 +1,47 @@
 """JSON over HTTP, bounded in time, in size and in tries: for rewards that live in a server.
 
-No redirect is followed, no proxy of the environment is used, and nothing but JSON is read.
+No redirect is followed, no proxy of the environment is used, nothing is unpacked, and nothing but
+JSON is read. Requests run in an event loop of their own, in a thread of their own: whoever calls
+needs no loop, and may well be inside one, as in ComfyUI.
 """
 
 from __future__ import annotations
 
-import http.client
+import asyncio
+import functools
+import io
+import itertools
 import json
 import math
-import queue
 import random
-import socket
 import threading
-import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...optional import require
+from ..safe_json import parse_json, shortened
 from .address import checked_url, token_for, warn_if_remote
+
+if TYPE_CHECKING:
+    import aiohttp
+    import yarl
+else:
+    aiohttp = require("aiohttp", "To ask a reward server")
+    yarl = require("yarl", "To ask a reward server")
 
 __all__ = ["HttpFailed", "JsonServer"]
 
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 """Statuses of answers that may be better next time."""
+_Result = TypeVar("_Result")
 
 
 class HttpFailed(Exception):
     """A request got no answer that can be used."""
 
     def __init__(self, message: str, *, again: bool = False, wait: float = 0.0) -> None:
-        """Describe the failure.
-
-        Args:
-            message: What happened.
-            again: It may work if repeated.
-            wait: Seconds the server wants to be left alone for.
-        """
+        """Say what happened, whether repeating may help, and after how many seconds."""
         super().__init__(message)
         self.again, self.wait = again, wait
 
@@ -77,11 +81,7 @@ class JsonServer:
         token_for(self.token_env, address.hostname or "")
 
     def post(self, path: str, payloads: Sequence[object]) -> list[Any | HttpFailed]:
-        """POST every payload as JSON.
-
-        Args:
-            path: Added to the URL, for example ``"/compute"``.
-            payloads: What JSON can hold.
+        """POST every payload as JSON to the URL with ``path`` (such as ``"/compute"``) added.
 
         Returns:
             For each payload the parsed JSON of the answer, or why there is none. Never takes much
@@ -91,9 +91,10 @@ class JsonServer:
             ValueError: The token may not be sent to this host.
             TypeError: A payload holds what JSON cannot.
         """
-        if payloads:
-            warn_if_remote(self.url)
-        return _Round(self, "POST", path, [json.dumps(p).encode() for p in payloads]).run()
+        if not payloads:
+            return []
+        warn_if_remote(self.url)
+        return _run(self._ask_all("POST", path, [json.dumps(p).encode() for p in payloads]))
 
     def get(self, path: str) -> Any:
         """GET and parse JSON.
@@ -102,140 +103,111 @@ class JsonServer:
             HttpFailed: There is no answer that can be used.
             ValueError: The token may not be sent to this host.
         """
-        (answer,) = _Round(self, "GET", path, [None]).run()
+        (answer,) = _run(self._ask_all("GET", path, [None]))
         if isinstance(answer, HttpFailed):
             raise answer
         return answer
 
+    async def _ask_all(
+        self, method: str, path: str, bodies: Sequence[bytes | None]
+    ) -> list[Any | HttpFailed]:
+        url = yarl.URL(self.url.rstrip("/") + path, encoded=True)
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        headers |= {"Content-Type": "application/json"} if method == "POST" else {}
+        if token := token_for(self.token_env, url.host or ""):
+            headers["Authorization"] = f"Bearer {token}"
+        end = asyncio.get_running_loop().time() + self.timeout
+        turns, jitter = asyncio.Semaphore(self.concurrency), random.Random(0)
 
-class _Round:
-    """Requests that share a deadline.
+        async def ask(body: bytes | None) -> Any | HttpFailed:
+            async with turns:
+                for attempt in itertools.count():
+                    try:
+                        return await self._once(session, method, url, headers, body)
+                    except HttpFailed as failure:
+                        pause = self.backoff * 2**attempt * (0.5 + 0.5 * jitter.random())
+                        pause = max(pause, failure.wait)
+                        left = end - asyncio.get_running_loop().time()
+                        if not failure.again or attempt == self.retries or pause >= left:
+                            return failure
+                    await asyncio.sleep(pause)
 
-    Threads do the waiting. The caller leaves at the deadline or at an interrupt, whatever they are
-    stuck in, and cuts their connections; they are daemons and hold nothing up.
-    """
-
-    def __init__(
-        self, server: JsonServer, method: str, path: str, bodies: Sequence[bytes | None]
-    ) -> None:
-        self._server, self._method, self._bodies = server, method, bodies
-        address = urlsplit(server.url)
-        self._host, self._port = address.hostname or "", address.port
-        self._secure = address.scheme == "https"
-        self._path = address.path.rstrip("/") + path
-        token = token_for(server.token_env, self._host)
-        self._headers = {"Accept": "application/json"}
-        if method == "POST":
-            self._headers["Content-Type"] = "application/json"
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
-        late = HttpFailed(f"{server.url} did not answer within {server.timeout:g} s")
-        self._answers: list[Any | HttpFailed] = [late] * len(bodies)
-        self._todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._over = threading.Event()
-        self._sockets: list[socket.socket] = []
-        self._jitter = random.Random(0)
-
-    def run(self) -> list[Any | HttpFailed]:
-        """Ask, and come back in time."""
-        self._end = time.monotonic() + self._server.timeout
-        for index in range(len(self._bodies)):
-            self._todo.put(index)
-        threads = [
-            threading.Thread(target=self._work, daemon=True)
-            for _ in range(min(self._server.concurrency, len(self._bodies)))
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join(self._left())
-            return list(self._answers)
-        finally:
-            self._over.set()
-            for sock in self._sockets:
-                _cut(sock)
-
-    def _left(self) -> float:
-        return max(self._end - time.monotonic(), 0.0)
-
-    def _work(self) -> None:
-        with suppress(queue.Empty):
-            while not self._over.is_set():
-                index = self._todo.get_nowait()
-                self._answers[index] = self._ask(self._bodies[index])
-
-    def _ask(self, body: bytes | None) -> Any | HttpFailed:
-        """Ask until there is an answer, no hope or no time."""
-        attempt = 0
-        while True:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(force_close=True, limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(),
+            auto_decompress=False,
+        ) as session:
+            tasks = [asyncio.ensure_future(ask(body)) for body in bodies]
             try:
-                return self._once(body)
-            except HttpFailed as failure:
-                pause = self._server.backoff * 2**attempt * (0.5 + 0.5 * self._jitter.random())
-                pause = max(pause, failure.wait)
-                hopeless = not failure.again or attempt == self._server.retries
-                if hopeless or pause >= self._left() or self._over.wait(pause):
-                    return failure
-            attempt += 1
+                done, _ = await asyncio.wait(tasks, timeout=self.timeout)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        late = HttpFailed(f"{self.url} did not answer within {self.timeout:g} s")
+        return [task.result() if task in done else late for task in tasks]
 
-    def _once(self, body: bytes | None) -> Any:
-        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=max(self._left(), 0.001))
+    async def _once(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: yarl.URL,
+        headers: dict[str, str],
+        body: bytes | None,
+    ) -> Any:
+        data, file = bytearray(), None if body is None else io.BytesIO(body)
         try:
-            connection.connect()
-            # The connection forgets its socket while an answer is read from it.
-            self._sockets.append(connection.sock)
-            if self._over.is_set():
-                raise HttpFailed("out of time")
-            # A server may refuse, and hang up, before it has read everything.
-            with suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(self._method, self._path, body, self._headers)
-            return self._read(connection.getresponse())
-        # UnicodeError: a host name that cannot be one.
-        except (OSError, http.client.HTTPException, UnicodeError) as error:
-            what = str(error) or type(error).__name__
-            raise HttpFailed(f"{self._server.url}: {what}", again=True) from error
-        finally:
-            connection.close()
-
-    def _read(self, response: http.client.HTTPResponse) -> Any:
-        url, limit = self._server.url, int(self._server.max_megabytes * 2**20)
-        data = response.read(limit + 1)
-        if len(data) > limit:
-            raise HttpFailed(f"{url} sent more than {self._server.max_megabytes:g} MiB")
-        if response.length:
-            raise HttpFailed(f"{url} hung up in the middle of its answer", again=True)
-        if 300 <= response.status < 400:
-            place = response.getheader("Location", "nowhere")
-            raise HttpFailed(f"{url} redirects to {place[:200]!r}; write the final address")
+            async with session.request(
+                method, url, headers=headers, data=file, allow_redirects=False
+            ) as response:
+                async for block in response.content.iter_any():
+                    data += block
+                    if len(data) > self.max_megabytes * 2**20:
+                        raise HttpFailed(f"{self.url} sent more than {self.max_megabytes:g} MiB")
+        # UnicodeError: a host name that cannot be one. The cause would show the token.
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            raise HttpFailed(f"{self.url}: {_reason(error)}", again=True) from None
+        status = response.status
+        if 300 <= status < 400:
+            place = shortened(response.headers.get("Location", "nowhere"))
+            raise HttpFailed(f"{self.url} redirects to {place}; write the final address")
         try:
-            answer = json.loads(data)
-        except (ValueError, RecursionError):
-            if response.status == 200:
-                raise HttpFailed(f"{url} did not answer with JSON") from None
-            answer = data.decode("utf-8", "replace")
-        if response.status != 200:
+            answer = parse_json(data)
+        except ValueError as error:
+            if status == 200:
+                raise HttpFailed(f"{self.url} did not answer with JSON: {error}") from None
+            answer = data[:1000].decode("utf-8", "replace")
+        if status != 200:
+            text = answer.get("error", answer) if isinstance(answer, dict) else answer
+            wait = response.headers.get("Retry-After", "")  # a date counts as 0
             raise HttpFailed(
-                f"{url} answered {response.status}: {_excerpt(answer)}",
-                again=response.status in _AGAIN,
-                wait=_seconds(response.getheader("Retry-After", "")),
+                f"{self.url} answered {status}: {shortened(text)}",
+                again=status in _AGAIN,
+                wait=float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0,
             )
         return answer
 
 
-def _cut(sock: socket.socket) -> None:
-    """End whatever another thread waits for on this socket."""
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
+def _reason(error: Exception) -> str:
+    """What went wrong, on one line of plain characters."""
+    if isinstance(getattr(error, "os_error", None), ConnectionRefusedError):
+        return "connection refused; is the server running?"
+    return ascii(str(error) or type(error).__name__)[1:300].rstrip("'\"")
 
 
-def _excerpt(answer: object) -> str:
-    """The ``error`` of an answer, or its beginning, on one line of plain characters."""
-    error = answer.get("error", answer) if isinstance(answer, dict) else answer
-    return ascii(error)[:200]
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The loop in which all requests of this process run."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="reward-requests", daemon=True).start()
+    return loop
 
 
-def _seconds(text: str) -> float:
-    """``Retry-After`` in seconds; a date counts as 0."""
-    return float(text) if text.isdecimal() and len(text) < 6 else 0.0
+def _run(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Wait for requests; an interrupt of whoever waits ends them."""
+    result = asyncio.run_coroutine_threadsafe(work, _loop())
+    try:
+        return result.result()
+    finally:
+        result.cancel()

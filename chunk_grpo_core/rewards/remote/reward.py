@@ -1,12 +1,11 @@
 """A reward that another process or machine computes: ``chunk-grpo serve-reward`` or any server that
 speaks the same (``rewards/remote/wire.py``).
-
-Legend: B pictures, H W picture size.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ...method.reward import Fingerprint, RewardBatch, RewardFailed, checked_inputs
 from ...prompts.example import Prompt
+from ..safe_json import shortened
 from .http import HttpFailed, JsonServer
 from .wire import parse_answer, to_question
 
@@ -45,7 +45,7 @@ class RemoteReward:
         """Name and fingerprint of the reward behind the server, which is asked each time.
 
         Raises:
-            RewardFailed: The server does not answer ``GET /health``.
+            RewardFailed: The server does not answer ``GET /health``, or states what is no record.
         """
         try:
             health = self.server.get("/health")
@@ -54,11 +54,19 @@ class RemoteReward:
         health = health if isinstance(health, dict) else {}
         stated = health.get("fingerprint")
         facts = {"reward": health.get("name"), **(stated if isinstance(stated, dict) else {})}
-        return {
-            f"server/{key}": value
-            for key, value in facts.items()
-            if isinstance(value, (str, int, float))
-        }
+        facts = {k: v for k, v in facts.items() if isinstance(v, (str, int, float))}
+        texts = [str(text) for pair in facts.items() for text in pair]
+        numbers = [value for value in facts.values() if isinstance(value, (int, float))]
+        if (
+            len(facts) > 64
+            or not all(text.isprintable() and len(text) <= 1000 for text in texts)
+            or not all(abs(number) < 2**63 for number in numbers)
+        ):
+            raise RewardFailed(
+                f"{self.server.url} states the fingerprint {shortened(facts)}; a record can hold "
+                "64 finite numbers and texts of one line"
+            )
+        return {f"server/{key}": value for key, value in facts.items()}
 
     def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`.
@@ -71,20 +79,23 @@ class RemoteReward:
         usable: list[int] = images.isfinite().flatten(1).all(1).nonzero()[:, 0].tolist()
         chunks = [usable[i : i + self.batch_size] for i in range(0, len(usable), self.batch_size)]
         questions = [to_question(images[chunk], [examples[i] for i in chunk]) for chunk in chunks]
-        values = torch.full((len(images),), torch.nan)
+        values = torch.full((len(images),), math.nan)
         extras: dict[str, Tensor] = {}
         failures = []
         for chunk, answer in zip(chunks, self.server.post("/compute", questions), strict=True):
             try:
                 if isinstance(answer, HttpFailed):
                     raise answer
-                scores, more = parse_answer(answer, len(chunk))
-            except (HttpFailed, ValueError) as error:
+                batch = parse_answer(answer, len(chunk))
+            except HttpFailed as error:
                 failures.append(error)
                 continue
-            values[chunk] = scores
-            for name, numbers in more.items():
-                extras.setdefault(name, torch.full((len(images),), torch.nan))[chunk] = numbers
+            except ValueError as error:
+                failures.append(HttpFailed(f"{self.server.url}: {error}"))
+                continue
+            values[chunk] = batch.known
+            for name, numbers in batch.extras.items():
+                extras.setdefault(name, torch.full_like(values, math.nan))[chunk] = numbers
         raise_if_all_failed(failures, len(chunks))
         return RewardBatch(values, values.isfinite(), extras)
 

@@ -1,49 +1,78 @@
-"""Lend a reward to other processes and machines over HTTP, with the standard library alone.
+"""Lend a reward to other processes and machines over HTTP (see ``rewards/remote/wire.py``).
 
-One thread scores; requests wait for it in a queue of limited length. A request is refused before
-its body is read if it may not come in: wrong token, no length, too large, queue full. What is said
-on the wire is in ``rewards/remote/wire.py``.
+One thread answers and another scores. Whoever may not come in is refused before the body is read,
+and a body is read before it gets a place in the queue, so that one that never ends takes none.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hmac
+import json
 import logging
 import math
+import os
+import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from http.server import ThreadingHTTPServer
-from socketserver import TCPServer
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from ...method.reward import Reward, RewardFailed
+from ...method.reward import Reward, RewardBatch, RewardFailed
+from ...optional import require
 from ...version import __version__
 from .address import is_local
-from .handler import Handler, Refused
-from .limits import ServerLimits
 from .wire import parse_question, to_answer
+
+if TYPE_CHECKING:
+    from aiohttp import web
+else:
+    web = require("aiohttp.web", "To lend a reward")
 
 __all__ = ["RewardServer", "ServerLimits", "serve"]
 
 log = logging.getLogger(__name__)
 
 _CONNECTIONS = 64
-"""Most connections at once; further ones are closed."""
-_HEADERS_TIME = 10.0
-"""Seconds in which a stranger must have said what they want."""
-_GRACE = 2.0
-"""Seconds for the last bytes of an answer."""
+"""Most connections at once; of more, the one that takes longest to say what it wants is cut."""
+_ARRIVAL_TIME = 60.0
+"""Seconds in which a request must have arrived as a whole."""
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?")
 
 
-class RewardServer(ThreadingHTTPServer):
-    """``GET /health`` and ``POST /compute`` for one reward."""
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits:
+    """What one client may ask of a server."""
 
-    daemon_threads = True
-    request_queue_size = _CONNECTIONS
+    batch: int = 64
+    """Pictures in a request, at least 1."""
+    megabytes: float = 64.0
+    """Size of a request's body, above 0."""
+    queue: int = 8
+    """Requests that wait or are scored at once, at least 1; the next one gets 503."""
+    timeout: float = 300.0
+    """Seconds from request to answer, above 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "queue", "megabytes", "timeout"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} is {value}; it must be above 0, and finite")
+
+
+class _Refused(Exception):
+    """An answer that is not 200."""
+
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, {k.replace("_", "-"): v for k, v in headers.items()}
+
+
+class RewardServer:
+    """``GET /health`` and ``POST /compute`` for one reward, while its ``with`` block lasts."""
 
     def __init__(
         self,
@@ -54,7 +83,7 @@ class RewardServer(ThreadingHTTPServer):
         token: str = "",
         limits: ServerLimits | None = None,
     ) -> None:
-        """Bind; :meth:`serve_forever` answers.
+        """Take an address; who comes is answered in the ``with`` block.
 
         Args:
             reward: What scores.
@@ -68,123 +97,204 @@ class RewardServer(ThreadingHTTPServer):
             OSError: The address cannot be listened on.
         """
         self.limits, self.token, self.reward = limits or ServerLimits(), token, reward
-        self.health = {
-            "status": "ok",
-            "name": reward.name,
-            "fingerprint": dict(reward.fingerprint),
-            "version": __version__,
-        }
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family, address = addresses[0][0], addresses[0][4]
-        if not token and not is_local(str(address[0])):
+        facts = {"name": reward.name, "fingerprint": dict(reward.fingerprint)}
+        self.health = {"status": "ok", **facts, "version": __version__}
+        family, _, _, _, (address, *_) = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        if not token and not is_local(str(address)):
             raise ValueError(
                 f"host is {host!r}, which other machines can reach; set a token (--token-env), or "
                 "listen on 127.0.0.1 and let ssh -L forward the port"
             )
-        self._slots = threading.BoundedSemaphore(self.limits.queue)
+        self._socket = socket.create_server((str(address), port), family=family, backlog=64)
+        self._socket.setblocking(False)
+        self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="reward")
-        self._open: dict[Any, float] = {}  # connection -> when it is cut
-        self._seconds = 1.0
-        super().__init__((str(address[0]), port), Handler)
+        self._jobs: set[Future[dict[str, Any]]] = set()
+        self._seconds = 1.0  # that the last request took
+        self._arriving: dict[asyncio.Transport, asyncio.TimerHandle] = {}  # first come first
+        self._arriving_bytes = 0
+        self._loop, self._stop = asyncio.new_event_loop(), asyncio.Event()
+        self._thread = threading.Thread(target=self._run)
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        host, port = self.server_address[:2]
-        host = host if isinstance(host, str) else host.decode()
+        host, port = self.address
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
-    def server_bind(self) -> None:
-        """Bind without the look-up of a domain name, which can hang."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+    def __enter__(self) -> RewardServer:
+        self._thread.start()
+        return self
 
-    def submit(self, read: Callable[[], bytes]) -> Future[dict[str, Any]]:
-        """Take a place in the queue, read the body, and have it scored.
+    def __exit__(self, *error: object) -> None:
+        """Let the running request finish, refuse those that wait, and close."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._worker.shutdown()
 
-        Raises:
-            Refused: There is no place.
-        """
-        if not self._slots.acquire(blocking=False):
-            wait = str(min(max(math.ceil(self._seconds), 1), 60))
-            raise Refused(503, "the queue is full", Retry_After=wait)
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        quiet = logging.getLogger(f"{__name__}.http")  # what is not HTTP is not news
+        quiet.setLevel(logging.CRITICAL)
+        options = {"access_log": None, "logger": quiet, "lingering_time": 1.0}
+        options["auto_decompress"] = False
+        http = web.Server(self._answer, handler_cancellation=True, **options)
+        accepting = asyncio.ensure_future(self._accept(http))
+        await self._stop.wait()
+        accepting.cancel()
+        self._socket.close()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+        while self._arriving:
+            self._cut_slowest()
+        http.pre_shutdown()
+        await http.shutdown(self.limits.timeout)
+
+    async def _accept(self, http: web.Server) -> None:
+        while True:
+            with suppress(OSError):  # whoever hangs up at once
+                client, _ = await self._loop.sock_accept(self._socket)
+                transport, _ = await self._loop.connect_accepted_socket(lambda: http(), client)
+                for other in [other for other in self._arriving if other.is_closing()]:
+                    self._arrived(other)
+                timer = self._loop.call_later(_ARRIVAL_TIME, transport.abort)
+                self._arriving[transport] = timer
+                if len(http.connections) > _CONNECTIONS:
+                    self._cut_slowest()
+            await asyncio.sleep(0)
+
+    def _arrived(self, transport: asyncio.Transport | None) -> None:
+        if transport in self._arriving:
+            self._arriving.pop(transport).cancel()
+
+    def _cut_slowest(self) -> None:
+        """Hang up on the connection that came first of those that have not said all."""
+        if slowest := next(iter(self._arriving), None):
+            self._arrived(slowest)
+            slowest.abort()
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        status, headers = 200, {}
         try:
-            body = read()
-            try:
-                job = self._worker.submit(self._compute, body)
-            except RuntimeError:
-                raise Refused(503, "the server is shutting down") from None
-        except BaseException:
-            self._slots.release()
-            raise
-        job.add_done_callback(lambda _: self._slots.release())
-        return job
+            answer = await asyncio.wait_for(self._respond(request), self.limits.timeout)
+        except asyncio.TimeoutError:
+            status, answer = 504, {"error": "there was no score in time"}
+        except _Refused as refusal:
+            status, answer, headers = refusal.status, {"error": str(refusal)}, refusal.headers
+        except RewardFailed as error:
+            status, answer = 503, {"error": str(error)}
+        except Exception:
+            log.exception("%s failed", self.reward.name)
+            status, answer = 500, {"error": "the reward failed; see the log of the server"}
+        self._arrived(request.transport)
+        log.info("%s %s %d", request.remote, ascii(request.raw_path[:200]), status)
+        body = json.dumps(answer, allow_nan=False).encode()
+        headers["Content-Type"] = "application/json"
+        response = web.Response(body=body, status=status, headers=headers)
+        response.force_close()
+        return response
 
-    def _compute(self, body: bytes) -> dict[str, Any]:
-        """Score one request, in the one thread that does so."""
+    async def _respond(self, request: web.BaseRequest) -> dict[str, Any]:
+        self._admit(request)
+        if request.method == "GET":
+            return self.health
+        self._check_queue()
+        body = await self._read(request)
+        self._check_queue()
+        gone = threading.Event()
+        try:
+            job = self._worker.submit(self._score, body, gone)
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
+            return await asyncio.wrap_future(job)
+        except (RuntimeError, asyncio.CancelledError):
+            if self._stop.is_set():
+                raise _Refused(503, "the server is shutting down") from None
+            raise
+        finally:
+            gone.set()
+
+    def _admit(self, request: web.BaseRequest) -> None:
+        """Refuse who may not come in, what is not here, and what may not be read."""
+        headers, most = request.headers, self.limits.megabytes
+        if self.token:
+            given = headers.get("Authorization", "").encode("utf-8", "replace")
+            if not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+                raise _Refused(401, "a bearer token is needed", WWW_Authenticate="Bearer")
+        hosts = headers.getall("Host", [])
+        host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        # A web page whose host name was pointed at this machine sends its own name.
+        if not host or not (self.token or is_local(host[1].strip("[]"))):
+            raise _Refused(403, "one Host is needed, and without a token it must be a local one")
+        if "Origin" in headers:
+            raise _Refused(403, "web pages are not served")
+        if request.method not in ("GET", "POST"):
+            raise _Refused(501, "there is GET and POST")
+        if (request.method, request.raw_path) not in (("GET", "/health"), ("POST", "/compute")):
+            raise _Refused(404, "there is GET /health and POST /compute")
+        if request.method == "GET":
+            return
+        # A web page of another site cannot send this type without asking first.
+        if request.content_type != "application/json":
+            raise _Refused(415, "Content-Type must be application/json")
+        if request.content_length is None or "Transfer-Encoding" in headers:
+            raise _Refused(411, "one Content-Length is needed")
+        if request.content_length > most * 2**20:
+            raise _Refused(413, f"a request may have {most:g} MiB")
+
+    def _check_queue(self) -> None:
+        if len(self._jobs) >= self.limits.queue:
+            wait = str(min(max(math.ceil(self._seconds), 1), 60))
+            raise _Refused(503, "the queue is full", Retry_After=wait)
+
+    async def _read(self, request: web.BaseRequest) -> bytearray:
+        """Read the body; where too much is on its way at once, the slowest is cut."""
+        body, most = bytearray(), self.limits.queue * self.limits.megabytes * 2**20
+        try:
+            async for block in request.content.iter_any():
+                body += block
+                self._arriving_bytes += len(block)
+                if self._arriving_bytes > most:
+                    self._cut_slowest()
+        finally:
+            self._arriving_bytes -= len(body)
+            self._arrived(request.transport)
+        return body
+
+    def _score(self, body: bytearray, gone: threading.Event) -> dict[str, Any]:
+        """Score a request, in the one thread that does so, for as long as somebody waits."""
         start = time.monotonic()
         try:
-            question = parse_question(body, self.limits.batch)
-            batch = self.reward.score(question.images, question.examples)
-            return to_answer(batch)
-        except ValueError as error:
-            raise Refused(400, str(error)) from error
-        except RewardFailed as error:
-            raise Refused(503, str(error)) from error
-        except Exception as error:
-            log.exception("%s failed", self.reward.name)
-            raise Refused(500, "the reward failed; see the log of the server") from error
+            question, batches = parse_question(body, self.limits.batch), []
+            for part in question.parts():
+                if gone.is_set():
+                    raise _Refused(503, "nobody waits for this any more")
+                batches.append(self.reward.score(question.images(part), question.examples[part]))
+            return to_answer(RewardBatch.joined(batches))
+        except (ValueError, RecursionError) as error:
+            raise _Refused(400, str(error)) from error
         finally:
             self._seconds = time.monotonic() - start
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection, unless there are too many."""
-        if len(self._open) >= _CONNECTIONS:
-            self.shutdown_request(request)
-            return
-        self._open[request] = time.monotonic() + _HEADERS_TIME
-        super().process_request(request, client_address)
-
-    def extend(self, request: Any, deadline: float) -> None:
-        """Let a connection that may come in stay until ``deadline`` on the monotonic clock."""
-        self._open[request] = deadline + _GRACE
-
-    def shutdown_request(self, request: Any) -> None:
-        """End a connection."""
-        self._open.pop(request, None)
-        super().shutdown_request(request)
-
-    def service_actions(self) -> None:
-        """Hang up on those who take too long to speak or to listen."""
-        now = time.monotonic()
-        for request, deadline in list(self._open.items()):
-            if deadline < now:
-                with suppress(OSError):
-                    request.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what a handler did not expect; a client that hangs up is not news."""
-        log.debug("connection from %s", client_address, exc_info=True)
-
-    def server_close(self) -> None:
-        """Let the running request finish, refuse those that wait, and close."""
-        super().server_close()
-        self._worker.shutdown(wait=True, cancel_futures=True)
-        end = time.monotonic() + _GRACE
-        while self._open and time.monotonic() < end:
-            time.sleep(0.01)
-
 
 def serve(server: RewardServer) -> None:
-    """Answer until SIGINT or SIGTERM; from the main thread."""
+    """Answer until SIGINT or SIGTERM, which let the running request finish; a second one does not.
+
+    From the main thread.
+    """
+    signals: list[int] = []
 
     def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        signals.append(number)
+        if len(signals) > 1:
+            os._exit(128 + number)  # a thread may be deep in a network, where nothing else ends it
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with server, suppress(KeyboardInterrupt):
-            server.serve_forever()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    with server:
+        while not signals:
+            time.sleep(0.1)

@@ -26,9 +26,10 @@ from torch import Tensor
 
 from ...method.reward import Fingerprint, RewardBatch, checked_inputs
 from ...prompts.example import Prompt
+from ..png import png_base64
+from ..safe_json import shortened
 from .http import HttpFailed, JsonServer
 from .reward import raise_if_all_failed
-from .wire import png_base64
 
 __all__ = ["Judge", "JudgeScore", "VlmJudge", "load_judge"]
 
@@ -187,7 +188,7 @@ class VlmJudge:
                 len(mute),
                 len(requests),
                 self.model,
-                ascii(mute[0].get("message"))[:300],
+                shortened(mute[0].get("message")),
             )
         share = len(mute) / max(len(requests) - len(failures), 1)
         extras["unparseable"] = torch.full_like(values, share)
@@ -220,7 +221,7 @@ def _choice(answer: Any) -> dict[str, Any]:
     choices = answer.get("choices") if isinstance(answer, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(first, dict) or not isinstance(first.get("message", {}), dict):
-        raise HttpFailed(f"the answer has no choices: {ascii(answer)[:200]}")
+        raise HttpFailed(f"the answer has no choices: {shortened(answer)}")
     return first
 
 

@@ -7,18 +7,11 @@
 
 ``metadata`` and ``extras`` may be absent, null is a score that could not be computed, and an answer
 with ``error`` has no scores. Pictures are RGB with 8 bits, so a score is that of the saved picture.
-
-Legend: B pictures, H W picture size.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,39 +20,42 @@ import torch
 from torch import Tensor
 
 from ...method.reward import RewardBatch
-from ...optional import require
 from ...prompts.example import Example, Prompt, examples_of
-from ..pixels import to_pil
+from ..png import png_base64, png_size, unpack_pngs
+from ..safe_json import parse_json, shortened
 
-__all__ = ["Question", "parse_answer", "parse_question", "png_base64", "to_answer", "to_question"]
+__all__ = ["Question", "parse_answer", "parse_question", "to_answer", "to_question"]
 
 _MAX_SIDE = 8192
 _MAX_PIXELS = 2**26
-"""Of all pictures of a request: 64 of 1024 x 1024, 768 MiB as float32."""
+"""Of all pictures of a request: 64 of 1024 x 1024."""
+_UNPACKED_PIXELS = 2**24
+"""Of one picture, and of all that are unpacked at once: 192 MiB as float32."""
+_MAX_EXTRAS = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Question:
-    """B pictures to score."""
+    """Pictures to score, not unpacked yet."""
 
-    images: Tensor
-    """(B, H, W, 3), float32 in 0..1, whole multiples of 1 / 255."""
     examples: list[Example]
-    """B prompts with their metadata."""
+    files: list[str]
+    """A PNG file in base64 for each example."""
+    size: tuple[int, int]
+    """Width and height that all their headers name."""
 
+    def parts(self) -> list[slice]:
+        """Places of the pictures that may be unpacked together."""
+        step = _UNPACKED_PIXELS // (self.size[0] * self.size[1])
+        return [slice(first, first + step) for first in range(0, len(self.files), step)]
 
-def png_base64(images: Tensor) -> list[str]:
-    """Pictures (B, H, W, 3) in 0..1, finite -> B PNG files in base64."""
-    texts = []
-    for picture in to_pil(images):
-        file = io.BytesIO()
-        picture.save(file, "PNG", compress_level=1)
-        texts.append(base64.b64encode(file.getvalue()).decode("ascii"))
-    return texts
+    def images(self, part: slice) -> Tensor:
+        """Unpack some: (b, H, W, 3), float32 in 0..1. Raises ValueError for damaged ones."""
+        return unpack_pngs(self.files[part], self.size, part.start)
 
 
 def to_question(images: Tensor, examples: Sequence[Prompt]) -> dict[str, Any]:
-    """Build the body of a request; see :class:`Question`."""
+    """Build the body of a request for pictures (B, H, W, 3) in 0..1, finite."""
     examples = examples_of(examples)
     return {
         "prompt": [example.text for example in examples],
@@ -68,84 +64,42 @@ def to_question(images: Tensor, examples: Sequence[Prompt]) -> dict[str, Any]:
     }
 
 
-def parse_question(body: bytes, max_batch: int) -> Question:
-    """Read the body of a request from anybody.
-
-    Args:
-        body: JSON.
-        max_batch: Most pictures allowed.
+def parse_question(body: bytes | bytearray, max_batch: int) -> Question:
+    """Read the body of a request from anybody, of at most ``max_batch`` pictures.
 
     Raises:
         ValueError: It is not as it must be; the message is for the sender.
     """
     try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        raise ValueError("the body must be JSON") from None
+        data = parse_json(body)
+    except ValueError as error:
+        raise ValueError(f"the body must be JSON; {error}") from None
     if not isinstance(data, dict):
         raise ValueError("the body must be a JSON object")
-    prompts, texts = _list(data, "prompt", str), _list(data, "image", str)
-    has_metadata = data.get("metadata") is not None
-    metadata = _list(data, "metadata", dict) if has_metadata else [{}] * len(prompts)
-    if not len(prompts) == len(texts) == len(metadata):
+    prompts, files = _list(data, "prompt", str), _list(data, "image", str)
+    if data.get("metadata") is None:
+        data["metadata"] = [{}] * len(prompts)
+    metadata = _list(data, "metadata", dict)
+    if not len(prompts) == len(files) == len(metadata):
         raise ValueError("prompt, image and metadata must have the same length")
-    if not 1 <= len(texts) <= max_batch:
-        raise ValueError(f"there are {len(texts)} pictures; 1 to {max_batch} are allowed")
-    examples = list(map(Example, prompts, metadata))
-    return Question(images=_pictures(texts), examples=examples)
-
-
-def to_answer(batch: RewardBatch) -> dict[str, Any]:
-    """Build the body of an answer."""
-    return {
-        "rewards": _plain(batch.known),
-        "extras": {name: _plain(values) for name, values in batch.details.items()},
-    }
-
-
-def parse_answer(answer: object, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Read the scores of ``count`` pictures from an answer of any server.
-
-    Returns:
-        Rewards and extras, each float32 of shape (count,), NaN where there is no finite number.
-
-    Raises:
-        ValueError: The answer is not as it must be, or says that it failed.
-    """
-    if not isinstance(answer, dict):
-        raise ValueError("the answer is not a JSON object")
-    if answer.get("error"):
-        raise ValueError(f"the server says {ascii(answer['error'])[:200]}")
-    extras = answer.get("extras") or {}
-    if not isinstance(extras, dict):
-        raise ValueError("extras are not an object")
-    return (
-        _numbers("rewards", answer.get("rewards"), count),
-        {name: _numbers(f"extras {name[:40]!a}", row, count) for name, row in extras.items()},
-    )
-
-
-def _numbers(name: str, row: object, count: int) -> Tensor:
-    if not isinstance(row, list) or len(row) != count:
-        got = f"{len(row)} values" if isinstance(row, list) else type(row).__name__
-        raise ValueError(f"{name}: {count} numbers are needed, the answer has {got}")
-    for value in row:
-        if value is not None and type(value) not in (int, float):
-            raise ValueError(f"{name}: {ascii(value)[:40]} is not a number")
-    numbers = torch.tensor([_float(value) for value in row], dtype=torch.float32)
-    return torch.where(numbers.isfinite(), numbers, torch.nan)
-
-
-def _float(value: int | float | None) -> float:
-    try:
-        return math.nan if value is None else float(value)
-    except OverflowError:  # a whole number beyond float64
-        return math.inf
-
-
-def _plain(values: Tensor) -> list[float | None]:
-    """Numbers for JSON, None for NaN and infinity."""
-    return [value if math.isfinite(value) else None for value in values.tolist()]
+    if not 1 <= len(files) <= max_batch:
+        raise ValueError(f"there are {len(files)} pictures; 1 to {max_batch} are allowed")
+    sizes = set()
+    for index, file in enumerate(files):
+        try:
+            sizes.add(png_size(file))
+        except ValueError as error:
+            raise ValueError(f"image {index} is not PNG in base64: {error}") from error
+    if len(sizes) > 1:
+        raise ValueError(f"the pictures must have one size, got {sorted(sizes)[:4]}")
+    ((width, height),) = sizes
+    over = width * height * len(files) > _MAX_PIXELS or width * height > _UNPACKED_PIXELS
+    if over or not 1 <= min(width, height) <= max(width, height) <= _MAX_SIDE:
+        raise ValueError(
+            f"{len(files)} pictures of {width} x {height}: a side may have {_MAX_SIDE} pixels, a "
+            f"picture {_UNPACKED_PIXELS} and all pictures of a request {_MAX_PIXELS}"
+        )
+    return Question(list(map(Example, prompts, metadata)), files, (width, height))
 
 
 def _list(data: dict[str, Any], key: str, kind: type) -> list[Any]:
@@ -156,39 +110,43 @@ def _list(data: dict[str, Any], key: str, kind: type) -> list[Any]:
     return value
 
 
-def _pictures(texts: list[str]) -> Tensor:
-    """PNG files in base64 -> (B, H, W, 3); sizes are checked before anything is unpacked."""
-    files = [_open(index, text) for index, text in enumerate(texts)]
-    sizes = sorted({file.size for file in files})
-    if len(sizes) > 1:
-        raise ValueError(f"the pictures of one request must have one size, got {sizes[:4]}")
-    width, height = sizes[0]
-    if max(width, height) > _MAX_SIDE or width * height * len(files) > _MAX_PIXELS:
-        raise ValueError(
-            f"{len(files)} pictures of {width} x {height}: a side may have {_MAX_SIDE} pixels and "
-            f"all pictures of a request {_MAX_PIXELS}"
-        )
-    numpy = require("numpy", "To read pictures")
-    pictures = torch.empty(len(files), height, width, 3)
-    for index, file in enumerate(files):
-        try:
-            pictures[index] = torch.from_numpy(numpy.array(file))
-        except _BROKEN as error:
-            raise ValueError(f"image {index} is damaged: {error}") from error
-    return pictures / 255.0
+def to_answer(batch: RewardBatch) -> dict[str, Any]:
+    """Build the body of an answer; null for NaN and infinity."""
+    rewards, *extras = (
+        [value if math.isfinite(value) else None for value in row.tolist()]
+        for row in (batch.known, *batch.details.values())
+    )
+    return {"rewards": rewards, "extras": dict(zip(batch.details, extras, strict=True))}
 
 
-_BROKEN = (OSError, SyntaxError, ValueError, struct.error, zlib.error)
-"""What Pillow raises for files that are not what they claim."""
+def parse_answer(answer: object, count: int) -> RewardBatch:
+    """Read the scores of ``count`` pictures; those without a finite number are not valid.
+
+    Raises:
+        ValueError: The answer is not as it must be, or says that it failed.
+    """
+    if not isinstance(answer, dict):
+        raise ValueError(f"the answer is not a JSON object: {shortened(answer)}")
+    if answer.get("error"):
+        raise ValueError(f"the server says {shortened(answer['error'])}")
+    extras = answer.get("extras") or {}
+    if not isinstance(extras, dict) or len(extras) > _MAX_EXTRAS:
+        raise ValueError(f"extras must be an object with at most {_MAX_EXTRAS} names")
+    for name in extras:
+        if not (name.isprintable() and 1 <= len(name) <= 100):
+            raise ValueError(f"extras {shortened(name)}: a name has 1 to 100 printable characters")
+    rows = {name: _numbers(f"extras {name!r}", row, count) for name, row in extras.items()}
+    values = _numbers("rewards", answer.get("rewards"), count)
+    return RewardBatch(values, values.isfinite(), rows)
 
 
-def _open(index: int, text: str) -> Any:
-    """Read the header of a picture."""
-    image = require("PIL.Image", "To read pictures")
-    try:
-        file = image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",))
-    except (*_BROKEN, image.DecompressionBombError) as error:
-        raise ValueError(f"image {index} is not PNG in base64, or it is too large") from error
-    if file.mode != "RGB":
-        raise ValueError(f"image {index} has mode {file.mode}; send 8-bit RGB")
-    return file
+def _numbers(name: str, row: object, count: int) -> Tensor:
+    if not isinstance(row, list) or len(row) != count:
+        got = f"{len(row)} values" if isinstance(row, list) else shortened(row)
+        raise ValueError(f"{name}: {count} numbers are needed, the answer has {got}")
+    for value in row:
+        if value is not None and type(value) not in (int, float):
+            raise ValueError(f"{name}: {shortened(value)} is not a number")
+    # A whole number may be too large for float64.
+    numbers = [math.nan if value is None or abs(value) > 3.4e38 else value for value in row]
+    return torch.tensor(numbers, dtype=torch.float32)

@@ -1,0 +1,30 @@
+"""JSON from strangers: what would grow to many times its size is refused before it is parsed."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from typing import Any
+
+__all__ = ["parse_json", "shortened"]
+
+_MAX_VALUES = 200_000
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 200
+shortened = _repr.repr
+"""``repr`` of what a stranger sent: bounded in length and depth, without control characters."""
+
+
+def parse_json(data: bytes | bytearray) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: It is not JSON, is nested too deeply, or holds too many values.
+    """
+    if sum(map(data.count, (b",", b":", b"[", b"{"))) > _MAX_VALUES:
+        raise ValueError(f"it holds more than {_MAX_VALUES} values")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
