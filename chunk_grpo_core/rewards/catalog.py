@@ -210,7 +210,7 @@ CATALOG: dict[str, Entry] = {
         speed="network",
         evidence="Scores of a reward lent by `chunk-grpo serve-reward` in another process equal "
         "those at home bit for bit; servers that hang, drip, redirect or answer nonsense: "
-        "`tests/rewards/test_remote.py`, `test_server.py`.",
+        "`tests/rewards/test_remote.py`, `test_hostile_answers.py`, `test_server.py`.",
         unproved="HTTPS, and networks between machines.",
     ),
     "vlm_judge": Entry(

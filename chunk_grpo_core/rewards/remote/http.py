@@ -1,8 +1,8 @@
 """JSON over HTTP, bounded in time, in size and in tries: for rewards that live in a server.
 
-No redirect is followed, no proxy of the environment is used, nothing is unpacked, and nothing but
-JSON is read. Requests run in an event loop of their own, in a thread of their own: whoever calls
-needs no loop, and may well be inside one, as in ComfyUI.
+No redirect is followed, no proxy of the environment is used, nothing is decompressed, and nothing
+but JSON is read. Requests run in an event loop of their own, in a thread of their own: whoever
+calls needs no loop, and may well be inside one, as in ComfyUI.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import io
 import itertools
 import json
 import math
+import os
 import random
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ...optional import require
 from ..safe_json import parse_json, shortened
@@ -25,16 +26,13 @@ from .address import checked_url, token_for, warn_if_remote
 
 if TYPE_CHECKING:
     import aiohttp
-    import yarl
 else:
     aiohttp = require("aiohttp", "To ask a reward server")
-    yarl = require("yarl", "To ask a reward server")
 
 __all__ = ["HttpFailed", "JsonServer"]
 
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 """Statuses of answers that may be better next time."""
-_Result = TypeVar("_Result")
 
 
 class HttpFailed(Exception):
@@ -94,7 +92,7 @@ class JsonServer:
         if not payloads:
             return []
         warn_if_remote(self.url)
-        return _run(self._ask_all("POST", path, [json.dumps(p).encode() for p in payloads]))
+        return self._ask("POST", path, [json.dumps(payload).encode() for payload in payloads])
 
     def get(self, path: str) -> Any:
         """GET and parse JSON.
@@ -103,40 +101,54 @@ class JsonServer:
             HttpFailed: There is no answer that can be used.
             ValueError: The token may not be sent to this host.
         """
-        (answer,) = _run(self._ask_all("GET", path, [None]))
+        (answer,) = self._ask("GET", path, [None])
         if isinstance(answer, HttpFailed):
             raise answer
         return answer
 
-    async def _ask_all(
-        self, method: str, path: str, bodies: Sequence[bytes | None]
-    ) -> list[Any | HttpFailed]:
-        url = yarl.URL(self.url.rstrip("/") + path, encoded=True)
+    def _ask(self, method: str, path: str, bodies: Sequence[bytes | None]) -> list[Any]:
+        work = asyncio.run_coroutine_threadsafe(
+            self._ask_all(method, path, bodies), _loop(os.getpid())
+        )
+        try:
+            return work.result()
+        finally:
+            work.cancel()  # what is left after an interrupt
+
+    async def _ask_all(self, method: str, path: str, bodies: Sequence[bytes | None]) -> list[Any]:
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         headers |= {"Content-Type": "application/json"} if method == "POST" else {}
-        if token := token_for(self.token_env, url.host or ""):
+        if token := token_for(self.token_env, checked_url(self.url).hostname or ""):
             headers["Authorization"] = f"Bearer {token}"
-        end = asyncio.get_running_loop().time() + self.timeout
-        turns, jitter = asyncio.Semaphore(self.concurrency), random.Random(0)
+        clock = asyncio.get_running_loop().time
+        end, turns, jitter = (
+            clock() + self.timeout,
+            asyncio.Semaphore(self.concurrency),
+            random.Random(0),
+        )
 
         async def ask(body: bytes | None) -> Any | HttpFailed:
             async with turns:
                 for attempt in itertools.count():
+                    file = None if body is None else io.BytesIO(body)
+                    request = session.request(method, url, data=file, allow_redirects=False)
                     try:
-                        return await self._once(session, method, url, headers, body)
+                        return await self._answer(request)
                     except HttpFailed as failure:
                         pause = self.backoff * 2**attempt * (0.5 + 0.5 * jitter.random())
                         pause = max(pause, failure.wait)
-                        left = end - asyncio.get_running_loop().time()
-                        if not failure.again or attempt == self.retries or pause >= left:
+                        last = not failure.again or attempt == self.retries
+                        if last or pause >= end - clock():
                             return failure
                     await asyncio.sleep(pause)
 
+        url = self.url.rstrip("/") + path
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True, limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(),
             auto_decompress=False,
+            headers=headers,
         ) as session:
             tasks = [asyncio.ensure_future(ask(body)) for body in bodies]
             try:
@@ -148,29 +160,24 @@ class JsonServer:
         late = HttpFailed(f"{self.url} did not answer within {self.timeout:g} s")
         return [task.result() if task in done else late for task in tasks]
 
-    async def _once(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        url: yarl.URL,
-        headers: dict[str, str],
-        body: bytes | None,
-    ) -> Any:
-        data, file = bytearray(), None if body is None else io.BytesIO(body)
+    async def _answer(self, request: Any) -> Any:
+        """Send a request and read the answer."""
+        data = bytearray()
         try:
-            async with session.request(
-                method, url, headers=headers, data=file, allow_redirects=False
-            ) as response:
+            async with request as response:
                 async for block in response.content.iter_any():
                     data += block
                     if len(data) > self.max_megabytes * 2**20:
                         raise HttpFailed(f"{self.url} sent more than {self.max_megabytes:g} MiB")
         # UnicodeError: a host name that cannot be one. The cause would show the token.
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
-            raise HttpFailed(f"{self.url}: {_reason(error)}", again=True) from None
-        status = response.status
+            reason = shortened(str(error) or type(error).__name__)[1:-1]
+            if isinstance(getattr(error, "os_error", None), ConnectionRefusedError):
+                reason = "connection refused; is the server running?"
+            raise HttpFailed(f"{self.url}: {reason}", again=True) from None
+        status, headers = response.status, response.headers
         if 300 <= status < 400:
-            place = shortened(response.headers.get("Location", "nowhere"))
+            place = shortened(headers.get("Location", "nowhere"))
             raise HttpFailed(f"{self.url} redirects to {place}; write the final address")
         try:
             answer = parse_json(data)
@@ -180,7 +187,7 @@ class JsonServer:
             answer = data[:1000].decode("utf-8", "replace")
         if status != 200:
             text = answer.get("error", answer) if isinstance(answer, dict) else answer
-            wait = response.headers.get("Retry-After", "")  # a date counts as 0
+            wait = headers.get("Retry-After", "")  # a date counts as 0
             raise HttpFailed(
                 f"{self.url} answered {status}: {shortened(text)}",
                 again=status in _AGAIN,
@@ -189,25 +196,9 @@ class JsonServer:
         return answer
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong, on one line of plain characters."""
-    if isinstance(getattr(error, "os_error", None), ConnectionRefusedError):
-        return "connection refused; is the server running?"
-    return ascii(str(error) or type(error).__name__)[1:300].rstrip("'\"")
-
-
 @functools.cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """The loop in which all requests of this process run."""
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    """The loop in which all requests of a process run; a fork does not inherit its thread."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="reward-requests", daemon=True).start()
     return loop
-
-
-def _run(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Wait for requests; an interrupt of whoever waits ends them."""
-    result = asyncio.run_coroutine_threadsafe(work, _loop())
-    try:
-        return result.result()
-    finally:
-        result.cancel()
