@@ -1,0 +1,249 @@
+"""Prompts with alternatives and wildcard folders, in captions that the tiny model knows."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Set
+from pathlib import Path
+
+import tomllib
+
+from ..material import BASE, Material, as_toml, put
+from ..mutate import damaged_bytes
+from ..outcomes import Case, Check, Expected
+from ..warm import Ended
+from .configurations import train
+
+__all__ = ["wildcards"]
+
+_WORDS = {
+    "size": ("small", "large"),
+    "colour": ("red", "blue", "green", "yellow"),
+    "shape": ("circle", "square", "triangle", "cross"),
+}
+_CAPTION = "a {size} {colour} {shape} on a white background"
+
+
+def wildcards(rng: random.Random, folder: Path, material: Material) -> Case:
+    """A prompt of ``[prompts] text`` and a folder of lists, and a training with them."""
+    kind = rng.choice(["good", "good", "foreign", "foreign", "hostile", "damaged"])
+    if kind == "good":
+        return _good(rng, folder)
+    if kind == "damaged":
+        (folder / "lists").mkdir()
+        body, what = damaged_bytes(b"red\nblue\n{green|yellow}\n", rng)
+        (folder / "lists" / "colour.txt").write_bytes(body)
+        prompt = "a small __colour__ {circle|square|cross} on a white background"
+        return _case(
+            folder, prompt, f"a list {what}", ("colour", "caption", "held-out", "unknown word")
+        )
+    if kind == "foreign":
+        name = rng.choice(sorted(_FOREIGN))
+        _lists(folder, {"colour": ("red", "blue"), "hair color": ("red", "blue")})
+        prompt, piece = _FOREIGN[name]
+        return _case(folder, prompt, name, (piece,), never=("caption of the tiny world",))
+    name = rng.choice(sorted(_HOSTILE))
+    prompt, names, expected = _HOSTILE[name](folder)
+    return _case(folder, prompt, name, names, expected)
+
+
+def _case(
+    folder: Path,
+    prompt: str,
+    about: str,
+    names: tuple[str, ...],
+    expected: Expected = Expected.either,
+    *,
+    check: Check | None = None,
+    variants: int = 8,
+    never: tuple[str, ...] = (),
+) -> Case:
+    changes = {"prompts.text": [prompt], "prompts.wildcards": "lists", "prompts.variants": variants}
+    case = train(folder, as_toml(put(BASE, changes)), about, names, expected=expected)
+    return Case(
+        argv=case.argv,
+        about=about,
+        names=names,
+        expected=expected,
+        check=check or _plain,
+        never=never,
+        seconds=20,
+    )
+
+
+def _lists(folder: Path, lists: dict[str, tuple[str, ...]]) -> None:
+    (folder / "lists").mkdir(exist_ok=True)
+    for name, lines in lists.items():
+        (folder / "lists" / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _prompts_of(folder: Path) -> Set[str]:
+    record = tomllib.loads((folder / "run" / "run.toml").read_text(encoding="utf-8"))["record"]
+    return {item if isinstance(item, str) else item["text"] for item in record["train"]} | {
+        item if isinstance(item, str) else item["text"] for item in record["held_out"]
+    }
+
+
+def _plain(folder: Path, ended: Ended) -> str:
+    """No sign of the syntax may be left in a prompt."""
+    left = [text for text in _prompts_of(folder) if any(sign in text for sign in "{}|_$:")]
+    return f"taken as text: {left[0]!r}" if left else ""
+
+
+def _good(rng: random.Random, folder: Path) -> Case:
+    """Alternatives and lists, nested in any way; their combinations are known."""
+    lists: dict[str, tuple[str, ...]] = {}
+    places: dict[str, str] = {}
+    used: dict[str, tuple[str, ...]] = {}
+    for name, words in _WORDS.items():
+        some = rng.sample(words, rng.randrange(2, len(words) + 1))
+        how = rng.randrange(4)
+        if how == 0:
+            places[name] = "{" + "|".join(some) + "}"
+        elif how == 1:
+            lists[name] = tuple(some)
+            places[name] = f"__{name}__"
+        elif how == 2:
+            lists[f"{name}s/inner"] = tuple(some[1:])
+            places[name] = f"{{{some[0]}|__{name}s/inner__}}"
+        else:
+            lists[name] = ("{" + "|".join(some) + "}",)
+            places[name] = f"{{__{name}__|{some[0]}}}"
+        used[name] = tuple(some)
+    (folder / "lists").mkdir()
+    for name in lists:
+        (folder / "lists" / name).parent.mkdir(exist_ok=True)
+    _lists(folder, lists)
+    wanted = {
+        _CAPTION.format(size=s, colour=c, shape=h)
+        for s, c, h in itertools.product(used["size"], used["colour"], used["shape"])
+    }
+    variants = rng.choice([6, 40])
+
+    def check(place: Path, ended: Ended) -> str:
+        got = _prompts_of(place)
+        if strange := got - wanted:
+            return f"{min(strange)!r} is no expansion"
+        count = min(variants, len(wanted))
+        return "" if len(got) == count else f"{len(got)} prompts instead of {count}"
+
+    prompt = _CAPTION.format(**places)
+    return _case(folder, prompt, prompt, (), Expected.accepted, check=check, variants=variants)
+
+
+_END = "{circle|square|cross|triangle} on a white background"
+_FOREIGN = {
+    "a name with a space": (f"a small __hair color__ {_END}", "hair color"),
+    "a weight": (f"a small {{0.5::red|2::blue}} {_END}", "0.5::"),
+    "a whole weight": (f"a small {{3::red|blue}} {_END}", "3::"),
+    "two of several": (f"a small {{2$$red|blue}} {_END}", "2$$"),
+    "a range of several": (f"a small {{1-2$$red|blue}} {_END}", "1-2$$"),
+    "a separator": (f"a small {{2$$ and $$red|blue}} {_END}", "2$$"),
+    "a variable": (f"${{c=!{{red|blue}}}} a small ${{c}} {_END}", "${"),
+    "a number of draws": (f"a small 2#__colour__ {_END}", "2#"),
+    "a combinatorial choice": (f"a small {{^red|blue}} {_END}", "^"),
+    "a pattern": (f"a small __col*__ {_END}", "col*"),
+    "a cyclical sampler": (f"a small __@colour__ {_END}", "@"),
+    "a seeded wildcard": (f"a small __~colour__ {_END}", "~"),
+    "a parameter": (f"a small __colour(x=1)__ {_END}", "colour("),
+}
+
+
+def _doubling(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    lists = {f"a{n}": (f"__a{n + 1}__ __a{n + 1}__",) for n in range(60)}
+    _lists(folder, {**lists, "a60": ("red",)})
+    return f"a small __a0__ {_END}", ("a0", "a1", "wildcard"), Expected.refused
+
+
+def _wide(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    lists = {f"a{n}": ("{" + "|".join([f"__a{n + 1}__"] * 10) + "}",) for n in range(40)}
+    _lists(folder, {**lists, "a40": ("red", "blue")})
+    return f"a small __a0__ {_END}", ("a0", "wildcard"), Expected.either
+
+
+def _chain(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    _lists(folder, {f"a{n}": (f"__a{n + 1}__",) for n in range(2000)} | {"a2000": ("red",)})
+    return f"a small __a0__ {_END}", ("a0", "a1", "wildcard", "deep"), Expected.either
+
+
+def _circle(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    _lists(folder, {"a": ("__b__",), "b": ("__a__", "red")})
+    return f"a small __a__ {_END}", ("circle:", "a -> b"), Expected.refused
+
+
+def _link(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    _lists(folder, {"x": ("blue",)})
+    (folder / "secret.txt").write_text("red\ngreen\n")
+    (folder / "lists" / "colour.txt").symlink_to(folder / "secret.txt")
+    return f"a small __colour__ {_END}", ("colour",), Expected.refused
+
+
+def _link_folder(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    _lists(folder, {"x": ("blue",)})
+    (folder / "lists" / "up").symlink_to(folder)
+    (folder / "secret.txt").write_text("red\ngreen\n")
+    return f"a small __up/secret__ {_END}", ("up/secret",), Expected.refused
+
+
+def _climb(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    _lists(folder, {"x": ("blue",)})
+    (folder / "secret.txt").write_text("red\ngreen\n")
+    return f"a small __../secret__ {_END}", ("../secret",), Expected.refused
+
+
+def _no_folder(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    return f"a small __colour__ {_END}", ("lists",), Expected.refused
+
+
+def _empty(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    _lists(folder, {"colour": ("# nothing", "")})
+    return f"a small __colour__ {_END}", ("colour",), Expected.refused
+
+
+def _binary(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    _lists(folder, {})
+    (folder / "lists" / "colour.txt").write_bytes(bytes(range(256)))
+    return f"a small __colour__ {_END}", ("colour",), Expected.refused
+
+
+def _directory(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    _lists(folder, {})
+    (folder / "lists" / "colour.txt").mkdir()
+    return f"a small __colour__ {_END}", ("colour",), Expected.refused
+
+
+def _many(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+    _lists(folder, {"colour": tuple("red blue green yellow".split() * 50_000)})
+    return f"a small __colour__ {_END}", ("colour",), Expected.either
+
+
+def _text(prompt: str, *names: str) -> Callable[[Path], tuple[str, tuple[str, ...], Expected]]:
+    def make(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
+        _lists(folder, {"colour": ("red", "blue")})
+        return prompt, names, Expected.refused
+
+    return make
+
+
+_HOSTILE = {
+    "files that double": _doubling,
+    "40 levels of ten": _wide,
+    "a chain of 2,000": _chain,
+    "a circle": _circle,
+    "a link out of the folder": _link,
+    "a linked folder": _link_folder,
+    "a name that climbs": _climb,
+    "no folder": _no_folder,
+    "an empty list": _empty,
+    "a binary list": _binary,
+    "a folder as a list": _directory,
+    "200,000 lines": _many,
+    "10,000 open braces": _text("{" * 10_000 + "red", "{", "brace"),
+    "10,000 nested groups": _text(
+        "{a|" * 10_000 + "b" + "}" * 10_000, "{", "brace", "nest", "deep"
+    ),
+    "an open brace": _text(f"a small {{red|blue {_END}", "{"),
+    "a brace that closes nothing": _text(f"a small red}} {_END}", "}"),
+    "an unknown name": _text(f"a small __color__ {_END}", "color"),
+}
