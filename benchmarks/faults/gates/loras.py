@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from ..material import BASE, Material, as_toml
 from ..mutate import damaged_bytes
 from ..outcomes import Case, Check, Expected
 from ..warm import Ended
 from .configurations import train
+from .lora_layouts import LAYOUTS, Tensors, read_tensors, text_encoder, with_alphas
 
 __all__ = ["different_pictures", "lora_files"]
 
-Tensors = dict[str, Tensor]
 _USES = ("sample", "sample", "convert native", "convert diffusers", "continue")
 
 
 def lora_files(rng: random.Random, folder: Path, material: Material) -> Case:
     """A file, and one of the commands that take one."""
     use, kind = rng.choice(_USES), rng.choice(["layout", "layout", "wrong", "wrong", "damaged"])
-    plain, _ = _read(material.lora)
+    plain = read_tensors(material.lora)
     if kind == "layout":
         name = rng.choice(sorted(LAYOUTS))
         tensors, expected = LAYOUTS[name](plain, material)
@@ -70,11 +67,6 @@ def _case(
     return Case(argv=argv, about=about, names=("lora.safetensors",), expected=expected, check=check)
 
 
-def _read(path: Path) -> tuple[Tensors, dict[str, str]]:
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
-
-
 def _same_pictures(material: Material) -> Check:
     def check(folder: Path, ended: Ended) -> str:
         return different_pictures(folder / "sampled", material.finished.parent / "sampled")
@@ -98,7 +90,7 @@ def different_pictures(ours: Path, theirs: Path) -> str:
 def _same_function(material: Material, to: str) -> Check:
     def check(folder: Path, ended: Ended) -> str:
         ours, theirs = (
-            _deltas(_read(path)[0])
+            _deltas(read_tensors(path))
             for path in (folder / "new.safetensors", material.finished.parent / f"{to}.safetensors")
         )
         if ours.keys() != theirs.keys():
@@ -112,7 +104,9 @@ def _same_function(material: Material, to: str) -> Check:
 
 
 def _finite(folder: Path, ended: Ended) -> str:
-    strange = [k for k, v in _read(folder / "new.safetensors")[0].items() if not v.isfinite().all()]
+    strange = [
+        k for k, v in read_tensors(folder / "new.safetensors").items() if not v.isfinite().all()
+    ]
     return f"{strange[0]} is not finite" if strange else ""
 
 
@@ -128,92 +122,7 @@ def _deltas(tensors: Tensors) -> Tensors:
     return deltas
 
 
-# Layouts: the function stays that of the finished run.
-
-
-def _renamed(tensors: Tensors, change: Callable[[str], str]) -> Tensors:
-    return {change(name): tensor for name, tensor in tensors.items()}
-
-
-def _kohya(prefix: str, strip: str) -> Callable[[str], str]:
-    def change(name: str) -> str:
-        match = re.fullmatch(
-            rf"{re.escape(strip)}(.*)\.(lora_A\.weight|lora_B\.weight|alpha)", name
-        )
-        assert match, name
-        ends = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
-        return f"{prefix}{match[1].replace('.', '_')}.{ends.get(match[2], match[2])}"
-
-    return change
-
-
-def _native(material: Material) -> Tensors:
-    return _read(material.finished.parent / "native.safetensors")[0]
-
-
-def _with_alphas(tensors: Tensors) -> Tensors:
-    """Alpha 1 in the file, its inverse in B."""
-    out = dict(tensors)
-    for name, a in tensors.items():
-        if name.endswith(".lora_A.weight"):
-            module = name.removesuffix(".lora_A.weight")
-            out[f"{module}.lora_B.weight"] = tensors[f"{module}.lora_B.weight"] * a.shape[0]
-            out[f"{module}.alpha"] = torch.tensor(1.0)
-    return out
-
-
-def _text_encoder() -> Tensors:
-    name = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
-    return {
-        f"{name}.lora_down.weight": torch.zeros(2, 768),
-        f"{name}.lora_up.weight": torch.zeros(768, 2),
-        f"{name}.alpha": torch.tensor(2.0),
-    }
-
-
-_YES, _NO, _ANY = Expected.accepted, Expected.refused, Expected.either
-_STRIP = "transformer."
-Layout = Callable[[Tensors, Material], tuple[Tensors, Expected]]
-LAYOUTS: dict[str, Layout] = {
-    "diffusers": lambda t, m: (t, _YES),
-    "diffusers in half precision": lambda t, m: ({k: v.half() for k, v in t.items()}, _YES),
-    "diffusers in bfloat16": lambda t, m: ({k: v.bfloat16() for k, v in t.items()}, _YES),
-    "diffusers in double precision": lambda t, m: ({k: v.double() for k, v in t.items()}, _ANY),
-    "diffusers with alphas": lambda t, m: (_with_alphas(t), _YES),
-    "native": lambda t, m: (_native(m), _YES),
-    "native in bfloat16": lambda t, m: ({k: v.bfloat16() for k, v in _native(m).items()}, _YES),
-    "kohya": lambda t, m: (_renamed(_native(m), _kohya("lora_unet_", "diffusion_model.")), _YES),
-    "kohya with a text encoder": lambda t, m: (
-        {**_renamed(_native(m), _kohya("lora_unet_", "diffusion_model.")), **_text_encoder()},
-        _ANY,
-    ),
-    "OneTrainer": lambda t, m: (
-        _renamed(_with_alphas(t), _kohya("lora_transformer_", _STRIP)),
-        _YES,
-    ),
-    "PEFT": lambda t, m: (_renamed(t, lambda n: "base_model.model." + n[len(_STRIP) :]), _YES),
-    "PEFT with default": lambda t, m: (
-        _renamed(
-            t,
-            lambda n: "base_model.model." + n[len(_STRIP) :].replace(".weight", ".default.weight"),
-        ),
-        _YES,
-    ),
-    "SimpleTuner": lambda t, m: (
-        _renamed(t, lambda n: n.replace(_STRIP, "transformer.base_model.model.", 1)),
-        _ANY,
-    ),
-    "bare diffusers names": lambda t, m: (_renamed(t, lambda n: n[len(_STRIP) :]), _ANY),
-    "bare native names": lambda t, m: (
-        _renamed(_native(m), lambda n: n.removeprefix("diffusion_model.")),
-        _ANY,
-    ),
-    "lora_down and lora_up": lambda t, m: (
-        _renamed(t, lambda n: n.replace("lora_A", "lora_down").replace("lora_B", "lora_up")),
-        _YES,
-    ),
-}
-
+_NO, _ANY = Expected.refused, Expected.either
 
 # What is no LoRA, or none that can be computed.
 
@@ -238,7 +147,7 @@ def _changed(
 
 def _alpha(value: object) -> Callable[..., tuple[bytes, Expected]]:
     def change(tensors: Tensors, rng: random.Random) -> Tensors:
-        out = _with_alphas(tensors)
+        out = with_alphas(tensors)
         alphas = [name for name in out if name.endswith(".alpha")]
         out[rng.choice(alphas)] = torch.tensor(value)
         return out
@@ -355,7 +264,7 @@ _WRONG: dict[str, Callable[..., tuple[bytes, Expected]]] = {
     "all modules misnamed": _misnamed(1.0),
     "LoKr": _changed(_lokr),
     "LoHa": _changed(_loha),
-    "text encoder alone": _changed(lambda t, rng: _text_encoder()),
+    "text encoder alone": _changed(lambda t, rng: text_encoder()),
     "another model": _changed(lambda t, rng: {f"transformer.x.{n}": v for n, v in t.items()}),
     "no tensors": _changed(lambda t, rng: {}),
     "a VAE": _changed(lambda t, rng: {"decoder.conv_in.weight": torch.randn(4, 4, 3, 3)}),
