@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..chunk_grpo_core.lora.contents import blaming
 from ..chunk_grpo_core.lora.files import load_lora
 from .bridge.applied import apply_lora, check_range
 from .bridge.host import listed_loras, lora_file
@@ -97,5 +98,10 @@ class ApplyLoRA(io.ComfyNode):
                 f"lora is {'not ' * (lora is None)}connected and lora_name is {lora_name!r}; "
                 f"connect lora, or choose a file, but not both (lora_name {_NO_FILE!r} is no file)"
             )
-        tensors = load_lora(lora_file(lora_name))[0] if lora is None else lora
-        return io.NodeOutput(apply_lora(model, tensors, strength, start_percent, end_percent))
+        source: object = "lora"
+        if lora is None:
+            source = file = lora_file(lora_name)
+            lora, _ = load_lora(file)
+        with blaming(source):
+            applied = apply_lora(model, lora, strength, start_percent, end_percent)
+        return io.NodeOutput(applied)

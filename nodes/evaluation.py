@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
+from ..chunk_grpo_core.lora.contents import blaming
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.method.schedule import TimeGrid
 from ..chunk_grpo_core.runs.experiment import EVALUATION_SEED
@@ -121,9 +122,12 @@ class EvaluateLoRA(io.ComfyNode):
         """Measure both and compare."""
         if (lora is None) == (second_model is None):
             raise ValueError("connect either lora or second_model, to be compared with the base")
+        if lora is not None:
+            with blaming("lora"):
+                second_model = apply_lora(model, lora)
         comparison = compare_models(
             base=model,
-            other=second_model if lora is None else apply_lora(model, lora),
+            other=second_model,
             vae=vae,
             prompts=prompts,
             reward=reward,

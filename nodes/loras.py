@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
+from ..chunk_grpo_core.lora.contents import blaming, check_numbers
 from ..chunk_grpo_core.lora.files import convert_lora, load_lora, save_lora
 from ..chunk_grpo_core.version import __version__
 from .bridge.host import free_lora_path, listed_loras, lora_file, lora_name, lora_path
@@ -46,7 +47,10 @@ class LoadLoRAFile(io.ComfyNode):
     @classmethod
     def execute(cls, lora_name: str) -> io.NodeOutput:
         """Read."""
-        tensors, _ = load_lora(lora_file(lora_name))
+        file = lora_file(lora_name)
+        tensors, _ = load_lora(file)
+        with blaming(file):
+            check_numbers(tensors)
         return io.NodeOutput(tensors)
 
 

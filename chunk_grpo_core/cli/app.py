@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..configfile.record import read_settings
+from ..lora.contents import blaming
 from ..lora.files import convert_lora, load_lora, save_lora
 from ..runs.folder import RunFolder
 from ..train.config import TrainConfig
@@ -131,13 +132,15 @@ def convert(
 ) -> None:
     """Write a LoRA with the layer names of ComfyUI or of diffusers.
 
-    The function stays the same; the metadata is kept.
+    Files of kohya, peft, OneTrainer, SimpleTuner and XLabs are read too. What the LoRA does to the
+    image model stays the same, and the metadata is kept; layers of text encoders are left out.
     """
     with clear_errors("nothing was written"):
         tensors, metadata = load_lora(source)
         if target.exists():
             raise FileExistsError(f"{target} exists already; choose another name")
-        converted = convert_lora(tensors, to.value)
+        with blaming(source):
+            converted = convert_lora(tensors, to.value)
         typer.echo(save_lora(converted, target, metadata))
 
 

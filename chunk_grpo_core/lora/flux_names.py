@@ -13,13 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from .layers import LoraLayer
+from .layers import Layout, LoraLayer, Piece, fused
 
-__all__ = ["block_pieces", "diffusers_to_native", "native_to_diffusers"]
+__all__ = [
+    "LAST_MODULATION",
+    "OUTSIDE",
+    "block_pieces",
+    "diffusers_to_native",
+    "flux_modules",
+    "is_block_layer",
+    "native_to_diffusers",
+]
 
 _Layers = Mapping[str, LoraLayer]
 
@@ -57,6 +66,22 @@ _BLOCKS = {
     "double_blocks": ("transformer_blocks", 19, _DOUBLE),
     "single_blocks": ("single_transformer_blocks", 38, _SINGLE),
 }
+OUTSIDE = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+}
+"""Native names of the layers outside of blocks -> their diffusers names."""
+LAST_MODULATION = ("final_layer.adaLN_modulation.1", "norm_out.linear")
+"""Native and diffusers name of the one layer whose rows stand in another order: (shift, scale) and
+(scale, shift)."""
+_OUTSIDE_NATIVE = {diffusers: native for native, diffusers in OUTSIDE.items()}
 #: Diffusers names of a list of blocks and of a leaf -> the native ones.
 _NATIVE = {
     (blocks, piece): (native, leaf)
@@ -79,6 +104,34 @@ def block_pieces(module: str) -> list[tuple[str, int, int]]:
     return [(f"{blocks}.{index}.{name}", a, count) for name, a, count in table.get(leaf, [])]
 
 
+@cache
+def flux_modules() -> Mapping[str, tuple[Layout, str]]:
+    """Every layer of FLUX.1, by its names in both layouts, with dots or with underscores for them.
+
+    Returns:
+        Name -> layout, and the name with dots.
+    """
+    names: list[tuple[Layout, str]] = []
+    for native, (diffusers, count, table) in _BLOCKS.items():
+        pieces = dict.fromkeys(piece for group in table.values() for piece, _, _ in group)
+        for index in range(count):
+            names.extend(("native", f"{native}.{index}.{leaf}") for leaf in table)
+            names.extend(("diffusers", f"{diffusers}.{index}.{piece}") for piece in pieces)
+    for native, diffusers in (*OUTSIDE.items(), LAST_MODULATION):
+        names.extend((("native", native), ("diffusers", diffusers)))
+    return {
+        spelling: (layout, name)
+        for layout, name in names
+        for spelling in (name, name.replace(".", "_"))
+    }
+
+
+def is_block_layer(module: str) -> bool:
+    """Whether a native name is that of a layer in a block, of FLUX.1 or of a longer model."""
+    kind, index, leaf = _split(module)
+    return kind in _BLOCKS and index.isdecimal() and leaf in _BLOCKS[kind][2]
+
+
 def native_to_diffusers(layers: _Layers) -> dict[str, LoraLayer]:
     """Rename a FLUX.1 LoRA for diffusers; fused layers are cut, exactly.
 
@@ -86,23 +139,27 @@ def native_to_diffusers(layers: _Layers) -> dict[str, LoraLayer]:
     columns of B, as after :func:`diffusers_to_native`, each takes its own columns only.
 
     Args:
-        layers: Native module name -> layer.
+        layers: Native module name, one of :func:`flux_modules` -> layer.
 
     Raises:
-        ValueError: A module is not one of FLUX.1's block layers.
+        ValueError: A layer has not the shape of FLUX.1's.
     """
     out: dict[str, LoraLayer] = {}
     for module, layer in layers.items():
+        if module in OUTSIDE:
+            out[OUTSIDE[module]] = layer
+            continue
+        if module == LAST_MODULATION[0]:
+            out[LAST_MODULATION[1]] = _halves_swapped(layer)
+            continue
         kind, index, leaf = _split(module)
-        if kind not in _BLOCKS or leaf not in _BLOCKS[kind][2]:
-            raise ValueError(f"{module} is not a block layer of FLUX.1 and has no diffusers name")
         blocks, _, table = _BLOCKS[kind]
-        _check_index(module, kind, index)
-        total = sum(rows for _, _, rows in table[leaf])
+        pieces = table[leaf]
+        total = sum(rows for _, _, rows in pieces)
         unit = _unit(module, layer, total, _INPUTS.get(leaf, 1))
         rows = {
             f"{blocks}.{index}.{piece}": layer.b[first * unit : (first + count) * unit]
-            for piece, first, count in table[leaf]
+            for piece, first, count in pieces
         }
         out |= _cut(layer, rows)
     return out
@@ -115,20 +172,23 @@ def diffusers_to_native(layers: _Layers) -> dict[str, LoraLayer]:
     rank is the sum of theirs.
 
     Args:
-        layers: diffusers module name -> layer.
+        layers: diffusers module name, one of :func:`flux_modules` -> layer.
 
     Raises:
-        ValueError: A module is not one of FLUX.1's block layers.
+        ValueError: A layer has not the shape of FLUX.1's.
     """
     groups: dict[str, dict[str, LoraLayer]] = {}
-    for module, layer in layers.items():
-        blocks, index, piece = _split(module)
-        if (blocks, piece) not in _NATIVE:
-            raise ValueError(f"{module} is not a block layer of FLUX.1 and has no native name")
-        kind, leaf = _NATIVE[blocks, piece]
-        _check_index(module, kind, index)
-        groups.setdefault(f"{kind}.{index}.{leaf}", {})[piece] = layer
     out: dict[str, LoraLayer] = {}
+    for module, layer in layers.items():
+        if module in _OUTSIDE_NATIVE:
+            out[_OUTSIDE_NATIVE[module]] = layer
+            continue
+        if module == LAST_MODULATION[1]:
+            out[LAST_MODULATION[0]] = _halves_swapped(layer)
+            continue
+        blocks, index, piece = _split(module)
+        kind, leaf = _NATIVE[blocks, piece]
+        groups.setdefault(f"{kind}.{index}.{leaf}", {})[piece] = layer
     for module, by_piece in groups.items():
         kind, _, leaf = _split(module)
         pieces = _BLOCKS[kind][2][leaf]
@@ -136,7 +196,15 @@ def diffusers_to_native(layers: _Layers) -> dict[str, LoraLayer]:
         units = {_unit(module, by_piece[p], n, inputs) for p, _, n in pieces if p in by_piece}
         if len(units) > 1:
             raise _not_flux(f"the pieces of {module} have different widths")
-        out[module] = _fuse(by_piece, pieces, units.pop())
+        unit = units.pop()
+        out[module] = fused(
+            [
+                Piece(layer=by_piece[p], first=first * unit)
+                for p, first, _ in pieces
+                if p in by_piece
+            ],
+            unit * sum(count for _, _, count in pieces),
+        )
     return out
 
 
@@ -154,36 +222,16 @@ def _cut(layer: LoraLayer, rows: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
     }
 
 
-def _fuse(
-    by_piece: Mapping[str, LoraLayer], pieces: list[tuple[str, int, int]], unit: int
-) -> LoraLayer:
-    """Stack the pieces of one layer by rows; rows of a missing piece are 0."""
-    if len({layer.scale for layer in by_piece.values()}) > 1:
-        by_piece = {piece: layer.folded() for piece, layer in by_piece.items()}
-    layers = [by_piece[piece] for piece, _, _ in pieces if piece in by_piece]
-    first = layers[0]
-    if len(layers) == len(pieces) and all(torch.equal(layer.a, first.a) for layer in layers):
-        return replace(first, b=torch.cat([layer.b for layer in layers]))
-    a = torch.cat([layer.a for layer in layers])
-    b = torch.block_diag(
-        *(
-            by_piece[piece].b if piece in by_piece else first.b.new_zeros(count * unit, 0)
-            for piece, _, count in pieces
-        )
-    )
-    return LoraLayer(a=a, b=b, alpha=first.scale * len(a))
+def _halves_swapped(layer: LoraLayer) -> LoraLayer:
+    if layer.b.shape[0] % 2:
+        raise _not_flux(f"{LAST_MODULATION[0]} has an odd number of outputs")
+    return replace(layer, b=torch.cat(layer.b.chunk(2)[::-1]))
 
 
 def _split(module: str) -> tuple[str, str, str]:
     """``double_blocks.3.img_attn.qkv`` -> ``double_blocks``, ``3``, ``img_attn.qkv``."""
     kind, index, leaf = (module.split(".", 2) + ["", ""])[:3]
     return kind, index, leaf
-
-
-def _check_index(module: str, kind: str, index: str) -> None:
-    count = _BLOCKS[kind][1]
-    if not index.isdecimal() or int(index) >= count:
-        raise _not_flux(f"{module} lies beyond the {count} {kind} of FLUX.1")
 
 
 def _unit(module: str, layer: LoraLayer, rows: int, inputs: int) -> int:

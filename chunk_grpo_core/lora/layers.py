@@ -1,40 +1,29 @@
-"""A LoRA file taken apart into layers, and put together again.
-
-Two layouts are in use for transformers:
+"""The layers of a LoRA, and the two layouts that they are written in.
 
 - *native*: ``diffusion_model.<module>.lora_A.weight``, ``.lora_B.weight`` and ``.alpha``, with
   ComfyUI's module names. ComfyUI's loaders take it for every architecture.
 - *diffusers*: ``transformer.<module>.lora_A.weight`` and ``.lora_B.weight``, with diffusers' module
   names and the scale folded into B, because diffusers writes no alpha.
 
-Both are read with ``lora_down`` and ``lora_up`` for A and B too. Without an alpha the scale is 1,
-as it is for ComfyUI and diffusers.
+``lora/contents.py`` reads these and the layouts of other programs.
 
 Legend: r rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "LoraLayer", "layer_tensors", "parse_lora"]
+__all__ = ["Layout", "LoraLayer", "Piece", "fused", "layer_tensors"]
 
 Layout = Literal["native", "diffusers"]
 
 _PREFIXES: dict[Layout, str] = {"native": "diffusion_model.", "diffusers": "transformer."}
-_PARTS = {
-    ".lora_A.weight": "a",
-    ".lora_B.weight": "b",
-    ".lora_down.weight": "a",
-    ".lora_up.weight": "b",
-    ".alpha": "alpha",
-}
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,30 +53,47 @@ class LoraLayer:
         return LoraLayer(a=self.a, b=self.b.float() * self.scale, alpha=self.rank)
 
 
-def parse_lora(tensors: Mapping[str, Tensor]) -> tuple[Layout, dict[str, LoraLayer]]:
-    """Take a LoRA file apart.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """An update of some rows of a layer."""
+
+    layer: LoraLayer
+    """B has as many rows as the piece."""
+    first: int
+    """First row of the layer that it changes."""
+
+    @property
+    def end(self) -> int:
+        """First row after it."""
+        return self.first + self.layer.b.shape[0]
+
+
+def fused(pieces: Sequence[Piece], rows: int) -> LoraLayer:
+    """Make one layer of its pieces, exactly.
+
+    Pieces with one and the same A that cover every row give a layer of their rank. Others give a
+    B with each piece in columns of its own, so that the rank is the sum of theirs.
 
     Args:
-        tensors: Contents of a file, or a LORA_MODEL of ComfyUI.
-
-    Returns:
-        The layout, and module name (without prefix) -> layer.
-
-    Raises:
-        ValueError: It is in neither layout, or holds more than plain LoRA factors.
+        pieces: At least one; they do not overlap.
+        rows: Outputs of the layer; rows of no piece stay 0.
     """
-    layout = _layout_of(tensors)
-    by_module: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        suffix = next((suffix for suffix in _PARTS if name.endswith(suffix)), None)
-        if suffix is None:
-            raise ValueError(
-                f"this LoRA holds {name}, which is no plain LoRA factor; only lora_A, lora_B (or "
-                "lora_down, lora_up) and alpha can be read"
-            )
-        module = name.removeprefix(_PREFIXES[layout]).removesuffix(suffix)
-        by_module.setdefault(module, {})[_PARTS[suffix]] = tensor
-    return layout, {module: _layer(module, sides) for module, sides in by_module.items()}
+    pieces = sorted(pieces, key=lambda piece: piece.first)
+    if len({piece.layer.scale for piece in pieces}) > 1:
+        pieces = [replace(piece, layer=piece.layer.folded()) for piece in pieces]
+    layers = [piece.layer for piece in pieces]
+    first = layers[0]
+    whole = sum(len(layer.b) for layer in layers) == rows
+    if whole and all(torch.equal(layer.a, first.a) for layer in layers):
+        return replace(first, b=torch.cat([layer.b for layer in layers]))
+    a = torch.cat([layer.a for layer in layers])
+    kinds = [layer.b.dtype for layer in layers]
+    b = torch.zeros(rows, len(a), dtype=kinds[0] if len(set(kinds)) == 1 else torch.float32)
+    column = 0
+    for piece in pieces:
+        b[piece.first : piece.end, column : column + piece.layer.rank] = piece.layer.b
+        column += piece.layer.rank
+    return LoraLayer(a=a, b=b, alpha=first.scale * len(a))
 
 
 def layer_tensors(layers: Mapping[str, LoraLayer], layout: Layout) -> dict[str, Tensor]:
@@ -109,37 +115,6 @@ def layer_tensors(layers: Mapping[str, LoraLayer], layout: Layout) -> dict[str, 
         if layout == "native":
             out[f"{name}.alpha"] = torch.tensor(float(layer.alpha))
     return out
-
-
-def _layout_of(tensors: Mapping[str, Tensor]) -> Layout:
-    """Return the layout that all names share."""
-    for layout, prefix in _PREFIXES.items():
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return layout
-    strange = [name for name in tensors if not name.startswith(tuple(_PREFIXES.values()))]
-    some = ", ".join((strange or list(tensors))[:3]) or "nothing"
-    raise ValueError(
-        "this is neither a native LoRA (all names begin with diffusion_model.) nor one of "
-        f"diffusers (all names begin with transformer.); it holds {some}"
-    )
-
-
-def _layer(module: str, sides: Mapping[str, Tensor]) -> LoraLayer:
-    if "a" not in sides or "b" not in sides:
-        raise ValueError(f"this LoRA has only {', '.join(sides)} of {module}; a and b are needed")
-    a, b = (_readable(sides[side]) for side in "ab")
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-        raise ValueError(
-            f"the factors of {module} have shapes {tuple(a.shape)} and {tuple(b.shape)}; they must "
-            "be (r, in) and (out, r)"
-        )
-    alpha = float(sides["alpha"]) if "alpha" in sides else float(a.shape[0])
-    return LoraLayer(a=a, b=b, alpha=alpha)
-
-
-def _readable(tensor: Tensor) -> Tensor:
-    """Turn types that torch cannot compute in on a CPU (float8) into float32; exact."""
-    return tensor if tensor.dtype in _DTYPES else tensor.float()
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..configfile.run_config import RunConfig
-from ..lora.files import continued_state, load_lora
+from ..lora.contents import blaming
+from ..lora.continuing import start_from
+from ..lora.files import load_lora
 from ..method.reward import Reward
 from ..models.diffusers_policy import DiffusersPolicy
 from ..prompts.example import Prompt
@@ -74,18 +76,16 @@ def load_policy(
 
 
 def load_adapter(policy: DiffusersPolicy[Any], path: Path) -> None:
-    """Put a LoRA file, of either layout, into the adapter of a model.
+    """Put a LoRA file, in any layout that can be read, into the adapter of a model.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It belongs to another model, or has a higher rank than the adapter.
+        ValueError: It is not a plain LoRA of this model, or has a higher rank than the adapter.
     """
     tensors, _ = load_lora(path)
     adapter = policy.adapter
-    try:
-        state = continued_state(tensors, adapter.state_dict(), adapter.config.scale)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    with blaming(path):
+        state = start_from(tensors, adapter.state_dict(), adapter.config.scale)
     adapter.load_state_dict(state)
 
 

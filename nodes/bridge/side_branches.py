@@ -1,29 +1,59 @@
-"""Any LoRA that ComfyUI's loaders know, as one low-rank branch for each layer of a MODEL.
+"""Any LoRA, as one low-rank branch for each layer of a MODEL.
 
-ComfyUI's own tables find the layers, so the native layout, diffusers', kohya's and the others are
-read alike. Files that split a fused layer (to_q, to_k, to_v of qkv) become one branch: the factors
-A are stacked, and each B stands in the rows that it changes.
+The core reads and checks the file; ComfyUI's own tables say which layer of the MODEL a name means,
+for all its architectures. Files that split a fused layer (to_q, to_k, to_v of qkv) become one
+branch.
 
-Legend: r rank, summed over the parts of a layer.
+Legend: r rank, summed over the pieces of a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.lora
-import comfy.lora_convert
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.weight_adapter import LoRAAdapter
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...chunk_grpo_core.lora.architectures import likely_architecture, some_names
+from ...chunk_grpo_core.lora.contents import read_lora
+from ...chunk_grpo_core.lora.continuing import continued_state
+from ...chunk_grpo_core.lora.layers import LoraLayer, Piece, fused
 from .adapter import is_linear
 
-__all__ = ["side_branches"]
+__all__ = ["native_layers", "side_branches", "start_state"]
+
+logger = logging.getLogger(__name__)
 
 _ROOT, _WEIGHT = "diffusion_model.", ".weight"
+_PREFIXES = (
+    "diffusion_model.",
+    "transformer.",
+    "base_model.model.",
+    "unet.base_model.model.",
+    "unet.",
+    "lora_unet_",
+    "lora_transformer_",
+    "lycoris_",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a MODEL the update of a layer of a file stands."""
+
+    module: str
+    """Name of a linear layer inside the diffusion model."""
+    first: int
+    """First row that it changes."""
+    rows: int
+    """Number of rows that it changes."""
+    order: Callable[[Tensor], Tensor] | None
+    """Puts the rows in the MODEL's order."""
 
 
 def side_branches(
@@ -33,77 +63,124 @@ def side_branches(
 
     Args:
         model: Any native MODEL.
-        lora: A LORA_MODEL, or the content of a LoRA file. Keys of other parts (a text encoder)
-            are left out; ComfyUI logs them.
+        lora: A LORA_MODEL, or the content of a LoRA file.
 
     Returns:
         Name of a linear layer inside the diffusion model -> A, shape (r, in), and B, shape
         (out, r), with the scale alpha / rank folded into B. CPU float32, free for autograd.
 
     Raises:
-        ValueError: No layer of the MODEL is named; or something in it is not a low-rank branch of
-            a linear layer, or has another size than the layer.
+        ValueError: See :func:`native_layers`.
     """
-    names = comfy.lora.model_lora_keys_unet(model.model, {})
-    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(lora)), names)
-    if not patches:
-        some = ", ".join(list(lora)[:3]) or "none"
-        raise ValueError(
-            f"the LoRA names no layer of this MODEL ({type(model.model).__name__}); it belongs to "
-            f"another architecture. Its first keys: {some}"
-        )
-    branches: dict[str, list[tuple[Tensor, Tensor]]] = {}
     with torch.inference_mode(False):  # else nothing could be trained on top
-        for target, patch in patches.items():
-            key, rows = _place(target)
-            name = key.removeprefix(_ROOT).removesuffix(_WEIGHT)
-            branches.setdefault(name, []).append(_branch(model.model, key, rows, patch))
+        layers = native_layers(model, lora)
+        linears = sum(is_linear(module) for module in model.model.diffusion_model.modules())
+        logger.info("the LoRA acts on %d of the MODEL's %d linear layers", len(layers), linears)
         return {
-            name: (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1))
-            for name, pairs in branches.items()
+            name: (layer.a.to(torch.float32, copy=True), layer.b.float() * layer.scale)
+            for name, layer in layers.items()
         }
 
 
-def _place(target: str | tuple[Any, ...]) -> tuple[str, tuple[int, int] | None]:
-    """Weight that a patch changes, and first and number of its rows, None for all."""
-    if isinstance(target, str):
-        return target, None
-    key, offset = target[:2]
-    if len(target) > 2 or (offset and offset[0] != 0):
-        raise _unsupported(key, "values in another order")
-    return key, offset and (offset[1], offset[2])
+def start_state(
+    model: ModelPatcher, lora: Mapping[str, Tensor], fresh: Mapping[str, Tensor], scale: float
+) -> dict[str, Tensor]:
+    """Weights with which an adapter of ``model`` computes exactly what a LoRA does, to train on.
+
+    Args:
+        model: The MODEL that is trained.
+        lora: A LORA_MODEL, or the content of a LoRA file.
+        fresh: ``state_dict()`` of the adapter, before any training.
+        scale: Scale of the adapter.
+
+    Raises:
+        ValueError: See :func:`native_layers`; or the adapter lacks a layer, or has a lower rank.
+    """
+    return continued_state(native_layers(model, lora), fresh, scale)
 
 
-def _branch(
-    base_model: torch.nn.Module, key: str, rows: tuple[int, int] | None, patch: Any
-) -> tuple[Tensor, Tensor]:
-    """A and B of one patch, B with as many rows as the layer has outputs."""
-    if not isinstance(patch, LoRAAdapter):
-        raise _unsupported(key, getattr(patch, "name", None) or patch[0])
-    up, down, alpha, middle, dora_scale, reshape = patch.weights
-    for what, extra in (("lora_mid", middle), ("DoRA", dora_scale), ("reshape", reshape)):
-        if extra is not None:
-            raise _unsupported(key, what)
-    layer: Any = base_model.get_submodule(key.removesuffix(_WEIGHT))
-    if not (key.startswith(_ROOT) and key.endswith(_WEIGHT) and is_linear(layer)):
-        raise _unsupported(key, f"a branch of a {type(layer).__name__}")
-    a, b = (factor.detach().to("cpu", torch.float32, copy=True) for factor in (down, up))
-    a, b = a.flatten(1), b.flatten(1)
-    first, count = rows or (0, layer.out_features)
-    if a.shape[1] != layer.in_features or b.shape != (count, a.shape[0]):
+def native_layers(model: ModelPatcher, lora: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
+    """Name the layers of a LoRA as ``model`` does.
+
+    Args:
+        model: Any native MODEL.
+        lora: A LORA_MODEL, or the content of a LoRA file, in any layout that
+            :func:`~chunk_grpo_core.lora.contents.read_lora` reads. Layers of text encoders are left
+            out, and logged.
+
+    Returns:
+        Name of a linear layer inside the diffusion model -> its update.
+
+    Raises:
+        ValueError: It is not a plain LoRA; or the MODEL lacks one of its layers, or has another
+            size there.
+    """
+    contents, places = read_lora(lora), _places(model)
+    if strange := sorted(contents.layers.keys() - places.keys()):
+        architecture = likely_architecture(strange)
         raise ValueError(
-            f"the LoRA has factors {tuple(down.shape)} and {tuple(up.shape)} for {key}, a layer "
-            f"of {layer.in_features} inputs and {count} outputs; it was trained on another model"
+            f"{len(strange)} of the {len(contents.layers)} layers of this LoRA are none of this "
+            f"MODEL ({type(model.model).__name__}): {some_names(strange)}. "
+            + (f"They look like {architecture}; use" if architecture else "Use")
+            + " the model that the LoRA was made for"
         )
-    if alpha is not None:
-        b *= float(alpha) / a.shape[0]
-    whole = torch.zeros(layer.out_features, a.shape[0])
-    whole[first : first + count] = b
-    return a, whole
+    pieces: dict[str, list[Piece]] = {}
+    for name, layer in contents.layers.items():
+        place = places[name]
+        linear: Any = model.model.diffusion_model.get_submodule(place.module)
+        if (layer.a.shape[1], layer.b.shape[0]) != (linear.in_features, place.rows):
+            raise ValueError(
+                f"{name} maps {layer.a.shape[1]} to {layer.b.shape[0]} numbers in this LoRA, and "
+                f"{linear.in_features} to {place.rows} in this MODEL; it was trained on another one"
+            )
+        if place.order is not None:
+            layer = replace(layer, b=place.order(layer.b))
+        piece = Piece(layer=layer, first=place.first)
+        others = pieces.setdefault(place.module, [])
+        if any(piece.first < other.end and other.first < piece.end for other in others):
+            raise ValueError(
+                f"this LoRA gives {place.module} twice, under two spellings; a file must hold one "
+                "LoRA, in one layout"
+            )
+        others.append(piece)
+    modules = model.model.diffusion_model.get_submodule
+    return {name: fused(group, _outputs(modules(name))) for name, group in pieces.items()}
 
 
-def _unsupported(key: str, what: object) -> ValueError:
-    return ValueError(
-        f"the LoRA holds {what} for {key}; only low-rank branches of linear layers can be applied "
-        "without merging. Use ComfyUI's Load LoRA for this one"
-    )
+def _places(model: ModelPatcher) -> dict[str, _Place]:
+    """The linear layers of a MODEL by every name that ComfyUI knows for them, without prefixes, and
+    with underscores for dots too.
+    """
+    network = model.model.diffusion_model
+    linears = {name: module for name, module in network.named_modules() if is_linear(module)}
+    places: dict[str, _Place] = {}
+    for alias, target in comfy.lora.model_lora_keys_unet(model.model, {}).items():
+        key, offset, order = (target, None, None) if isinstance(target, str) else _whole(target)
+        module = key.removeprefix(_ROOT).removesuffix(_WEIGHT)
+        if not (key.startswith(_ROOT) and key.endswith(_WEIGHT) and module in linears):
+            continue
+        first, rows = offset or (0, _outputs(linears[module]))
+        prefix = next((prefix for prefix in _PREFIXES if alias.startswith(prefix)), "")
+        name = alias.removeprefix(prefix)
+        place = _Place(module, first, rows, order)
+        places[name] = places[name.replace(".", "_")] = place
+    for module, linear in linears.items():  # names of the MODEL itself come before all others
+        place = _Place(module, 0, _outputs(linear), None)
+        places[module] = places[module.replace(".", "_")] = place
+    return places
+
+
+def _whole(
+    target: tuple[Any, ...],
+) -> tuple[str, tuple[int, int] | None, Callable[[Tensor], Tensor] | None]:
+    """Weight, first row and number of rows, and order of the rows: an entry of ComfyUI's table."""
+    key, offset = target[:2]
+    order = target[2] if len(target) > 2 else None
+    if offset is not None and offset[0] != 0:  # columns: no entry has any today
+        return "", None, None
+    return key, offset and (offset[1], offset[2]), order
+
+
+def _outputs(linear: nn.Module) -> int:
+    outputs: Any = linear.out_features
+    return outputs

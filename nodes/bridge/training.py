@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...chunk_grpo_core.configfile.record import COMFYUI
-from ...chunk_grpo_core.lora.files import continued_state, save_lora
+from ...chunk_grpo_core.lora.contents import blaming
+from ...chunk_grpo_core.lora.files import save_lora
 from ...chunk_grpo_core.method.policy import trained_adapter
 from ...chunk_grpo_core.method.reward import NothingScored, Reward
 from ...chunk_grpo_core.runs.experiment import Outcome, run_experiment
@@ -33,6 +34,7 @@ from .host import check_interrupt, next_run_name, progress_bar, run_folder, show
 from .memory import batch_limit
 from .monitor import Asker, watched_run
 from .policy import NativePolicy, latent_shape_of
+from .side_branches import start_state
 
 __all__ = ["RunRequest", "open_run", "train_lora"]
 
@@ -148,9 +150,9 @@ def train_lora(
         )
         if continue_from is not None:
             adapter = trained_adapter(policy)
-            adapter.load_state_dict(
-                continued_state(continue_from, adapter.state_dict(), config.lora.scale)
-            )
+            with blaming("continue_from"):
+                state = start_state(model, continue_from, adapter.state_dict(), config.lora.scale)
+            adapter.load_state_dict(state)
         folder = open_run(request)
         with watched_run(folder.path.name, asker, config) as run, _way_on(folder.path.name):
             outcome = run_experiment(

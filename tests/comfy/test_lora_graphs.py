@@ -132,11 +132,12 @@ def test_a_lora_that_does_not_fit_is_refused_in_words(trained, comfy):
     prompt["file"] = node("ChunkGRPO_LoadLoRAFile", lora_name="files/fox.safetensors")
     prompt = graphs.upstream(prompt, "12")
     message = comfy.run(prompt, check=False).error
-    assert "lora.rank is 2, and the LoRA to continue needs 3; set rank to 3 or more" in message
+    assert "continue_from: lora.rank is 2, and this LoRA needs 3" in message
+    assert "set rank to 3 or more" in message
     narrow = change(prompt, TRAIN, rank=3)
     narrow = change(narrow, "ChunkGRPO_GRPOSettings", lora_targets="attention")
     message = comfy.run(narrow, check=False).error
-    assert "double_blocks.0.img_mlp.0, while the adapter has" in message
+    assert "double_blocks.0.img_mlp.0" in message and "lora.targets that take" in message
 
 
 def test_a_lora_file_that_is_gone_is_refused_before_anything_runs(comfy):

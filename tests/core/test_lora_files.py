@@ -19,8 +19,8 @@ from small_flux import (
 )
 
 from chunk_grpo_core.lora.adapter import LoraConfig
+from chunk_grpo_core.lora.continuing import start_from
 from chunk_grpo_core.lora.files import (
-    continued_state,
     convert_lora,
     diffusers_lora,
     load_lora,
@@ -221,11 +221,12 @@ def pair(module, inputs=HIDDEN, outputs=HIDDEN, prefix="diffusion_model."):
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
-        (pair("img_in"), "img_in is not a block layer of FLUX.1 and has no diffusers name"),
-        (pair("single_blocks.0.qkv"), "single_blocks.0.qkv is not a block layer of FLUX.1"),
-        (pair("joint_blocks.0.x_block.attn.qkv"), "joint_blocks.* is not a block layer of FLUX.1"),
-        (pair("double_blocks.19.img_attn.proj"), "beyond the 19 double_blocks of FLUX.1"),
-        (pair("single_blocks.38.linear1", 8, 56), "beyond the 38 single_blocks of FLUX.1"),
+        (
+            pair("joint_blocks.0.x_block.attn.qkv"),
+            "1 of the 1 layers .* not layers of FLUX.1: joint_blocks.0.*; they look like SD3",
+        ),
+        (pair("double_blocks.19.img_attn.proj"), "not layers of FLUX.1: double_blocks.19.img"),
+        (pair("single_blocks.38.linear1", 8, 56), "not layers of FLUX.1: single_blocks.38.lin"),
         (pair("single_blocks.0.linear1", 8, 72), "maps 8 to 72 numbers, which is not FLUX.1's"),
         (pair("double_blocks.0.img_attn.qkv", 8, 25), "maps 8 to 25 numbers"),
     ],
@@ -239,9 +240,9 @@ def test_other_native_loras_are_not_renamed_for_diffusers(lora, message):
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        (["transformer_blocks.0.img_mlp.net.2"], "not a block layer of FLUX.1 .* no native name"),
-        (["transformer_blocks.59.attn.to_q"], "beyond the 19 double_blocks of FLUX.1"),  # Qwen
-        (["transformer_blocks.0.attn2.to_q"], "not a block layer of FLUX.1"),  # SD3.5
+        (["transformer_blocks.0.img_mlp.net.2"], "they look like Qwen-Image. Only FLUX.1 LoRAs"),
+        (["transformer_blocks.59.attn.to_q"], "layers of FLUX.1: transformer_blocks.59"),  # Qwen
+        (["transformer_blocks.0.attn2.to_q"], "they look like SD3"),  # SD3.5
     ],
 )
 def test_other_diffusers_loras_are_not_renamed_for_comfyui(modules, message):
@@ -262,13 +263,19 @@ def test_pieces_of_different_widths_are_not_fused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lora: {}, "neither a native LoRA .* it holds nothing"),
-        (lambda lora: pair("x", prefix="lora_unet_"), "neither a native .* holds lora_unet_x"),
-        (lambda lora: lora | pair("x", prefix="text_encoder."), "it holds text_encoder.x"),
-        (lambda lora: lora | diffusers_file(), "neither a native LoRA"),
-        (lambda lora: lora | {"diffusion_model.x.diff_b": torch.ones(1)}, "holds .*x.diff_b, whi"),
-        (lambda lora: lora | {"diffusion_model.x.dora_scale": torch.ones(1)}, "x.dora_scale"),
-        (lambda lora: {n: t for n, t in lora.items() if "_A." not in n}, "only b, alpha of double"),
+        (lambda lora: {}, "this LoRA holds nothing"),
+        (lambda lora: pair("x", prefix="lora_unet_"), "1 of the 1 layers .* FLUX.1: x"),
+        (lambda lora: pair("x", prefix="text_encoder."), "1 layers of text encoders and none of"),
+        (lambda lora: lora | diffusers_file(), "img_attn.proj.* twice"),
+        (
+            lambda lora: lora | {"diffusion_model.x.diff_b": torch.ones(1)},
+            "a trained bias .*diff_b",
+        ),
+        (lambda lora: lora | {"diffusion_model.x.dora_scale": torch.ones(1)}, "DoRA.*x.dora_scale"),
+        (
+            lambda lora: {n: t for n, t in lora.items() if "_A." not in n},
+            "only diffusion_model.double.*lora_B.weight, .*alpha of double",
+        ),
         (lambda lora: {n: t.T if "_A." in n else t for n, t in lora.items()}, r"\(8, 3\) and \("),
     ],
 )
@@ -298,10 +305,10 @@ def test_lora_files_with_other_endings_are_refused(name, tmp_path):
 
 
 def test_unreadable_files_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file .*gone"):
+    with pytest.raises(FileNotFoundError, match="gone.safetensors does not exist"):
         load_lora(tmp_path / "gone.safetensors")
     (tmp_path / "text.safetensors").write_text("not a LoRA")
-    with pytest.raises(ValueError, match=r"text.safetensors is not a safetensors file"):
+    with pytest.raises(ValueError, match=r"text.safetensors is not a whole safetensors file"):
         load_lora(tmp_path / "text.safetensors")
 
 
@@ -334,9 +341,9 @@ def test_the_command_refuses_what_it_cannot_convert(tmp_path):
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(pair("layers.0.attention.qkv", 8, 24), source)
     for words, message in (
-        ((tmp_path / "gone.safetensors", target, "--to", "native"), "there is no file"),
+        ((tmp_path / "gone.safetensors", target, "--to", "native"), "does not exist"),
         ((source, source, "--to", "native"), "exists already"),
-        ((source, target, "--to", "diffusers"), "not a block layer of FLUX.1"),
+        ((source, target, "--to", "diffusers"), "not layers of FLUX.1"),
         ((source, target, "--to", "kohya"), "kohya"),
         ((source, target), "--to"),
     ):
@@ -398,7 +405,7 @@ def test_the_scale_in_a_header_of_diffusers_is_read(use_rslora, tmp_path):
     tensors, metadata = load_lora(tmp_path / "theirs.safetensors")
     assert "lora_adapter_metadata" not in metadata  # the scale is not applied twice
     policy = small_policy(lora=LoraConfig(rank=4, alpha=1.0))
-    policy.adapter.load_state_dict(continued_state(tensors, policy.adapter.state_dict(), 0.25))
+    policy.adapter.load_state_dict(start_from(tensors, policy.adapter.state_dict(), 0.25))
     assert float((velocity_of(policy) - velocity_of(trained)).abs().max()) <= 1e-5
     assert not torch.allclose(velocity_of(policy), base_velocity(), atol=1e-3)
 
@@ -413,7 +420,7 @@ def test_the_scale_in_a_header_of_diffusers_is_read(use_rslora, tmp_path):
 def test_headers_without_one_scale_are_refused(header, tmp_path):
     path = tmp_path / "theirs.safetensors"
     save_file(diffusers_file(), path, metadata={"lora_adapter_metadata": json.dumps(header)})
-    with pytest.raises(ValueError, match="does not give one scale for all layers"):
+    with pytest.raises(ValueError, match="theirs.safetensors: .*does not give one alpha for all"):
         load_lora(path)
 
 
@@ -423,7 +430,7 @@ def test_headers_without_one_scale_are_refused(header, tmp_path):
 def continued(lora, config):
     policy = small_policy(lora=config)
     fresh = policy.adapter.state_dict()
-    policy.adapter.load_state_dict(continued_state(lora, fresh, config.scale))
+    policy.adapter.load_state_dict(start_from(lora, fresh, config.scale))
     return policy
 
 
@@ -482,7 +489,7 @@ def test_layers_that_the_file_lacks_start_fresh():
     fresh = small_policy().adapter.state_dict()
     name = "transformer_blocks.0.attn.to_q"
     lora = pair(name, 64, 64, prefix="transformer.")
-    state = continued_state(lora, fresh, scale=1.0)
+    state = start_from(lora, fresh, scale=1.0)
     changed = {key for key in fresh if not torch.equal(state[key], fresh[key])}
     assert changed == {name + A, name + B}
 
@@ -492,12 +499,12 @@ def test_layers_that_the_file_lacks_start_fresh():
     [
         (
             pair("proj_out", 64, 4, "transformer."),
-            "1 layers .* example proj_out, while the adapter",
+            "1 of the 1 layers of this LoRA are none of the adapter's: proj_out; the adapter has",
         ),
         (
             pair("transformer_blocks.0.norm1.linear", 64, 384, "transformer.")
             | pair("transformer_blocks.0.attn.to_q", 64, 64, "transformer."),
-            "1 layers .* example transformer_blocks.0.norm1.linear, .* lora.targets that take",
+            "1 of the 2 layers .*: transformer_blocks.0.norm1.linear; .* lora.targets that take",
         ),
         (
             pair("transformer_blocks.0.attn.to_q", 32, 32, "transformer."),
@@ -505,18 +512,20 @@ def test_layers_that_the_file_lacks_start_fresh():
         ),
         (
             pair("transformer_blocks.1.attn.to_q", 64, 64, "transformer."),
-            "example transformer_blocks.1.attn.to_q, while the adapter has, .*single_transformer",
+            "transformer_blocks.1.attn.to_q; the adapter has, for example, single_transformer",
         ),
     ],
 )
 def test_a_lora_that_does_not_fit_is_not_continued(lora, message):
     with pytest.raises(ValueError, match=message):
-        continued_state(lora, small_policy().adapter.state_dict(), LORA.scale)
+        start_from(lora, small_policy().adapter.state_dict(), LORA.scale)
 
 
 def test_a_higher_rank_is_not_continued():
     lora = diffusers_lora(small_policy(lora=LoraConfig(rank=9)).adapter.state_dict(), 1.0)
-    with pytest.raises(ValueError, match="lora.rank is 4, and the LoRA .* 9; set rank to 9 or mo"):
-        continued_state(lora, small_policy().adapter.state_dict(), LORA.scale)
-    with pytest.raises(ValueError, match="needs 11, with the ranks of the pieces .* added up"):
-        continued_state(diffusers_file(ranks=(2, 3, 4)), native_adapter(4), 1.0)
+    with pytest.raises(
+        ValueError, match="lora.rank is 4, and this LoRA needs 9 .*; set rank to 9 or mo"
+    ):
+        start_from(lora, small_policy().adapter.state_dict(), LORA.scale)
+    with pytest.raises(ValueError, match="needs 11 .where this model fuses .* ranks add up"):
+        start_from(diffusers_file(ranks=(2, 3, 4)), native_adapter(4), 1.0)

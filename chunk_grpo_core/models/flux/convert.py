@@ -14,23 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lora.flux_names import block_pieces
+from ...lora.flux_names import LAST_MODULATION, OUTSIDE, block_pieces
 from .files import SCALE
 
 __all__ = ["diffusers_state", "flux_config"]
 
-_OUTSIDE = {
-    "img_in": "x_embedder",
-    "txt_in": "context_embedder",
-    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
-    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
-    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
-    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
-    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
-    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
-    "final_layer.linear": "proj_out",
-}
-_LAST_MODULATION = "final_layer.adaLN_modulation.1"
 _NORMS = {
     "double_blocks": (
         "transformer_blocks",
@@ -116,9 +104,9 @@ def diffusers_state(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _rows(module: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
     """The diffusers layers of a native layer, each with its rows of a weight or a bias."""
-    if module == _LAST_MODULATION:  # (shift, scale) there, (scale, shift) in diffusers
+    if module == LAST_MODULATION[0]:
         shift, scale = tensor.chunk(2)
-        return [("norm_out.linear", torch.cat([scale, shift]))]
+        return [(LAST_MODULATION[1], torch.cat([scale, shift]))]
     pieces = block_pieces(module)
     if len(pieces) < 2:
         return [(name, tensor) for name in _names(module)]
@@ -127,10 +115,10 @@ def _rows(module: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
 
 
 def _names(module: str) -> Iterable[str]:
-    if module == _LAST_MODULATION:
-        return ["norm_out.linear"]
-    if module in _OUTSIDE:
-        return [_OUTSIDE[module]]
+    if module == LAST_MODULATION[0]:
+        return [LAST_MODULATION[1]]
+    if module in OUTSIDE:
+        return [OUTSIDE[module]]
     if pieces := block_pieces(module):
         return [name for name, _, _ in pieces]
     raise ValueError(f"{module} is no layer of a FLUX.1 transformer")

@@ -132,6 +132,7 @@ def test_the_standard_save_node_writes_our_file(lab):
 def test_a_lora_is_trained_on_as_the_function_it_is(lab):
     """From the socket or a file, at another rank and scale, on a MODEL that ran as a node does."""
     export = lab.module("chunk_grpo_core.lora.files")
+    start_state = lab.module("nodes.bridge.side_branches").start_state
     with torch.inference_mode():
         model = random_model(lab)
         policy = _trained(lab, model, rank=4, alpha=6.0)
@@ -143,20 +144,21 @@ def test_a_lora_is_trained_on_as_the_function_it_is(lab):
                 with torch.inference_mode(False):
                     adapter = (other := _policy(lab, model, **lora)).adapter
                     fresh, scale = adapter.state_dict(), adapter.config.scale
-                    adapter.load_state_dict(export.continued_state(start, fresh, scale))
+                    adapter.load_state_dict(start_state(model, start, fresh, scale))
                 _assert_same_function(lab, model, other.run(velocity_at()), wanted)
 
 
 def test_loras_of_other_trainers_are_refused_by_name(lab):
     """ComfyUI's own trainer also moves biases, which this adapter cannot hold."""
-    export = lab.module("chunk_grpo_core.lora.files")
+    start_state = lab.module("nodes.bridge.side_branches").start_state
     with torch.inference_mode(False):
-        fresh = _policy(lab, random_model(lab), rank=4).adapter.state_dict()
+        model = random_model(lab)
+        fresh = _policy(lab, model, rank=4).adapter.state_dict()
         lora = {
             "diffusion_model.double_blocks.0.img_attn.qkv.diff_b": torch.zeros(1),
         }
         try:
-            export.continued_state(lora, fresh, 1.0)
+            start_state(model, lora, fresh, 1.0)
         except ValueError as error:
             assert "img_attn.qkv.diff_b" in str(error) and "lora_A" in str(error)
         else:
