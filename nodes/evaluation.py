@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from ..chunk_grpo_core.lora.contents import blaming
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.method.schedule import TimeGrid
-from ..chunk_grpo_core.runs.experiment import EVALUATION_SEED
+from ..chunk_grpo_core.runs.outcome import EVALUATION_SEED
 from .bridge.applied import apply_lora
 from .bridge.conditioning import Conditioning
 from .bridge.evaluation import compare_models

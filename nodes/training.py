@@ -231,7 +231,8 @@ class TrainLoRA(io.ComfyNode):
         )
         summary = describe(log)
         rows = log.outcome.rows
-        losses = [1.0 - row["reward_mean"] for row in rows if row["reward_mean"] is not None]
+        means = [row["reward_mean"] for row in rows if row.get("reward_mean") is not None]
+        losses = [1.0 - mean for mean in means]
         grid = log.outcome.before_after_grid()[None]
         shown = {**ui.PreviewText(summary).as_dict(), "chunk_grpo_run": [Path(log.run_folder).name]}
         return io.NodeOutput(lora, {"loss": losses}, log, grid, summary, ui=shown)
@@ -252,7 +253,7 @@ def describe(log: TrainingLog) -> str:
     outcome = log.outcome
     gain, config = outcome.gain, outcome.config
     mismatches = plan_mismatches(config.plan, config.grid, config.sde, outcome.model)
-    fitted = outcome.rows[-1].get("batch_size")
+    fitted = outcome.rows[-1].get("batch_size") if outcome.rows else None
     done, wished = outcome.iterations, config.iterations
     error = outcome.ratio_error_first_update
     lines = [

@@ -13,7 +13,7 @@ from comfy_api.latest import io
 
 from ..chunk_grpo_core.method.rollout import Trajectory
 from ..chunk_grpo_core.prompts.split import PromptSet as PlainPromptSet
-from ..chunk_grpo_core.runs.experiment import Outcome
+from ..chunk_grpo_core.runs.outcome import Outcome
 
 __all__ = [
     "BUILD_ON",

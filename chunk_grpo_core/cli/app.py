@@ -2,8 +2,10 @@
 
 # No ``from __future__ import annotations`` here: typer reads the annotations at run time.
 import json
+import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -17,7 +19,7 @@ from rich.table import Table
 from ..configfile.record import read_settings
 from ..lora.contents import blaming
 from ..lora.files import convert_lora, load_lora, save_lora
-from ..runs.folder import RunFolder
+from ..runs.folder import RunFolder, numbered_folder
 from ..train.config import TrainConfig
 from ..version import __version__
 from .demo import DemoResult, run_demo, tiny_config
@@ -25,6 +27,7 @@ from .measure import analyze, evaluate, sample
 from .progress import ProgressBar, clear_errors
 from .rewards import fetch, score
 from .serve import serve_reward
+from .signals import stop_signals
 from .train import presets, resume, train
 
 app = typer.Typer(
@@ -103,16 +106,26 @@ def demo(
     checkpoints and the LoRA.
     """
     torch.set_num_threads(threads)
-    with clear_errors("go on with --resume"):
-        run_dir = out or (_newest_demo() if resume else _free_demo())
+    begun: Path | None = None
+    with (
+        clear_errors(lambda: _how_to_go_on(begun)),
+        stop_signals() as signals,
+        _demo_folder(out, resume) as run_dir,
+        ProgressBar() as bar,
+    ):
+        begun = run_dir
         plan = algorithm and algorithm.value
         options = {"algorithm": plan, "iterations": iterations, "seed": seed}
         given = {name: value for name, value in options.items() if value is not None}
         config = _settings_to_resume(run_dir, given) if resume else tiny_config(**given)
-        with ProgressBar() as bar:
-            result = run_demo(
-                config, run_dir, resume=resume, evaluation_seeds=pictures, listener=bar.listen
-            )
+        result = run_demo(
+            config,
+            run_dir,
+            resume=resume,
+            evaluation_seeds=pictures,
+            listener=bar.listen,
+            check_cancel=signals.check,
+        )
     if as_json:
         typer.echo(json.dumps(result.to_json()))
     else:
@@ -153,10 +166,16 @@ def _demo_folders() -> list[Path]:
     return sorted(Path("runs").glob("demo-[0-9][0-9][0-9]"))
 
 
-def _free_demo() -> Path:
-    demos = _demo_folders()
-    number = int(demos[-1].name.removeprefix("demo-")) + 1 if demos else 1
-    return Path("runs") / f"demo-{number:03d}"
+def _demo_folder(out: Path | None, resume: bool) -> AbstractContextManager[Path]:
+    if out or resume:
+        return nullcontext(out or _newest_demo())
+    return numbered_folder(Path("runs"), "demo-")
+
+
+def _how_to_go_on(folder: Path | None) -> str:
+    if folder is None or not RunFolder(folder).holds_a_run:
+        return "nothing was written"
+    return f"go on with: chunk-grpo demo --resume --out {shlex.quote(str(folder))}"
 
 
 def _newest_demo() -> Path:

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..lora.adapter import LoraConfig
+from ..method.cancel import CheckCancel, never_cancel
 from ..method.objective import ObjectiveConfig
 from ..method.plan_text import read_plan, read_weights
 from ..method.schedule import shifted_grid
 from ..models.tiny.policy import tiny_policy
 from ..models.tiny.reward import TinyWorldReward
 from ..models.tiny.world import HELD_OUT, TRAIN, caption
-from ..runs.experiment import Outcome, run_experiment
+from ..runs.experiment import run_experiment
 from ..runs.folder import RunFolder
+from ..runs.outcome import Outcome
 from ..runs.results import write_results
 from ..train.config import OptimizerConfig, TrainConfig
 from ..train.events import Listener
@@ -96,6 +98,7 @@ def run_demo(
     resume: bool = False,
     evaluation_seeds: int = 4,
     listener: Listener = lambda event: None,
+    check_cancel: CheckCancel = never_cancel,
 ) -> DemoResult:
     """Train on the tiny FLUX and measure the gain.
 
@@ -105,33 +108,36 @@ def run_demo(
         resume: Go on with the run in ``run_dir``.
         evaluation_seeds: Pictures of each of the 96 held-out captions.
         listener: Hears all events.
+        check_cancel: Raises to stop; called after every micro-step.
 
     Raises:
-        FileExistsError: ``run_dir`` holds a run and ``resume`` is False.
+        FileExistsError: ``run_dir`` holds a run and ``resume`` is False, or somebody trains there.
         FileNotFoundError: ``run_dir`` holds no run and ``resume`` is True.
         ValueError: The run was started with other settings.
     """
     start = time.perf_counter()
-    policy = tiny_policy(config.lora, config.seed)
-    prompts = [caption(scene) for scene in TRAIN]
-    outcome = run_experiment(
-        policy,
-        TinyWorldReward(),
-        prompts,
-        [caption(scene) for scene in HELD_OUT],
-        config,
-        RunFolder(run_dir),
-        resume=resume,
-        evaluation_seeds=evaluation_seeds,
-        listener=listener,
-        tables={
-            "model": {"type": "tiny"},
-            "prompts": {"held_out": len(HELD_OUT)},
-            "reward": [{"name": "tiny_world"}],
-            "run": {"pictures": evaluation_seeds},
-        },
-    )
-    files = write_results(outcome, policy, RunFolder(run_dir), prompts[:4])
+    with RunFolder(run_dir).locked(goes_on=resume) as folder:
+        policy = tiny_policy(config.lora, config.seed)
+        prompts = [caption(scene) for scene in TRAIN]
+        outcome = run_experiment(
+            policy,
+            TinyWorldReward(),
+            prompts,
+            [caption(scene) for scene in HELD_OUT],
+            config,
+            folder,
+            resume=resume,
+            evaluation_seeds=evaluation_seeds,
+            listener=listener,
+            check_cancel=check_cancel,
+            tables={
+                "model": {"type": "tiny"},
+                "prompts": {"held_out": len(HELD_OUT)},
+                "reward": [{"name": "tiny_world"}],
+                "run": {"pictures": evaluation_seeds},
+            },
+        )
+        files = write_results(outcome, policy, folder, prompts[:4], check_cancel)
     return DemoResult(
         outcome=outcome,
         seconds=time.perf_counter() - start,

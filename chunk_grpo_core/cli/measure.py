@@ -15,15 +15,16 @@ from rich.table import Table
 from ..configfile.reading import read_config_file
 from ..configfile.record import read_run
 from ..configfile.run_config import RewardEntry, RunConfig
+from ..disk.atomic import write_whole
 from ..measure.evaluate import evaluate as measure
 from ..measure.sampling import draw
 from ..method.planners import adaptive_plan
 from ..method.schedule import shifted_grid
 from ..prompts.example import examples_of
 from ..rewards.settings import reward_settings
-from ..runs.experiment import EVALUATION_SEED
 from ..runs.folder import RunFolder
 from ..runs.load import load_adapter, load_policy, load_prompts, load_rewards
+from ..runs.outcome import EVALUATION_SEED
 from ..runs.results import measure_curve
 from ..train.batch_limit import BatchLimit
 from ..watch.comparison import Comparison
@@ -183,8 +184,7 @@ def evaluate(
                 )
         comparison = Comparison(**sides, reward=judge.name, noise_seed=seed)
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "table.md").write_text(comparison.table() + "\n", encoding="utf-8")
+            write_whole(out / "table.md", comparison.table() + "\n")
             save_png(comparison.plot(), out / "gains.png")
             save_png(comparison.pairs(), out / "pairs.png")
     if as_json:

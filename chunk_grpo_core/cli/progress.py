@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..disk.atomic import CannotWrite
 from ..method.reward import NothingScored, RewardFailed
 from ..processes.collective import PeerFailed
 from ..processes.launch import PeerLost, is_launched
@@ -31,6 +32,7 @@ from ..train.events import (
     RunStart,
 )
 from ..train.self_test import SelfTestFailed
+from .signals import Stopped
 
 __all__ = ["ProgressBar", "clear_errors"]
 
@@ -111,10 +113,13 @@ def clear_errors(hint: str | Callable[[], str]) -> Iterator[None]:
     """Show a user's mistake as one line; let bugs keep their traceback.
 
     Args:
-        hint: What to say after Ctrl-C, or a function that finds it out then.
+        hint: How to go on after a signal or a full disk, or a function that finds it out then.
     """
     try:
         yield
+    except CannotWrite as error:
+        _show_error(f"{error}; {_text(hint)}")
+        raise typer.Exit(1) from error
     except _MISTAKES as error:
         _show_error(str(error))
         raise typer.Exit(2) from error
@@ -122,17 +127,28 @@ def clear_errors(hint: str | Callable[[], str]) -> Iterator[None]:
         raise typer.Exit(2) from error  # the first process shows it
     except (NothingScored, RewardFailed) as error:
         if os.environ.get("RANK", "0") == "0":  # all processes have the same error
-            text = hint if isinstance(hint, str) else hint()
-            _show_error(f"{error}; {text}")
+            _show_error(f"{error}; {_text(hint)}")
         raise typer.Exit(1) from error
     except PeerLost as error:
-        text = hint if isinstance(hint, str) else hint()
-        _show_error(f"{error}. What the run folder holds is whole; {text}")
+        _show_error(f"{error}. What the run folder holds is whole; {_text(hint)}")
         raise typer.Exit(1) from error
+    except Stopped as stop:
+        if is_launched():  # each process says so; launchers send SIGTERM when one has failed
+            _show_error(f"{stop}. What the run folder holds is whole; {_text(hint)}")
+        else:
+            _show_stop(str(stop), hint)
+        raise typer.Exit(128 + stop.signal) from None
     except KeyboardInterrupt:
-        text = hint if isinstance(hint, str) else hint()
-        _screen.print(f"stopped; {text}", highlight=False, markup=False, soft_wrap=True)
+        _show_stop("stopped", hint)
         raise typer.Exit(130) from None
+
+
+def _text(hint: str | Callable[[], str]) -> str:
+    return hint if isinstance(hint, str) else hint()
+
+
+def _show_stop(what: str, hint: str | Callable[[], str]) -> None:
+    _screen.print(f"{what}; {_text(hint)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_error(text: str) -> None:

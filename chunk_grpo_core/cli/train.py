@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +19,12 @@ from ..configfile.writing import preset_text
 from ..models.registry import FAMILIES
 from ..presets import PRESETS
 from ..processes.launch import TIMEOUT, asks_for_sharding, is_launched, join_processes
-from ..runs.folder import RunFolder
+from ..runs.folder import RunFolder, numbered_folder
 from ..runs.start import TrainedRun
 from ..runs.start import resume as resume_run
 from ..runs.start import train as train_run
 from .progress import ProgressBar, clear_errors
+from .signals import stop_signals
 
 __all__ = ["AsJson", "Changes", "presets", "resume", "train"]
 
@@ -83,21 +85,25 @@ def train(
     iteration (docs/distributed.md).
     """
 
-    def read() -> tuple[RunConfig, Path]:
-        settings = read_config_file(config, changes or ())
-        return settings, out or _free_folder(settings)
-
     folder: Path | None = None
     with (
         clear_errors(lambda: _how_to_go_on(folder)),
+        stop_signals() as signals,
         join_processes(timeout=timeout, split_groups=split_groups) as processes,
+        ExitStack() as stack,
         ProgressBar() as bar,
     ):
+
+        def read() -> tuple[RunConfig, Path]:
+            settings = read_config_file(config, changes or ())
+            return settings, out or stack.enter_context(_new_folder(settings))
+
         settings, folder = processes.from_writer(read)
         run = train_run(
             settings,
             folder,
             listener=bar.listen,
+            check_cancel=signals.check,
             processes=processes,
             shard=asks_for_sharding() if shard is None else shard,
         )
@@ -132,6 +138,7 @@ def resume(
     changed = [*(changes or ()), *([f"iterations={iterations}"] if iterations else [])]
     with (
         clear_errors(lambda: _how_to_go_on(folder, changed)),
+        stop_signals() as signals,
         join_processes(timeout=timeout, split_groups=split_groups) as processes,
         ProgressBar() as bar,
     ):
@@ -139,6 +146,7 @@ def resume(
             folder,
             changes=changed,
             listener=bar.listen,
+            check_cancel=signals.check,
             processes=processes,
             shard=asks_for_sharding() if shard is None else shard,
         )
@@ -180,14 +188,11 @@ def _how_to_go_on(folder: Path | None, changes: Sequence[str] = ()) -> str:
     return f"go on with: chunk-grpo resume {shlex.quote(str(folder))}{again}{launched}"
 
 
-def _free_folder(config: RunConfig) -> Path:
-    """``run.folder``, or the first of runs/NAME-001, runs/NAME-002, ... that holds no run."""
+def _new_folder(config: RunConfig) -> AbstractContextManager[Path]:
+    """``run.folder``, or the next of runs/NAME-001, runs/NAME-002, ..."""
     if config.run.folder:
-        return Path(config.run.folder)
-    number = 1
-    while RunFolder(folder := Path("runs") / f"{config.name}-{number:03d}").path.exists():
-        number += 1
-    return folder
+        return nullcontext(Path(config.run.folder))
+    return numbered_folder(Path("runs"), f"{config.name}-")
 
 
 def _print_run(run: TrainedRun, as_json: bool) -> None:

@@ -11,8 +11,9 @@ model, because no configuration can.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ __all__ = [
     "PYTHON",
     "RUN_FILE",
     "Record",
+    "new_run_id",
     "read_document",
     "read_record",
     "read_run",
@@ -68,6 +70,13 @@ class Record:
     """What was changed on the way, oldest first."""
     version: str = __version__
     """Version of the program that wrote it."""
+    id: str = field(default_factory=lambda: new_run_id())
+    """Which run this is, made up when it begins; its checkpoints bear it."""
+
+
+def new_run_id() -> str:
+    """Make an id up: 16 random hexadecimal digits."""
+    return secrets.token_hex(8)
 
 
 def write_run(
@@ -87,7 +96,7 @@ def write_run(
 
 def _lines(plan: ChunkPlan | None, tables: Mapping[str, Any], record: Record) -> list[str]:
     lines = ["", *comment(_MEANING), "[record]"]
-    for name in ("version", "model", "reward", "reward_fingerprint"):
+    for name in ("id", "version", "model", "reward", "reward_fingerprint"):
         lines.append(entry(name, getattr(record, name)))
     for name in ("train", "held_out"):
         lines.append(f"{name} = {toml_list([_written(item) for item in getattr(record, name)])}")
@@ -137,7 +146,7 @@ def read_record(folder: Path) -> Record:
     part = read_document(folder)["record"]
     try:
         changes = tuple(Change(**change) for change in part.get("changes", ()))
-        names = ("version", "model", "reward", "reward_fingerprint")
+        names = ("id", "version", "model", "reward", "reward_fingerprint")
         return Record(
             **{name: part[name] for name in names},
             train=tuple(map(_read, part["train"])),

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..disk.atomic import whole_file
+from ..disk.atomic import write_whole
+from ..disk.tensors import tensor_bytes
 from ..optional import require
 from .contents import blaming, read_lora
 from .layers import Layout, LoraLayer, layer_tensors
@@ -70,7 +71,7 @@ def convert_lora(lora: Mapping[str, Tensor], to: Layout) -> dict[str, Tensor]:
 
 
 def save_lora(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> Path:
-    """Write a LoRA file (safetensors), never half written.
+    """Write a LoRA file (safetensors), never half written; the same every time.
 
     Args:
         tensors: From one of the functions above.
@@ -79,13 +80,12 @@ def save_lora(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping
 
     Raises:
         ValueError: The path has another ending.
+        CannotWrite: The disk is full, or something else is in the way.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"a LoRA file must end in .safetensors, got {path.name!r}")
-    save_file = require("safetensors.torch", "To write a LoRA file").save_file
-    with whole_file(path) as temporary:
-        save_file(dict(tensors), temporary, metadata=dict(metadata))
+    write_whole(path, tensor_bytes(tensors, metadata))
     return path
 
 

@@ -120,6 +120,11 @@ class Processes:
         """What this process does of an iteration; see :func:`divided`."""
         return divided(groups, group_size, self.rank, self.count, split_groups=self.split_groups)
 
+    def part(self, count: int) -> range:
+        """Of ``count`` things those that this process does; as many as the others, give or take
+        one."""
+        return range(self.rank * count // self.count, (self.rank + 1) * count // self.count)
+
     def gather(self, value: T) -> list[T]:
         """The values of all processes in the order of their numbers, in every process."""
         return [value]

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -37,7 +33,7 @@ _ACCELERATE = {
 
 
 class PeerLost(RuntimeError):
-    """Another process of the run has ended or does not answer, or this one was told to end."""
+    """Another process of the run has ended or does not answer."""
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
@@ -66,9 +62,6 @@ def asks_for_sharding(environment: Mapping[str, str] = os.environ) -> bool:
 def join_processes(*, timeout: float = TIMEOUT, split_groups: bool = False) -> Iterator[Processes]:
     """Meet the other processes, and leave them in the end.
 
-    Inside, SIGTERM (launchers send it when another process has failed) and Ctrl-C raise, but not
-    while an error is being dealt with, which may mean that a checkpoint is being written.
-
     Args:
         timeout: Seconds that a process waits for the others, above 0.
         split_groups: See :func:`~chunk_grpo_core.processes.collective.divided`.
@@ -84,7 +77,7 @@ def join_processes(*, timeout: float = TIMEOUT, split_groups: bool = False) -> I
         return
     limit, local_rank = timedelta(seconds=timeout), int(os.environ.get("LOCAL_RANK", "0"))
     device, backend = _device(local_rank)
-    with _signals_raise(), _losses_named():
+    with _losses_named():
         dist.init_process_group(backend, timeout=limit)
         yield TorchProcesses(
             timeout=limit, split_groups=split_groups, local_rank=local_rank, device=device
@@ -122,25 +115,3 @@ def _reason(error: Exception) -> str:
     """The first sentence, without the place in the source of gloo."""
     text = re.sub(r"^\[\S+\]\s*", "", str(error).strip())
     return re.split(r"\.\s|\n", text)[0].rstrip(".")
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    def told(number: int, frame: FrameType | None) -> None:
-        if sys.exc_info()[0] is not None:
-            return
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise PeerLost(
-            "this process was told to end (SIGTERM), which launchers do when another process of "
-            "the run has failed"
-        )
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may have handlers
-        return
-    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    # Not after an error: what there is to say about it is said outside.
-    for number, handler in before.items():
-        signal.signal(number, handler)

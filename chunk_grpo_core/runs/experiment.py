@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
-
 from ..algorithms.algorithm import Algorithm
-from ..configfile.record import PYTHON, Record, read_record, write_run
+from ..configfile.record import PYTHON, Record, new_run_id, read_record, write_run
 from ..disk.atomic import write_whole
-from ..measure.evaluate import Evaluation, Interval, evaluate, paired_gain
+from ..measure.evaluate import Evaluation, evaluate, paired_gain
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, base_model
 from ..method.reward import Reward
@@ -33,83 +30,14 @@ from ..train.events import (
 )
 from ..train.may_change import Change, prompts_digest
 from ..train.trainer import Trainer
-from ..version import __version__
-from ..watch.comparison import pair_grid
-from ..watch.history import HeldOutWriter, MetricsWriter, read_metrics
+from ..watch.derived import derived
+from ..watch.history import HeldOutWriter, MetricsWriter
 from ..watch.newest_group import LatestGroup
 from ..watch.pictures import SampleWriter
-from ..watch.plots import plot_training
-from .folder import RunFolder
+from .folder import RunFolder, locked_run
+from .outcome import EVALUATION_SEED, Outcome
 
-__all__ = ["EVALUATION_SEED", "Outcome", "check_held_out", "loaded_facts", "run_experiment"]
-
-EVALUATION_SEED = 20_000
-"""Noise seed of the first held-out prompt; far from seeds people type for training."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished run and what it gained on held-out prompts."""
-
-    config: TrainConfig
-    model: str
-    reward: str
-    iterations: int
-    """Iterations done."""
-    changes: tuple[Change, ...]
-    """Settings that were changed on the way."""
-    rows: list[dict[str, Any]]
-    """metrics.jsonl."""
-    held_out: list[dict[str, Any]]
-    """held_out.jsonl."""
-    before: Evaluation
-    """The base model on the held-out prompts."""
-    after: Evaluation
-    """The same prompts and noise with the adapter on."""
-
-    @property
-    def gain(self) -> Interval:
-        """Mean paired gain with its 95 % interval."""
-        return paired_gain(self.before, self.after)
-
-    @property
-    def ratio_error_first_update(self) -> float | None:
-        """Largest |ratio - 1| at the first update of any rollout of the run; None if the algorithm
-        has no ratio."""
-        errors = [row.get("ratio_error_first_update") for row in self.rows]
-        return max((error for error in errors if error is not None), default=None)
-
-    def plot(self, *, dark: bool = False) -> Tensor:
-        """Training curves with the measurements on held-out prompts."""
-        return plot_training(self.rows, held_out=self.held_out, dark=dark)
-
-    def before_after_grid(self) -> Tensor:
-        """Held-out prompts, base model above, adapter below; see :func:`pair_grid`."""
-        return pair_grid(self.before, self.after)
-
-    def lora_metadata(self) -> dict[str, str]:
-        """What the LoRA is and how it was made, as text, for the header of its file.
-
-        ``chunk_grpo_recipe`` holds all settings, by their dotted keys, as the last iteration was
-        trained with, and ``chunk_grpo_changes`` what was changed on the way; the plain entries
-        repeat those people look for.
-        """
-        config = self.config
-        trained = [change for change in self.changes if change.iteration < self.iterations]
-        untrained = {c.key: c.old for c in self.changes if c.iteration >= self.iterations}
-        return {
-            "base_model": self.model,
-            "reward": self.reward,
-            "chunk_grpo_version": __version__,
-            "chunk_grpo_recipe": json.dumps({**config.flat(), **untrained}),
-            "chunk_grpo_changes": json.dumps([asdict(change) for change in trained]),
-            "chunk_plan": ", ".join(map(str, config.plan.sizes if config.plan else ())),
-            "steps": str(config.grid.steps),
-            "iterations": str(self.iterations),
-            "seed": str(config.seed),
-            "held_out_seed": str(EVALUATION_SEED),
-            "held_out_reward": json.dumps({"before": self.before.mean, "after": self.after.mean}),
-        }
+__all__ = ["check_held_out", "loaded_facts", "run_experiment"]
 
 
 def check_held_out(prompts: Sequence[Prompt]) -> None:
@@ -150,7 +78,7 @@ def run_experiment(
         prompts: What to train on; their metadata goes to the reward.
         held_out: What to measure on, at least two, best none of ``prompts``.
         config: All settings.
-        folder: Where the run is created, or resumed.
+        folder: Where the run is created, or resumed; locked meanwhile.
         resume: Go on with the run that is in the folder.
         algorithm: How to train; the one that ``config.algorithm`` names if None.
         evaluation_seeds: Pictures of each held-out prompt.
@@ -168,28 +96,72 @@ def run_experiment(
     Raises:
         NothingScored: No picture of an iteration or of a measurement has a score; the run can be
             resumed when the reward works.
-        FileExistsError: The folder holds a run and ``resume`` is False.
-        FileNotFoundError: The folder holds no run and ``resume`` is True.
+        FileExistsError: The folder holds a run and ``resume`` is False, or somebody trains there.
+        FileNotFoundError: The folder holds no run and ``resume`` is True, or it was moved or
+            deleted meanwhile.
+        CannotWrite: The disk is full, or something else is in the way; the run can be resumed.
         ValueError: The run was trained with something that may not change, there are too few
             prompts, or the processes have different models, rewards or prompts.
     """
     check_held_out(held_out)
     processes = processes or Processes()
-    limit = limit or BatchLimit(size=config.batch_size)
+    with locked_run(folder, processes, goes_on=resume) as locked:
+        return _experiment(
+            policy,
+            reward,
+            prompts,
+            held_out,
+            config,
+            locked,
+            resume=resume,
+            algorithm=algorithm,
+            evaluation_seeds=evaluation_seeds,
+            listener=listener,
+            check_cancel=check_cancel,
+            wants_stop=wants_stop,
+            limit=limit or BatchLimit(size=config.batch_size),
+            processes=processes,
+            tables=tables,
+        )
+
+
+def _experiment(
+    policy: Policy,
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    config: TrainConfig,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    algorithm: Algorithm[Any, Any] | None,
+    evaluation_seeds: int,
+    listener: Listener,
+    check_cancel: CheckCancel,
+    wants_stop: StopWish,
+    limit: BatchLimit,
+    processes: Processes,
+    tables: Mapping[str, Any],
+) -> Outcome:
+    """See :func:`run_experiment`."""
+    metrics, measurements = MetricsWriter(folder.metrics_file), HeldOutWriter(folder.held_out_file)
     listener = broadcast(
-        MetricsWriter(folder.metrics_file),
-        HeldOutWriter(folder.held_out_file),
-        SampleWriter(folder.samples),
-        LatestGroup(folder.group),
+        lambda event: folder.check_in_place(),
+        derived(metrics),
+        derived(measurements),
+        derived(SampleWriter(folder.samples)),
+        derived(LatestGroup(folder.group)),
         listener,
     )
+    before_resume = read_record(folder.path) if resume and processes.is_writer else None
+    run_id = before_resume.id if before_resume else new_run_id()
     trainer = Trainer(
         policy,
         reward,
         prompts,
         config,
         algorithm=algorithm,
-        checkpoints=folder.checkpoints,
+        checkpoints=folder.checkpoints_of(run_id),
         facts={"held_out": prompts_digest(held_out), **loaded_facts(tables)},
         listener=listener,
         check_cancel=check_cancel,
@@ -200,12 +172,12 @@ def run_experiment(
     config = trainer.config
     listener = listener if processes.is_writer else ignore
     _check_equal(processes.gather(trainer.trained_with))
-    processes.from_writer(folder.check_holds_a_run if resume else folder.check_free)
     if resume:
         trainer.resume()
 
     def write_record() -> tuple[Change, ...]:
-        before = read_record(folder.path).changes if resume else ()
+        folder.check_in_place()
+        before = before_resume.changes if before_resume else ()
         # What was changed after the checkpoint was trained by nobody.
         kept = tuple(change for change in before if change.iteration < trainer.iteration)
         record = Record(
@@ -215,6 +187,7 @@ def run_experiment(
             train=examples_of(prompts),
             held_out=examples_of(held_out),
             changes=(*kept, *trainer.changes),
+            id=run_id,
         )
         write_run(folder.path, config, tables, record)
         return record.changes
@@ -222,7 +195,7 @@ def run_experiment(
     changes = processes.from_writer(write_record)
 
     def measure(which: Measured) -> Evaluation:
-        share = _part(len(held_out), processes)
+        share = processes.part(len(held_out))
         evaluation = (
             evaluate(
                 policy,
@@ -259,10 +232,11 @@ def run_experiment(
     tell(trainer.iteration, after)
 
     def keep() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        folder.check_in_place()
         scores = {"before": before.to_json(), "after": after.to_json()}
         body = json.dumps({"noise_seed": EVALUATION_SEED, **scores}, indent=1)
         write_whole(folder.evaluation_file, body)
-        return read_metrics(folder.metrics_file), read_metrics(folder.held_out_file)
+        return metrics.rows, measurements.rows
 
     rows, measured = processes.from_writer(keep)
     listener(RunEnd(trainer.iteration, stopped=trainer.iteration < config.iterations))
@@ -289,12 +263,6 @@ def loaded_facts(tables: Mapping[str, Any]) -> dict[str, object]:
         for table in ("model", "prompts", "run")
         for key, value in tables.get(table, {}).items()
     }
-
-
-def _part(count: int, processes: Processes) -> range:
-    """The prompts that this process measures; as many as the others, give or take one."""
-    rank, all_of_them = processes.rank, processes.count
-    return range(rank * count // all_of_them, (rank + 1) * count // all_of_them)
 
 
 def _check_equal(facts: Sequence[Mapping[str, object]]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from ..lora.files import diffusers_lora, save_lora
 from ..measure.sampling import roll_out
+from ..method.cancel import CheckCancel, never_cancel
 from ..method.dynamics import DynamicsCurve, dynamics_curve
 from ..method.noise import derive_seed
 from ..method.policy import Policy, base_model, trained_adapter
@@ -16,10 +20,12 @@ from ..train.batch_limit import BatchLimit
 from ..train.config import TrainConfig
 from ..watch.pictures import save_png
 from ..watch.plots import plot_dynamics
-from .experiment import Outcome
 from .folder import RunFolder
+from .outcome import Outcome
 
 __all__ = ["RunFiles", "measure_curve", "write_pictures", "write_results"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,11 @@ class RunFiles:
 
 
 def write_results(
-    outcome: Outcome, policy: Policy, folder: RunFolder, prompts: Sequence[Prompt]
+    outcome: Outcome,
+    policy: Policy,
+    folder: RunFolder,
+    prompts: Sequence[Prompt],
+    check_cancel: CheckCancel = never_cancel,
 ) -> RunFiles:
     """Write the LoRA and the pictures of a finished run.
 
@@ -40,7 +50,13 @@ def write_results(
         policy: A diffusers model with the trained adapter.
         folder: The run's.
         prompts: What the curve of relative L1 is measured on.
+        check_cancel: Raises to stop; the LoRA is written first.
+
+    Raises:
+        CannotWrite: The LoRA cannot be written. Pictures that cannot are named in a warning.
+        FileNotFoundError: The folder was moved or deleted.
     """
+    folder.check_in_place()
     config = outcome.config
     lora = save_lora(
         diffusers_lora(trained_adapter(policy).state_dict(), config.lora.file_alpha),
@@ -48,26 +64,35 @@ def write_results(
         outcome.lora_metadata(),
     )
     with base_model(policy):
-        curve = measure_curve(policy, prompts, config)
-    dynamics = plot_dynamics(curve, config.plan)
-    pictures = (
-        *write_pictures(outcome, folder),
-        save_png(dynamics, folder.plots / "dynamics.png"),
-    )
-    return RunFiles(lora, pictures)
+        curve = measure_curve(policy, prompts, config, lambda fraction: check_cancel())
+    dynamics = _saved(lambda: plot_dynamics(curve, config.plan), folder.plots / "dynamics.png")
+    return RunFiles(lora, (*write_pictures(outcome, folder), *dynamics))
 
 
 def write_pictures(outcome: Outcome, folder: RunFolder) -> tuple[Path, ...]:
     """Write the training curves and the pictures before and after into a run folder.
 
+    Returns:
+        Those that could be written; a warning names the others.
+
     Raises:
         ImportError: matplotlib is not installed; the pictures before and after are written.
     """
     plots = folder.plots
-    before_after = save_png(outcome.before_after_grid(), plots / "before_after.png")
+    before_after = _saved(outcome.before_after_grid, plots / "before_after.png")
     if not outcome.rows:  # metrics.jsonl was lost, and nothing was left to train
-        return (before_after,)
-    return save_png(outcome.plot(), plots / "training.png"), before_after
+        return before_after
+    return (*_saved(outcome.plot, plots / "training.png"), *before_after)
+
+
+def _saved(draw: Callable[[], Tensor], file: Path) -> tuple[Path, ...]:
+    """A picture in a file, or nothing where that cannot be written: the LoRA is what counts."""
+    picture = draw()
+    try:
+        return (save_png(picture, file),)
+    except OSError as error:
+        log.warning("%s", error)
+        return ()
 
 
 def measure_curve(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..configfile.record import read_run
 from ..configfile.run_config import RunConfig
+from ..method.cancel import CheckCancel, never_cancel
 from ..method.dynamics import DynamicsCurve
 from ..method.policy import Policy, base_model
 from ..method.reward import Reward
@@ -23,9 +24,10 @@ from ..train.batch_limit import BatchLimit
 from ..train.events import EvaluationProgress, Listener, broadcast, ignore
 from ..train.may_change import changes_since
 from ..watch.trackers import TRACKERS
-from .experiment import Outcome, check_held_out, loaded_facts, run_experiment
-from .folder import RunFolder
+from .experiment import check_held_out, loaded_facts, run_experiment
+from .folder import RunFolder, locked_run
 from .load import load_policy, load_prompts, load_rewards
+from .outcome import Outcome
 from .results import RunFiles, measure_curve, write_results
 
 __all__ = ["TrainedRun", "resume", "train"]
@@ -46,8 +48,8 @@ def train(
     config: RunConfig,
     folder: Path,
     *,
-    goes_on: bool = False,
     listener: Listener = ignore,
+    check_cancel: CheckCancel = never_cancel,
     processes: Processes | None = None,
     shard: bool = False,
 ) -> TrainedRun:
@@ -55,23 +57,82 @@ def train(
 
     Args:
         config: From :func:`~chunk_grpo_core.configfile.reading.read_config_file`.
-        folder: Run folder; new, unless the run that is in it goes on.
-        goes_on: Whether it does; :func:`resume` reads the configuration for that.
+        folder: Run folder; new.
         listener: Hears all events, in the first process; what it raises stops the run.
+        check_cancel: Raises to stop; called after every micro-step, and between what is loaded.
         processes: Those that train together, each calling this; this one alone if None.
         shard: Spread the frozen weights over them (FSDP2).
 
     Raises:
-        FileExistsError: The folder holds a run already.
+        FileExistsError: The folder holds a run already, or somebody trains there.
+        CannotWrite: The disk is full, or something else is in the way.
         ValueError: Something in the configuration, or a file that it names, is wrong, or the
             processes cannot share the work.
         ImportError: A package is missing.
     """
-    run, processes = RunFolder(folder), processes or Processes()
-    if not goes_on:
-        processes.from_writer(run.check_free)
-    prepared = _prepare(config, run, listener, processes, shard)
+    processes = processes or Processes()
+    with locked_run(RunFolder(folder), processes, goes_on=False) as run:
+        return _train(config, run, False, listener, check_cancel, processes, shard)
+
+
+def resume(
+    folder: Path,
+    *,
+    changes: Sequence[str] = (),
+    listener: Listener = ignore,
+    check_cancel: CheckCancel = never_cancel,
+    processes: Processes | None = None,
+    shard: bool = False,
+) -> TrainedRun:
+    """Go on with a run that was stopped or killed, or train a finished one for longer.
+
+    Args:
+        folder: Run folder.
+        changes: Settings to change, as ``KEY=VALUE``; see
+            :data:`~chunk_grpo_core.train.may_change.MAY_CHANGE`.
+        listener: See :func:`train`.
+        check_cancel: See :func:`train`.
+        processes: See :func:`train`; not necessarily as many as the run was started with.
+        shard: See :func:`train`.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+        FileExistsError: Somebody trains there.
+        CannotWrite: See :func:`train`.
+        ValueError: A setting was changed that must stay, or a file that the run needs is wrong now.
+    """
+    processes = processes or Processes()
+    with locked_run(RunFolder(folder), processes, goes_on=True) as run:
+        config = processes.from_writer(lambda: _config_to_resume(run, changes))
+        return _train(config, run, True, listener, check_cancel, processes, shard)
+
+
+def _config_to_resume(run: RunFolder, changes: Sequence[str]) -> RunConfig:
+    config = read_run(run.path, changes, resumes=True)
+    state = run.checkpoints.newest_state()
+    if state is None:  # nothing was trained: prompts may be other ones, too
+        return replace(config, recorded=None)
+    # Compared here, too, before minutes are spent on loading the model.
+    now = {**config.settings.flat(), **loaded_facts(config.tables())}
+    if config.needs_curve:
+        del now["plan"]
+    changes_since(state, now, says=f"{run.run_file} says")
+    return config
+
+
+def _train(
+    config: RunConfig,
+    run: RunFolder,
+    goes_on: bool,
+    listener: Listener,
+    check_cancel: CheckCancel,
+    processes: Processes,
+    shard: bool,
+) -> TrainedRun:
+    """See :func:`train`; in a folder that is locked."""
+    prepared = _prepare(config, run, listener, check_cancel, processes, shard)
     policy, settings = _load(config, prepared), config.settings
+    check_cancel()
     if config.needs_curve:
         settings = config.train_config(_curve(config, policy, prepared))
     # A call that one process of a sharded model tries again would be answered by no other.
@@ -86,53 +147,14 @@ def train(
         resume=goes_on,
         evaluation_seeds=config.run.pictures,
         listener=prepared.listener,
+        check_cancel=check_cancel,
         limit=limit,
         processes=processes,
         tables=config.tables(),
     )
     few = prepared.prompts.train[:_CURVE_PROMPTS]
-    files = processes.from_writer(lambda: write_results(outcome, policy, run, few))
+    files = processes.from_writer(lambda: write_results(outcome, policy, run, few, check_cancel))
     return TrainedRun(outcome, files, run.path)
-
-
-def resume(
-    folder: Path,
-    *,
-    changes: Sequence[str] = (),
-    listener: Listener = ignore,
-    processes: Processes | None = None,
-    shard: bool = False,
-) -> TrainedRun:
-    """Go on with a run that was stopped or killed, or train a finished one for longer.
-
-    Args:
-        folder: Run folder.
-        changes: Settings to change, as ``KEY=VALUE``; see
-            :data:`~chunk_grpo_core.train.may_change.MAY_CHANGE`.
-        listener: See :func:`train`.
-        processes: See :func:`train`; not necessarily as many as the run was started with.
-        shard: See :func:`train`.
-
-    Raises:
-        FileNotFoundError: The folder holds no run.
-        ValueError: A setting was changed that must stay, or a file that the run needs is wrong now.
-    """
-    run, processes = RunFolder(folder), processes or Processes()
-
-    def read() -> RunConfig:
-        config = read_run(folder, changes, resumes=True)
-        state = run.checkpoints.newest_state()
-        if state is None:  # nothing was trained: prompts may be other ones, too
-            return replace(config, recorded=None)
-        # Compared here, too, before minutes are spent on loading the model.
-        now = {**config.settings.flat(), **loaded_facts(config.tables())}
-        if config.needs_curve:
-            del now["plan"]
-        changes_since(state, now, says=f"{run.run_file} says")
-        return config
-
-    config = processes.from_writer(read)
-    return train(config, folder, goes_on=True, listener=listener, processes=processes, shard=shard)
 
 
 @dataclass(frozen=True)
@@ -142,12 +164,18 @@ class _Prepared:
     prompts: PromptSet
     reward: Reward
     listener: Listener
+    check_cancel: CheckCancel
     processes: Processes
     shard: bool
 
 
 def _prepare(
-    config: RunConfig, folder: RunFolder, listener: Listener, processes: Processes, shard: bool
+    config: RunConfig,
+    folder: RunFolder,
+    listener: Listener,
+    check_cancel: CheckCancel,
+    processes: Processes,
+    shard: bool,
 ) -> _Prepared:
     """Load what may fail before the model, which takes minutes; nothing is written."""
     require("matplotlib", "To draw the plots of a run")
@@ -158,7 +186,9 @@ def _prepare(
     if processes.is_writer:
         trackers = [TRACKERS[name](folder.path) for name in config.run.log]
         heard = broadcast(*trackers, listener)
-    return _Prepared(prompts, load_rewards(config), heard, processes, shard)
+    reward = load_rewards(config)
+    check_cancel()
+    return _Prepared(prompts, reward, heard, check_cancel, processes, shard)
 
 
 def _check_processes(config: RunConfig, processes: Processes, shard: bool) -> None:
@@ -205,6 +235,7 @@ def _curve(config: RunConfig, policy: Policy, prepared: _Prepared) -> DynamicsCu
 
     def progress(fraction: float) -> None:
         prepared.listener(EvaluationProgress("curve", fraction))
+        prepared.check_cancel()
 
     def measure() -> DynamicsCurve:
         with base_model(policy):

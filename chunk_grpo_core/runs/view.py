@@ -66,20 +66,22 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
     run = RunFolder(Path(folder))
     settings, record = read_settings(run.path), read_record(run.path)
     objective, plan = settings.objective, settings.plan
-    rows, held_out = read_metrics(run.metrics_file), read_metrics(run.held_out_file)
+    held_out = [row for row in read_metrics(run.held_out_file) if "iterations" in row]
+    rows = [row for row in read_metrics(run.metrics_file) if "iteration" in row]
+    done = rows[-1]["iteration"] + 1 if rows else 0
     return {
         "name": run.path.name,
         "model": record.model,
         "reward": record.reward,
         "iterations": settings.iterations,
-        "done": len(rows),
+        "done": done,
         "plan": plan and list(plan.sizes),
         "weights": plan and plan.weights and list(plan.weights),
         "clip": [objective.clip_low, objective.clip_high],
         "rows": [_drawn(row) for row in rows if row["iteration"] >= since],
         "held_out": held_out,
         "group": read_group(run.group),
-        "is_measured": bool(rows) and any(row["iterations"] == len(rows) for row in held_out),
+        "is_measured": bool(rows) and any(row["iterations"] == done for row in held_out),
     }
 
 

@@ -105,7 +105,7 @@ class Trainer:
             config = replace(config, algorithm=name_of(algorithm))
         self.policy, self.reward, self.config = policy, reward, config
         self.prompts = examples_of(prompts)
-        self.iteration = 0
+        self.iteration = self._saved = 0
         self._adapter = trained_adapter(policy)
         self._algorithm = algorithm
         self._processes = processes or Processes()
@@ -157,6 +157,7 @@ class Trainer:
         """Write a checkpoint of the present state, if checkpoints are kept."""
         if self._checkpoints:
             self._checkpoints.save(self._state())
+            self._saved = self.iteration
 
     def _state(self) -> Checkpoint:
         """A copy, on the CPU."""
@@ -186,26 +187,45 @@ class Trainer:
             log.warning("%s", doubt)
         self._optimizer.clear()  # a cancelled run left half an update behind
         self._listen(RunStart(self.iteration, self.config.iterations))
-        saved = self.iteration
-        while self.iteration < self.config.iterations and not self._is_stopped():
-            start = self._state() if self._checkpoints and self.iteration > saved else None
-            try:
+        self._saved, before = self.iteration, None
+        try:
+            while self.iteration < self.config.iterations and not self._is_stopped():
+                before = self._state() if self._has_unsaved else None
                 watch(self.iteration)
-                self._iterate()
-            except _Stop:
-                break
-            except BaseException:  # cancelled, Ctrl-C, out of memory: keep whole iterations
-                if self._checkpoints and start:
-                    self._checkpoints.save(start)
-                raise
-            self.iteration += 1
-            done = self.iteration == self.config.iterations
-            if done or self.iteration % self.config.checkpoint_every == 0:
+                try:
+                    self._iterate()
+                except _Stop:
+                    break
+                is_last = self.iteration == self.config.iterations
+                if is_last or self.iteration % self.config.checkpoint_every == 0:
+                    self.save()
+            if self._has_unsaved:
                 self.save()
-                saved = self.iteration
-        if self.iteration > saved:
-            self.save()
+        except BaseException as error:  # cancelled, Ctrl-C, out of memory: keep whole iterations
+            self._keep(before, error)
+            raise
         self._optimizer.finish()
+
+    @property
+    def _has_unsaved(self) -> bool:
+        return self._checkpoints is not None and self.iteration > self._saved
+
+    def _keep(self, before: Checkpoint | None, error: BaseException) -> None:
+        """Write a checkpoint of the whole iterations that have none, as an error ends the run.
+
+        Args:
+            before: The state before the iteration that began last, if it has no checkpoint.
+            error: What ends the run.
+        """
+        if self._checkpoints is None or not self._has_unsaved:
+            return
+        is_under_way = before is not None and before.iteration == self.iteration
+        try:
+            self._checkpoints.save(before if before and is_under_way else self._state())
+        except OSError as second:
+            if str(second) != str(error):
+                log.error("%s", second)
+            log.error("iterations %d to %d are lost", self._saved + 1, self.iteration)
 
     def _iterate(self) -> None:
         seconds: dict[str, float] = {}
@@ -230,7 +250,8 @@ class Trainer:
             largest(self._processes.gather(peak_gib(self.policy.device))),
             batch_size=smallest(self._processes.gather(self._limit.size)),
         )
-        self._listen(IterationEnd(self.iteration, row))
+        self.iteration += 1  # first: whatever a listener does, this iteration is whole
+        self._listen(IterationEnd(self.iteration - 1, row))
 
     def sample(self, queue: ScoreQueue) -> list[SampledGroup]:
         """Roll out the groups of this process, and queue each for its scores."""

@@ -9,6 +9,7 @@ of the group before it stay for one iteration more, so that a slow reader still 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from torch import Tensor
 from ..disk.atomic import write_whole
 from ..rewards.pixels import to_pil
 from ..train.events import AdvantagesEnd, Event, RolloutEnd
+from .derived import put_aside
 
 __all__ = ["GROUP_FILE", "LatestGroup", "read_group"]
 
@@ -29,11 +31,34 @@ _SMALL = 256 * 256
 
 
 def read_group(folder: str | Path) -> dict[str, Any] | None:
-    """What ``group.json`` says; None where there is none."""
+    """What ``group.json`` says; None where there is none.
+
+    Raises:
+        ValueError: It is damaged; the message names it.
+    """
+    file = Path(folder) / GROUP_FILE
     try:
-        return json.loads((Path(folder) / GROUP_FILE).read_text(encoding="utf-8"))
+        group = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ValueError(f"{file}: it cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
+    samples = group.get("samples") if isinstance(group, dict) else None
+    if not isinstance(samples, list) or not all(map(_is_sample, samples)):
+        raise ValueError(f"{file}: it has no list of samples with their files")
+    return group
+
+
+def _encoded(picture: Any, small: bool) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG") if small else picture.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _is_sample(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("file"), str)
 
 
 class LatestGroup:
@@ -54,12 +79,12 @@ class LatestGroup:
 
     def _write(self, group: RolloutEnd, pictures: Sequence[Any], advantages: Tensor) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        before = read_group(self.folder) or {"samples": []}
+        before = self._group_before()
         names = []
         for index, picture in enumerate(pictures):
             small = picture.width * picture.height <= _SMALL
             name = f"{group.iteration:05d}_{index:02d}.{'png' if small else 'jpg'}"
-            picture.save(self.folder / name, **({} if small else {"quality": 90}))
+            write_whole(self.folder / name, _encoded(picture, small))
             names.append(name)
         samples = [
             {"file": name, "reward": reward if math.isfinite(reward) else None, "advantage": value}
@@ -69,7 +94,16 @@ class LatestGroup:
         ]
         content = {"iteration": group.iteration, "prompt": group.example.text, "samples": samples}
         write_whole(self.folder / GROUP_FILE, json.dumps(content))
-        self._forget(names + [sample["file"] for sample in before["samples"]])
+        self._forget([*names, *before])
+
+    def _group_before(self) -> list[str]:
+        """Files of the group that lies in the folder."""
+        try:
+            group = read_group(self.folder)
+        except ValueError as error:
+            put_aside(self.folder / GROUP_FILE, str(error))
+            return []
+        return [sample["file"] for sample in group["samples"]] if group else []
 
     def _forget(self, kept: Sequence[str]) -> None:
         for file in self.folder.glob("*_*.*"):

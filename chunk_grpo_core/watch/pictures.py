@@ -5,6 +5,7 @@ Legend: B pictures, H W picture size. Arrays are uint8, shape (H, W, 3).
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..disk.atomic import write_whole
 from ..optional import require
 from ..rewards.pixels import to_pil
 from ..train.events import Event, RolloutEnd
@@ -96,10 +98,14 @@ def _broken(words: list[str], length: Callable[[str], float], width: float) -> l
 
 
 def save_png(picture: Tensor, path: str | Path) -> Path:
-    """Write one picture (H, W, 3) in 0..1 as PNG; its folder is made if needed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    to_pil(picture[None])[0].save(path)
+    """Write one picture (H, W, 3) in 0..1 as PNG, never half; its folder is made if needed.
+
+    Raises:
+        CannotWrite: The disk is full, or something else is in the way.
+    """
+    path, file = Path(path), io.BytesIO()
+    to_pil(picture[None])[0].save(file, "PNG")
+    write_whole(path, file.getvalue())
     return path
 
 

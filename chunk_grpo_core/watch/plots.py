@@ -106,8 +106,8 @@ def plot_training(
         panels = figure.subplot_mosaic([["reward", "reward"], ["clip", "kl"]])
         top, left, right = panels["reward"], panels["clip"], panels["kl"]
         x = [row["iteration"] + 1 for row in rows]
-        mean = [_number(row["reward_mean"]) for row in rows]
-        std = [_number(row["reward_std"]) for row in rows]
+        mean = [_number(row.get("reward_mean")) for row in rows]
+        std = [_number(row.get("reward_std")) for row in rows]
         low = [m - s for m, s in zip(mean, std, strict=True)]
         high = [m + s for m, s in zip(mean, std, strict=True)]
         line = theme["line"]
@@ -115,9 +115,9 @@ def plot_training(
         top.plot(x, mean, color=line, lw=1, alpha=0.6, label="training")
         top.plot(x, smoothed(mean), color=line, lw=2.2, label="smoothed")
         if held_out:
-            measured = [_number(row["mean"]) for row in held_out]
-            down = [m - _number(row["low"]) for m, row in zip(measured, held_out, strict=True)]
-            up = [_number(row["high"]) - m for m, row in zip(measured, held_out, strict=True)]
+            measured = [_number(row.get("mean")) for row in held_out]
+            down = [m - _number(row.get("low")) for m, row in zip(measured, held_out, strict=True)]
+            up = [_number(row.get("high")) - m for m, row in zip(measured, held_out, strict=True)]
             top.errorbar(
                 [row["iterations"] for row in held_out],
                 measured,
@@ -130,9 +130,10 @@ def plot_training(
             )
         top.set_ylabel("reward")
         _legend_above(top, theme)
-        chunks = len(rows[0].get("clip_fraction", ()))  # other algorithms have other columns
+        clips = [_numbers(row.get("clip_fraction")) for row in rows]
+        chunks = min(map(len, clips))  # other algorithms have other columns
         for chunk in range(chunks):
-            values = [_number(row["clip_fraction"][chunk]) for row in rows]
+            values = [of_row[chunk] for of_row in clips]
             colour = PALETTE[chunk % len(PALETTE)]
             left.plot(x, smoothed(values), color=colour, lw=1.4, label=f"{chunk + 1}")
         left.set_ylabel("clipped, by chunk")
@@ -142,7 +143,7 @@ def plot_training(
         right.plot(x, distance, color=GREEN, label="KL")
         right.set_ylabel("KL to the sampler", color=GREEN)
         norm = right.twinx()
-        norm.plot(x, [_number(row["grad_norm"]) for row in rows], color=ORANGE, lw=1.2)
+        norm.plot(x, [_number(row.get("grad_norm")) for row in rows], color=ORANGE, lw=1.2)
         norm.set_ylabel("gradient norm", color=ORANGE)
         for axes in (top, left, right, norm):
             axes.set_xlabel("iteration")
@@ -214,5 +215,10 @@ def _short(text: str, length: int = 48) -> str:
     return text if len(text) <= length else f"{text[: length - 3].rstrip()}..."
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+def _number(value: Any) -> float:
+    """A number of a row; NaN for null, and for a column that is not there."""
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def _numbers(values: Any) -> list[float]:
+    return [_number(value) for value in values] if isinstance(values, (list, tuple)) else []

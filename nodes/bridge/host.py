@@ -6,6 +6,7 @@ import itertools
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...chunk_grpo_core.runs.folder import numbered_folder
+
 __all__ = [
     "check_interrupt",
     "free_lora_path",
@@ -23,7 +26,7 @@ __all__ = [
     "lora_file",
     "lora_name",
     "lora_path",
-    "next_run_name",
+    "new_run_folder",
     "output_folder",
     "page_server",
     "progress_bar",
@@ -123,10 +126,10 @@ def run_folder(name: str) -> Path:
     return output_folder() / safe_name(name)
 
 
-def next_run_name() -> str:
-    """A name that no run has yet: ``run_0001``, ``run_0002``, ..."""
-    matches = (re.fullmatch(r"run_(\d+)", folder.name) for folder in output_folder().glob("run_*"))
-    return f"run_{max((int(match[1]) for match in matches if match), default=0) + 1:04d}"
+def new_run_folder() -> AbstractContextManager[Path]:
+    """Make the folder of a run without a name: ``run_0001``, ``run_0002``, ...; removed again in
+    the end if it is empty."""
+    return numbered_folder(output_folder(), "run_", digits=4)
 
 
 def _loras_folder() -> Path:

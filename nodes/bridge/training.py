@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from ...chunk_grpo_core.configfile.record import COMFYUI
+from ...chunk_grpo_core.disk.atomic import CannotWrite
 from ...chunk_grpo_core.lora.contents import blaming
 from ...chunk_grpo_core.lora.files import save_lora
 from ...chunk_grpo_core.method.policy import trained_adapter
 from ...chunk_grpo_core.method.reward import NothingScored, Reward
-from ...chunk_grpo_core.runs.experiment import Outcome, run_experiment
+from ...chunk_grpo_core.runs.experiment import run_experiment
 from ...chunk_grpo_core.runs.folder import RunFolder
+from ...chunk_grpo_core.runs.outcome import Outcome
 from ...chunk_grpo_core.runs.results import write_pictures
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
@@ -30,7 +32,7 @@ from ...chunk_grpo_core.train.events import (
 from ...chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from ..types import PromptSet, TrainingLog
 from .conditioning import Conditioning
-from .host import check_interrupt, next_run_name, progress_bar, run_folder, show_progress
+from .host import check_interrupt, new_run_folder, progress_bar, run_folder, show_progress
 from .memory import batch_limit
 from .monitor import Asker, watched_run
 from .policy import NativePolicy, latent_shape_of
@@ -55,24 +57,30 @@ class RunRequest:
     resume: bool
 
 
-def open_run(request: RunRequest) -> RunFolder:
-    """Find the run folder.
+@contextmanager
+def open_run(request: RunRequest) -> Iterator[RunFolder]:
+    """Lock the run folder for as long as the block lasts.
 
     Raises:
         ValueError: The name cannot be a folder; it is taken by another run; or there is nothing
             to resume.
+        FileExistsError: Somebody trains there.
+        CannotWrite: The folder cannot be made.
     """
     if request.resume and not request.name:
         raise ValueError("resume is on, but run_name is empty; write the name of the run")
-    folder = RunFolder(run_folder(request.name or next_run_name()))
-    if request.resume and not folder.holds_a_run:
-        raise ValueError(f"there is no run called {request.name!r} to resume; turn resume off")
-    if folder.holds_a_run and not request.resume:
-        raise ValueError(
-            f"a run called {request.name!r} exists already; turn resume on to go on with it, or "
-            "choose another run_name"
-        )
-    return folder
+    named = nullcontext(run_folder(request.name)) if request.name else new_run_folder()
+    with named as path:
+        folder = RunFolder(path)
+        if request.resume and not folder.holds_a_run:
+            raise ValueError(f"there is no run called {request.name!r} to resume; turn resume off")
+        if folder.holds_a_run and not request.resume:
+            raise ValueError(
+                f"a run called {request.name!r} exists already; turn resume on to go on with it, "
+                "or choose another run_name"
+            )
+        with folder.locked(goes_on=request.resume) as locked:
+            yield locked
 
 
 class _Progress:
@@ -132,6 +140,8 @@ def train_lora(
         ValueError: Something does not fit; nothing has been trained.
         InterruptProcessingException: The user pressed Cancel; the run can be resumed.
         NothingScored: The reward scored no picture; the run can be resumed.
+        OSError: Somebody trains in the folder; the disk is full (the run can be resumed); or the
+            folder was moved or deleted.
     """
     limit = batch_limit(config.batch_size)
     with torch.inference_mode(False):
@@ -153,8 +163,11 @@ def train_lora(
             with blaming("continue_from"):
                 state = start_state(model, continue_from, adapter.state_dict(), config.lora.scale)
             adapter.load_state_dict(state)
-        folder = open_run(request)
-        with watched_run(folder.path.name, asker, config) as run, _way_on(folder.path.name):
+        with (
+            open_run(request) as folder,
+            watched_run(folder.path.name, asker, config) as run,
+            _way_on(folder.path.name),
+        ):
             outcome = run_experiment(
                 policy,
                 reward,
@@ -171,6 +184,7 @@ def train_lora(
                 tables={**COMFYUI, "run": {"pictures": evaluation_seeds}},
             )
             lora = policy.lora_model()
+            folder.check_in_place()
             save_lora(lora, folder.lora_file, outcome.lora_metadata())
             _draw(outcome, folder)
         return lora, TrainingLog(outcome, str(folder.path))
@@ -178,12 +192,14 @@ def train_lora(
 
 @contextmanager
 def _way_on(name: str) -> Iterator[None]:
-    """Say with the inputs of the node how to go on when the reward failed."""
+    """Say with the inputs of the node how to go on when the reward failed or the disk is full."""
+    way = f"then write {name} into run_name, turn resume on and run again"
     try:
         yield
     except NothingScored as error:
-        way = f"then write {name} into run_name, turn resume on and run again"
         raise NothingScored(f"{error}, {way}") from error
+    except CannotWrite as error:
+        raise OSError(f"{error}, {way}") from error
 
 
 def _draw(outcome: Outcome, folder: RunFolder) -> None:

@@ -13,8 +13,9 @@ from PIL import Image
 from chunk_grpo_core.measure.evaluate import evaluate, paired_gain
 from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.prompts.example import Example
-from chunk_grpo_core.runs.experiment import EVALUATION_SEED, run_experiment
+from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.runs.folder import RunFolder
+from chunk_grpo_core.runs.outcome import EVALUATION_SEED
 from chunk_grpo_core.runs.view import run_names, run_view
 from chunk_grpo_core.train.checkpoint import Checkpoints
 from chunk_grpo_core.train.config import OptimizerConfig

@@ -91,10 +91,13 @@ def test_names_are_safe_and_folders_are_comfyuis(lab):
         before, loras = folder_paths.get_output_directory(), folder_paths.get_folder_paths("loras")
         folder_paths.set_output_directory(folder)
         try:
-            assert host.next_run_name() == "run_0001"
+            with host.new_run_folder() as first, host.new_run_folder() as second:
+                assert (first.name, second.name) == ("run_0001", "run_0002")
+            assert not first.exists()
             (host.run_folder("run_0041") / "plots").mkdir(parents=True)
             (host.output_folder() / "run_x").mkdir()
-            assert host.next_run_name() == "run_0042"
+            with host.new_run_folder() as third:
+                assert third.name == "run_0042"
             assert host.run_folder("mine") == Path(folder, "chunk_grpo", "mine")
         finally:
             folder_paths.set_output_directory(before)

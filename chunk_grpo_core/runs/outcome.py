@@ -1,0 +1,87 @@
+"""What a run ends with: its numbers, and what its LoRA says of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..measure.evaluate import Evaluation, Interval, paired_gain
+from ..train.config import TrainConfig
+from ..train.may_change import Change
+from ..version import __version__
+from ..watch.comparison import pair_grid
+from ..watch.plots import plot_training
+
+__all__ = ["EVALUATION_SEED", "Outcome"]
+
+EVALUATION_SEED = 20_000
+"""Noise seed of the first held-out prompt; far from seeds people type for training."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run and what it gained on held-out prompts."""
+
+    config: TrainConfig
+    model: str
+    reward: str
+    iterations: int
+    """Iterations done."""
+    changes: tuple[Change, ...]
+    """Settings that were changed on the way."""
+    rows: list[dict[str, Any]]
+    """metrics.jsonl."""
+    held_out: list[dict[str, Any]]
+    """held_out.jsonl."""
+    before: Evaluation
+    """The base model on the held-out prompts."""
+    after: Evaluation
+    """The same prompts and noise with the adapter on."""
+
+    @property
+    def gain(self) -> Interval:
+        """Mean paired gain with its 95 % interval."""
+        return paired_gain(self.before, self.after)
+
+    @property
+    def ratio_error_first_update(self) -> float | None:
+        """Largest |ratio - 1| at the first update of any rollout of the run; None if the algorithm
+        has no ratio."""
+        errors = [row.get("ratio_error_first_update") for row in self.rows]
+        return max((error for error in errors if error is not None), default=None)
+
+    def plot(self, *, dark: bool = False) -> Tensor:
+        """Training curves with the measurements on held-out prompts."""
+        return plot_training(self.rows, held_out=self.held_out, dark=dark)
+
+    def before_after_grid(self) -> Tensor:
+        """Held-out prompts, base model above, adapter below; see :func:`pair_grid`."""
+        return pair_grid(self.before, self.after)
+
+    def lora_metadata(self) -> dict[str, str]:
+        """What the LoRA is and how it was made, as text, for the header of its file.
+
+        ``chunk_grpo_recipe`` holds all settings, by their dotted keys, as the last iteration was
+        trained with, and ``chunk_grpo_changes`` which of them were changed on the way; the plain
+        entries repeat those people look for. There are no paths and no times in it.
+        """
+        config = self.config
+        settings = [change for change in self.changes if change.key in config.flat()]
+        trained = [change for change in settings if change.iteration < self.iterations]
+        untrained = {c.key: c.old for c in self.changes if c.iteration >= self.iterations}
+        return {
+            "base_model": self.model,
+            "reward": self.reward,
+            "chunk_grpo_version": __version__,
+            "chunk_grpo_recipe": json.dumps({**config.flat(), **untrained}),
+            "chunk_grpo_changes": json.dumps([asdict(change) for change in trained]),
+            "chunk_plan": ", ".join(map(str, config.plan.sizes if config.plan else ())),
+            "steps": str(config.grid.steps),
+            "iterations": str(self.iterations),
+            "seed": str(config.seed),
+            "held_out_seed": str(EVALUATION_SEED),
+            "held_out_reward": json.dumps({"before": self.before.mean, "after": self.after.mean}),
+        }
