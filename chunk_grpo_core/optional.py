@@ -22,6 +22,7 @@ _EXTRAS = {
     "onnxruntime": "ocr",
     "rapidocr": "ocr",
     "tomli": "cli",
+    "yaml": "cli",
     "gguf": "low-memory",
     "accelerate": "low-memory",
     "tensorboard": "tracking",

@@ -11,7 +11,9 @@ from comfy_api.latest import io
 from ..chunk_grpo_core.method.chunks import ChunkPlan
 from ..chunk_grpo_core.method.dynamics import DISTANCES, DynamicsCurve, dynamics_curve
 from ..chunk_grpo_core.method.plan_text import (
+    EXAMPLE_STEPS,
     check_plan_text,
+    check_word_alone,
     plan_steps,
     read_plan,
     read_weights,
@@ -196,7 +198,8 @@ class PlanChunks(io.ComfyNode):
                     "curve",
                     optional=True,
                     tooltip="From Analyze Temporal Dynamics, measured with the sampler and sigmas "
-                    "that will train. Without it, write all sizes as numbers.",
+                    "that will train. Only cut, adaptive and the weights curve and softmax need "
+                    "it.",
                 ),
             ],
             outputs=[
@@ -218,13 +221,12 @@ class PlanChunks(io.ComfyNode):
     def execute(
         cls, chunk_sizes: str, weights: str, dark: bool, curve: DynamicsCurve | None = None
     ) -> io.NodeOutput:
-        """Plan and draw."""
+        """Plan and draw. Without a curve, words wait for the number of steps of the training."""
         steps = len(curve.mean) - 1 if curve else plan_steps(chunk_sizes)
         if steps is None:
-            raise ValueError(
-                f"chunk_sizes is {chunk_sizes!r} and no curve is connected, so the number of steps "
-                "is not known; connect a curve, or write all sizes as numbers"
-            )
+            check_word_alone(chunk_sizes, weights)
+            example = plot_plan(read_plan(chunk_sizes, EXAMPLE_STEPS), dark=dark, example=True)
+            return io.NodeOutput(chunk_sizes, example[None])
         plan = read_weights(weights, read_plan(chunk_sizes, steps, curve), curve)
         plot = plot_dynamics(curve, plan, dark=dark) if curve else plot_plan(plan, dark=dark)
         return io.NodeOutput(plan, plot[None], ui={"chunk_grpo_plan": [_shown(plan, curve)]})

@@ -84,7 +84,8 @@ class PromptSetNode(io.ComfyNode):
                     default=NO_FILE,
                     optional=True,
                     tooltip="Further training prompts from ComfyUI's input folder: .txt (one per "
-                    "line), .jsonl or .csv (key or column prompt, or caption).",
+                    "line), .jsonl, .json, .csv or .tsv (key or column prompt, caption or text). "
+                    "The summary says what was guessed about the file.",
                 ),
                 io.Combo.Input(
                     "held_out_file",
@@ -108,7 +109,8 @@ class PromptSetNode(io.ComfyNode):
                     default=_WILDCARDS,
                     optional=True,
                     tooltip="Folder inside ComfyUI's input folder: __name__ becomes a line of its "
-                    "name.txt. Empty: the input folder itself.",
+                    "name.txt, or of the list called name in a .yaml file. Empty: the input folder "
+                    "itself.",
                 ),
                 io.Int.Input(
                     "wildcard_seed",
@@ -154,7 +156,8 @@ class PromptSetNode(io.ComfyNode):
                 io.String.Output(
                     "summary",
                     display_name="summary",
-                    tooltip="How many prompts there are, and how many were dropped.",
+                    tooltip="How many prompts there are, how many were dropped, and what was "
+                    "guessed about files.",
                 ),
             ],
         )
@@ -167,7 +170,7 @@ class PromptSetNode(io.ComfyNode):
         wildcards: str | None = _WILDCARDS,
     ) -> bool | str:
         """Refuse a file that cannot be read before anything runs."""
-        verdicts = [verdict(read_prompts, file), verdict(read_prompts, held_out_file)]
+        verdicts = [verdict(_check_file, file), verdict(_check_file, held_out_file)]
         verdicts.append(verdict(wildcard_folder, wildcards))
         return next((answer for answer in verdicts if answer is not True), True)
 
@@ -211,11 +214,13 @@ class PromptSetNode(io.ComfyNode):
             wildcard_seed=wildcard_seed,
             shuffle_seed=shuffle_seed,
         )
+        guesses: list[str] = []
         chosen = make_prompt_set(
-            parse_lines(text, "text") + read_prompts(file),
-            parse_lines(held_out_text, "held_out_text") + read_prompts(held_out_file),
+            parse_lines(text, "text") + read_prompts(file, guesses.append),
+            parse_lines(held_out_text, "held_out_text")
+            + read_prompts(held_out_file, guesses.append),
             config,
-            wildcard_folder(wildcards),
+            wildcard_folder(wildcards, guesses.append),
         )
         texts = dict.fromkeys(example.text for example in (*chosen.train, *chosen.held_out))
         encoded = encode_prompts(clip, tuple(texts), conditioning_cache(cache_gib))
@@ -225,7 +230,11 @@ class PromptSetNode(io.ComfyNode):
             for text, entries in encoded.conditioning.items()
         }
         prompts = PromptSet(**vars(chosen), conditioning=conditioning)
-        return io.NodeOutput(prompts, describe(prompts, encoded.cached))
+        return io.NodeOutput(prompts, "\n".join([describe(prompts, encoded.cached), *guesses]))
+
+
+def _check_file(name: str) -> None:
+    read_prompts(name, lambda guess: None)  # the summary will say what was guessed
 
 
 def describe(prompts: PromptSet, cached: int) -> str:

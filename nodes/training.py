@@ -177,7 +177,7 @@ class TrainLoRA(io.ComfyNode):
         vae: Any,
         prompts: PromptSet,
         reward: Reward,
-        plan: ChunkPlan,
+        plan: ChunkPlan | str,
         sampler: Any,
         sigmas: torch.Tensor,
         latent: dict[str, Any],

@@ -17,6 +17,6 @@ def verdict(check: Callable[..., object], *values: object) -> bool | str:
         return True
     try:
         check(*values)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return str(error)
     return True

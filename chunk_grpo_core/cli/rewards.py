@@ -36,8 +36,8 @@ def score(
     prompt_file: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of --prompt: a .txt, .jsonl or .csv file of them; their metadata goes "
-            "to the reward."
+            help="Instead of --prompt: a .txt, .jsonl, .json, .csv or .tsv file of them; their "
+            "metadata goes to the reward."
         ),
     ] = None,
     setting: Annotated[

@@ -29,7 +29,9 @@ from .dynamics import DynamicsCurve
 from .planners import adaptive_plan, segment_plan
 
 __all__ = [
+    "EXAMPLE_STEPS",
     "check_plan_text",
+    "check_word_alone",
     "needs_curve",
     "plan_steps",
     "read_plan",
@@ -62,6 +64,8 @@ _PLAN_FORMS = (
     "'adaptive 2 4'"
 )
 _SOFTMAX = re.compile(r"softmax(?: (\d+\.?\d*|\.\d+))?")
+EXAMPLE_STEPS = 16
+"""Trainable steps of the paper; a plan in words is drawn for them as long as none are known."""
 _SOME_STEPS = 10_000
 """More than anyone samples; stands for a number of steps that is not known yet."""
 
@@ -106,6 +110,26 @@ def check_plan_text(text: str) -> None:
     planner, _ = _read(text)
     if planner is None or not planner.needs_curve:
         read_plan(text, plan_steps(text) or _SOME_STEPS)
+
+
+def check_word_alone(text: str, weights: str) -> None:
+    """Make sure that a plan in words fits any number of steps, and needs no curve.
+
+    Args:
+        text: As :func:`read_plan` takes it, not sizes.
+        weights: As :func:`read_weights` takes it.
+
+    Raises:
+        ValueError: The plan or its weights need a curve, or the weights a known number of chunks.
+    """
+    check_plan_text(text)
+    if needs_curve(text):
+        raise ValueError(f"the plan {text!r} is read off a curve; connect one")
+    if _words(weights) != ["uniform"]:
+        raise ValueError(
+            f"weights is {weights!r}, but how many chunks {text!r} gives is not known here; "
+            "connect a curve, write all sizes as numbers, or write 'uniform'"
+        )
 
 
 def read_plan(text: str, trainable_steps: int, curve: DynamicsCurve | None = None) -> ChunkPlan:

@@ -27,6 +27,7 @@ from typing import Annotated, NamedTuple
 from torch import Tensor
 
 from ..settings.declared import OneOf, Range, check_settings
+from .schedule import PURE_NOISE
 
 __all__ = [
     "ODE",
@@ -64,6 +65,11 @@ class Coefficients(NamedTuple):
         return Transition(x_t * self.a + v_t * self.b, self.std)
 
 
+_LONGEST_STEP = 3.0
+"""Of Flow-GRPO's noise level, in units of 1 - t. With N steps and any shift the second step is at
+most N / (N - 2) long; that bound is 3 for N = 3, and smaller for every other N that has noise in
+it."""
+
 Rule = Callable[[float, float, float], Coefficients]
 """(t, s, eta) -> the three numbers, 0 <= s < t <= 1."""
 
@@ -82,8 +88,15 @@ def flow(t: float, s: float, eta: float) -> Coefficients:
     At t = 1 the noise level diverges; the next time s takes its place in the denominator, as in
     the official code. However short that step is, it widens the variance by eta^4 / 4, which the
     noise of later steps forgets; a rollout with noise in the first step alone keeps it.
+
+    The same is done from t = 0.98 on, which counts as pure noise, if the step is more than three
+    times as long as 1 - t (a first time of 0.9999, which schedulers and rounding make): there the
+    formula gives a std of eta sqrt(t (t - s) / (1 - t)), which has no bound. The SDE keeps the
+    marginals with any sigma_t. In a :func:`~chunk_grpo_core.method.schedule.shifted_grid` only the
+    first step is that long.
     """
-    return _euler_maruyama(t, s, eta * math.sqrt(t / (1.0 - (t if t < 1.0 else s))))
+    is_at_noise = t >= PURE_NOISE and t - s > _LONGEST_STEP * (1.0 - t)
+    return _euler_maruyama(t, s, eta * math.sqrt(t / (1.0 - (s if is_at_noise else t))))
 
 
 def dance(t: float, s: float, eta: float) -> Coefficients:

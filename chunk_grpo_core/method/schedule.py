@@ -13,15 +13,17 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["TimeGrid", "flux_shift", "shifted_grid"]
+__all__ = ["PURE_NOISE", "TimeGrid", "falling_pairs", "flux_shift", "shifted_grid"]
 
-_PURE_NOISE = 0.98
+PURE_NOISE = 0.98
+"""Lowest noise level that a sample can start from; less leaves a picture in it."""
 _MOST_STEPS = 10_000
 _LEAST_SHIFT, _MOST_SHIFT = 0.01, 100
 """Beyond them, neighbouring levels of many steps round to the same number."""
+_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +38,27 @@ class TimeGrid:
             raise ValueError(
                 f"a time grid needs at least 2 steps (3 sigmas), got {len(self.sigmas)} sigmas"
             )
-        if not _PURE_NOISE <= self.sigmas[0] <= 1.0:
+        if not PURE_NOISE <= self.sigmas[0] <= 1.0:
             raise ValueError(
                 f"the first sigma is {self.sigmas[0]}; samples start from pure noise, so it must "
-                f"be 1 (at least {_PURE_NOISE}); use the whole schedule (denoise 1.0)"
+                f"be 1 (at least {PURE_NOISE}); use the whole schedule (denoise 1.0)"
             )
         if self.sigmas[-1] != 0.0:
             raise ValueError(f"the last sigma is {self.sigmas[-1]}; it must be 0")
-        if not all(s < t for t, s in zip(self.sigmas[:-1], self.sigmas[1:], strict=True)):
-            raise ValueError(f"sigmas must fall strictly, got {list(self.sigmas)}")
+        falling_pairs(self.sigmas)
 
     @classmethod
     def of(cls, sigmas: Iterable[float]) -> TimeGrid:
-        """Build a grid from any iterable of numbers (a ComfyUI SIGMAS tensor, for example)."""
-        return cls(tuple(float(sigma) for sigma in sigmas))
+        """Build a grid from any iterable of numbers (a ComfyUI SIGMAS tensor, for example).
+
+        Raises:
+            ValueError: They are no numbers, or no grid.
+        """
+        values = tuple(sigmas)
+        try:
+            return cls(tuple(float(sigma) for sigma in values))
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"sigmas must be numbers, got {_shown(values)}") from error
 
     @property
     def steps(self) -> int:
@@ -63,7 +72,36 @@ class TimeGrid:
 
     def pairs(self) -> list[tuple[float, float]]:
         """The N steps as (t, s), from noise to data."""
-        return list(zip(self.sigmas[:-1], self.sigmas[1:], strict=True))
+        return falling_pairs(self.sigmas)
+
+
+def falling_pairs(sigmas: Sequence[float]) -> list[tuple[float, float]]:
+    """Take noise levels as steps (t, s), from more noise to less; they need not reach 1 or 0.
+
+    Raises:
+        ValueError: There are fewer than two or too many, one is not in 0..1, or they do not fall.
+    """
+    if not 2 <= len(sigmas) <= _MOST_STEPS + 1:
+        raise ValueError(
+            f"there are {len(sigmas)} sigmas; a walk needs at least 2, its start and its end, and "
+            f"at most {_MOST_STEPS + 1}"
+        )
+    for place, sigma in enumerate(sigmas, start=1):
+        if not 0.0 <= sigma <= 1.0:
+            raise ValueError(f"sigma number {place} is {sigma}; noise levels must be in 0..1")
+    pairs = list(zip(sigmas[:-1], sigmas[1:], strict=True))
+    for t, s in pairs:
+        if not s < t:
+            raise ValueError(
+                f"sigmas must fall strictly, from noise to data, but {s:.6g} follows {t:.6g} in "
+                f"{_shown(sigmas)}"
+            )
+    return pairs
+
+
+def _shown(sigmas: Sequence[object]) -> str:
+    shown = [f"{s:.6g}" if isinstance(s, float) else f"{s!r:.40}" for s in sigmas[:_SHOWN]]
+    return f"[{', '.join(shown)}{', ...' if len(sigmas) > _SHOWN else ''}]"
 
 
 def shifted_grid(steps: int, shift: float = 3.0) -> TimeGrid:

@@ -22,7 +22,8 @@ class Example:
     Two examples are equal if text, metadata and picture are.
 
     Raises:
-        ValueError: The text is not a string, or the metadata is not what JSON can hold.
+        ValueError: The text is not a string or holds half a character (a lone surrogate), or the
+            metadata is not what JSON can hold.
     """
 
     text: str = field(compare=False)
@@ -37,11 +38,18 @@ class Example:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise ValueError(f"a prompt is {self.text!r}; it must be a string")
-        where = f"the metadata of the prompt {self.text!r}"
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the prompt {self.text!r:.200} holds half a character (a lone surrogate, "
+                f"character {error.start + 1}), which no file can keep; take it out"
+            ) from error
+        where = f"the metadata of the prompt {self.text!r:.200}"
         if not isinstance(self.metadata, Mapping):
             raise ValueError(f"{where} is {self.metadata!r}; it must be a mapping")
         try:
-            metadata = json.dumps(dict(self.metadata), sort_keys=True)
+            metadata = json.dumps(dict(self.metadata), sort_keys=True, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{where} cannot be written as JSON: {error}") from error
         picture = None if self.picture is None else Path(self.picture)

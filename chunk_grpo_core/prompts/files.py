@@ -1,28 +1,63 @@
-"""Read prompts from text and from .txt, .jsonl and .csv files, each with the place it stood in.
+"""Read prompts from text and from files, each with the place it stood in.
 
-    .txt    one prompt per line; blank lines and lines that begin with # are skipped, and a prompt
-            that begins with # is written \\#
-    .jsonl  one object per line with the prompt under "prompt" or "caption"
-    .csv    a head line with a column "prompt" or "caption"; cells may be quoted
+    .txt          one prompt per line; blank lines and lines that begin with # are skipped, and a
+                  prompt that begins with # is written \\#
+    .jsonl        one object per line, with the prompt under a key
+    .json         a list of prompts, or of such objects; or an object whose "prompts" is that list
+    .csv, .tsv    a head line that names the columns, one of them the prompt's
 
-Further keys and columns are kept as metadata. Files are UTF-8, with or without a byte order mark.
+The prompt is under the first of :data:`KEYS` that the first object, or the head line, has; capitals
+do not count, and spaces and hyphens are underscores. Further keys and columns are metadata.
+``decoding.py`` says which encodings are read, ``tables.py`` how tables are cut into cells.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SUFFIXES", "PromptLine", "located", "parse_lines", "read_prompt_file", "read_text"]
+from .decoding import Tell, read_text, tell_log
+from .tables import json_rows, jsonl_rows, table_rows
 
-_KEYS = ("prompt", "caption")
+__all__ = [
+    "KEYS",
+    "LONGEST_PROMPT",
+    "MOST_PROMPTS",
+    "SUFFIXES",
+    "PromptLine",
+    "checked_prompt",
+    "located",
+    "parse_lines",
+    "prompt_key",
+    "read_prompt_file",
+]
+
+KEYS = (
+    "prompt",
+    "caption",
+    "text",
+    "prompts",
+    "captions",
+    "texts",
+    "prompt_en",
+    "caption_en",
+    "text_en",
+    "positive_prompt",
+    "positive",
+    "description",
+)
+"""Names of the key or column that holds the prompt; the first of them wins."""
+
+LONGEST_PROMPT = 50_000
+"""Characters."""
+MOST_PROMPTS = 500_000
+"""In one file or text."""
+_MOST_SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +66,9 @@ class PromptLine:
 
     text: str
     where: str
-    """For messages: file name and line number, counted from 1."""
+    """For messages: file name and line or entry, counted from 1."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What else a .jsonl or .csv file says about it; the values of .csv are text."""
+    """What else a file says about it; the values of .csv and .tsv are text."""
 
 
 @contextmanager
@@ -45,119 +80,178 @@ def located(where: str) -> Iterator[None]:
         raise ValueError(f"{where}: {error}") from error
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file; a byte order mark is left out, line ends are kept.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not UTF-8; the message names the line.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no prompt file {path}")
-    body = path.read_bytes()
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = body[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path.name}, line {line}: not UTF-8 text; save the file as UTF-8"
-        ) from error
-
-
 def parse_lines(text: str, name: str) -> list[PromptLine]:
     """Read one prompt per line, without blank lines and comments.
 
     Args:
         text: Any line ends.
         name: File or input, for messages.
+
+    Raises:
+        ValueError: A prompt is too long or holds the character NUL, or there are too many.
     """
     lines = []
-    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         line = line.strip()
         if line and not line.startswith("#"):
             where = f"{name}, line {number}"
-            lines.append(PromptLine(text=re.sub(r"^\\#", "#", line), where=where))
+            with located(where):
+                lines.append(
+                    PromptLine(text=checked_prompt(re.sub(r"^\\#", "#", line)), where=where)
+                )
+                _check_count(lines)
     return lines
 
 
-def read_prompt_file(path: str | Path) -> list[PromptLine]:
+def read_prompt_file(path: str | Path, tell: Tell = tell_log) -> list[PromptLine]:
     """Read a file by its ending.
+
+    Args:
+        path: See the top of this file.
+        tell: Told which encoding, key, column or separator was taken, where the file leaves it
+            open.
+
+    Returns:
+        One prompt or more.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It has another ending, or a line of it is wrong; the message names the line.
+        ValueError: It has another ending, holds no prompts, or a line of it is wrong; the message
+            names the line.
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path.name} is no prompt file; it must end in {', '.join(SUFFIXES)}")
-    return reader(read_text(path), path.name)
-
-
-def _parse_jsonl(text: str, name: str) -> list[PromptLine]:
-    lines = []
-    # Not splitlines: a string in JSON may hold U+2028 and other rare line ends.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{name}, line {number}"
-        with located(where):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from error
-            if not isinstance(row, dict):
-                raise ValueError('not an object; write {"prompt": "..."}')
-            lines.append(_prompt_line(row, where))
+    text, name = read_text(path, tell), path.name
+    if path.suffix.lower() == ".txt":
+        lines, reason = parse_lines(text, name), "all of its lines are blank or comments (#)"
+    else:
+        lines, reason = _read_rows(text, name, tell), "there is no entry in it"
+    if not lines:
+        raise ValueError(f"{name} holds no prompts: {reason if text.strip() else 'it is empty'}")
     return lines
 
 
-def _parse_csv(text: str, name: str) -> list[PromptLine]:
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines, head, number = [], None, 1
-    while True:
-        where = f"{name}, line {number}"
+def _read_rows(text: str, name: str, tell: Tell) -> list[PromptLine]:
+    if name.lower().endswith(".jsonl"):
+        return _prompt_lines(jsonl_rows(text, name), name, tell)
+    if name.lower().endswith(".json"):
+        return _prompt_lines(json_rows(text, name), name, tell)
+    is_tabbed = name.lower().endswith(".tsv")
+
+    def is_head(columns: Sequence[str]) -> bool:
+        return prompt_key(columns) is not None
+
+    def read(quotes: bool) -> list[PromptLine]:
+        guesses: list[str] = []
+        rows = table_rows(text, name, is_head, tabbed=is_tabbed, quotes=quotes, tell=guesses.append)
+        lines = _prompt_lines(rows, name, guesses.append)
+        if not quotes:
+            guesses.append(f"{name}: quotes are read as characters of the prompts.")
+        for guess in guesses:
+            tell(guess)
+        return lines
+
+    try:
+        return read(quotes=True)
+    except ValueError as error:
+        if not is_tabbed:
+            raise
+        # Cells between tabs need no quotes, and many programs write none.
+        try:
+            return read(quotes=False)
+        except ValueError:
+            raise error from None
+
+
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv")
+"""Endings of the files that can be read."""
+
+
+def prompt_key(names: Iterable[str]) -> str | None:
+    """Which of several names is that of the prompt, by :data:`KEYS`; None if none is.
+
+    Raises:
+        ValueError: Two names differ in capitals only.
+    """
+    names = list(names)
+    for key in KEYS:
+        if key in names:
+            return key
+        alike = [n for n in names if re.sub(r"[\s-]+", "_", n.strip().casefold()) == key]
+        if len(alike) > 1:
+            raise ValueError(
+                f"the prompt may be under {' or '.join(map(repr, alike))}; rename one of them"
+            )
+        if alike:
+            return alike[0]
+    return None
+
+
+def _prompt_lines(
+    rows: Iterable[tuple[str, str | Mapping[str, Any]]], name: str, tell: Tell
+) -> list[PromptLine]:
+    """Rows with their places -> prompts; the first object decides on the key of all."""
+    lines: list[PromptLine] = []
+    key = None
+    for where, row in rows:
         with located(where):
-            try:
-                cells = next(rows, None)
-            except csv.Error as error:
-                raise ValueError(f"not CSV ({error})") from error
-            if cells is None:
-                return lines
-            if head is None and cells:
-                head = _head([cell.strip() for cell in cells])
-            elif head is not None and cells:
-                if len(cells) != len(head):
+            if isinstance(row, str):
+                lines.append(PromptLine(text=_checked_text(row, "the prompt"), where=where))
+            else:
+                if key is None:
+                    key = _chosen_key(row, name, tell)
+                if key not in row:
                     raise ValueError(
-                        f"{len(cells)} cells under {len(head)} columns; put a prompt with commas "
-                        'into "double quotes"'
+                        f"no {key!r} among the keys {_shown(row)}, but the first entry of the file "
+                        "has its prompt there"
                     )
-                lines.append(_prompt_line(dict(zip(head, cells, strict=True)), where))
-        number = rows.line_num + 1  # a quoted cell may span lines
+                text = _checked_text(row[key], key)
+                metadata = {other: value for other, value in row.items() if other != key}
+                lines.append(PromptLine(text=text, where=where, metadata=metadata))
+            _check_count(lines)
+    return lines
 
 
-def _head(columns: Sequence[str]) -> Sequence[str]:
-    if not set(_KEYS) & set(columns):
-        raise ValueError(
-            f"the columns are {', '.join(map(repr, columns))}; one must be called 'prompt' or "
-            "'caption', and commas separate them"
-        )
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"a column is named twice: {', '.join(map(repr, columns))}")
-    return columns
-
-
-def _prompt_line(row: Mapping[str, Any], where: str) -> PromptLine:
-    key = next((key for key in _KEYS if key in row), None)
+def _chosen_key(row: Mapping[str, Any], name: str, tell: Tell) -> str:
+    key = prompt_key(row)
     if key is None:
-        raise ValueError(f"no 'prompt' or 'caption' among the keys {', '.join(map(repr, row))}")
-    text = row[key]
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{key} is {text!r}; it must be a text that is not empty")
-    metadata = {name: value for name, value in row.items() if name != key}
-    return PromptLine(text=text.strip(), where=where, metadata=metadata)
+        raise ValueError(
+            f"no prompt among the keys {_shown(row)}; it must be called 'prompt' or 'caption' (or "
+            f"{', '.join(KEYS[2:])})"
+        )
+    if key != KEYS[0]:
+        tell(f"{name}: prompts are read from {key!r}.")
+    return key
 
 
-_READERS = {".txt": parse_lines, ".jsonl": _parse_jsonl, ".csv": _parse_csv}
-#: Endings of the files that can be read.
-SUFFIXES = tuple(_READERS)
+def _shown(names: Iterable[str]) -> str:
+    quoted = [f"{name!r:.60}" for name in names]
+    more = len(quoted) - _MOST_SHOWN
+    return ", ".join(quoted[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _checked_text(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{what} is {value!r:.100}; it must be a text that is not empty")
+    return checked_prompt(value.strip())
+
+
+def checked_prompt(text: str) -> str:
+    """Return the text as it is.
+
+    Raises:
+        ValueError: It is too long, or holds the character NUL.
+    """
+    if len(text) > LONGEST_PROMPT:
+        raise ValueError(
+            f"a prompt of {len(text):,} characters; at most {LONGEST_PROMPT:,} are read"
+        )
+    if "\0" in text:
+        raise ValueError("the prompt holds the character NUL; take it out")
+    return text
+
+
+def _check_count(lines: Sequence[PromptLine]) -> None:
+    if len(lines) > MOST_PROMPTS:
+        raise ValueError(f"more than {MOST_PROMPTS:,} prompts; split the file, or take a part")

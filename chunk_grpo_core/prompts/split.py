@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from .example import Example, examples_of
-from .files import PromptLine, located
-from .wildcards import WildcardFolder, expand, parse_template
+from .files import MOST_PROMPTS, PromptLine, located
+from .template import MOST_VARIANTS, expand, parse_template
+from .wildcards import WildcardFolder
 
 __all__ = ["PromptConfig", "PromptSet", "expand_lines", "make_prompt_set"]
 
@@ -40,8 +41,8 @@ class PromptConfig:
     split_seed: int = 0
     """Seed of the choice of held-out prompts."""
     variants: int = 1
-    """Prompts made of each line with alternatives or wildcards, at most; 0 leaves braces,
-    underscores and backslashes as they are."""
+    """Prompts made of each line with alternatives or wildcards, at most, 100,000 or fewer; 0 leaves
+    braces, underscores and backslashes as they are."""
     wildcard_seed: int = 0
     """Seed of the choice of alternatives. Each line has its own random numbers, so that editing
     one line leaves the prompts of the others as they were."""
@@ -52,6 +53,8 @@ class PromptConfig:
         for name in ("held_out", "variants"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.variants > MOST_VARIANTS:
+            raise ValueError(f"variants is {self.variants}; at most {MOST_VARIANTS} are made")
         if not 0.0 <= self.held_out_share < 1.0:
             raise ValueError(f"held_out_share is {self.held_out_share}; it must be in [0, 1)")
 
@@ -126,7 +129,8 @@ def expand_lines(
     """Put alternatives and wildcards in; the prompts of a line keep its metadata.
 
     Raises:
-        ValueError: A line cannot be expanded; the message names file and line.
+        ValueError: A line cannot be expanded, or there are too many prompts; the message names file
+            and line.
     """
     if config.variants == 0:
         return list(lines)
@@ -141,6 +145,10 @@ def expand_lines(
             ]
             if "" in texts:
                 raise ValueError("all of this line is optional; one of its prompts is empty")
+            if len(prompts) + len(texts) > MOST_PROMPTS:
+                raise ValueError(
+                    f"wildcards make more than {MOST_PROMPTS:,} prompts; set variants lower"
+                )
         prompts += [replace(line, text=text) for text in texts]
     return prompts
 

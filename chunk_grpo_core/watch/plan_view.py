@@ -87,8 +87,9 @@ def _plan_or_note(text: str, curve: DynamicsCurve | None) -> tuple[ChunkPlan | N
     if covered is not None:
         return read_plan(text, covered), ""
     if curve is None:
-        missing = "is read off a curve" if needs_curve(text) else "needs the number of steps"
-        return None, f"{text!r} {missing}: connect a curve and run the graph"
+        if not needs_curve(text):
+            return None, f"{text!r} fits any number of steps; to see it, run the graph with a curve"
+        return None, f"{text!r} is read off a curve: connect a curve and run the graph"
     steps = len(curve.mean) - 1
     if steps > (MOST_STEPS_TO_CUT if needs_curve(text) else MOST_STEPS):
         return None, f"run the graph to see the chunks of {text!r} in {steps} steps"

@@ -58,14 +58,23 @@ def plot_dynamics(
         return render(figure)
 
 
-def plot_plan(plan: ChunkPlan, *, dark: bool = False) -> Tensor:
-    """Draw a plan alone, when no curve was measured."""
+def plot_plan(plan: ChunkPlan, *, dark: bool = False, example: bool = False) -> Tensor:
+    """Draw a plan alone, when no curve was measured.
+
+    Args:
+        plan: What to draw.
+        dark: Light text on a dark background.
+        example: Whether the training may have another number of steps.
+    """
     with open_figure(dark, 7.2, 1.6) as (figure, theme):
         axes = figure.add_subplot()
         _shade(axes, plan, 1.0, theme)
         axes.set_xlim(0.5, plan.steps + 0.5)
         axes.set_yticks([])
-        axes.set_xlabel("trainable step, from noise to data; numbers: steps in the chunk")
+        label = "trainable step, from noise to data; numbers: steps in the chunk"
+        if example:
+            label += f"\n(drawn for {plan.steps} steps; the training may have more or fewer)"
+        axes.set_xlabel(label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         style_axes(axes, theme)
         return render(figure)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ...chunk_grpo_core.prompts.decoding import LARGEST_FILE, Tell, tell_log
 from ...chunk_grpo_core.prompts.files import SUFFIXES, PromptLine, read_prompt_file
 from ...chunk_grpo_core.prompts.wildcards import WildcardFolder
 
@@ -24,14 +25,15 @@ def prompt_files() -> list[str]:
     return sorted(file.name for file in prompt_like if file.is_file())
 
 
-def read_prompts(name: str) -> list[PromptLine]:
+def read_prompts(name: str, tell: Tell = tell_log) -> list[PromptLine]:
     """Read a prompt file of the input folder; nothing for :data:`NO_FILE`.
 
     Args:
         name: Path inside the input folder.
+        tell: Told what was guessed about the file.
 
     Raises:
-        ValueError: There is no such file, or a line of it is wrong.
+        ValueError: There is no such file, it holds no prompts, or a line of it is wrong.
     """
     if name == NO_FILE:
         return []
@@ -41,16 +43,20 @@ def read_prompts(name: str) -> list[PromptLine]:
         raise ValueError(
             f"there is no file {name!r} in ComfyUI's input folder; choose of: {choices}"
         )
-    return read_prompt_file(path)
+    return read_prompt_file(path, tell)
 
 
-def wildcard_folder(name: str) -> WildcardFolder:
+def wildcard_folder(name: str, tell: Tell = tell_log) -> WildcardFolder:
     """The lists for ``__name__``, in a folder inside the input folder; it need not exist.
+
+    Args:
+        name: Path inside the input folder.
+        tell: Told what was guessed about a file.
 
     Raises:
         ValueError: It is outside the input folder.
     """
-    return WildcardFolder(_inside_input(name))
+    return WildcardFolder(_inside_input(name), tell)
 
 
 def files_digest(names: list[str], wildcards: str | None) -> str:
@@ -60,13 +66,14 @@ def files_digest(names: list[str], wildcards: str | None) -> str:
         ValueError: A path is outside the input folder.
         OSError: There is no such file.
     """
-    files = {name: _inside_input(name) for name in names if name != NO_FILE}
+    files = [(name, _inside_input(name)) for name in names if name != NO_FILE]
     if wildcards is not None:
-        folder = wildcard_folder(wildcards).files
-        files |= {f"__{name}__": path for name, path in folder.items()}
+        files += [(f"wildcard {path}", path) for path in wildcard_folder(wildcards).files]
     digest = hashlib.sha256()
-    for name, path in files.items():
-        digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for name, path in files:
+        size = path.stat().st_size  # what is too large is refused when it is read
+        body = path.read_bytes() if size <= LARGEST_FILE else str(size).encode()
+        digest.update(f"{name}\n{hashlib.sha256(body).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

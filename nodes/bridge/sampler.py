@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...chunk_grpo_core.method.noise import Noise, draw_normal
 from ...chunk_grpo_core.method.rules import SdeConfig
+from ...chunk_grpo_core.method.schedule import falling_pairs
 from ...chunk_grpo_core.method.walk import StepNoise, walk_to_end
 from .session import check_flow_model
 
@@ -86,10 +87,17 @@ def _sample(
     chunk_grpo_noise: tuple[float, float] = _WHOLE,
 ) -> Tensor:
     """Walk down ``sigmas`` by the rule, and by the ODE in steps whose middle lies outside
-    ``chunk_grpo_noise``; the last step into 0 is deterministic."""
+    ``chunk_grpo_noise``; the last step into 0 is deterministic.
+
+    Raises:
+        ValueError: ``sigmas`` do not fall within 0..1, or the MODEL is no flow model.
+    """
     sde, extra_args = chunk_grpo_sde or SdeConfig(), extra_args or {}
     check_flow_model(model.inner_model.model_patcher)
-    pairs = list(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True))
+    try:
+        pairs = falling_pairs(sigmas.tolist())
+    except ValueError as error:
+        raise ValueError(f"sigmas of the Flow SDE Sampler: {error}") from error
     steps = count()
 
     def velocity(x_t: Tensor, t: float) -> Tensor:

@@ -213,11 +213,11 @@ def test_bad_text_is_explained_and_harms_nothing(text, wrong, editor):
     assert "double-click" in editor.says()
 
 
-def test_words_that_need_a_curve_say_so(editor):
+def test_words_say_what_they_need(editor):
     editor.open(plan_graph())
-    for text in ("step", "size 4", "cut 4"):
+    for text, needs in (("step", "any number of steps"), ("size 4", "any"), ("cut 4", "curve")):
         editor.type(text)
-        assert "run the graph" in editor.says()
+        assert "run the graph" in editor.says() and needs in editor.says()
 
 
 # The curve

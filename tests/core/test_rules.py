@@ -164,7 +164,7 @@ PAPERS = {
 @given(
     x_t=st.floats(-5.0, 5.0),
     v_t=st.floats(-5.0, 5.0),
-    t=st.sampled_from([1.0]) | st.floats(0.02, 0.99),
+    t=st.sampled_from([1.0]) | st.floats(0.02, 0.979),  # between: test_first_sigma.py
     share=st.floats(0.01, 0.99),
     eta=st.floats(0.0, 1.0),
 )

@@ -45,9 +45,16 @@ def test_shift_one_is_even_and_shift_three_leans_to_noise():
         ((0.0, -0.5, 0.0), "first sigma is 0.0"),
         ((math.nan, 0.5, 0.0), "first sigma is nan"),
         ((1.0, 0.5, 0.1), "last sigma is 0.1; it must be 0"),
-        ((1.0, 0.5, 0.5, 0.0), "fall strictly"),
+        ((1.0, 0.5, 0.5, 0.0), "fall strictly, from noise to data, but 0.5 follows 0.5"),
+        ((1.0, *(0.1,) * 99, 0.0), r"0.1 follows 0.1 in \[1, 0.1, .*, \.\.\.\]$"),
+        (("a", "b", "c"), "could not convert"),
+        ((1.0, [0.5], 0.0), r"sigmas must be numbers, got \[1, \[0.5\], 0\]"),
+        ((1.0, None, 0.0), "sigmas must be numbers"),
+        ((1.0,), "at least 2 steps.*1 sigmas"),
+        ((1.0, -0.5, 0.0), "sigma number 2 is -0.5"),
+        ((1.0, math.inf, 0.0), "sigma number 2 is inf"),
         ((1.0, 0.2, 0.5, 0.0), "fall strictly"),
-        ((1.0, math.nan, 0.0), "fall strictly"),
+        ((1.0, math.nan, 0.0), "sigma number 2 is nan; noise levels must be in 0..1"),
     ],
 )
 def test_bad_sigmas_are_refused_with_the_value(sigmas, message):
@@ -57,7 +64,14 @@ def test_bad_sigmas_are_refused_with_the_value(sigmas, message):
 
 @pytest.mark.parametrize(
     ("steps", "shift", "message"),
-    [(1, 3.0, "steps is 1; it must be 2"), (4, 0.0, "shift is 0.0"), (4, math.nan, "shift is nan")],
+    [
+        (1, 3.0, "steps is 1; it must be 2"),
+        (9 * 10**18, 3.0, "steps is 9000000000000000000; .* at most 10000"),
+        (4, 0.0, "shift is 0.0"),
+        (4, math.nan, "shift is nan"),
+        (4, 1e-300, "shift is 1e-300; it must be from 0.01 to 100"),
+        (4, 1e300, "shift is 1e\\+300"),
+    ],
 )
 def test_bad_grid_settings_are_refused(steps, shift, message):
     with pytest.raises(ValueError, match=message):

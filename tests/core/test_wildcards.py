@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunk_grpo_core.prompts.wildcards import WildcardFolder, expand, parse_template
+from chunk_grpo_core.prompts.template import expand, parse_template
+from chunk_grpo_core.prompts.wildcards import WildcardFolder
 
 WORDS = st.text("ab c", max_size=3)
 
@@ -101,6 +103,9 @@ def test_astronomically_many_combinations_are_no_problem():
         ('{"scene": {"colour": "red"}}', '{"scene": {"colour": "red"}}'),
         ("{}", "{}"),
         ("trailing \\", "trailing \\"),
+        (r"for \${5} and $5", "for ${5} and $5"),
+        ("{^_^}", "{^_^}"),
+        ("channel 3#, 16:9::", "channel 3#, 16:9::"),
     ],
 )
 def test_what_is_no_alternative_stays_as_it_is(source, wanted):
@@ -124,11 +129,29 @@ def test_any_text_can_be_escaped(text):
         ("a {b|c", r"\{"),
         ("a {b|{c|d}", "never closed"),
         ("a b} c", r"\}"),
-        ("{2$$a|b}", "'2$$'"),
-        ("{1-2$$a|b}", "'1-2$$'"),
-        ("{2$$__x__}", "there"),
-        ("{a|0.5::b}", "'0.5::'"),
-        ("{3::a|b}", "not supported"),
+        ("{3$$a|b}", "'3$$' asks for 3 of 2"),
+        ("{2-1$$a|b}", "asks for 2 to 1"),
+        ("{1-5$$a|b}", "asks for 1 to 5 of 2"),
+        ("{3$$__x__}", "asks for 3 of 2"),
+        ("{2$$ {a|b} $$c|d}", "followed by a '$$'"),
+        ("{2$$ | $$c|d}", "'2$$'"),
+        ("{a|2$$b}", "'2$$'"),
+        ("{51$$" + "|".join("a" * 60) + "}", "at most 50"),
+        ("{-1::a|b}", "'-1::'"),
+        ("{1e999::a|b}", "'1e999::'"),
+        ("{1.2.3::a|b}", "'1.2.3::'"),
+        ("{0::a|0::b}", "weight 0"),
+        ("a __hair color__ girl", "'hair color'"),
+        ("__x*__", "Patterns"),
+        ("__~x__", "Ways to choose"),
+        ("${c=!{red|blue}} a ${c} hat", "variable"),
+        ("2#__x__", "quantity"),
+        ("{red|blue} {^1}", "earlier choice"),
+        ("{~a|b}", "way to choose"),
+        ("{!a|b}", "way to choose"),
+        ("{% for x in y %}", "Jinja"),
+        ("{" * 70 + "a|b" + "}" * 70, "60 deep"),
+        ("{" + "a" * 50_000 + "|b} c", "more than 50,000 characters"),
     ],
 )
 def test_what_cannot_be_read_is_refused(source, word, tmp_path):
@@ -138,44 +161,79 @@ def test_what_cannot_be_read_is_refused(source, word, tmp_path):
     assert word in str(caught.value)
 
 
-def test_wildcards_are_the_lines_of_their_files(tmp_path):
-    files = folder(
-        tmp_path,
-        animal="\ufeff# pets\ncat\r\n\n{small|large} __dog-breed__\n",
-        **{"dog-breed": "pug\nbeagle\n", "deep__er__sky": "blue"},
-    )
-    assert texts("a __animal__, __deep/er/sky__", lookup=files.lookup) == [
-        "a cat, blue",
-        "a small pug, blue",
-        "a small beagle, blue",
-        "a large pug, blue",
-        "a large beagle, blue",
-    ]
+def test_weights_say_how_likely_an_alternative_is():
+    draws = Counter(texts("{3::cat|0.5::dog|.5::cow|0::ox|}", 1, seed)[0] for seed in range(4000))
+    assert draws["ox"] == 0
+    wanted = {"cat": 0.6, "dog": 0.1, "cow": 0.1, "": 0.2}
+    assert {key: draws[key] / 4000 for key in wanted} == pytest.approx(wanted, abs=0.03)
+    assert texts("{2::a|3::b}") == ["a", "b"] and texts("x {2::a}") == ["x a"]
+    assert texts("{0::a|b}") == ["b"]
 
 
-def test_an_unknown_wildcard_names_the_files_that_exist(tmp_path):
-    files = folder(tmp_path, colour="red", deep__animal="cat")
-    with pytest.raises(ValueError, match=r"no wildcard 'color'; .*'wild' has: colour, deep/animal"):
-        texts("__color__", lookup=files.lookup)
-    for name in ("../wild/colour", "col*", "deep"):
-        with pytest.raises(ValueError, match="no wildcard"):
-            texts(f"__{name}__", lookup=files.lookup)
-    with pytest.raises(ValueError, match=r"'none' has no \.txt files"):
-        texts("__a__", lookup=WildcardFolder(tmp_path / "none").lookup)
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("{2$$a|b|c}", {"a, b", "a, c", "b, a", "b, c", "c, a", "c, b"}),
+        ("{2$$ and $$a|b}", {"a and b", "b and a"}),
+        ("{1-2$$+$$a|b}", {"a", "b", "a+b", "b+a"}),
+        ("{-2$$+$$a|b}", {"a", "b", "a+b", "b+a"}),
+        ("{2-$$+$$a|b}", {"a+b", "b+a"}),
+        ("{0-1$$a|b}", {"", "a", "b"}),
+        ("{2$$$$a|b}", {"ab", "ba"}),
+        ("{2$$a|{x|y}}", {"a, x", "a, y", "x, a", "y, a"}),
+        ("{2$$2::a|b}", {"a, b", "b, a"}),
+        ("{2$$__pet__}", {"cat, dog", "dog, cat"}),
+        ("{2$$__pet__|x}", {"cat, x", "dog, x", "x, cat", "x, dog"}),
+    ],
+)
+def test_several_alternatives_are_different_ones_in_any_order(source, wanted):
+    def lookup(name):
+        return parse_template("{cat|dog}", no_wildcards)[0]
+
+    assert set(texts(source, lookup=lookup)) == wanted
+    drawn = {texts(source, 1, seed, lookup)[0] for seed in range(200)}
+    assert drawn == wanted
 
 
-def test_errors_inside_a_wildcard_file_name_its_line(tmp_path):
-    files = folder(
-        tmp_path, a="# one\nfine\n{b|c\n", b="__c__", c="x\n__b__", d="\n# no\n", e="1::x"
-    )
-    for name, pattern in {
-        "a": r"^a\.txt, line 3: '\{' is never closed",
-        "b": r"^b\.txt, line 1: c\.txt, line 2: wildcards .* circle: b -> c -> b",
-        "d": r"d\.txt has no lines",
-        "e": r"e\.txt, line 1: '1::' is not supported",
-    }.items():
-        with pytest.raises(ValueError, match=pattern):
-            texts(f"__{name}__", lookup=files.lookup)
-    (tmp_path / "wild" / "f.txt").write_bytes(b"ok\n\xff\xfe\n")
-    with pytest.raises(ValueError, match=r"f\.txt, line 2: not UTF-8"):
-        texts("__f__", lookup=WildcardFolder(tmp_path / "wild").lookup)
+def test_weights_count_when_several_are_taken():
+    first = Counter(texts("{2$$8::a|b|c}", 1, seed)[0][0] for seed in range(2000))
+    assert first["a"] / 2000 == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("source", "count", "seed", "wanted"),
+    [
+        ("{a|b|c} {1|2|3|4}", 3, 0, ["b 4", "a 3", "c 4"]),
+        ("{a|b|c} {1|2|3|4}", 3, 7, ["b 2", "b 1", "a 1"]),
+        ("a {x|{y|z|}} {p|q}{r|s}", 2, 3, ["a x ps", "a  pr"]),
+    ],
+)
+def test_a_seed_gives_the_prompts_that_it_always_gave(source, count, seed, wanted):
+    assert texts(source, count, seed) == wanted
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["a", "{", "}", "|", "__", "__x__", "$$", "2$$", "1-3$$", "::", "0.5::", "\\",
+             "9999999::", "${", "2#", "{^1}", " ", "__a b__", "-", "~", "!"]
+        ),
+        max_size=14,
+    ).map("".join),
+    st.sampled_from([1, 3, 1000]),
+)  # fmt: skip
+@settings(max_examples=500)
+def test_any_text_gives_different_prompts_or_a_plain_error_in_no_time(source, count):
+    def lookup(name):
+        if name != "x":
+            raise ValueError(f"there is no wildcard {name!r}")
+        return parse_template("{u|2::v|w}", no_wildcards)[0]
+
+    start = time.perf_counter()
+    try:
+        found = texts(source, count, lookup=lookup)
+    except ValueError as error:
+        assert 10 < len(str(error)) < 400
+    else:
+        assert 1 <= len(found) == len(set(found)) <= count
+    assert time.perf_counter() - start < 2.0

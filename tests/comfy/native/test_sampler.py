@@ -66,3 +66,46 @@ def test_the_sampler_tells_its_callback_every_step_in_order(lab):
         )  # fmt: skip
         assert [(step, total) for step, _, total in heard] == [(0, 3), (1, 3), (2, 3)]
         assert torch.equal(heard[0][1], x_1)
+
+
+@pytest.mark.parametrize("rule", ["flow", "ode"])
+@pytest.mark.parametrize(
+    ("sigmas", "word"),
+    [
+        ([0.0001, 0.5, 1.0], "0.5 follows 0.0001"),  # FlipSigmas
+        ([1.0, 0.5, 0.5, 0.0], "0.5 follows 0.5"),
+        ([1.0, 0.4, 0.6, 0.0], "follows 0.4"),
+        ([1.0, float("nan"), 0.0], "number 2 is nan"),
+        ([1.0, 0.5, -0.5], "number 3 is -0.5"),
+        ([14.6, 1.0, 0.0], "number 1 is 14.6"),
+        ([1.0], "there are 1 sigmas"),
+    ],
+)
+def test_sigmas_that_are_no_walk_are_named(lab, rule, sigmas, word):
+    sde = lab.module("chunk_grpo_core.method.rules").SdeConfig(rule=rule)
+    module = lab.module("nodes.bridge.sampler")
+    model = type("Guider", (), {"inner_model": type("Inner", (), {"model_patcher": None})})
+    check, module.check_flow_model = module.check_flow_model, lambda patcher: None
+    try:
+        module.flow_sde_sampler(sde).sampler_function(
+            model, torch.zeros(1, 4), torch.tensor(sigmas), chunk_grpo_sde=sde
+        )
+    except ValueError as error:
+        assert "sigmas of the Flow SDE Sampler" in str(error) and word in str(error)
+    else:
+        raise AssertionError(f"walked {sigmas}")
+    finally:
+        module.check_flow_model = check
+
+
+def test_the_sampler_begins_just_below_one_as_it_begins_at_one(lab):
+    with torch.inference_mode():
+        model = random_model(lab)
+        sde = lab.module("chunk_grpo_core.method.rules").SdeConfig()
+        sampler = lab.module("nodes.bridge.sampler").flow_sde_sampler(sde)
+        noise = lab.module("chunk_grpo_core.method.noise").Noise(False, SEED, 2).initial(LATENT)
+        one, below = (
+            sampled(model, sampler, torch.tensor([first, 0.9, 0.6, 0.3, 0.0]), noise)
+            for first in (1.0, 0.99999994)
+        )
+        assert torch.allclose(one, below, atol=1e-3)
