@@ -8,6 +8,8 @@ With n = len(target), all in lower case and without white space:
 
 where distance is Levenshtein's. The first two lines are the reward of Flow-GRPO; they do not mind
 further text, so a short target is easily found in a picture full of letters. ``strict`` does.
+Of several targets the first two lines give the mean, and ``strict`` takes them as one text, in the
+order of the prompt. (Flow-GRPO takes the first alone.)
 
 Legend: B pictures, H W picture size.
 
@@ -20,7 +22,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import re
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -31,19 +32,20 @@ from ..method.reward import Fingerprint, RewardBatch, checked_inputs
 from ..optional import require
 from ..prompts.example import Example, Prompt
 from .pixels import to_levels
+from .quoted import quoted_texts
 
 __all__ = [
     "OcrReward",
     "RapidOcr",
     "TextReader",
     "edit_distance",
-    "quoted_text",
     "text_likeness",
 ]
 
 log = logging.getLogger(__name__)
 
-_QUOTED = re.compile('["“”„]([^"“”„]*)["“”]')
+_LONGEST_TARGET = 1000
+"""Characters; the distance takes time in proportion to them."""
 
 
 class TextReader(Protocol):
@@ -144,46 +146,55 @@ class OcrReward:
 
         Args:
             images: (B, H, W, 3), CPU float32 in 0..1.
-            examples: B prompts. The target is ``target_text`` in the metadata, or else what stands
-                in the prompt between the first pair of double quotes, straight or curly.
+            examples: B prompts. The target is ``target_text`` in the metadata (a text, or a list
+                of them), or else what stands in the prompt in quotation marks
+                (:func:`~chunk_grpo_core.rewards.quoted.quoted_texts`).
 
         Returns:
             Scores in 0..1. A picture that is not finite, or on which the reader fails, has none.
 
         Raises:
-            ValueError: Shapes or lengths do not match, or a prompt has no target text.
+            ValueError: Shapes or lengths do not match, or a prompt has no target text, or one that
+                is no text or too long.
         """
         images, examples = checked_inputs(images, examples)
-        targets = list(map(self._target, examples))
+        targets = list(map(self._targets, examples))
         scores = [self._one(image, target) for image, target in zip(images, targets, strict=True)]
         return RewardBatch.of(torch.tensor(scores, dtype=torch.float32))
 
-    def _target(self, example: Example) -> str:
-        target = example.metadata.get("target_text", quoted_text(example.text))
-        if not isinstance(target, str):
-            raise ValueError(f"target_text is {target!r}; it must be a text")
-        if not _plain(target) and self.no_target == "error":
+    def _targets(self, example: Example) -> list[str]:
+        """The texts to look for, with a character in each; none if there are none."""
+        stated = example.metadata.get("target_text")
+        texts = quoted_texts(example.text) if stated is None else stated
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):
             raise ValueError(
-                f"the prompt {example.text!r} does not say which text to read; put it between "
-                "double quotes, give target_text in its metadata, or set no_target to 'mask'"
+                f"target_text is {stated!r:.100}; it must be a text, or a list of texts"
             )
-        return target
+        targets = [text for text in texts if _plain(text)]
+        if sum(map(len, targets)) > _LONGEST_TARGET:
+            raise ValueError(
+                f"the target text of the prompt {example.text!r:.100} is longer than "
+                f"{_LONGEST_TARGET} characters"
+            )
+        if not targets and self.no_target == "error":
+            raise ValueError(
+                f"the prompt {example.text!r:.200} does not say which text to read; put it in "
+                "quotation marks, give target_text in its metadata, or set no_target to 'mask'"
+            )
+        return targets
 
-    def _one(self, image: Tensor, target: str) -> float:
-        if not _plain(target) or not torch.isfinite(image).all():
+    def _one(self, image: Tensor, targets: Sequence[str]) -> float:
+        if not targets or not torch.isfinite(image).all():
             return float("nan")
         try:
             read = self.reader(to_levels(image))
         except Exception as error:  # engines raise all sorts; the picture is masked and counted
             log.warning("the text of a picture could not be read: %r", error)
             return float("nan")
-        return text_likeness(read, target, strict=self.strict)
-
-
-def quoted_text(prompt: str) -> str:
-    """Return what stands between the first pair of double quotes; empty if there is none."""
-    match = _QUOTED.search(prompt)
-    return match[1].strip() if match else ""
+        if self.strict:
+            return text_likeness(read, "".join(targets), strict=True)
+        return sum(text_likeness(read, target) for target in targets) / len(targets)
 
 
 def text_likeness(read: str, target: str, *, strict: bool = False) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from chunk_grpo_core.rewards.ocr import (
     OcrReward,
     RapidOcr,
     edit_distance,
-    quoted_text,
     text_likeness,
 )
+from chunk_grpo_core.rewards.quoted import quoted_texts
 
 BLANK = torch.zeros(1, 4, 4, 3)
 WORDS = st.text("ab ", max_size=6)
@@ -86,25 +87,72 @@ def test_likeness_lies_in_0_to_1_and_strict_is_1_for_the_same_text_alone(read, t
 
 
 @pytest.mark.parametrize(
-    ("prompt", "text"),
+    ("prompt", "texts"),
     [
-        ('a sign that says "Open 24h" and "no"', "Open 24h"),
-        ("a sign that says “Café”, neon", "Café"),
-        ("ein Schild „Offen“ im Regen", "Offen"),
-        ('a 12" ruler', ""),
-        ("it's a dog's 'life'", ""),
+        ('a sign that says "Open 24h" and "no"', ("Open 24h", "no")),
+        ("a sign that says “Café”, neon", ("Café",)),
+        ("ein Schild „Offen“ im Regen", ("Offen",)),
+        ("en skylt ”Öppet” i regn", ("Öppet",)),
+        ("une enseigne « Ouvert » et »Zu«, ‹ja›", ("Ouvert", "Zu", "ja")),
+        ("「開店」 on a sign, 『休み』", ("開店", "休み")),
+        ("写着“你好”的牌子", ("你好",)),
+        ("写着'开店'的牌子", ("开店",)),
+        ("＂HELLO＂ on a wall", ("HELLO",)),
+        # Inches, feet and seconds.
+        ('a 27" monitor showing "HELLO"', ("HELLO",)),
+        ('a 12" ruler', ()),
+        ('a 27" monitor and a 32" screen', ()),
+        ('a 5\'10" man with a "2024" badge', ("2024",)),
+        ("a 27” monitor showing “HELLO”", ("HELLO",)),
+        # Single quotes, and apostrophes.
+        ("a sign that says 'OPEN'", ("OPEN",)),
+        ("a sign 'DON'T WALK' and ‘STOP’", ("DON'T WALK", "STOP")),
+        ("a sign ‘DON’T WALK’", ("DON’T WALK",)),
+        ("it's a dog's life", ()),
+        ("the dogs' bowl says 'REX'", ("REX",)),
+        ("rock 'n' roll in the '90s: the boys' band", ()),
+        ("it's a dog's bowl, \"REX\" and 'no'", ("REX",)),
+        # Nothing.
+        ('"" and " "', ()),
+        ('an open " quote', ()),
+        ("", ()),
     ],
 )
-def test_the_target_is_what_the_first_double_quotes_hold(prompt, text):
-    assert quoted_text(prompt) == text
+def test_the_targets_are_what_stands_in_quotation_marks(prompt, texts):
+    assert quoted_texts(prompt) == texts
+
+
+@given(st.lists(st.sampled_from("\"'“”‘’«»「」27n aB\n"), max_size=2000).map("".join))
+def test_targets_are_parts_of_the_prompt_and_found_in_no_time(prompt):
+    start = time.perf_counter()
+    for text in quoted_texts(prompt):
+        assert text and text in prompt
+    assert time.perf_counter() - start < 0.5
+
+
+def test_of_several_targets_each_counts_in_any_order_and_strict_reads_them_as_one():
+    prompt = 'a shop "OPEN" with a door "EXIT"'
+    for read, loose, strict in (
+        ("open exit", 1.0, 1.0),
+        ("exit open", 1.0, 1.0 - edit_distance("exitopen", "openexit") / 8),
+        ("open", 0.5, 0.5),
+    ):
+        assert OcrReward(Says(read)).score(BLANK, [prompt]).values.item() == loose
+        found = OcrReward(Says(read), strict=True).score(BLANK, [prompt]).values.item()
+        assert found == pytest.approx(strict)
+    listed = Example("a shop", {"target_text": ["OPEN", "EXIT"]})
+    assert OcrReward(Says("exit")).score(BLANK, [listed]).values.item() == 0.5
 
 
 def test_metadata_goes_before_the_prompt():
     reward, told = OcrReward(Says("stop")), Example('a "go" sign', {"target_text": "STOP"})
     assert reward.score(BLANK, [told]).values.item() == 1.0
     assert reward.score(BLANK, ['a "go" sign']).values.item() < 1.0
-    with pytest.raises(ValueError, match="target_text is 7; it must be a text"):
-        OcrReward(Says()).score(BLANK, [Example("a", {"target_text": 7})])
+    for wrong in (7, ["a", 7], {"a": "b"}):
+        with pytest.raises(ValueError, match="target_text is .*; it must be a text, or a list"):
+            OcrReward(Says()).score(BLANK, [Example("a", {"target_text": wrong})])
+    with pytest.raises(ValueError, match="longer than 1000 characters"):
+        OcrReward(Says()).score(BLANK, [Example("a", {"target_text": "x" * 1001})])
 
 
 def test_a_prompt_without_a_target_is_an_error_or_masked():
