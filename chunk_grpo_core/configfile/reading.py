@@ -208,7 +208,9 @@ def _prompt_table(values: Mapping[str, Any], model: ChosenModel) -> PromptTable:
     if table.file and table.text:
         raise ValueError("prompts has both file and text; give one of them")
     if model.family.captions is None and not table.file and not table.text:
-        raise ValueError("prompts.file is missing; name a .txt, .jsonl or .csv file of prompts")
+        raise ValueError(
+            "prompts.file is missing; name a .txt, .jsonl, .json, .csv or .tsv file of prompts"
+        )
     return table
 
 

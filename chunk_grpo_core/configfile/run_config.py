@@ -65,7 +65,7 @@ class PromptTable:
     """Where prompts come from; without any, a model that brings captions along takes those."""
 
     file: str = ""
-    """Prompts to train on: .txt (one on a line), .jsonl or .csv."""
+    """Prompts to train on: .txt (one on a line), .jsonl, .json, .csv or .tsv."""
     text: tuple[str, ...] = ()
     """Prompts to train on, instead of a file."""
     held_out_file: str = ""

@@ -23,6 +23,8 @@ def folder(comfy_server):
         "test.csv": f"id,caption\n1,{CAPTIONS[0]}\n2,two large white squares on a red background\n",
         "wildcards/colour.txt": "# colours\nred\ngreen\nblue\n",
         "bad.jsonl": '{"prompt": "a"}\n{"prompt": }\n',
+        "sheet.csv": f"Prompt;Art\n{CAPTIONS[0]};x\n",
+        "wildcards/shapes.yaml": "shape:\n  round: [circle]\n",
     }
     for name, body in files.items():
         path = comfy_server.input / name
@@ -66,6 +68,13 @@ def test_files_are_listed_and_read(comfy, folder):
     assert "0 repeated, 1 in the held-out list" in text
 
 
+def test_the_summary_says_what_was_guessed_about_a_file(comfy, folder):
+    text = summary(comfy, file="sheet.csv", text="a small red __shape/round__", held_out=0)
+    assert text.startswith("2 prompts to train on")
+    assert "sheet.csv: cells are separated by semicolons." in text
+    assert "sheet.csv: prompts are read from 'Prompt'." in text
+
+
 def test_the_prompts_of_a_file_are_rolled_out(comfy, folder):
     prompt = graph(file="train.jsonl", held_out=0, variants=0)
     prompt["sampler"] = node("ChunkGRPO_FlowSDESampler", rule="flow", eta=0.7)
@@ -91,7 +100,7 @@ def test_wildcards_come_from_the_folder(comfy, folder):
         run.error
     )
     run = comfy.run(graph(text="a __colour__ circle", wildcards="nowhere"), check=False)
-    assert "'nowhere' has no .txt files" in run.error
+    assert "'nowhere' has no .txt or .yaml files" in run.error
 
 
 def test_an_edited_file_is_read_again_and_an_unchanged_one_is_not(comfy, folder):
