@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..chunk_grpo_core.rewards import REWARDS, load_reward
 from ..chunk_grpo_core.rewards.catalog import CATALOG
+from ..chunk_grpo_core.rewards.pixels import as_colour
 from ..chunk_grpo_core.rewards.settings import reward_settings
 from .bridge.rewards import fetch_missing, load_managed, weight_path
 from .types import CATEGORY, RewardSocket
@@ -114,7 +115,9 @@ class LoadReward(io.ComfyNode):
         if name == "target_image":
             if image is None:
                 raise ValueError("target_image needs a picture at the input image")
-            options["image"] = image[0, ..., :3]
+            if len(image) != 1:
+                raise ValueError(f"image holds {len(image)} pictures; target_image needs one")
+            options["image"] = as_colour(image, "image")[0]
         if CATALOG[name].files:
             if allow_download:
                 fetch_missing(name)

@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.prompts.example import Example
 from ..chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
+from ..chunk_grpo_core.rewards.pixels import as_colour
 from ..chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from .score_rows import score_rows
 from .types import CATEGORY, PromptSet, PromptsSocket, RewardSocket
@@ -181,9 +182,9 @@ class ScoreImages(io.ComfyNode):
         prompts: PromptSet | None = None,
     ) -> io.NodeOutput:
         """Score, sort, draw."""
-        texts = prompts_for(prompt, len(images))
+        pictures = as_colour(images.cpu().float(), "images")
+        texts = prompts_for(prompt, len(pictures))
         with_metadata = (*prompts.train, *prompts.held_out) if prompts else ()
-        pictures = images[..., :3].cpu().float()
         batch = reward.score(pictures, examples_for(texts, with_metadata))
         shown = batch.known
         order = best_first(shown).tolist()

@@ -21,7 +21,7 @@ from ..rewards import load_reward
 from ..rewards.catalog import files_of
 from ..rewards.fetch import fetch_file
 from ..rewards.files import DEFAULT_FOLDER
-from ..rewards.pixels import load_picture
+from ..rewards.picture_files import load_picture
 from ..rewards.settings import reward_settings
 
 __all__ = ["fetch", "score"]

@@ -43,7 +43,8 @@ from ..method.reward import Fingerprint, RewardBatch
 from ..optional import require
 from ..prompts.example import Prompt
 from .networks.network import score_pictures
-from .pixels import load_picture, to_levels
+from .picture_files import load_picture
+from .pixels import to_levels
 
 __all__ = [
     "AnalyticReward",

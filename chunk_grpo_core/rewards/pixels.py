@@ -10,7 +10,6 @@ Legend: B pictures, H W picture size, S side of the square.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,10 +23,9 @@ __all__ = [
     "CLIP_STD",
     "MAX_ASPECT",
     "Square",
+    "as_colour",
     "cropped",
-    "from_pil",
     "letterboxed",
-    "load_picture",
     "normalised",
     "to_levels",
     "to_pil",
@@ -43,6 +41,39 @@ Square = Callable[[Tensor, int], Tensor]
 """Levels (H, W, 3) and S -> (3, S, S) in 0..1, not normalised."""
 
 
+def as_colour(images: Tensor, name: str = "pictures") -> Tensor:
+    """Pictures of grey, colour or colour with opacity -> pictures of colour.
+
+    Transparent pictures are laid on white, as a page shows them.
+
+    Args:
+        images: (..., H, W, C) in 0..1, C being 1, 3 or 4.
+        name: What to call them in messages.
+
+    Returns:
+        (..., H, W, 3), of the type of ``images``.
+
+    Raises:
+        ValueError: Another number of channels, no picture at all, NaN or infinity.
+    """
+    channels = images.shape[-1] if images.ndim >= 3 else 0
+    if channels not in (1, 3, 4) or images.numel() == 0:
+        raise ValueError(
+            f"{name} must have the shape (number, height, width, 1, 3 or 4), with at least one "
+            f"pixel, not {tuple(images.shape)}"
+        )
+    if not bool(images.isfinite().all()):
+        raise ValueError(
+            f"{name} holds NaN or infinity: the model that made it, or its LoRA, is damaged"
+        )
+    if channels == 1:
+        return images.expand(*images.shape[:-1], 3)
+    if channels == 3:
+        return images
+    colour, opacity = images[..., :3], images[..., 3:]
+    return torch.where(opacity == 1.0, colour, colour * opacity + (1.0 - opacity))
+
+
 def to_levels(images: Tensor) -> Tensor:
     """Round pictures (B, H, W, 3) in 0..1 to uint8 as saving them does; values outside are cut."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -53,27 +84,6 @@ def to_pil(images: Tensor) -> list[Any]:
     image = require("PIL.Image", "To draw pictures")
     levels = (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return [image.fromarray(level) for level in levels]
-
-
-def from_pil(image: Any) -> Tensor:
-    """A PIL picture of any mode -> (H, W, 3), float32 in 0..1; transparency is dropped."""
-    numpy = require("numpy", "To read pictures")
-    return torch.from_numpy(numpy.array(image.convert("RGB"))).float() / 255.0
-
-
-def load_picture(path: str | Path) -> Tensor:
-    """Read a picture file as (H, W, 3), float32 in 0..1, turned as its camera noted.
-
-    Raises:
-        ValueError: The file is not a picture.
-    """
-    image = require("PIL.Image", "To read pictures")
-    turned = require("PIL.ImageOps", "To read pictures").exif_transpose
-    try:
-        with image.open(path) as opened:
-            return from_pil(turned(opened))
-    except image.UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no picture that can be read") from error
 
 
 def cropped(rule: Literal["floor", "round"]) -> Square:

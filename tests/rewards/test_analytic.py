@@ -11,7 +11,7 @@ from PIL import Image
 
 from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.rewards.analytic import target_image
-from chunk_grpo_core.rewards.pixels import from_pil
+from chunk_grpo_core.rewards.picture_files import from_pil
 
 NAMES = ("brightness", "saturation", "sharpness", "jpeg_compressibility", "jpeg_incompressibility")
 RANGES = {

@@ -28,7 +28,7 @@ from chunk_grpo_core.rewards.networks.hpsv3_model import (
     QwenShape,
     load_network,
 )
-from chunk_grpo_core.rewards.pixels import from_pil
+from chunk_grpo_core.rewards.picture_files import from_pil
 
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")

@@ -13,15 +13,12 @@ from tiny_rewards import pictures
 from chunk_grpo_core.rewards.pixels import (
     CLIP_MEAN,
     CLIP_STD,
+    as_colour,
     cropped,
-    from_pil,
     letterboxed,
-    load_picture,
     normalised,
     to_levels,
-    to_pil,
 )
-from chunk_grpo_core.watch.pictures import save_png
 
 # Height, width.
 SIZES = {
@@ -135,34 +132,28 @@ def test_pictures_that_are_all_edge_are_refused(square, size):
         square(torch.zeros(*size, 3, dtype=torch.uint8), 224)
 
 
-def test_a_tensor_and_the_png_made_of_it_are_the_same_picture(tmp_path):
-    picture = torch.rand(5, 7, 3) * 1.2 - 0.1
-    read = load_picture(save_png(picture, tmp_path / "x.png"))
-    assert torch.equal(to_levels(picture[None]), to_levels(read[None]))
-    assert torch.equal(from_pil(to_pil(picture[None])[0]), read)
+def test_pictures_of_grey_and_with_opacity_become_colour():
+    picture = torch.rand(2, 3, 4, 3)
+    assert as_colour(picture) is picture
+    assert torch.equal(as_colour(picture[..., :1])[..., 2], picture[..., 0])
+    half = torch.cat([picture, torch.full((2, 3, 4, 1), 0.25)], dim=-1)
+    torch.testing.assert_close(as_colour(half), picture * 0.25 + 0.75)
+    opaque = torch.cat([picture, torch.ones(2, 3, 4, 1)], dim=-1)
+    assert torch.equal(as_colour(opaque), picture)
 
 
-def test_grey_and_transparent_pictures_become_colour():
-    grey = Image.fromarray(np.array([[0, 51], [102, 255]], dtype=np.uint8))
-    assert torch.equal(from_pil(grey)[..., 1] * 255, torch.tensor([[0.0, 51], [102, 255]]))
-    assert torch.equal(from_pil(grey)[..., 0], from_pil(grey)[..., 2])
-    clear = np.full((2, 2, 4), (10, 20, 30, 0), dtype=np.uint8)
-    expected = torch.tensor([10.0, 20.0, 30.0]).expand(2, 2, 3)
-    torch.testing.assert_close(from_pil(Image.fromarray(clear)) * 255, expected)
-
-
-def test_pictures_are_read_as_their_camera_held_them(tmp_path):
-    lying = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
-    facts = Image.Exif()
-    facts[0x0112] = 6  # turn by 90 degrees
-    lying.save(tmp_path / "x.png", exif=facts)
-    assert load_picture(tmp_path / "x.png").shape == (4, 2, 3)
-
-
-def test_a_file_that_is_no_picture_is_named(tmp_path):
-    (tmp_path / "x.png").write_text("hello")
-    with pytest.raises(ValueError, match="x.png is no picture"):
-        load_picture(tmp_path / "x.png")
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (torch.zeros(1, 2, 2, 2), r"images must have the shape .* not \(1, 2, 2, 2\)"),
+        (torch.zeros(0, 2, 2, 3), r"not \(0, 2, 2, 3\)"),
+        (torch.zeros(3), r"not \(3,\)"),
+        (torch.full((1, 2, 2, 3), float("nan")), "images holds NaN or infinity"),
+    ],
+)
+def test_pictures_that_are_none_are_refused(picture, message):
+    with pytest.raises(ValueError, match=message):
+        as_colour(picture, "images")
 
 
 def test_rounding_is_to_the_nearest_level_and_values_outside_are_cut():

@@ -50,7 +50,7 @@ def textness():
 def test_the_network_tells_text_from_a_blank_sheet(textness):
     from PIL import Image, ImageDraw, ImageFont
 
-    from chunk_grpo_core.rewards.pixels import from_pil
+    from chunk_grpo_core.rewards.picture_files import from_pil
 
     sheet = Image.new("RGB", (192, 64), "white")
     blank = from_pil(sheet)
