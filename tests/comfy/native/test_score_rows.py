@@ -76,3 +76,22 @@ def test_a_pair_has_the_pictures_of_base_and_lora_in_this_order(lab):
     ]  # fmt: skip
     (gain,) = made["chunk_grpo_gain"]
     assert (gain["prompts"], gain["wins"], gain["win_rate"]) == (3, 1, 0.5)
+
+
+def test_pictures_with_opacity_lie_on_white_and_broken_ones_are_refused(lab):
+    node = lab.module("nodes.rewards").ScoreImages
+    reward = lab.module("chunk_grpo_core.rewards").load_reward("brightness")
+    clear = torch.cat([torch.zeros(1, 8, 8, 3), torch.full((1, 8, 8, 1), 0.25)], dim=-1)
+    mean = node.execute(reward, clear, "").args[0]
+    assert abs(mean - 0.75) < 0.01
+    for broken, words in (
+        (torch.full((1, 8, 8, 3), float("nan")), "images holds NaN"),
+        (torch.zeros(1, 8, 8, 2), "not (1, 8, 8, 2)"),
+        (torch.zeros(0, 8, 8, 3), "not (0, 8, 8, 3)"),
+    ):
+        try:
+            node.execute(reward, broken, "")
+        except ValueError as error:
+            assert words in str(error)
+        else:
+            raise AssertionError(f"accepted: {words}")
