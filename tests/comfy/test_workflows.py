@@ -1,6 +1,6 @@
 """The example workflows: whole files, and what a person sees who opens them in ComfyUI's page."""
 
-from itertools import combinations
+from itertools import combinations, permutations
 
 import pytest
 from PIL import Image
@@ -11,6 +11,7 @@ from tools.comfyui.server import PACK_NAME
 from . import graphs
 
 TITLE = 30  # height of a node's title bar, above its position
+BADGE = (110, 24)  # of the pack's name, above the right end of the title bar
 SHRINK = """(changes) => {
   for (const [key, inputs] of Object.entries(changes)) {
     const node = window.app.graph.getNodeById(key) ?? window.app.graph.getNodeById(Number(key));
@@ -28,6 +29,19 @@ workflow = graphs.workflow
 def box(node):
     (x, y), (width, height) = node["pos"], node["size"]
     return x, y - TITLE, x + width, y + height
+
+
+def badge(node):
+    """Return the place of the pack's name; a node of ComfyUI has none."""
+    _, top, right, _ = box(node)
+    ours = node["type"].startswith("ChunkGRPO_")
+    width, height = BADGE if ours else (0, 0)
+    return right - width, top - height, right, top
+
+
+def apart(one, other):
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = one, other
+    return x1 <= u0 or u1 <= x0 or y1 <= v0 or v1 <= y0
 
 
 def label(node):
@@ -80,9 +94,9 @@ def test_links_agree_with_their_ends(name):
 def test_nodes_do_not_overlap_and_lie_in_one_group(name):
     graph = workflow(name)
     for a, b in combinations(graph["nodes"], 2):
-        (x0, y0, x1, y1), (u0, v0, u1, v1) = box(a), box(b)
-        apart = x1 <= u0 or u1 <= x0 or y1 <= v0 or v1 <= y0
-        assert apart, f"{label(a)} and {label(b)} overlap"
+        assert apart(box(a), box(b)), f"{label(a)} and {label(b)} overlap"
+    for a, b in permutations(graph["nodes"], 2):
+        assert apart(badge(a), box(b)), f"the name above {label(a)} hides a part of {label(b)}"
     for node in graph["nodes"]:
         x0, y0, x1, y1 = box(node)
         around = [

@@ -92,3 +92,22 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"chunk-grpo-core\[tracking\]"):
         TRACKERS[name](tmp_path)
+
+
+def test_the_real_tensorboard_keeps_every_number_at_its_iteration(tmp_path):
+    """Where it is installed."""
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    play(TRACKERS["tensorboard"](tmp_path))
+    events = loading.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == set(NUMBERS)
+    for name, value in NUMBERS.items():
+        assert [(e.step, e.value) for e in events.Scalars(name)] == [(i, value) for i in range(6)]
+
+
+def test_the_real_wandb_takes_the_calls(tmp_path, monkeypatch):
+    """Where it is installed; without network, so it keeps the run in a file."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    play(TRACKERS["wandb"](tmp_path))
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert all(name.encode() in file.read_bytes() for name in NUMBERS)
