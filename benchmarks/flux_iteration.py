@@ -282,7 +282,11 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks.flux_iteration", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.flux_iteration",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--tiny", action="store_true", help="the tiny FLUX's size, on the CPU")
     add("--precision", choices=PRECISIONS, default="bf16", help="how weights are kept")

@@ -168,7 +168,11 @@ def table(cases: list[Case]) -> str:
 
 def main() -> None:
     """Measure every way to keep the weights."""
-    parser = argparse.ArgumentParser(prog="benchmarks.flux_size", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.flux_size",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--tiny", action="store_true", help="the tiny FLUX's size, on the CPU")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--pixels", nargs="+", type=int, default=[512], help="width and height")

@@ -331,7 +331,11 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print, and fail where a limit is not kept."""
-    parser = argparse.ArgumentParser(prog="benchmarks.iteration", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.iteration",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--iterations", type=int, default=5, help="timed iterations of each loop")
     text = "print the ratios alone, as JSON; with a name, also write everything to this file"
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help=text)

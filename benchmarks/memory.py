@@ -217,11 +217,11 @@ def measure(device: str, method: str, chunk: int) -> Case:
     torch.set_num_threads(1)
     policy, weights = load_policy(device)
     config = ObjectiveConfig(clip_low=1e-4, clip_high=1e-4)
-    task, plan = task_of(policy, chunk)
-    METHODS[method](policy, *task_of(policy, 1, group=4), config)  # allocates what then stays
+    task = task_of(policy, chunk)
+    METHODS[method](policy, task_of(policy, 1, group=4), config)  # allocates what then stays
 
     def work() -> None:
-        METHODS[method](policy, task, plan, config)
+        METHODS[method](policy, task, config)
 
     peak = peak_bytes(device, work)
     saved = saved_bytes(weights, work)
@@ -256,13 +256,19 @@ def table(cases: Sequence[Case]) -> str:
 
 def main() -> None:
     """Measure every case in a process of its own."""
-    parser = argparse.ArgumentParser(prog="benchmarks.memory", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="chunks of 1 and 8 steps only")
     parser.add_argument("--json", type=Path, help="also write the bytes to this file")
     options = parser.parse_args()
     os.environ.update(_MALLOC)  # read by the C library when a process starts
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        cases = pool.starmap(measure, product(devices, METHODS, CHUNKS), chunksize=1)
+        chunks = (1, 8) if options.quick else CHUNKS
+        cases = pool.starmap(measure, product(devices, METHODS, chunks), chunksize=1)
     print(table(cases))
     if options.json:
         facts = {"torch": torch.__version__, "group": GROUP, "cases": [asdict(c) for c in cases]}

@@ -188,7 +188,11 @@ def table(cases: list[Case]) -> str:
 
 def main() -> None:
     """Measure every setting."""
-    parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.scaling",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--iterations", type=int, default=3, help="timed iterations of each")
     parser.add_argument("--sweep", nargs="+", choices=SWEEPS, default=list(SWEEPS))
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])

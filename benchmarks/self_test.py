@@ -169,7 +169,12 @@ def _in_own_process(blocks: str, weights: str, prompts: int) -> Case:
 
 def main() -> None:
     """Measure every case in a process of its own."""
-    parser = argparse.ArgumentParser(prog="benchmarks.self_test", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.self_test",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="one run of each case")
     parser.add_argument("--json", type=Path, help="also write the seconds to this file")
     parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -177,7 +182,7 @@ def main() -> None:
         blocks, weights, prompts, stubs = options.case
         print(json.dumps(asdict(measure(blocks, weights, int(prompts), Path(stubs)))))
         return
-    runs = [[_in_own_process(*case) for _ in range(RUNS)] for case in CASES]
+    runs = [[_in_own_process(*case) for _ in range(1 if options.quick else RUNS)] for case in CASES]
     cases = [max(repeated, key=lambda case: case.share) for repeated in runs]
     print(table(cases))
     if options.json:

@@ -144,7 +144,11 @@ def table(rank: int) -> str:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="benchmarks.sizes", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.sizes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--rank", type=int, default=64, help="of the LoRA")
     options = parser.parse_args()
     print(table(options.rank))

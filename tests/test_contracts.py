@@ -8,6 +8,8 @@ from each import failures_of_each
 from PIL import Image, ImageStat
 from schemas import node_schemas
 
+from tools.node_picture_graphs import sockets
+
 ROOT = Path(__file__).resolve().parent.parent
 LARGEST = 8 * 1024 * 1024
 ABSOLUTE = re.compile(
@@ -104,6 +106,21 @@ def check_picture(name):
         assert 450 <= picture.width <= 720
         assert picture.height >= 120
         assert ImageStat.Stat(picture.convert("L")).stddev[0] > 15, "the picture is blank"
+
+
+def test_every_picture_of_a_help_page_shows_the_inputs_and_outputs_that_its_node_has():
+    """``python tools/node_pictures.py --only NODE`` takes it again; look at it, then commit it."""
+    schemas = node_schemas()
+    names = {
+        node: [[s.name for s in sockets] for sockets in (schema.inputs, schema.outputs)]
+        for node, schema in schemas.items()
+    }
+    assert [node for node in names if shown_in_picture(node) != sockets(*names[node])] == []
+
+
+def shown_in_picture(node):
+    with Image.open(help_page(node).parent / "images" / f"{node}.jpg") as picture:
+        return picture.info["comment"].decode()
 
 
 def test_the_pictures_of_the_help_pages_are_small_and_none_is_left_over():

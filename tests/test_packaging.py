@@ -39,6 +39,31 @@ def test_every_direct_requirement_is_pinned_by_the_constraints():
     assert wanted - pinned - {PROJECT["name"]} == set()
 
 
+NOT_FOR_THE_LIBRARY = {"comfy", "dev"}
+
+
+def extras_of(name):
+    """Return the extras that an extra brings, itself included."""
+    included = {name}
+    for requirement in PROJECT["optional-dependencies"][name]:
+        if match := re.fullmatch(rf"{PROJECT['name']}\[([\w,-]+)\]", requirement):
+            included |= {more for part in match[1].split(",") for more in extras_of(part)}
+    return included
+
+
+def test_the_test_of_the_lowest_versions_has_every_package_of_the_library():
+    """``.ci/library`` installs the extra ``library``."""
+    everything = set(PROJECT["optional-dependencies"])
+    assert extras_of("library") == everything - NOT_FOR_THE_LIBRARY
+
+
+def test_what_the_library_needs_has_a_lowest_version():
+    extras = [PROJECT["optional-dependencies"][name] for name in extras_of("library")]
+    needed = [item for group in (PROJECT["dependencies"], *extras) for item in group]
+    packages = [item for item in needed if package(item) != PROJECT["name"]]
+    assert [item for item in packages if not re.match(r"[\w.-]+>=\d", item)] == []
+
+
 def test_the_constraints_name_exact_public_versions():
     for line in lines_of("constraints.txt"):
         assert re.fullmatch(r'[\w.-]+==[\w.]+(; python_version >= "3\.11")?', line), line

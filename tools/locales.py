@@ -10,6 +10,7 @@ stays on it. What is missing is listed, with the old line it resembles, and stay
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
 import sys
@@ -148,6 +149,7 @@ def write_all(english: Mapping[str, Tree], memory: Memory) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     with ComfyServer() as server, urllib.request.urlopen(f"{server.url}/object_info") as answer:
         english = english_files(json.load(answer))
     everything = {key: value for tree in english.values() for key, value in tree.items()}

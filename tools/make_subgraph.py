@@ -8,7 +8,9 @@ subgraph; what it joins to outside only shows it which inputs and outputs there 
 
 from __future__ import annotations
 
+import argparse
 import sys
+import uuid
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -21,7 +23,7 @@ from tools.comfyui.server import ROOT, ComfyServer
 
 NAME = "Train LoRA with Chunk-GRPO"
 FILE = ROOT / "subgraphs" / f"{NAME}.json"
-IDENTITY = "6d0c5d7e-3c1f-5b0a-9d55-2f6c63c0a7b1"  # ComfyUI would take a new one each time
+IDENTITY = "6d0c5d7e-3c1f-5b0a-9d55-2f6c63c0a7b1"  # ComfyUI would take new ones each time
 EXAMPLE = "10_flux1_dev_bf16"
 PROMPTS, PRESET, TRAIN, SAVE = INSIDE = ("10", "20", "40", "42")
 SHOWN = [  # widgets of the nodes inside that the subgraph has, too
@@ -52,6 +54,7 @@ CONVERT = """([inside, places, shown, name]) => {
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     with ComfyServer() as server, ComfyBrowser(server.url) as browser:
         write_json(FILE, blueprint(browser.open()))
 
@@ -85,6 +88,9 @@ def blueprint(page: ComfyPage) -> dict:
     (node,) = (node for node in workflow["nodes"] if node["id"] == key)
     node |= {"type": IDENTITY, "pos": [0, 0], "size": SIZE, "order": 0}
     definition |= {"id": IDENTITY, "category": "training/chunk-grpo", "description": DESCRIPTION}
+    for side in ("inputs", "outputs"):
+        for end in definition[side]:
+            end["id"] = str(uuid.uuid5(uuid.UUID(IDENTITY), f"{side}.{end['name']}"))
     for end in node["inputs"]:
         end["link"] = None
     for end in node["outputs"]:

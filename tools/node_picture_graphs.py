@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tools.comfyui.graphs import Prompt, node, upstream
 
-__all__ = ["FIRST_RUN", "LORA_FILE", "SECOND_RUN", "VIEWS", "Shown", "View", "graph_of"]
+__all__ = ["FIRST_RUN", "LORA_FILE", "SECOND_RUN", "VIEWS", "Shown", "View", "graph_of", "sockets"]
 
 CAPTION = "two large green triangles on a black background"
 LORA_FILE = "chunk_grpo/triangles"
@@ -47,6 +47,11 @@ def graph_of(keys: Sequence[str]) -> tuple[Prompt, bool]:
     """Return the nodes that some nodes need, and whether they stand in the second run."""
     second = not all(key in FIRST_RUN for key in keys)
     return upstream(SECOND_RUN if second else FIRST_RUN, *keys), second
+
+
+def sockets(inputs: Iterable[str], outputs: Iterable[str]) -> str:
+    """Return what a picture keeps of its node, so that a test can tell when it is out of date."""
+    return f"inputs {', '.join(sorted(inputs))}; outputs {', '.join(sorted(outputs))}"
 
 
 def _sampled(name: str, title: str, model: list, sampler: list) -> Prompt:
@@ -265,7 +270,7 @@ VIEWS = {
     "CombineRewards": View(
         [[Shown("reward", 280, 210), Shown("saturation", 280, 210)], [Shown("combined", 260)]]
     ),
-    "ScoreImages": _stack("scores", ("scored", 310)),
+    "ScoreImages": _stack(("scores", 590), ("scored", 270)),
     "PickBestImages": _stack("pick", ("picked", 250), ("scored", 310)),
     "GRPOSettings": _stack(("offloaded", 760)),
     "GRPOObjective": _stack(("objective", 560)),

@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from tools.comfyui.browser import FOCUS, HIDE_THE_REST, ComfyBrowser, ComfyPage
 from tools.comfyui.graphs import Prompt
 from tools.comfyui.server import ROOT, ComfyServer
-from tools.node_picture_graphs import FIRST_RUN, SECOND_RUN, VIEWS, View, graph_of
+from tools.node_picture_graphs import FIRST_RUN, SECOND_RUN, VIEWS, View, graph_of, sockets
 
 FOLDER = ROOT / "web" / "docs" / "images"
 PREFIX = "ChunkGRPO_"
@@ -69,6 +69,11 @@ PREVIEWS_ARE_THERE = """(ids) => ids.every((id) => {
   const node = window.app.graph.getNodeById(id);
   return node.type !== "PreviewImage" || node.imgs?.every((image) => image.complete);
 })"""
+SOCKETS = """async (type) => {
+  const { input, output_name } = (await window.app.getNodeDefs())[type];
+  const inputs = ["required", "optional"].flatMap((group) => Object.keys(input[group] ?? {}));
+  return [inputs, output_name];
+}"""
 CAN_RUN = "() => window.app.graph.nodes.some((n) => n.constructor.nodeData?.output_node)"
 TIDY = """() => {
   window.app.extensionManager.setting.set("Comfy.NodeBadge.NodeSourceBadgeMode", "None");
@@ -110,7 +115,7 @@ def make(browser: ComfyBrowser, graph: Prompt, keys: list[str], names: list[str]
     page.page.add_style_tag(content=HIDE_THE_REST)
     for name in names:
         path = FOLDER / f"{PREFIX}{name}.jpg"
-        write(photograph(page, VIEWS[name], ids), path)
+        write(photograph(page, VIEWS[name], ids), path, page.page.evaluate(SOCKETS, PREFIX + name))
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB", flush=True)
     page.close()
 
@@ -130,10 +135,10 @@ def photograph(page: ComfyPage, view: View, ids: dict[str, int]) -> Image.Image:
     return Image.open(io.BytesIO(page.page.screenshot(clip=box))).convert("RGB")
 
 
-def write(picture: Image.Image, path: Path) -> None:
-    """Write a JPEG that is small enough."""
+def write(picture: Image.Image, path: Path, names: list[list[str]]) -> None:
+    """Write a JPEG that is small enough and says which inputs and outputs its node had."""
     for quality in range(92, 40, -4):
-        picture.save(path, quality=quality, optimize=True)
+        picture.save(path, quality=quality, optimize=True, comment=sockets(*names))
         if path.stat().st_size <= BYTES:
             return
 

@@ -5,6 +5,7 @@ python tools/paper_index.py
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -42,5 +43,10 @@ def page(text: str) -> str:
     return f"{before}{START}\n\n{sections}\n\n{END}{after}"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

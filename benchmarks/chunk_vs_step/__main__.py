@@ -52,7 +52,11 @@ def run_study(results: Path, work: Path, processes: int) -> None:
 
 def main() -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="benchmarks.chunk_vs_step", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.chunk_vs_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("command", choices=("run", "report"))
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--results", type=Path, default=RESULTS)
