@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.rewards import REWARDS, load_reward
+from ..chunk_grpo_core.rewards import REWARDS, check_reward, load_reward
 from ..chunk_grpo_core.rewards.catalog import CATALOG
 from ..chunk_grpo_core.rewards.pixels import as_colour
 from ..chunk_grpo_core.rewards.settings import reward_settings
@@ -128,8 +128,6 @@ class LoadReward(io.ComfyNode):
 
 def _check(name: str, colour: str, settings: str, url: str) -> dict[str, Any]:
     """Everything that can be known before files are read; the settings of the reward."""
-    if name not in REWARDS:
-        raise ValueError(f"reward is {name!r}; it must be one of {', '.join(REWARDS)}")
     lines = (line.strip() for line in settings.splitlines())
     options = reward_settings([line for line in lines if line and not line.startswith("#")])
     for key in options:
@@ -142,4 +140,4 @@ def _check(name: str, colour: str, settings: str, url: str) -> dict[str, Any]:
         if not url.strip():
             raise ValueError(f"{name} needs the url of a server, such as http://127.0.0.1:8765")
         options["url"] = url.strip()
-    return options
+    return check_reward(name, options, whole=False)  # pictures and files come through inputs

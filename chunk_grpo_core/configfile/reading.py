@@ -14,7 +14,6 @@ allowed. ``writing.py`` writes such files. Relative paths start at the file's fo
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from ..method.schedule import TimeGrid, shifted_grid
 from ..models.registry import FAMILIES, ChosenModel, family_named
 from ..presets import PRESETS, preset_values
 from ..prompts.split import PromptConfig
-from ..rewards import REWARDS
+from ..rewards import REWARDS, check_reward
 from ..train.config import TrainConfig, is_setting
 from ..watch.trackers import TRACKERS
 from .keys import Key, checked, keys, nearest, tables
@@ -250,18 +249,8 @@ def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
         raise ValueError(f"reward.name is {name!r}{nearest(str(name), list(REWARDS))}")
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
         raise ValueError(f"reward.weight is {weight!r}; it must be a number")
-    parameters = inspect.signature(REWARDS[name], eval_str=True).parameters.values()
-    kinds = {p.name: p.annotation for p in parameters if p.kind is not p.VAR_KEYWORD}
-    is_open = len(kinds) < len(parameters)  # its loader knows further settings, and checks them
-    allowed = ["name", "weight", *kinds]
-    for setting in settings:
-        value: Any = settings[setting]
-        if setting not in kinds and not is_open:
-            raise ValueError(
-                f"the reward {name} has no setting {setting}{nearest(setting, allowed)}"
-            )
-        key = Key("reward", setting, kinds.get(setting), "")
-        value = checked(key, value) if key.has_plain_kind else value
+    settings = check_reward(name, settings, key="reward.{name}")
+    for setting, value in settings.items():
         if setting in _REWARD_PATHS:
             is_list = isinstance(value, list)
             paths = [_absolute(str(text), folder) for text in (value if is_list else [value])]

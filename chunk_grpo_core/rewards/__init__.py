@@ -8,14 +8,17 @@ one entry in ``catalog.py``.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
-from ..method.reward import Reward
+from torch import Tensor
 
-__all__ = ["REWARDS", "load_reward"]
+from ..method.reward import Reward
+from .settings import IN_WORDS, checked_settings
+
+__all__ = ["REWARDS", "check_reward", "load_reward"]
 
 
 def _tiny_world() -> Reward:
@@ -30,7 +33,7 @@ def _target_colour(colour: str = "#2060c0") -> Reward:
     return target_colour(colour)
 
 
-def _target_image(image: str) -> Reward:
+def _target_image(image: str | Path | Tensor) -> Reward:
     from .analytic import target_image
 
     return target_image(image)
@@ -78,54 +81,53 @@ def _ocr(
     return OcrReward(strict=strict, no_target=no_target, reader=reader)
 
 
-def _clipscore(**settings: Any) -> Reward:
+def _clipscore() -> Callable[..., Reward]:
     from .networks.clipscore import load_clipscore
 
-    return _from_files(load_clipscore, settings)
+    return load_clipscore
 
 
-def _pickscore(**settings: Any) -> Reward:
+def _pickscore() -> Callable[..., Reward]:
     from .networks.pickscore import load_pickscore
 
-    return _from_files(load_pickscore, settings)
+    return load_pickscore
 
 
-def _hpsv2(**settings: Any) -> Reward:
+def _hpsv2() -> Callable[..., Reward]:
     from .networks.hpsv2 import load_hpsv2
 
-    return _from_files(load_hpsv2, settings)
+    return load_hpsv2
 
 
-def _aesthetic(**settings: Any) -> Reward:
+def _aesthetic() -> Callable[..., Reward]:
     from .networks.aesthetic import load_aesthetic
 
-    return _from_files(load_aesthetic, settings)
+    return load_aesthetic
 
 
-def _imagereward(**settings: Any) -> Reward:
+def _imagereward() -> Callable[..., Reward]:
     from .networks.imagereward import load_imagereward
 
-    return _from_files(load_imagereward, settings)
+    return load_imagereward
 
 
-def _hpsv3(**settings: Any) -> Reward:
+def _hpsv3() -> Callable[..., Reward]:
     from .networks.hpsv3 import load_hpsv3
 
-    # What its authors run it in, and what fits beside 15.5 GB of weights.
-    return _from_files(load_hpsv3, {"dtype": "bfloat16", "batch_size": 4, **settings})
+    return load_hpsv3
 
 
-def _geneval(**settings: Any) -> Reward:
+def _geneval() -> Callable[..., Reward]:
     from .geneval.load import load_geneval
 
-    return _from_files(load_geneval, settings)
+    return load_geneval
 
 
 def _remote_http(url: str, batch_size: int = 8, **server: Any) -> Reward:
     from .remote.http import JsonServer
     from .remote.reward import RemoteReward
 
-    return RemoteReward(_called(JsonServer, {"url": url, **server}), batch_size=batch_size)
+    return RemoteReward(JsonServer(url=url, **server), batch_size=batch_size)
 
 
 def _vlm_judge(
@@ -140,7 +142,44 @@ def _vlm_judge(
     from .remote.vlm_judge import VlmJudge, load_judge
 
     server |= {"url": url, "token_env": token_env, "concurrency": concurrency}
-    return VlmJudge(_called(JsonServer, server), model=model, judge=load_judge(judge))
+    return VlmJudge(JsonServer(**server), model=model, judge=load_judge(judge))
+
+
+def _server() -> tuple[Callable[..., Any], ...]:
+    from .remote.http import JsonServer
+
+    return (JsonServer,)
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """Makes a reward that hands settings on to others."""
+
+    make: Callable[..., Reward]
+    further: Callable[[], tuple[Callable[..., Any], ...]]
+    """What declares the settings that ``make`` hands on."""
+
+    def __call__(self, **settings: Any) -> Reward:
+        return self.make(**settings)
+
+
+def _network(loader: Callable[[], Callable[..., Reward]], **defaults: object) -> _Loader:
+    """A reward of weight files: its loader is told where files are and how a network runs."""
+
+    def declarations() -> tuple[Callable[..., Any], ...]:
+        from .networks.network import LoadOptions
+
+        return LoadOptions, loader()
+
+    def make(**settings: Any) -> Reward:
+        from .networks.network import LoadOptions
+
+        settings = {**defaults, **settings}
+        names = {field.name for field in fields(LoadOptions)} & set(settings)
+        options = LoadOptions(**{name: settings.pop(name) for name in names})
+        return loader()(options=options, **settings)
+
+    return _Loader(make, declarations)
 
 
 REWARDS: dict[str, Callable[..., Reward]] = {
@@ -152,16 +191,17 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "sharpness": _sharpness,
     "jpeg_compressibility": _jpeg_compressibility,
     "jpeg_incompressibility": _jpeg_incompressibility,
-    "clipscore": _clipscore,
-    "pickscore": _pickscore,
-    "hpsv2": _hpsv2,
-    "aesthetic": _aesthetic,
-    "imagereward": _imagereward,
-    "hpsv3": _hpsv3,
-    "remote_http": _remote_http,
-    "vlm_judge": _vlm_judge,
+    "clipscore": _network(_clipscore),
+    "pickscore": _network(_pickscore),
+    "hpsv2": _network(_hpsv2),
+    "aesthetic": _network(_aesthetic),
+    "imagereward": _network(_imagereward),
+    # What its authors run it in, and what fits beside 15.5 GB of weights.
+    "hpsv3": _network(_hpsv3, dtype="bfloat16", batch_size=4),
+    "remote_http": _Loader(_remote_http, _server),
+    "vlm_judge": _Loader(_vlm_judge, _server),
     "ocr": _ocr,
-    "geneval": _geneval,
+    "geneval": _network(_geneval),
 }
 
 
@@ -172,29 +212,33 @@ def load_reward(name: str, **settings: object) -> Reward:
     :class:`~chunk_grpo_core.rewards.networks.network.LoadOptions` among their settings.
 
     Raises:
-        ValueError: The name is unknown, or a setting is missing, unknown or out of range.
+        ValueError: The name is unknown, or a setting is missing, unknown, of the wrong type or out
+            of range.
         FileNotFoundError: A file the reward needs is not on this machine.
     """
-    if name not in REWARDS:
-        raise ValueError(f"reward is {name!r}; it must be one of {', '.join(REWARDS)}")
-    return _called(REWARDS[name], settings)
+    settings = check_reward(name, settings)
+    return REWARDS[name](**settings)
 
 
-def _from_files(load: Callable[..., Reward], settings: Mapping[str, Any]) -> Reward:
-    """Call a loader that wants to know first where files are and how a network runs."""
-    from .networks.network import LoadOptions
+def check_reward(
+    name: object, settings: Mapping[str, Any], *, key: str = IN_WORDS, whole: bool = True
+) -> dict[str, Any]:
+    """Check the name and the settings of a reward before it is loaded.
 
-    load_names = {field.name for field in fields(LoadOptions)}
-    options = LoadOptions(**{key: value for key, value in settings.items() if key in load_names})
-    further = {key: value for key, value in settings.items() if key not in load_names}
-    return _called(load, {"options": options, **further})
+    Args:
+        name: It must be a key of :data:`REWARDS`.
+        settings: As they were given.
+        key: How a message names a setting, with ``{reward}`` and ``{name}`` in it.
+        whole: Whether all settings without a default must be there.
 
+    Returns:
+        The settings, see :func:`~chunk_grpo_core.rewards.settings.checked_settings`.
 
-def _called(make: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
-    """Call with settings that a user wrote: a wrong name is their mistake, not a bug."""
-    signature = inspect.signature(make)
-    try:
-        signature.bind(**settings)
-    except TypeError as error:
-        raise ValueError(f"settings of the reward: {error}; it takes {signature}") from None
-    return make(**settings)
+    Raises:
+        ValueError: The name is unknown; or a setting is unknown, missing, or of the wrong type.
+    """
+    loader = REWARDS.get(name) if isinstance(name, str) else None
+    if loader is None:
+        raise ValueError(f"reward is {name!r:.80}; it must be one of {', '.join(REWARDS)}")
+    further = (*loader.further(), loader.make) if isinstance(loader, _Loader) else (loader,)
+    return checked_settings(further, settings, reward=str(name), key=key, whole=whole)

@@ -171,7 +171,7 @@ def test_a_preset_fills_what_the_file_does_not_say(name):
         ),
         (
             changed("reward", name="target_colour", colour=3),
-            "reward.colour is 3; it must be a text in quotes",
+            'reward.colour is 3; it must be a text; for a text, write "3" in quotes',
         ),
         (
             changed("reward", name="tiny_world", weight="much"),

@@ -84,7 +84,7 @@ def test_unknown_rewards_and_settings_are_named():
         load_reward("hps")
     with pytest.raises(ValueError, match="color"):
         load_reward("target_colour", color="#ffffff")
-    with pytest.raises(ValueError, match="folders is 'models'; it must be a list"):
+    with pytest.raises(ValueError, match="folders is 'models'; it must be a list of texts"):
         load_reward("pickscore", folders="models")
     with pytest.raises(ValueError, match="dtype is 'half'; it must be one of float32"):
         load_reward("pickscore", dtype="half")
@@ -99,7 +99,7 @@ def test_unknown_rewards_and_settings_are_named():
         ("clipscore", {"convention": "x100"}, "convention is 'x100'; .* cosine, percent, paper"),
         ("hpsv2", {"version": "3"}, "version is '3'; it must be one of 2.1, 2.0"),
         ("hpsv2", {"scale": 0}, "scale is 0; it must be above 0"),
-        ("imagereward", {"version": "3"}, "settings of the reward"),
+        ("imagereward", {"version": "3"}, "the reward imagereward has no setting version"),
     ],
 )
 def test_settings_are_checked_before_any_file_is_looked_for(name, settings, message):
