@@ -133,7 +133,7 @@ def run_demo(
             tables={
                 "model": {"type": "tiny"},
                 "prompts": {"held_out": len(HELD_OUT)},
-                "reward": [{"name": "tiny_world"}],
+                "reward": [{"name": "tiny_world", "weight": 1.0}],
                 "run": {"pictures": evaluation_seeds},
             },
         )

@@ -4,7 +4,7 @@
 import json
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,18 +13,20 @@ from rich.console import Console
 from rich.table import Table
 
 from ..configfile.reading import read_config_file
-from ..configfile.record import read_run
 from ..configfile.run_config import RewardEntry, RunConfig
 from ..disk.atomic import write_whole
 from ..measure.evaluate import evaluate as measure
 from ..measure.sampling import draw
 from ..method.planners import adaptive_plan
+from ..method.policy import Policy
+from ..method.reward import Reward
 from ..method.schedule import shifted_grid
 from ..prompts.example import examples_of
 from ..rewards.settings import reward_settings
 from ..runs.folder import RunFolder
 from ..runs.load import load_adapter, load_policy, load_prompts, load_rewards
 from ..runs.outcome import EVALUATION_SEED
+from ..runs.recorded import RecordedRun, open_to_look
 from ..runs.results import measure_curve
 from ..train.batch_limit import BatchLimit
 from ..watch.comparison import Comparison
@@ -64,13 +66,25 @@ def sample(
 ) -> None:
     """Draw pictures with the model, with or without a LoRA, without sampling noise."""
     with clear_errors("pictures so far were not written"), ProgressBar() as bar:
-        config, own_lora = _open(source, changes)
+        opened = _open(source, changes)
+        config = opened.config
+        chosen = None if base else lora or opened.lora
+        if chosen is None and opened.run and not base:
+            raise ValueError(
+                f"{source} has no lora.safetensors, which a run has at its end; finish the run, "
+                "name a file with --lora, or draw the base model with --base"
+            )
         prompts = examples_of(prompt or load_prompts(config).held_out[:4])
         if not prompts:
             raise ValueError(f"{source} holds no prompts out; say what to draw with --prompt")
         policy = load_policy(config, prompts)
-        if chosen := None if base else lora or own_lora:
+        opened.check_model(policy)
+        if chosen:
             load_adapter(policy, chosen)
+        elif not base and not config.run.continue_from:
+            typer.echo(
+                f"{source} is a configuration without a LoRA: the base model draws", err=True
+            )
         settings = config.settings
         with policy.adapter.disabled() if base else nullcontext():
             pictures = list(
@@ -101,9 +115,11 @@ def analyze(
     The base model is measured, with the grid and the rule that would train.
     """
     with clear_errors("nothing was written"), ProgressBar() as bar:
-        config, _ = _open(source, changes)
+        opened = _open(source, changes)
+        config = opened.config
         chosen = load_prompts(config).train[:prompts]
         policy = load_policy(config, chosen)
+        opened.check_model(policy)
         with policy.adapter.disabled():
             curve = measure_curve(
                 policy,
@@ -157,15 +173,19 @@ def evaluate(
     Judge also with a reward that was not trained on: what rises alone may be reward hacking.
     """
     with clear_errors("nothing was written"), ProgressBar() as bar:
-        config, own_lora = _open(source, changes)
+        opened = _open(source, changes)
+        config = opened.config
         if reward is not None:
             entry = RewardEntry(name=reward, weight=1.0, settings=reward_settings(setting or []))
             config = replace(config, rewards=(entry,))
-        chosen = lora or own_lora
+        chosen = lora or opened.lora
         if chosen is None:
             raise ValueError(f"{source} has no LoRA of its own; name one with --lora")
         judge, held_out = load_rewards(config), load_prompts(config).held_out
+        if reward is None:
+            opened.check_reward(judge)
         policy, settings = load_policy(config, held_out), config.settings
+        opened.check_model(policy)
         load_adapter(policy, chosen)
         limit, sides = BatchLimit(size=settings.batch_size), {}
         for which in ("before", "after"):
@@ -195,9 +215,35 @@ def evaluate(
         typer.echo(comparison.table())
 
 
-def _open(source: Path, changes: list[str] | None) -> tuple[RunConfig, Path | None]:
-    """The configuration of a file or a run folder, and the LoRA of the latter."""
+@dataclass(frozen=True)
+class _Opened:
+    """A configuration, from a file or from a run."""
+
+    config: RunConfig
+    changes: list[str]
+    run: RecordedRun | None = None
+    lora: Path | None = None
+    """That of the run."""
+
+    def check_model(self, policy: Policy) -> None:
+        """Make sure that the model is that of the run, unless ``--set`` names another."""
+        if self.run and not self._sets("model"):
+            self.run.check_model(policy)
+
+    def check_reward(self, reward: Reward) -> None:
+        """Make sure that the reward is that of the run, unless ``--set`` names another."""
+        if self.run and not self._sets("reward"):
+            self.run.check_reward(reward)
+
+    def _sets(self, table: str) -> bool:
+        return any(change.strip().startswith(f"{table}.") for change in self.changes)
+
+
+def _open(source: Path, changes: list[str] | None) -> _Opened:
+    """The configuration of a file or a run folder."""
+    changes = changes or []
     if not source.is_dir():
-        return read_config_file(source, changes or ()), None
-    lora = RunFolder(source).lora_file
-    return read_run(source, changes or ()), lora if lora.exists() else None
+        return _Opened(read_config_file(source, changes), changes)
+    folder = RunFolder(source)
+    run, lora = open_to_look(folder, changes), folder.lora_file
+    return _Opened(run.config, changes, run, lora if lora.exists() else None)

@@ -6,6 +6,8 @@
     [lora] [run]                # their keys: keys.py
     [[reward]]                  # instead of [reward], several of them, each with a weight
 
+The part [record] that the file of a run has besides is not looked at here (``record.py``).
+
 A file is a patch over its preset: dotted keys of ``TrainConfig``, and what is loaded. A key that
 does not exist, a value of the wrong type or out of range is an error that names it and what is
 allowed. ``writing.py`` writes such files. Relative paths start at the file's folder.
@@ -30,7 +32,7 @@ from ..train.config import TrainConfig, is_setting
 from ..watch.trackers import TRACKERS
 from .keys import Key, checked, keys, nearest, tables
 from .run_config import GridTable, PlanTable, PromptTable, RewardEntry, RunConfig, RunTable
-from .toml import parse_toml
+from .toml import parse_toml, read_toml
 
 __all__ = ["changed", "read_config", "read_config_file", "settings_in"]
 
@@ -53,9 +55,9 @@ def read_config_file(path: str | Path, changes: Sequence[str] = ()) -> RunConfig
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration file {path}")
+    document = read_toml(path)
     try:
-        data = changed(parse_toml(path.read_text(encoding="utf-8-sig")), changes)
-        return read_config(data, path.resolve().parent, path.stem)
+        return read_config(changed(document, changes), path.resolve().parent, path.stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -84,9 +86,7 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     grid = _grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model)
     steps = grid.trainable_steps
     patch = {**base, **{key: values[key] for key in values if is_setting(key)}, "grid": grid}
-    recorded = _recorded(data, plan)
-    fallback = per_step_plan if plan.needs_curve else plan.read
-    patch["plan"] = recorded or fallback(steps)
+    patch["plan"] = per_step_plan(steps) if plan.needs_curve else plan.read(steps)
     config = RunConfig(
         name=name,
         preset=preset,
@@ -95,7 +95,6 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
         prompt_config=_table(PromptConfig, values, "prompts"),
         rewards=_rewards(data.get("reward"), folder, model),
         plan=plan,
-        is_measured=recorded is not None,
         settings=TrainConfig.of(patch),
         run=_table(RunTable, values, "run"),
     )
@@ -105,37 +104,26 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     return config
 
 
-def settings_in(data: Mapping[str, Any]) -> TrainConfig:
+def settings_in(data: Mapping[str, Any], measured: ChunkPlan | None = None) -> TrainConfig:
     """The settings of parsed TOML that says its own grid and plan, such as the record of a run.
 
     What is loaded (model, rewards, prompts) is not looked at.
 
+    Args:
+        data: The file.
+        measured: The plan that [plan] became, where it is read off a curve.
+
     Raises:
         ValueError: One of them is wrong; the message names it.
     """
+    _check_top(data)
     loaded = ("model", "prompts", "run", "reward")
     training = {name: entry for name, entry in data.items() if name not in loaded}
-    _check_top(training)
     values = _values(training, keys(), Path())
     grid = _grid(_table(GridTable, values, "grid"), None, None)
-    table = _table(PlanTable, values, "plan")
-    plan = _recorded(data, table) or table.read(grid.trainable_steps)
+    plan = measured or _table(PlanTable, values, "plan").read(grid.trainable_steps)
     settings = {key: value for key, value in values.items() if is_setting(key)}
     return TrainConfig.of({**settings, "grid": grid, "plan": plan})
-
-
-def _recorded(data: Mapping[str, Any], plan: PlanTable) -> ChunkPlan | None:
-    """The plan of a record, with its curve, if it was read off one for what the file says now."""
-    try:
-        recorded = data.get("record", {}).get("plan")
-        if recorded is None or recorded["written"] != asdict(plan):
-            return None
-        weights = None if recorded["weights"] == "none" else tuple(recorded["weights"])
-        return ChunkPlan.from_json({**recorded, "weights": weights})
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"[record.plan] is broken ({error!r}); take the table out to have the plan read anew"
-        ) from error
 
 
 def _check_top(data: Mapping[str, Any]) -> None:
@@ -187,7 +175,7 @@ def _where(name: str, table: str, tables: _Keys) -> str:
         return f"; it belongs into [{homes[0]}]"
     families = [f.name for f in FAMILIES.values() if name in keys(f.table)["model"]]
     if table == "model" and families:
-        return f" for this type of model; it is for {', '.join(families)}"
+        return f" for this type of model; it is for {', '.join(families)} (model.type)"
     return nearest(name, ["preset", *tables[""]] if not table else list(tables[table]))
 
 
@@ -208,7 +196,8 @@ def _prompt_table(values: Mapping[str, Any], model: ChosenModel) -> PromptTable:
         raise ValueError("prompts has both file and text; give one of them")
     if model.family.captions is None and not table.file and not table.text:
         raise ValueError(
-            "prompts.file is missing; name a .txt, .jsonl, .json, .csv or .tsv file of prompts"
+            "prompts.file is missing; name a .txt, .jsonl, .json, .csv or .tsv file of prompts, "
+            f"because a model of model.type {model.type} brings none along"
         )
     return table
 
@@ -262,6 +251,8 @@ def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
 def changed(data: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """Apply changes, each ``KEY=VALUE``, to a parsed file; a value is TOML, or else a text.
 
+    Of several rewards, ``reward.2.weight`` is the weight of the second.
+
     Raises:
         ValueError: One is written otherwise, or cannot be applied.
     """
@@ -271,12 +262,34 @@ def changed(data: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
         table, _, key = dotted.rpartition(".")
         if not equals or not key:
             raise ValueError(f"{text!r} changes nothing; write KEY=VALUE, such as iterations=20")
-        try:
-            parsed = parse_toml(f"x = {value}")["x"]
-        except ValueError:
-            parsed = value
-        place = data.setdefault(table, {}) if table else data
-        if not isinstance(place, dict):
-            raise ValueError(f"{text!r}: [[{table}]] is a list; change the file itself")
-        place[key] = parsed
+        _place(data, table, text)[key] = _value(value)
     return data
+
+
+def _value(text: str) -> object:
+    try:
+        parsed = parse_toml(f"x = {text}")
+    except ValueError:
+        return text
+    return parsed["x"] if parsed.keys() == {"x"} else text
+
+
+def _place(data: dict[str, Any], table: str, change: str) -> dict[str, Any]:
+    """The table that a change belongs into, made if needed."""
+    name, _, number = table.partition(".")
+    if not table:
+        return data
+    if name == "reward" and isinstance(rewards := data.get(name), list):
+        number = number or ("1" if len(rewards) == 1 else "")
+        if number.isdecimal() and 1 <= int(number[:9]) <= len(rewards):
+            place = rewards[int(number) - 1]
+        else:
+            raise ValueError(
+                f"{change!r}: there are {len(rewards)} rewards; write reward.1.KEY=VALUE for the "
+                "first"
+            )
+    else:
+        place = data.setdefault(table, {})
+    if not isinstance(place, dict):
+        raise ValueError(f"{change!r}: {table} is no table; change the file itself")
+    return place

@@ -113,12 +113,12 @@ class RunConfig:
     prompt_config: PromptConfig
     rewards: tuple[RewardEntry, ...]
     plan: PlanTable
-    is_measured: bool
-    """Whether the file is the record of a run, which holds the plan that was read off a curve."""
     settings: TrainConfig
     """Settings of the training. A plan that is yet to be read off a curve is not known before
     :meth:`train_config`; until then every step has a chunk of its own here."""
     run: RunTable
+    is_measured: bool = False
+    """Whether ``settings`` have the plan that was read off a curve, from the record of a run."""
     recorded: PromptSet | None = None
     """The prompts of a run that is the source of this; None reads them from their files."""
 

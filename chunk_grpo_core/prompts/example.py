@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Example", "Prompt", "examples_of"]
+__all__ = ["Example", "Prompt", "examples_of", "is_unicode"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Example:
     Two examples are equal if text, metadata and picture are.
 
     Raises:
-        ValueError: The text is not a string or holds half a character (a lone surrogate), or the
-            metadata is not what JSON can hold.
+        ValueError: The text is not a string, the metadata is not what JSON can hold, or one of them
+            has half a character, which no file can hold (a lone surrogate).
     """
 
     text: str = field(compare=False)
@@ -53,6 +53,11 @@ class Example:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{where} cannot be written as JSON: {error}") from error
         picture = None if self.picture is None else Path(self.picture)
+        if not is_unicode(json.dumps(json.loads(metadata), ensure_ascii=False)):
+            raise ValueError(
+                f"{where} holds half a character (a lone surrogate), which no file can keep; take "
+                "it out"
+            )
         # Read back, so that an example from a record equals the one that was recorded.
         object.__setattr__(self, "metadata", json.loads(metadata))
         object.__setattr__(self, "picture", picture)
@@ -94,6 +99,15 @@ class Example:
             f"a recorded prompt is {record!r:.200}; it must be a text, or a mapping with 'prompt', "
             "'metadata' and 'picture'"
         )
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: a lone surrogate is half of a character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 Prompt = str | Example

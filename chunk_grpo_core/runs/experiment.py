@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..algorithms.algorithm import Algorithm
+from ..configfile.edits import check_edits
+from ..configfile.facts import loaded_facts
 from ..configfile.record import PYTHON, Record, new_run_id, read_record, write_run
 from ..disk.atomic import write_whole
 from ..measure.evaluate import Evaluation, evaluate, paired_gain
@@ -37,7 +39,7 @@ from ..watch.pictures import SampleWriter
 from .folder import RunFolder, locked_run
 from .outcome import EVALUATION_SEED, Outcome
 
-__all__ = ["check_held_out", "loaded_facts", "run_experiment"]
+__all__ = ["check_held_out", "run_experiment"]
 
 
 def check_held_out(prompts: Sequence[Prompt]) -> None:
@@ -67,6 +69,7 @@ def run_experiment(
     limit: BatchLimit | None = None,
     processes: Processes | None = None,
     tables: Mapping[str, Any] = PYTHON,
+    follows_record: bool = False,
 ) -> Outcome:
     """Measure, train, measure again; everything is kept in the run folder.
 
@@ -92,6 +95,8 @@ def run_experiment(
         tables: What the record says of that which was loaded: ``model``, and where a configuration
             named them ``prompts``, ``reward``, ``plan`` and ``run``. See
             :func:`~chunk_grpo_core.configfile.writing.settings_text`.
+        follows_record: Whether ``config`` and ``tables`` were read from the record of the run that
+            is resumed. Otherwise an edit of the record must be in them, too.
 
     Raises:
         NothingScored: No picture of an iteration or of a measurement has a score; the run can be
@@ -100,8 +105,9 @@ def run_experiment(
         FileNotFoundError: The folder holds no run and ``resume`` is True, or it was moved or
             deleted meanwhile.
         CannotWrite: The disk is full, or something else is in the way; the run can be resumed.
-        ValueError: The run was trained with something that may not change, there are too few
-            prompts, or the processes have different models, rewards or prompts.
+        ValueError: The run was trained with something that may not change, its record was edited
+            and says something else, there are too few prompts, or the processes have different
+            models, rewards or prompts.
     """
     check_held_out(held_out)
     processes = processes or Processes()
@@ -122,6 +128,7 @@ def run_experiment(
             limit=limit or BatchLimit(size=config.batch_size),
             processes=processes,
             tables=tables,
+            follows_record=follows_record,
         )
 
 
@@ -142,6 +149,7 @@ def _experiment(
     limit: BatchLimit,
     processes: Processes,
     tables: Mapping[str, Any],
+    follows_record: bool,
 ) -> Outcome:
     """See :func:`run_experiment`."""
     metrics, measurements = MetricsWriter(folder.metrics_file), HeldOutWriter(folder.held_out_file)
@@ -172,6 +180,8 @@ def _experiment(
     config = trainer.config
     listener = listener if processes.is_writer else ignore
     _check_equal(processes.gather(trainer.trained_with))
+    if resume and not follows_record:
+        processes.from_writer(lambda: check_edits(folder.path, config, tables))
     if resume:
         trainer.resume()
 
@@ -251,18 +261,6 @@ def _experiment(
         before=before,
         after=after,
     )
-
-
-def loaded_facts(tables: Mapping[str, Any]) -> dict[str, object]:
-    """What a record's tables say that a training depends on, by dotted key.
-
-    Rewards are not among it: their names and fingerprints are compared.
-    """
-    return {
-        f"{table}.{key}": value
-        for table in ("model", "prompts", "run")
-        for key, value in tables.get(table, {}).items()
-    }
 
 
 def _check_equal(facts: Sequence[Mapping[str, object]]) -> None:

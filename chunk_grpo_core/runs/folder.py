@@ -37,6 +37,10 @@ class RunFolder:
     """The paths of one run."""
 
     path: Path
+    """The folder; a text is taken, too."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
 
     @property
     def run_file(self) -> Path:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..configfile.record import read_run
 from ..configfile.run_config import RunConfig
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.dynamics import DynamicsCurve
@@ -22,12 +21,12 @@ from ..processes.collective import Processes, TorchProcesses
 from ..prompts.split import PromptSet
 from ..train.batch_limit import BatchLimit
 from ..train.events import EvaluationProgress, Listener, broadcast, ignore
-from ..train.may_change import changes_since
 from ..watch.trackers import TRACKERS
-from .experiment import check_held_out, loaded_facts, run_experiment
+from .experiment import check_held_out, run_experiment
 from .folder import RunFolder, locked_run
 from .load import load_policy, load_prompts, load_rewards
 from .outcome import Outcome
+from .recorded import RecordedRun, open_to_resume
 from .results import RunFiles, measure_curve, write_results
 
 __all__ = ["TrainedRun", "resume", "train"]
@@ -57,7 +56,7 @@ def train(
 
     Args:
         config: From :func:`~chunk_grpo_core.configfile.reading.read_config_file`.
-        folder: Run folder; new.
+        folder: Run folder, which must be new; the record names it as ``run.folder``.
         listener: Hears all events, in the first process; what it raises stops the run.
         check_cancel: Raises to stop; called after every micro-step, and between what is loaded.
         processes: Those that train together, each calling this; this one alone if None.
@@ -72,7 +71,9 @@ def train(
     """
     processes = processes or Processes()
     with locked_run(RunFolder(folder), processes, goes_on=False) as run:
-        return _train(config, run, False, listener, check_cancel, processes, shard)
+        place = processes.from_writer(lambda: str(run.path.absolute()))
+        config = replace(config, run=replace(config.run, folder=place))
+        return _train(config, run, None, listener, check_cancel, processes, shard)
 
 
 def resume(
@@ -103,34 +104,23 @@ def resume(
     """
     processes = processes or Processes()
     with locked_run(RunFolder(folder), processes, goes_on=True) as run:
-        config = processes.from_writer(lambda: _config_to_resume(run, changes))
-        return _train(config, run, True, listener, check_cancel, processes, shard)
-
-
-def _config_to_resume(run: RunFolder, changes: Sequence[str]) -> RunConfig:
-    config = read_run(run.path, changes, resumes=True)
-    state = run.checkpoints.newest_state()
-    if state is None:  # nothing was trained: prompts may be other ones, too
-        return replace(config, recorded=None)
-    # Compared here, too, before minutes are spent on loading the model.
-    now = {**config.settings.flat(), **loaded_facts(config.tables())}
-    if config.needs_curve:
-        del now["plan"]
-    changes_since(state, now, says=f"{run.run_file} says")
-    return config
+        recorded = processes.from_writer(lambda: open_to_resume(run, changes))
+        return _train(recorded.config, run, recorded, listener, check_cancel, processes, shard)
 
 
 def _train(
     config: RunConfig,
     run: RunFolder,
-    goes_on: bool,
+    recorded: RecordedRun | None,
     listener: Listener,
     check_cancel: CheckCancel,
     processes: Processes,
     shard: bool,
 ) -> TrainedRun:
-    """See :func:`train`; in a folder that is locked."""
+    """Train a new run, or the one whose record this is, in a folder that is locked."""
     prepared = _prepare(config, run, listener, check_cancel, processes, shard)
+    if recorded:  # compared here, too, before minutes are spent on loading the model
+        processes.from_writer(lambda: recorded.check_reward(prepared.reward))
     policy, settings = _load(config, prepared), config.settings
     check_cancel()
     if config.needs_curve:
@@ -144,13 +134,14 @@ def _train(
         prepared.prompts.held_out,
         settings,
         run,
-        resume=goes_on,
+        resume=recorded is not None,
         evaluation_seeds=config.run.pictures,
         listener=prepared.listener,
         check_cancel=check_cancel,
         limit=limit,
         processes=processes,
         tables=config.tables(),
+        follows_record=True,
     )
     few = prepared.prompts.train[:_CURVE_PROMPTS]
     files = processes.from_writer(lambda: write_results(outcome, policy, run, few, check_cancel))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,12 +23,16 @@ __all__ = [
     "Change",
     "changes_since",
     "check_keys",
+    "differences",
     "load_to_resume",
+    "may_change",
     "prompts_digest",
+    "short",
     "trained_with",
 ]
 
 _FILE = "places of files; the model's name must stay"
+_OF_REWARD = "where a reward is and how fast it is; its name and fingerprint must stay"
 _NOTHING = "the numbers of a training do not depend on them"
 _MEMORY = "how much memory is taken; numbers change by rounding at most"
 _NUMBERS = "change the numbers from there on"
@@ -57,9 +62,27 @@ MAY_CHANGE: dict[str, str] = {
     "model.text_cache": _FILE,
     "model.device": "another machine may have other devices",
     "model.gradient_checkpointing": _MEMORY,
+    "reward.path": _OF_REWARD,
+    "reward.folders": _OF_REWARD,
+    "reward.tokenizers": _OF_REWARD,
+    "reward.image": _OF_REWARD,
+    "reward.head": _OF_REWARD,
+    "reward.clip": _OF_REWARD,
+    "reward.device": _OF_REWARD,
+    "reward.batch_size": _OF_REWARD,
+    "reward.threads": _OF_REWARD,
+    "reward.url": _OF_REWARD,
+    "reward.token_env": _OF_REWARD,
+    "reward.timeout": _OF_REWARD,
+    "reward.retries": _OF_REWARD,
+    "reward.backoff": _OF_REWARD,
+    "reward.concurrency": _OF_REWARD,
+    "reward.max_megabytes": _OF_REWARD,
 }
 """Settings that may change when a run is resumed, by dotted key -> why. Every other one must stay
 as it was. docs/command_line.md shows this table."""
+
+_BACK = "set it back, or start a new run"
 
 
 @dataclass(frozen=True)
@@ -106,8 +129,35 @@ def prompts_digest(prompts: Sequence[Prompt]) -> str:
     return f"{len(prompts)}, SHA-256 {hashlib.sha256(body.encode()).hexdigest()[:16]}"
 
 
+def may_change(key: str) -> bool:
+    """Whether a key may change when a run is resumed; ``reward.2.url`` is the ``url`` of a reward,
+    whichever it is."""
+    return re.sub(r"^reward\.\d+\.", "reward.", key) in MAY_CHANGE
+
+
+def differences(
+    old: Mapping[str, object], new: Mapping[str, object]
+) -> list[tuple[str, object, object]]:
+    """Keys with an old and a new value, where these differ.
+
+    A key that only one of the two has is left out; but a setting of a reward that one of them does
+    not set is None there.
+    """
+    unset = {key: None for key in (*old, *new) if key.startswith("reward.")}
+    olds = {**unset, **old} if "rewards" in old else old
+    news = {**unset, **new} if "rewards" in new else new
+    return [
+        (key, olds[key], value)
+        for key, value in news.items()
+        if key in olds and _compared(key, olds[key]) != _compared(key, value)
+    ]
+
+
 def changes_since(
-    before: TrainingState, now: Mapping[str, object], says: str = "this training has"
+    before: TrainingState,
+    now: Mapping[str, object],
+    says: str = "this training has",
+    way: str = _BACK,
 ) -> tuple[Change, ...]:
     """What has changed since a checkpoint was written, all of it allowed.
 
@@ -116,6 +166,7 @@ def changes_since(
             of the two knows is not compared.
         now: From :func:`trained_with`, or the part of it that is known already.
         says: Who has the new values, for the message.
+        way: What to do, for the message.
 
     Raises:
         ValueError: Something differs that may not change, or fewer iterations are wanted than are
@@ -123,18 +174,11 @@ def changes_since(
     """
     done = before.iteration
     old = {**defaults(), **before.trained_with}
-    changes = [
-        Change(done, key, old[key], value)
-        for key, value in now.items()
-        if key in old and _compared(key, old[key]) != _compared(key, value)
-    ]
-    if refused := [change for change in changes if change.key not in MAY_CHANGE]:
-        new = " and ".join(f"{change.key} = {_short(change.new)}" for change in refused)
-        was = " and ".join(_short(change.old) for change in refused)
-        raise ValueError(
-            f"{says} {new}, but iterations 1 to {done} were trained with {was}; "
-            "set it back, or start a new run"
-        )
+    changes = [Change(done, *difference) for difference in differences(old, now)]
+    if refused := [change for change in changes if not may_change(change.key)]:
+        new = " and ".join(f"{change.key} = {short(change.new)}" for change in refused)
+        was = " and ".join(short(change.old) for change in refused)
+        raise ValueError(f"{says} {new}, but iterations 1 to {done} were trained with {was}; {way}")
     wanted = now.get("iterations", done)
     if isinstance(wanted, int) and wanted < done:
         raise ValueError(f"{says} iterations = {wanted}, but {done} are done already")
@@ -162,7 +206,7 @@ def check_keys(keys: Sequence[str]) -> None:
         ValueError: One may not; the message lists those that may.
     """
     for key in keys:
-        if key not in MAY_CHANGE:
+        if not may_change(key):
             allowed = ", ".join(MAY_CHANGE)
             raise ValueError(f"{key} may not change when a run goes on; these may: {allowed}")
 
@@ -174,6 +218,7 @@ def _compared(key: str, value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as JSON, at most 120 characters of it, for a message."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else f"{text[:120]}..."

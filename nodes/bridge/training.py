@@ -17,6 +17,7 @@ from ...chunk_grpo_core.lora.contents import blaming
 from ...chunk_grpo_core.lora.files import save_lora
 from ...chunk_grpo_core.method.policy import trained_adapter
 from ...chunk_grpo_core.method.reward import NothingScored, Reward
+from ...chunk_grpo_core.models.tensor_cache import digest
 from ...chunk_grpo_core.runs.experiment import run_experiment
 from ...chunk_grpo_core.runs.folder import RunFolder
 from ...chunk_grpo_core.runs.outcome import Outcome
@@ -181,13 +182,46 @@ def train_lora(
                 check_cancel=check_interrupt,
                 wants_stop=run.wants_stop,
                 limit=limit,
-                tables={**COMFYUI, "run": {"pictures": evaluation_seeds}},
+                tables={
+                    "model": {**COMFYUI["model"], **_guidance(prompts, negative, cfg)},
+                    "run": {
+                        "pictures": evaluation_seeds,
+                        "continue_from": "" if continue_from is None else _digest(continue_from),
+                    },
+                },
             )
             lora = policy.lora_model()
             folder.check_in_place()
             save_lora(lora, folder.lora_file, outcome.lora_metadata())
             _draw(outcome, folder)
         return lora, TrainingLog(outcome, str(folder.path))
+
+
+def _guidance(prompts: PromptSet, negative: Conditioning | None, cfg: float) -> dict[str, object]:
+    """What is beside the prompts that guides the MODEL, for the record of the run."""
+    entries = [extras for c in prompts.conditioning.values() for _, extras in c]
+    embedded = {extras["guidance"] for extras in entries if "guidance" in extras}
+    return {
+        "cfg": float(cfg),
+        "negative": "" if cfg == 1.0 or negative is None else _digest(negative),
+        "guidance": sorted(map(float, embedded)),
+    }
+
+
+def _digest(value: Any) -> str:
+    return f"SHA-256 {digest(_hashable(value))[:16]}"
+
+
+def _hashable(value: Any) -> Any:
+    """Lists and dicts of tensors and plain values; of anything else the name of its type."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {str(key): _hashable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_hashable(item) for item in value]
+    is_plain = value is None or isinstance(value, (bool, int, float, str))
+    return value if is_plain else type(value).__name__
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from each import failures_of_each
 from PIL import Image
 from safetensors.torch import load_file
 
-from chunk_grpo_core.configfile.record import read_record, read_run, read_settings
+from chunk_grpo_core.configfile.record import read_document, read_record, read_run, read_settings
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.advantage import AdvantageConfig
 from chunk_grpo_core.method.objective import ObjectiveConfig
@@ -27,7 +27,7 @@ from tools.comfyui.server import PACK_NAME, ROOT
 
 from . import graphs
 from .client import ComfyClient
-from .graphs import MODEL, base_nodes, change, find, node, sampling, shown_text
+from .graphs import CLIP, MODEL, base_nodes, change, find, node, sampling, shown_text
 
 PREFIX = "ChunkGRPO_"
 TRAIN = "ChunkGRPO_TrainLoRA"
@@ -398,6 +398,26 @@ def test_a_run_goes_on_and_its_name_is_not_taken_twice(comfy, comfy_server):
     changes = [(entry.iteration, entry.key) for entry in read_record(metrics.parent).changes]
     assert {(1, "iterations"), (2, "iterations"), (2, "optimizer.learning_rate")} == set(changes)
     assert read_settings(metrics.parent).optimizer.learning_rate == 1e-5
+
+
+def test_what_guides_the_model_is_recorded_and_compared_when_a_run_goes_on(comfy, comfy_server):
+    words = {name: node("CLIPTextEncode", clip=CLIP, text=name) for name in ("black", "red")}
+    first = graphs.training(run_name="guided", iterations=1) | words
+    first = change(first, TRAIN, cfg=2.0, negative=["black", 0])
+    comfy.run(first)
+    model = read_document(comfy_server.output / "chunk_grpo" / "guided")["model"]
+    assert model["cfg"] == 2.0 and model["negative"].startswith("SHA-256 ")
+    for changed, name in (
+        (change(first, TRAIN, resume=True, negative=["red", 0]), "model.negative"),
+        (change(first, TRAIN, resume=True, cfg=3.0), "model.cfg = 3.0"),
+        (
+            change(change(first, TRAIN, resume=True), "ChunkGRPO_PromptSet", guidance=2.0),
+            "model.guidance",
+        ),
+    ):
+        message = comfy.run(changed, check=False).error
+        assert name in message and "iterations 1 to 1 were trained with" in message
+    comfy.run(change(first, TRAIN, resume=True, iterations=2))
 
 
 def test_cancel_stops_at_once_and_leaves_the_model_as_it_was(comfy):

@@ -17,7 +17,7 @@ from chunk_grpo_core.cli import demo
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.cli.progress import ProgressBar
 from chunk_grpo_core.configfile.reading import read_config_file
-from chunk_grpo_core.configfile.toml import parse_toml
+from chunk_grpo_core.configfile.toml import entry, parse_toml
 from chunk_grpo_core.lora.files import load_lora
 from chunk_grpo_core.method.reward import RewardFailed
 from chunk_grpo_core.presets import PRESETS
@@ -25,6 +25,7 @@ from chunk_grpo_core.runs import start
 from chunk_grpo_core.runs.load import load_policy
 from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import EvaluationProgress, Measured, PhaseProgress
+from chunk_grpo_core.train.may_change import MAY_CHANGE
 from chunk_grpo_core.watch.history import read_metrics
 
 pytestmark = pytest.mark.slow  # all of it together
@@ -97,6 +98,7 @@ def test_a_run_leaves_what_the_next_commands_need(trained, config):
     files = {path.name for path in folder.rglob("*") if path.is_file()}
     assert {"run.toml", "metrics.jsonl", "evaluation.json", "training.png"} <= files
     copied = read_config_file(folder / "run.toml")
+    assert copied.run.folder == str(folder)
     assert copied.train_config() == read_config_file(config).train_config()
 
 
@@ -205,6 +207,61 @@ def test_an_edited_record_is_honoured_and_the_lora_tells(copied):
     assert json.loads(finished("resume", copied, "--json"))["iterations"] == 4
 
 
+def test_all_that_may_change_may_change_at_once_and_is_recorded(copied):
+    document = parse_toml((copied / "run.toml").read_text())
+    keys = [key for key in MAY_CHANGE if key in document or key.partition(".")[0] in document]
+    new = {"run.folder": "elsewhere", "run.continue_from": "", "run.log": [], "run.pictures": 2}
+    old = {}
+    for key in keys:
+        table, _, name = key.rpartition(".")
+        place = document[table] if table else document
+        if table == "reward" or name not in place:
+            continue
+        value = old[key] = place[name]
+        if isinstance(value, bool):
+            value = not value
+        elif value == "none":
+            value = 1
+        elif not isinstance(value, (str, list)):
+            value = value + 1 if isinstance(value, int) else value * 0.5 + 1e-6
+        new[key] = new.get(key, value)
+        text = (copied / "run.toml").read_text()
+        before, line, after = text.partition(f"\n{entry(name, old[key])}\n")
+        (copied / "run.toml").write_text(f"{before}\n{entry(name, new[key])}\n{after}")
+        assert line, key
+    finished("resume", copied)
+    after = parse_toml((copied / "run.toml").read_text())
+    changes = {change["key"]: change for change in after["record"]["changes"]}
+    for key, value in old.items():
+        table, _, name = key.rpartition(".")
+        in_force = (after[table] if table else after)[name]
+        assert in_force == new[key] or in_force.endswith(f"/{new[key]}"), key
+        assert (key in changes) == (new[key] != value), key
+    assert len(changes) > 10
+
+
+def test_a_run_is_measured_as_it_was_trained(copied, tmp_path):
+    edit(copied, "shift = 3.0", "shift = 2.0")
+    for command in ("evaluate", "sample", "analyze"):
+        code, _, errors = run(command, copied)
+        assert code == 2 and "run.toml says grid = " in errors and "set it back" in errors
+    edit(copied, "shift = 2.0", "shift = 3.0")
+    text = (copied / "run.toml").read_text()
+    (copied / "run.toml").write_text(text.replace('"tiny_world"', '"target_colour"', 1))
+    code, _, errors = run("evaluate", copied)
+    assert code == 2 and 'run.toml says reward.1.name = "target_colour"' in errors
+
+
+def test_a_run_without_a_lora_is_not_drawn_with_the_base_model_silently(copied, config, tmp_path):
+    words = ["--count", 1, "--prompt", "a circle", "--out", tmp_path]
+    (copied / "lora.safetensors").unlink()
+    code, _, errors = run("sample", copied, *words)
+    assert code == 2 and "has no lora.safetensors" in errors and "--base" in errors
+    assert finished("sample", copied, *words, "--base")
+    code, _, errors = run("sample", config, *words)
+    assert code == 0 and "without a LoRA: the base model draws" in errors
+
+
 def test_a_demo_goes_on_as_any_run(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "HELD_OUT", demo.HELD_OUT[:4])
     folder = tmp_path / "demo"
@@ -278,7 +335,7 @@ def test_a_stop_before_anything_is_trained_says_so(config, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["prompts.file=absent.txt"], "there is no prompt file"),
+        (["prompts.file=absent.txt"], "absent.txt does not exist"),
         (["prompts.held_out=1"], "1 held-out prompts; a measurement needs at least 2"),
         (["run.log=['wandb']"], "chunk-grpo-core[tracking]"),
         (["reward.name=target_colour", "reward.colour=blue"], "colour is 'blue'"),
