@@ -37,7 +37,7 @@ COMMON = {
     "noise": "drawn",
     "reward": [
         {"name": "jpeg_compressibility", "weight": 0.5, "quality": 90},
-        {"name": "remote_http", "url": "http://localhost:1", "batch_size": 2, "timeout": 9.0},
+        {"name": "clipscore", "path": "/files/clip", "batch_size": 2, "device": "cpu"},
     ],
 }
 OTHER = {
@@ -62,7 +62,8 @@ OTHER = {
     "run.log": ["tensorboard"],
     "prompts.text": ["another", "and another", "and one more"],
     "reward.1.name": "jpeg_incompressibility",
-    "reward.2.name": "clipscore",
+    "reward.2.device": "cuda",
+    "reward.2.name": "pickscore",
     "sde.rule": "dance",
     "window.kind": "fixed",
 }
@@ -263,13 +264,11 @@ def test_another_reward_or_model_than_that_of_the_run_is_refused_once_it_is_load
 
 def test_one_of_several_rewards_can_be_set(tmp_path):
     save_run(tmp_path, "tiny")
-    rewards = open_to_resume(
-        RunFolder(tmp_path), ["reward.2.url='http://localhost:2'"]
-    ).config.rewards
-    assert rewards[1].settings["url"] == "http://localhost:2"
+    rewards = open_to_resume(RunFolder(tmp_path), ["reward.2.device='cuda'"]).config.rewards
+    assert rewards[1].settings["device"] == "cuda"
     for change, message in (
-        ("reward.url='x'", "there are 2 rewards; write reward.1.KEY=VALUE"),
-        ("reward.3.url='x'", "there are 2 rewards"),
+        ("reward.device='x'", "there are 2 rewards; write reward.1.KEY=VALUE"),
+        ("reward.3.device='x'", "there are 2 rewards"),
         ("reward.1.weight=2", "reward.1.weight may not change when a run goes on"),
     ):
         with pytest.raises(ValueError, match=message):
