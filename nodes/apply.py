@@ -80,7 +80,7 @@ class ApplyLoRA(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, start_percent: float | None, end_percent: float | None) -> bool | str:
         """Refuse a range that is none before anything runs."""
-        return verdict(check_range, start_percent, end_percent)
+        return verdict(check_range, start_percent, end_percent, kind=(int, float))
 
     @classmethod
     def execute(

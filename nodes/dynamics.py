@@ -33,7 +33,7 @@ from .types import (
     RolloutsSocket,
     guidance_inputs,
 )
-from .validation import verdict
+from .validation import choice, verdict
 
 __all__ = ["AnalyzeTemporalDynamics", "PlanChunks", "RollOutTrajectories"]
 
@@ -157,7 +157,9 @@ class AnalyzeTemporalDynamics(io.ComfyNode):
     @classmethod
     def execute(cls, trajectories: Rollouts, dark: bool, distance: str = "l1") -> io.NodeOutput:
         """Measure and draw."""
-        curve = dynamics_curve(trajectories.trajectories, trajectories.model, distance)
+        curve = dynamics_curve(
+            trajectories.trajectories, trajectories.model, choice("distance", distance)
+        )
         plot = plot_dynamics(curve, dark=dark)
         return io.NodeOutput(curve, plot[None], json.dumps(curve.to_json()))
 

@@ -11,6 +11,7 @@ from ..chunk_grpo_core.rewards import REWARDS, check_reward, load_reward
 from ..chunk_grpo_core.rewards.catalog import CATALOG
 from ..chunk_grpo_core.rewards.pixels import as_colour
 from ..chunk_grpo_core.rewards.settings import reward_settings
+from .bridge.consent import check_may_send
 from .bridge.rewards import fetch_missing, load_managed, weight_path
 from .types import CATEGORY, RewardSocket
 from .validation import verdict
@@ -68,14 +69,16 @@ class LoadReward(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip="For remote_http and vlm_judge: http://host:port of the server. "
-                    "Pictures and prompts are sent there.",
+                    "Pictures and prompts are sent there. An address that is not this machine "
+                    "takes the consent of whoever runs the server; the error names the line.",
                 ),
                 io.Boolean.Input(
                     "allow_download",
                     default=False,
                     optional=True,
                     tooltip="Download weights that are missing, at a fixed revision where one is "
-                    "known, into models/reward_models. Off: nothing is ever downloaded.",
+                    "known, into models/reward_models. This takes the consent of whoever runs the "
+                    "server; the error names the line. Off: nothing is ever downloaded.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="For target_image: one picture."),
             ],
@@ -139,5 +142,6 @@ def _check(name: str, colour: str, settings: str, url: str) -> dict[str, Any]:
     if name in _WITH_SERVER:
         if not url.strip():
             raise ValueError(f"{name} needs the url of a server, such as http://127.0.0.1:8765")
+        check_may_send(name, url.strip())
         options["url"] = url.strip()
     return check_reward(name, options, whole=False)  # pictures and files come through inputs

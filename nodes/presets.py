@@ -14,6 +14,7 @@ from .bridge.sampler import flow_sde_sampler
 from .patch import PRESET
 from .setting_inputs import KEEP
 from .types import CATEGORY, CurveSocket, PlanSocket, SettingsSocket
+from .validation import choice
 
 __all__ = ["GRPOPreset"]
 
@@ -109,6 +110,7 @@ class GRPOPreset(io.ComfyNode):
         cls, preset: str, batch_size: int, curve: DynamicsCurve | None = None
     ) -> io.NodeOutput:
         """Build the run and take it apart into sockets."""
+        choice("preset", preset)
         overrides = {} if batch_size == KEEP else {"batch_size": batch_size or None}
         if preset in PRESETS and curve is None:
             _check_no_curve_needed(PRESETS[preset])

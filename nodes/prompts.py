@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from comfy_api.latest import io
@@ -206,6 +207,8 @@ class PromptSetNode(io.ComfyNode):
         cache_gib: float = _CACHE_GIB,
     ) -> io.NodeOutput:
         """Read, split, encode."""
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance is {guidance}; it must be a number from 0 to 100")
         config = PromptConfig(
             held_out=held_out,
             held_out_share=held_out_share,

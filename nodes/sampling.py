@@ -80,7 +80,7 @@ class FlowSDESampler(io.ComfyNode):
         cls, noise_from: float | None = 0.0, noise_to: float | None = 1.0
     ) -> bool | str:
         """Refuse an empty part of the steps before anything runs."""
-        return verdict(check_part, noise_from, noise_to)
+        return verdict(check_part, noise_from, noise_to, kind=(int, float))
 
     @classmethod
     def execute(

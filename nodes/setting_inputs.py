@@ -105,7 +105,7 @@ class SettingInput:
         if given in (None, INHERIT, KEEP, ""):
             return {}
         if self.options:
-            if given not in self.options:
+            if not isinstance(given, str) or given not in self.options:
                 choices = ", ".join((INHERIT, *self.options))
                 raise ValueError(f"{self.name} is {given!r}; it must be one of {choices}")
             value = self.options[given]

@@ -17,7 +17,7 @@ from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.method.schedule import TimeGrid
 from ..chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from .bridge.conditioning import Conditioning
-from .bridge.host import safe_name
+from .bridge.host import run_folder
 from .bridge.monitor import Asker
 from .bridge.sampler import sde_of
 from .bridge.training import RunRequest, train_lora
@@ -168,7 +168,7 @@ class TrainLoRA(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, run_name: str | None) -> bool | str:
         """Refuse a name that can be no folder before anything runs."""
-        return verdict(safe_name, run_name) if run_name and run_name.strip() else True
+        return verdict(run_folder, run_name) if run_name and run_name.strip() else True
 
     @classmethod
     def execute(

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
 
+from ..disk.names import path_inside
 from ..optional import require
 
 __all__ = [
@@ -144,16 +144,13 @@ def confined(name: str, folders: Sequence[str | Path]) -> Path:
         folders: Where it may be; the first that has it wins.
 
     Raises:
-        ValueError: ``name`` is absolute, leads upwards or is empty.
+        ValueError: ``name`` is no path that stays inside; links on the disk may lead elsewhere.
         FileNotFoundError: No folder has it.
     """
-    segments = re.split(r"[/\\]", name)
-    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
-    if absolute or not name.strip() or ".." in segments:
-        raise ValueError(f"{name!r} must be a path inside the folders of models, without '..'")
-    for folder in map(Path, folders):
-        if (folder / name).exists():
-            return folder / name
+    paths = [path_inside(name, folder, "the folders of models", links=True) for folder in folders]
+    for path in paths:
+        if path.exists():
+            return path
     raise FileNotFoundError(f"{name!r} is in none of: {', '.join(map(str, folders))}")
 
 

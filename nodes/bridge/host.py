@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...chunk_grpo_core.disk.names import path_inside, safe_name
 from ...chunk_grpo_core.runs.folder import numbered_folder
 
 __all__ = [
@@ -31,16 +32,13 @@ __all__ = [
     "page_server",
     "progress_bar",
     "run_folder",
-    "safe_name",
     "send_event",
     "show_progress",
     "show_text",
 ]
 
 _PREVIEW_SIZE = 512
-_LONGEST_NAME = 80
-# Windows refuses these whatever their ending.
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_LORA_FOLDERS = 4
 
 
 def progress_bar(total: int, node_id: str | None = None) -> comfy.utils.ProgressBar:
@@ -96,22 +94,6 @@ def show_text(text: str) -> None:
         server.send_progress_text(text, server.last_node_id, server.client_id)
 
 
-def safe_name(name: str) -> str:
-    """Accept a name that is one file or folder name on every system.
-
-    Raises:
-        ValueError: It is not; nothing is replaced, because two names could become the same folder.
-    """
-    name = name.strip()
-    is_plain = re.fullmatch(r"\w[\w .+-]*", name) is not None
-    if not is_plain or name.endswith(".") or _RESERVED.fullmatch(name) or len(name) > _LONGEST_NAME:
-        raise ValueError(
-            f"{name!r} cannot be a file name: use up to {_LONGEST_NAME} letters, digits, spaces "
-            "and _ - + . beginning with a letter or digit"
-        )
-    return name
-
-
 def output_folder() -> Path:
     """The folder of all runs, ``output/chunk_grpo``; it need not exist."""
     return Path(folder_paths.get_output_directory(), "chunk_grpo")
@@ -121,9 +103,9 @@ def run_folder(name: str) -> Path:
     """The folder of one run; it need not exist.
 
     Raises:
-        ValueError: See :func:`safe_name`.
+        ValueError: The name can be none, or the folder is a link that leads elsewhere.
     """
-    return output_folder() / safe_name(name)
+    return path_inside(safe_name(name), output_folder(), "output/chunk_grpo")
 
 
 def new_run_folder() -> AbstractContextManager[Path]:
@@ -160,9 +142,11 @@ def lora_path(name: str) -> Path:
         name: A name, or ``folder/name``; ``.safetensors`` is added where it is missing.
 
     Raises:
-        ValueError: A part of it is no :func:`safe_name`.
+        ValueError: A part of it can be no file name, or there are too many.
     """
     names = [safe_name(part) for part in re.split(r"[/\\]", name.removesuffix(".safetensors"))]
+    if len(names) > _LORA_FOLDERS + 1:
+        raise ValueError(f"{name!r} has {len(names) - 1} folders; {_LORA_FOLDERS} are allowed")
     return Path(_loras_folder(), *names[:-1], f"{names[-1]}.safetensors")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import folder_paths
 
+from ...chunk_grpo_core.disk.names import path_inside
 from ...chunk_grpo_core.prompts.decoding import LARGEST_FILE, Tell, tell_log
 from ...chunk_grpo_core.prompts.files import SUFFIXES, PromptLine, read_prompt_file
 from ...chunk_grpo_core.prompts.wildcards import WildcardFolder
@@ -78,9 +78,7 @@ def files_digest(names: list[str], wildcards: str | None) -> str:
 
 
 def _inside_input(name: str) -> Path:
-    """A path below the input folder. Links on the disk may lead elsewhere, names may not."""
-    folder = os.path.abspath(folder_paths.get_input_directory())
-    path = Path(os.path.abspath(os.path.join(folder, name)))
-    if not path.is_relative_to(folder):
-        raise ValueError(f"{name!r} is outside ComfyUI's input folder; give a path inside it")
-    return path
+    """A path below the input folder; empty names the folder itself. Links on the disk may lead
+    elsewhere: whoever runs the server has put them there."""
+    folder, what = folder_paths.get_input_directory(), "ComfyUI's input folder"
+    return path_inside(name, folder, what, links=True) if name.strip() else Path(folder)

@@ -23,6 +23,7 @@ from ...chunk_grpo_core.rewards.catalog import CATALOG, files_of
 from ...chunk_grpo_core.rewards.fetch import fetch_file
 from ...chunk_grpo_core.rewards.files import confined, find_file
 from ...chunk_grpo_core.rewards.networks.network import NetworkReward
+from .consent import check_may_download
 from .host import check_interrupt, progress_bar
 
 __all__ = ["ManagedReward", "fetch_missing", "load_managed", "weight_path"]
@@ -99,7 +100,8 @@ def fetch_missing(name: str) -> None:
 
     Raises:
         OSError: The server cannot be reached, refuses, or stops early.
-        ValueError: What arrived is not the file whose digest is known.
+        ValueError: The owner of the server has not allowed it, or what arrived is not the file
+            whose digest is known.
         InterruptProcessingException: The user pressed Cancel; whole files stay.
     """
     folders = _folders()
@@ -107,6 +109,7 @@ def fetch_missing(name: str) -> None:
         try:
             find_file(file, folders=[*folders, *_tokenizers(name)])
         except FileNotFoundError:
+            check_may_download(name)
             bar = progress_bar(1000)
 
             def show(done: float, bar: Any = bar) -> None:

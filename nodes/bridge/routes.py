@@ -22,6 +22,7 @@ from aiohttp import web
 from aiohttp.web import Request, Response
 
 from ...chunk_grpo_core.method.dynamics import DynamicsCurve
+from ...chunk_grpo_core.rewards.safe_json import parse_json
 from ...chunk_grpo_core.runs.view import run_names, run_view
 from ...chunk_grpo_core.watch.plan_view import plan_view
 from .host import output_folder, page_server, run_folder
@@ -29,6 +30,7 @@ from .monitor import Asker, LiveRun, live_run, run_of_node
 
 __all__ = ["add_routes"]
 
+_LARGEST_BODY = 2**20
 _PICTURE = re.compile(r"\d{5,}_\d{2,}\.(png|jpg)")
 
 
@@ -54,7 +56,7 @@ async def _show_run(request: Request) -> Response:
     try:
         since = int(request.query.get("since", 0))
     except ValueError:
-        return _error(400, f"since is {request.query['since']!r}; write a whole number")
+        return _error(400, f"since is {request.query['since'][:40]!r}; write a whole number")
     name = request.match_info["name"]
     try:
         view = await asyncio.to_thread(run_view, _folder(name), since)
@@ -81,6 +83,8 @@ async def _show_picture(request: Request) -> web.StreamResponse:
 
 
 async def _stop_run(request: Request) -> Response:
+    if _is_foreign(request):
+        return _error(403, "pages of other sites may not stop a run")
     name = request.match_info["name"]
     run = live_run(name)
     if run is None or not run.is_running:
@@ -91,11 +95,31 @@ async def _stop_run(request: Request) -> Response:
 
 async def _show_plan(request: Request) -> Response:
     try:
-        question = _plan_question(await request.json())
-    except (KeyError, TypeError, ValueError) as error:  # json's own error is a ValueError
+        question = _plan_question(parse_json(await _body(request)))
+    except (KeyError, TypeError, ValueError) as error:
         message = "write {chunk_sizes: text, weights: text or null, curve: a curve or null}"
-        return _error(400, f"{message} ({type(error).__name__}: {error})")
+        return _error(400, f"{message} ({type(error).__name__}: {str(error)[:500]})")
     return web.json_response(asdict(await asyncio.to_thread(plan_view, *question)))
+
+
+def _is_foreign(request: Request) -> bool:
+    """Whether a page of another site asks; ComfyUI itself refuses that on loopback names alone."""
+    origin = request.headers.get("Origin")
+    return origin is not None and origin.partition("://")[2].lower() != request.host.lower()
+
+
+async def _body(request: Request) -> bytes:
+    """The body.
+
+    Raises:
+        ValueError: It is too large.
+    """
+    body = bytearray()
+    async for block in request.content.iter_any():
+        body += block
+        if len(body) > _LARGEST_BODY:
+            raise ValueError(f"the body has more than {_LARGEST_BODY} bytes")
+    return bytes(body)
 
 
 def _plan_question(body: Any) -> tuple[str, str | None, DynamicsCurve | None]:
@@ -105,8 +129,9 @@ def _plan_question(body: Any) -> tuple[str, str | None, DynamicsCurve | None]:
         raise TypeError(f"chunk_sizes is {sizes!r} and weights is {weights!r}")
     if curve is not None:
         curve = DynamicsCurve.from_json(curve)
-        if not all(isinstance(change, int | float) for change in curve.mean):
-            raise TypeError("the curve holds something that is no number")
+        for number in (*curve.mean, *curve.std, *curve.sigmas):
+            if not isinstance(number, int | float) or not abs(number) < 1e100:
+                raise TypeError("the curve holds something that is no number")
     return sizes, weights, curve
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from chunk_grpo_core.disk.names import safe_name
+
 from .page_server import page_server
 
 
@@ -66,7 +68,7 @@ def test_names_are_safe_and_folders_are_comfyuis(lab):
 
     host = lab.module("nodes.bridge.host")
     for name in ("run", "红色 2", "a.b-c+d_e 1", " padded "):
-        assert host.safe_name(name) == name.strip()
+        assert safe_name(name) == name.strip()
     odd = (
         "",
         "..",
@@ -83,7 +85,7 @@ def test_names_are_safe_and_folders_are_comfyuis(lab):
     )
     for name in odd:
         try:
-            host.safe_name(name)
+            safe_name(name)
         except ValueError:
             continue
         raise AssertionError(f"accepted {name!r}")

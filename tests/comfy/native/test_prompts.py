@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from chunk_grpo_core.disk.names import safe_name
+
 PROMPTS = (
     "a small red circle on a blue background",
     "two large green squares on a red background",
@@ -249,7 +251,7 @@ def test_progress_is_shown_and_cancel_keeps_what_was_done(lab):
 def test_the_cache_is_no_run_folder(lab):
     import folder_paths
 
-    host, encoding = lab.module("nodes.bridge.host"), lab.module("nodes.bridge.encoding")
+    encoding = lab.module("nodes.bridge.encoding")
     with tempfile.TemporaryDirectory() as folder:
         before = folder_paths.get_output_directory()
         folder_paths.set_output_directory(folder)
@@ -259,7 +261,7 @@ def test_the_cache_is_no_run_folder(lab):
             folder_paths.set_output_directory(before)
         assert cache.folder.parent == Path(folder, "chunk_grpo") and cache.limit == 2**29
         try:
-            host.safe_name(cache.folder.name)
+            safe_name(cache.folder.name)
         except ValueError:
             return
         raise AssertionError("a run could have this name")
