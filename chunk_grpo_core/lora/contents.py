@@ -24,7 +24,14 @@ from torch import Tensor
 
 from .layers import LoraLayer
 
-__all__ = ["LoraContents", "blaming", "check_numbers", "read_lora", "split_factor_name"]
+__all__ = [
+    "LoraContents",
+    "blaming",
+    "check_numbers",
+    "read_lora",
+    "split_factor_name",
+    "split_prefix",
+]
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +87,7 @@ _OTHER_KINDS = (
 )
 _COMPUTED = (torch.float32, torch.float16, torch.bfloat16)
 _LARGEST = torch.finfo(torch.float32).max
+_LONGEST_NAME = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +124,7 @@ def read_lora(tensors: Mapping[str, Tensor]) -> LoraContents:
     by_module: dict[str, dict[str, tuple[str, Tensor]]] = {}
     prefixes, text_layers = set(), set()
     for name, tensor in tensors.items():
+        _check_name(name)
         if _TEXT_ENCODER.match(name):
             text_layers.add(_base(name))
             continue
@@ -156,9 +165,19 @@ def check_numbers(tensors: Mapping[str, Tensor]) -> None:
         ValueError: A tensor holds NaN or infinity, or a factor of a LoRA is of whole numbers.
     """
     for name, tensor in tensors.items():
+        _check_name(name)
         factor = split_factor_name(name)
         if tensor.is_floating_point() or (factor is not None and factor[1] != "alpha"):
             _check_numbers(name, tensor)
+
+
+def _check_name(name: str) -> None:
+    """Refuse what could not be shown in a message; no program writes it."""
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise ValueError(
+            f"it holds a tensor called {name[:60]!r} ({len(name)} characters), which is no name of "
+            "a layer"
+        )
 
 
 def _check_numbers(name: str, tensor: Tensor) -> None:
@@ -174,6 +193,12 @@ def _check_numbers(name: str, tensor: Tensor) -> None:
             f"{name} holds NaN or infinity ({int((~finite).sum())} of {tensor.numel()} numbers); "
             "the training that made it has diverged, or the file is damaged"
         )
+
+
+def split_prefix(module: str) -> tuple[str, str]:
+    """The prefix of a layer's name in a file, ``""`` for none, and the rest."""
+    prefix = next((prefix for prefix in _PREFIXES if module.startswith(prefix)), "")
+    return prefix, module.removeprefix(prefix)
 
 
 def split_factor_name(name: str) -> tuple[str, str] | None:
@@ -196,8 +221,7 @@ def _place(name: str) -> tuple[str, str, str]:
     if factor is None:
         raise ValueError(_refusal(name))
     module, side = factor
-    prefix = next((prefix for prefix in _PREFIXES if module.startswith(prefix)), "")
-    return prefix, module.removeprefix(prefix), side
+    return *split_prefix(module), side
 
 
 def _refusal(name: str) -> str:

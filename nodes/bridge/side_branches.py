@@ -20,7 +20,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ...chunk_grpo_core.lora.architectures import likely_architecture, some_names
-from ...chunk_grpo_core.lora.contents import read_lora
+from ...chunk_grpo_core.lora.contents import read_lora, split_prefix
 from ...chunk_grpo_core.lora.continuing import continued_state
 from ...chunk_grpo_core.lora.layers import LoraLayer, Piece, fused
 from .adapter import is_linear
@@ -30,16 +30,6 @@ __all__ = ["native_layers", "side_branches", "start_state"]
 logger = logging.getLogger(__name__)
 
 _ROOT, _WEIGHT = "diffusion_model.", ".weight"
-_PREFIXES = (
-    "diffusion_model.",
-    "transformer.",
-    "base_model.model.",
-    "unet.base_model.model.",
-    "unet.",
-    "lora_unet_",
-    "lora_transformer_",
-    "lycoris_",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +150,7 @@ def _places(model: ModelPatcher) -> dict[str, _Place]:
         if not (key.startswith(_ROOT) and key.endswith(_WEIGHT) and module in linears):
             continue
         first, rows = offset or (0, _outputs(linears[module]))
-        prefix = next((prefix for prefix in _PREFIXES if alias.startswith(prefix)), "")
-        name = alias.removeprefix(prefix)
+        _, name = split_prefix(alias)
         place = _Place(module, first, rows, order)
         places[name] = places[name.replace(".", "_")] = place
     for module, linear in linears.items():  # names of the MODEL itself come before all others
