@@ -87,6 +87,8 @@ _OTHER_KINDS = (
 )
 _COMPUTED = (torch.float32, torch.float16, torch.bfloat16)
 _LARGEST = torch.finfo(torch.float32).max
+_LARGEST_UPDATE = 1e10
+"""Weights of networks are near 1; a training whose LoRA has come here has diverged long before."""
 _LONGEST_NAME = 300
 
 
@@ -257,10 +259,12 @@ def _layer(module: str, sides: Mapping[str, tuple[str, Tensor]]) -> LoraLayer:
         )
     layer = LoraLayer(a=a, b=b, alpha=_alpha(*sides["alpha"]) if "alpha" in sides else len(a))
     largest = abs(layer.scale) * float(b.abs().max())
-    if max(largest, largest * float(a.abs().max()) * layer.rank) > _LARGEST:
+    update = largest * float(a.abs().max()) * layer.rank
+    if largest > _LARGEST or update > _LARGEST_UPDATE:
         raise ValueError(
-            f"the update of {module} (alpha {layer.alpha:g}, rank {layer.rank}) is larger than "
-            f"{_LARGEST:.1e}; the file is damaged, or its alpha is wrong"
+            f"the LoRA may add up to {update:.1e} to the weights of {module} (alpha "
+            f"{layer.alpha:g}, rank {layer.rank}), which are near 1; the file is damaged, its "
+            "alpha is wrong, or its training has diverged"
         )
     return layer
 
@@ -269,12 +273,12 @@ def _factor(name: str, tensor: Tensor) -> Tensor:
     """A factor as a matrix on the CPU that torch can compute with."""
     _check_numbers(name, tensor)
     shape = tuple(tensor.shape)
-    if len(shape) < 2 or 0 in shape or math.prod(shape[2:]) != 1:
+    if len(shape) != 2 or 0 in shape:
         raise ValueError(
             f"{name} has shape {shape}; it must be a matrix, with a rank of 1 or more"
             + (" (a convolution cannot be read)" if len(shape) > 2 else "")
         )
-    return _computable(tensor.detach().to("cpu")).flatten(1)
+    return _computable(tensor.detach().to("cpu"))
 
 
 def _alpha(name: str, tensor: Tensor) -> float:

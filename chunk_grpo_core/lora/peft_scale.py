@@ -50,14 +50,14 @@ def peft_alphas(
             for name, value in entries.items()
             if name.startswith(_PREFIX)
         }
-        return _alphas(tensors, own, where)
+        return _alphas(tensors, _PREFIX, own, where)
     if not any(name.startswith(_PEFT_PREFIX) for name in tensors) or any(
         name.endswith(".alpha") for name in tensors
     ):
         return {}
     file = folder / _FILE
     if file.is_file():
-        return _alphas(tensors, _object(file.read_bytes(), str(file)), str(file))
+        return _alphas(tensors, _PEFT_PREFIX, _object(file.read_bytes(), str(file)), str(file))
     log.warning(
         "this LoRA of peft holds no alpha, and there is no %s beside it; its scale is taken as 1. "
         "Put that file there if the LoRA was trained with another",
@@ -77,15 +77,15 @@ def _object(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def _alphas(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: str
+    tensors: Mapping[str, Tensor], prefix: str, config: Mapping[str, Any], where: str
 ) -> dict[str, Tensor]:
-    """One alpha for each layer, alpha / r being its scale."""
+    """One alpha for each layer whose name has the prefix, alpha / r being its scale."""
     if config.get("alpha_pattern") or not {"r", "lora_alpha"} <= config.keys():
         raise ValueError(
             f"{where} does not give one alpha for all layers (r, lora_alpha, no alpha_pattern); "
             "load the LoRA with diffusers and save it without this entry"
         )
-    alpha = config["lora_alpha"]
+    alpha, declared = config["lora_alpha"], config["r"]
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not _is_scale(alpha):
         raise ValueError(
             f"{where} gives lora_alpha as {str(alpha)[:40]!r}; it must be a finite number other "
@@ -94,8 +94,13 @@ def _alphas(
     alphas: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         factor = split_factor_name(name)
-        if factor is not None and factor[1] == "a" and tensor.ndim > 0:
+        if name.startswith(prefix) and factor and factor[1] == "a" and tensor.ndim > 0:
             rank = tensor.shape[0]
+            if rank != declared and not config.get("rank_pattern"):
+                raise ValueError(
+                    f"{where} gives r as {str(declared)[:40]!r}, and {name} has the rank {rank}; "
+                    "they do not belong together"
+                )
             own = alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
             alphas[f"{factor[0]}.alpha"] = torch.tensor(float(own))
     return alphas

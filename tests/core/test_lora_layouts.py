@@ -158,6 +158,9 @@ BAD_CONFIGS = [
     "{}",
     '{"r": 3}',
     '{"r": 3, "lora_alpha": null}',
+    '{"r": "x", "lora_alpha": 5}',
+    '{"r": 0, "lora_alpha": 5}',
+    '{"r": 4, "lora_alpha": 5}',
     '{"r": 3, "lora_alpha": NaN}',
     '{"r": 3, "lora_alpha": 0}',
     '{"r": 3, "lora_alpha": true}',
@@ -239,9 +242,11 @@ def test_what_is_no_part_of_a_sound_lora_is_refused_by_name(name, value, message
             use()
 
 
-def test_updates_beyond_all_numbers_are_refused():
-    lora = changed(A, torch.full((3, 8), 1e30)) | {f"diffusion_model.{B}": torch.full((24, 3), 1e9)}
-    with pytest.raises(ValueError, match="img_attn.qkv .alpha 1.5, rank 3. is larger than 3.4e"):
+@pytest.mark.parametrize(("a", "b"), [(1e30, 1e9), (1e-30, 3.4e38), (0.3, 1e30)])
+def test_updates_beyond_all_weights_are_refused(a, b):
+    lora = changed(A, torch.full((3, 8), a)) | {f"diffusion_model.{B}": torch.full((24, 3), b)}
+    lora[f"diffusion_model.{QKV}.alpha"] = torch.tensor(6.0)
+    with pytest.raises(ValueError, match=r"double_blocks.0.img_attn.qkv \(alpha 6, rank 3\)"):
         read_lora(lora)
 
 
