@@ -19,8 +19,10 @@ def main() -> None:
     except ImportError as error:
         sys.exit(str(error))
     ask_for_equal_rows(os.environ)
-    from .cli.app import app
-
+    try:
+        from .cli.app import app
+    except KeyboardInterrupt:  # packages take seconds to import
+        sys.exit(130)
     app()
 
 
