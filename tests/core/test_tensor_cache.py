@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,7 +158,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     def failing(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(os, "replace", failing)
+    monkeypatch.setattr(Path, "replace", failing)
     with pytest.raises(OSError, match="no space"):
         cache.store("key", [torch.ones(3)])
     assert list(tmp_path.iterdir()) == []

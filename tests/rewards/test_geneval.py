@@ -398,6 +398,13 @@ def test_the_type_of_the_weights_is_in_the_fingerprint(load):
     prints = [load(dtype=dtype).fingerprint for dtype in ("float32", "bfloat16")]
     for key in ("detector/dtype", "colours/dtype"):
         assert [entry[key] for entry in prints] == ["torch.float32", "torch.bfloat16"]
+
+
+def test_weights_of_16_bits_find_things_and_colours(load):
+    try:
+        torch.nn.functional.grid_sample(*torch.zeros(2, 1, 2, 2, 2, dtype=torch.bfloat16))
+    except RuntimeError as error:
+        pytest.skip(f"PyTorch {torch.__version__} on a CPU: {error}")
     half = load(dtype="bfloat16")
     half.detector.sides = (64, 96)
     half.detector(LEVELS)
