@@ -72,7 +72,8 @@ def _object(text: str | bytes, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON that can be read ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{where} is {str(value)[:40]!r}; it must be a JSON object")
+        kind = {list: "a list", type(None): "null"}.get(type(value), "a single value")
+        raise ValueError(f"{where} is {kind} and not a JSON object with r and lora_alpha")
     return value
 
 

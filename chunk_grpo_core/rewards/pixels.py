@@ -47,14 +47,15 @@ def as_colour(images: Tensor, name: str = "pictures") -> Tensor:
     Transparent pictures are laid on white, as a page shows them.
 
     Args:
-        images: (..., H, W, C) in 0..1, C being 1, 3 or 4.
+        images: (..., H, W, C) in 0..1, or a little beyond, C being 1, 3 or 4.
         name: What to call them in messages.
 
     Returns:
         (..., H, W, 3), of the type of ``images``.
 
     Raises:
-        ValueError: Another number of channels, no picture at all, NaN or infinity.
+        ValueError: Another number of channels, no picture at all, NaN or infinity, or another scale
+            (0 to 255).
     """
     channels = images.shape[-1] if images.ndim >= 3 else 0
     if channels not in (1, 3, 4) or images.numel() == 0:
@@ -66,6 +67,9 @@ def as_colour(images: Tensor, name: str = "pictures") -> Tensor:
         raise ValueError(
             f"{name} holds NaN or infinity: the model that made it, or its LoRA, is damaged"
         )
+    low, high = float(images.min()), float(images.max())
+    if low < -1.0 or high > 2.0:
+        raise ValueError(f"{name} holds values from {low:g} to {high:g}; they must be in 0 to 1")
     if channels == 1:
         return images.expand(*images.shape[:-1], 3)
     if channels == 3:

@@ -149,6 +149,7 @@ def test_pictures_of_grey_and_with_opacity_become_colour():
         (torch.zeros(0, 2, 2, 3), r"not \(0, 2, 2, 3\)"),
         (torch.zeros(3), r"not \(3,\)"),
         (torch.full((1, 2, 2, 3), float("nan")), "images holds NaN or infinity"),
+        (torch.full((1, 2, 2, 3), 117.0), "images holds values from 117 to 117; .* in 0 to 1"),
     ],
 )
 def test_pictures_that_are_none_are_refused(picture, message):
