@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..chunk_grpo_core.rewards.safe_json import shortened
+from ..chunk_grpo_core.settings.declared import shortened
 
 __all__ = ["choice", "verdict"]
 

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import reprlib
 from typing import Any
 
-__all__ = ["parse_json", "shortened"]
+__all__ = ["parse_json"]
 
 _MAX_VALUES = 200_000
-
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = 200
-shortened = _repr.repr
-"""``repr`` of what a stranger sent: bounded in length and depth, without control characters."""
 
 
 def parse_json(data: bytes | bytearray) -> Any:

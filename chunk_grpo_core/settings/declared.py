@@ -10,6 +10,7 @@ finite, and what is out of range. Widgets, comments of configuration files and t
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -21,6 +22,9 @@ __all__ = ["Limits", "OneOf", "Range", "check_settings", "limits_of", "shortened
 
 _LONGEST = 80
 """Characters of a value that a message shows."""
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 2000
+_repr.maxlist = _repr.maxtuple = _repr.maxdict = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +122,13 @@ def check_settings(settings: Any, table: str = "") -> None:
             raise ValueError(f"{key} is {shortened(value)}; it must be {limits.allowed}")
 
 
-def shortened(value: object) -> str:
-    """A value for a message."""
+def shortened(value: object, longest: int = _LONGEST) -> str:
+    """A value for a message: bounded in length and depth, without control characters."""
     try:
-        text = repr(value)
+        text = _repr.repr(value)
     except ValueError:  # Python prints no whole number of more than 4300 digits
         text = f"a number of {value.bit_length() if isinstance(value, int) else 'many'} bits"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _limits(hint: Any) -> Limits:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -217,6 +219,17 @@ def test_a_server_that_is_not_there_fails_the_batch():
         reward.score(shades(1), ["a"])
     with pytest.raises(RewardFailed, match="refused"):
         dict(reward.fingerprint)
+
+
+def test_a_reward_scores_inside_a_running_event_loop_and_in_many_threads():
+    async def inside(reward):
+        return reward.score(shades(3), names(3)).values.tolist()
+
+    with fake_server(red_score) as server:
+        assert asyncio.run(inside(remote(server.url))) == [0.0, 1.0, 2.0]
+        with ThreadPoolExecutor(4) as threads:
+            jobs = [threads.submit(remote(server.url).score, shades(3), names(3)) for _ in range(8)]
+            assert {tuple(job.result().values.tolist()) for job in jobs} == {(0.0, 1.0, 2.0)}
 
 
 def test_only_the_pictures_of_a_failed_request_are_masked(caplog):

@@ -231,6 +231,9 @@ def test_other_machines_need_a_token(host, any_address):
         (403, {"Host": "localhost:99999999"}),
         (403, {"Origin": "http://localhost:8188"}),
         (403, {"Origin": "null"}),
+        (403, {"Origin": "http://evil.test", "path": "/health", "method": "GET"}),
+        (403, {"Origin": "http://evil.test", "method": "OPTIONS"}),
+        (501, {"method": "OPTIONS"}),
         (413, {"Content_Length": str(10**6)}),
     ],
 )

@@ -10,24 +10,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
-import itertools
 import json
-import math
 import os
 import random
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 from ...optional import require
-from ..safe_json import parse_json, shortened
+from ...settings.declared import Range, check_settings, shortened
+from ..safe_json import parse_json
 from .address import checked_url, token_for, warn_if_remote
 
-if TYPE_CHECKING:
-    import aiohttp
-else:
-    aiohttp = require("aiohttp", "To ask a reward server")
+aiohttp: Any = require("aiohttp", "To ask a reward server")
 
 __all__ = ["HttpFailed", "JsonServer"]
 
@@ -54,29 +50,21 @@ class JsonServer:
     """Environment variable with the bearer token; nothing is sent where it is not set. Its name
     begins with ``CHUNK_GRPO_``. A host that is not local gets the token only if the variable
     ``<token_env>_HOST`` names it."""
-    timeout: float = 120.0
-    """Seconds that all requests of one call may take together, repetitions included; above 0."""
-    retries: int = 3
-    """Repetitions of a request that failed and may work next time, 0 to 10."""
-    backoff: float = 0.5
+    timeout: Annotated[float, Range(1e-3, 86_400)] = 120.0
+    """Seconds that all requests of one call may take together, repetitions included."""
+    retries: Annotated[int, Range(0, 10)] = 3
+    """Repetitions of a request that failed and may work next time."""
+    backoff: Annotated[float, Range(1e-3, 3600)] = 0.5
     """Seconds before the first repetition; doubled for each further one, times 0.5 to 1 at random
-    from a fixed seed. Above 0. A longer ``Retry-After`` of the server is honoured."""
-    concurrency: int = 1
-    """Requests under way at once, 1 to 64."""
-    max_megabytes: float = 16.0
-    """Size limit of an answer, above 0."""
+    from a fixed seed. A longer ``Retry-After`` of the server is honoured."""
+    concurrency: Annotated[int, Range(1, 64)] = 1
+    """Requests under way at once."""
+    max_megabytes: Annotated[float, Range(1e-3, 1024)] = 16.0
+    """Size limit of an answer."""
 
     def __post_init__(self) -> None:
-        address = checked_url(self.url)
-        for name, low, high in (("retries", 0, 10), ("concurrency", 1, 64)):
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number, {low} to {high}")
-        for name in ("timeout", "backoff", "max_megabytes"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value!r}; it must be a number above 0")
-        token_for(self.token_env, address.hostname or "")
+        check_settings(self)
+        token_for(self.token_env, checked_url(self.url).hostname or "")
 
     def post(self, path: str, payloads: Sequence[object]) -> list[Any | HttpFailed]:
         """POST every payload as JSON to the URL with ``path`` (such as ``"/compute"``) added.
@@ -107,9 +95,8 @@ class JsonServer:
         return answer
 
     def _ask(self, method: str, path: str, bodies: Sequence[bytes | None]) -> list[Any]:
-        work = asyncio.run_coroutine_threadsafe(
-            self._ask_all(method, path, bodies), _loop(os.getpid())
-        )
+        loop = _loop(os.getpid())
+        work = asyncio.run_coroutine_threadsafe(self._ask_all(method, path, bodies), loop)
         try:
             return work.result()
         finally:
@@ -120,29 +107,25 @@ class JsonServer:
         headers |= {"Content-Type": "application/json"} if method == "POST" else {}
         if token := token_for(self.token_env, checked_url(self.url).hostname or ""):
             headers["Authorization"] = f"Bearer {token}"
-        clock = asyncio.get_running_loop().time
-        end, turns, jitter = (
-            clock() + self.timeout,
-            asyncio.Semaphore(self.concurrency),
-            random.Random(0),
-        )
+        url, clock = self.url.rstrip("/") + path, asyncio.get_running_loop().time
+        turns, jitter = asyncio.Semaphore(self.concurrency), random.Random(0)
+        end = clock() + self.timeout
 
         async def ask(body: bytes | None) -> Any | HttpFailed:
             async with turns:
-                for attempt in itertools.count():
+                for attempt in range(self.retries + 1):
                     file = None if body is None else io.BytesIO(body)
                     request = session.request(method, url, data=file, allow_redirects=False)
                     try:
                         return await self._answer(request)
-                    except HttpFailed as failure:
-                        pause = self.backoff * 2**attempt * (0.5 + 0.5 * jitter.random())
-                        pause = max(pause, failure.wait)
-                        last = not failure.again or attempt == self.retries
-                        if last or pause >= end - clock():
-                            return failure
+                    except HttpFailed as error:
+                        failure = error
+                    pause = self.backoff * 2**attempt * (0.5 + 0.5 * jitter.random())
+                    pause = max(pause, failure.wait)
+                    if not failure.again or attempt == self.retries or pause >= end - clock():
+                        return failure
                     await asyncio.sleep(pause)
 
-        url = self.url.rstrip("/") + path
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True, limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -171,13 +154,13 @@ class JsonServer:
                         raise HttpFailed(f"{self.url} sent more than {self.max_megabytes:g} MiB")
         # UnicodeError: a host name that cannot be one. The cause would show the token.
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
-            reason = shortened(str(error) or type(error).__name__)[1:-1]
+            reason = shortened(str(error) or type(error).__name__, 200)[1:-1]
             if isinstance(getattr(error, "os_error", None), ConnectionRefusedError):
                 reason = "connection refused; is the server running?"
             raise HttpFailed(f"{self.url}: {reason}", again=True) from None
         status, headers = response.status, response.headers
         if 300 <= status < 400:
-            place = shortened(headers.get("Location", "nowhere"))
+            place = shortened(headers.get("Location", "nowhere"), 200)
             raise HttpFailed(f"{self.url} redirects to {place}; write the final address")
         try:
             answer = parse_json(data)
@@ -185,15 +168,15 @@ class JsonServer:
             if status == 200:
                 raise HttpFailed(f"{self.url} did not answer with JSON: {error}") from None
             answer = data[:1000].decode("utf-8", "replace")
-        if status != 200:
-            text = answer.get("error", answer) if isinstance(answer, dict) else answer
-            wait = headers.get("Retry-After", "")  # a date counts as 0
-            raise HttpFailed(
-                f"{self.url} answered {status}: {shortened(text)}",
-                again=status in _AGAIN,
-                wait=float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0,
-            )
-        return answer
+        if status == 200:
+            return answer
+        text = answer.get("error", answer) if isinstance(answer, dict) else answer
+        wait = headers.get("Retry-After", "")  # a date counts as 0
+        raise HttpFailed(
+            f"{self.url} answered {status}: {shortened(text, 200)}",
+            again=status in _AGAIN,
+            wait=float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0,
+        )
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...method.reward import Fingerprint, RewardBatch, RewardFailed, checked_inputs
 from ...prompts.example import Prompt
-from ..safe_json import shortened
+from ...settings.declared import shortened
 from .http import HttpFailed, JsonServer
 from .wire import parse_answer, to_question
 

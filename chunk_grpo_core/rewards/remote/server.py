@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import math
 import os
@@ -18,20 +17,17 @@ import socket
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 from ...method.reward import Reward, RewardBatch, RewardFailed
 from ...optional import require
+from ...settings.declared import Range, check_settings
 from ...version import __version__
 from .address import is_local
 from .wire import parse_question, to_answer
 
-if TYPE_CHECKING:
-    from aiohttp import web
-else:
-    web = require("aiohttp.web", "To lend a reward")
+web: Any = require("aiohttp.web", "To lend a reward")
 
 __all__ = ["RewardServer", "ServerLimits", "serve"]
 
@@ -48,26 +44,24 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?")
 class ServerLimits:
     """What one client may ask of a server."""
 
-    batch: int = 64
-    """Pictures in a request, at least 1."""
-    megabytes: float = 64.0
-    """Size of a request's body, above 0."""
-    queue: int = 8
-    """Requests that wait or are scored at once, at least 1; the next one gets 503."""
-    timeout: float = 300.0
-    """Seconds from request to answer, above 0."""
+    batch: Annotated[int, Range(1, 1024)] = 64
+    """Pictures in a request."""
+    megabytes: Annotated[float, Range(1e-3, 1024)] = 64.0
+    """Size of a request's body."""
+    queue: Annotated[int, Range(1, 1024)] = 8
+    """Requests that wait or are scored at once; the next one gets 503."""
+    timeout: Annotated[float, Range(1e-3, 86_400)] = 300.0
+    """Seconds from request to answer."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "queue", "megabytes", "timeout"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise ValueError(f"{name} is {value}; it must be above 0, and finite")
+        check_settings(self)
 
 
 class _Refused(Exception):
     """An answer that is not 200."""
 
-    def __init__(self, status: int, message: str, **headers: str) -> None:
-        super().__init__(message)
+    def __init__(self, status: int, reason: str, **headers: str) -> None:
+        super().__init__(reason)
         self.status, self.headers = status, {k.replace("_", "-"): v for k, v in headers.items()}
 
 
@@ -83,14 +77,9 @@ class RewardServer:
         token: str = "",
         limits: ServerLimits | None = None,
     ) -> None:
-        """Take an address; who comes is answered in the ``with`` block.
+        """Take an address, port 0 for a free one (see ``url``).
 
-        Args:
-            reward: What scores.
-            host: Name or address to listen on.
-            port: 0 takes a free one, see ``url``.
-            token: What clients must send as bearer token; empty lets every local process in.
-            limits: What a request may ask for.
+        Clients must send ``token``; without one every local process may come in.
 
         Raises:
             ValueError: The address is not loopback and there is no token.
@@ -110,19 +99,15 @@ class RewardServer:
         self._socket = socket.create_server((str(address), port), family=family, backlog=64)
         self._socket.setblocking(False)
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
+        name = f"[{self.address[0]}]" if ":" in self.address[0] else self.address[0]
+        self.url = f"http://{name}:{self.address[1]}"
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="reward")
         self._jobs: set[Future[dict[str, Any]]] = set()
         self._seconds = 1.0  # that the last request took
-        self._arriving: dict[asyncio.Transport, asyncio.TimerHandle] = {}  # first come first
+        self._arriving: dict[Any, asyncio.TimerHandle] = {}  # transports, first come first
         self._arriving_bytes = 0
         self._loop, self._stop = asyncio.new_event_loop(), asyncio.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        host, port = self.address
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve()))
 
     def __enter__(self) -> RewardServer:
         self._thread.start()
@@ -133,17 +118,12 @@ class RewardServer:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self._worker.shutdown()
-
-    def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
         self._loop.close()
 
     async def _serve(self) -> None:
-        quiet = logging.getLogger(f"{__name__}.http")  # what is not HTTP is not news
-        quiet.setLevel(logging.CRITICAL)
-        options = {"access_log": None, "logger": quiet, "lingering_time": 1.0}
-        options["auto_decompress"] = False
-        http = web.Server(self._answer, handler_cancellation=True, **options)
+        quiet = logging.Logger("http", logging.CRITICAL)  # what is not HTTP is not news
+        options = {"access_log": None, "logger": quiet, "auto_decompress": False}
+        http = web.Server(self._answer, handler_cancellation=True, lingering_time=1.0, **options)
         accepting = asyncio.ensure_future(self._accept(http))
         await self._stop.wait()
         accepting.cancel()
@@ -154,30 +134,30 @@ class RewardServer:
         http.pre_shutdown()
         await http.shutdown(self.limits.timeout)
 
-    async def _accept(self, http: web.Server) -> None:
+    async def _accept(self, http: Any) -> None:
         while True:
-            with suppress(OSError):  # whoever hangs up at once
+            try:
                 client, _ = await self._loop.sock_accept(self._socket)
-                transport, _ = await self._loop.connect_accepted_socket(lambda: http(), client)
-                for other in [other for other in self._arriving if other.is_closing()]:
-                    self._arrived(other)
-                timer = self._loop.call_later(_ARRIVAL_TIME, transport.abort)
-                self._arriving[transport] = timer
-                if len(http.connections) > _CONNECTIONS:
-                    self._cut_slowest()
-            await asyncio.sleep(0)
+                transport, _ = await self._loop.connect_accepted_socket(http, client)
+            except OSError:  # whoever hangs up at once; too many open files
+                await asyncio.sleep(0.05)
+                continue
+            for gone in [other for other in self._arriving if other.is_closing()]:
+                self._arrived(gone)
+            self._arriving[transport] = self._loop.call_later(_ARRIVAL_TIME, transport.abort)
+            if len(http.connections) > _CONNECTIONS:
+                self._cut_slowest()
 
-    def _arrived(self, transport: asyncio.Transport | None) -> None:
-        if transport in self._arriving:
-            self._arriving.pop(transport).cancel()
+    def _arrived(self, transport: Any) -> None:
+        if timer := self._arriving.pop(transport, None):
+            timer.cancel()
 
     def _cut_slowest(self) -> None:
-        """Hang up on the connection that came first of those that have not said all."""
         if slowest := next(iter(self._arriving), None):
             self._arrived(slowest)
             slowest.abort()
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
+    async def _answer(self, request: Any) -> Any:
         status, headers = 200, {}
         try:
             answer = await asyncio.wait_for(self._respond(request), self.limits.timeout)
@@ -192,13 +172,12 @@ class RewardServer:
             status, answer = 500, {"error": "the reward failed; see the log of the server"}
         self._arrived(request.transport)
         log.info("%s %s %d", request.remote, ascii(request.raw_path[:200]), status)
-        body = json.dumps(answer, allow_nan=False).encode()
-        headers["Content-Type"] = "application/json"
-        response = web.Response(body=body, status=status, headers=headers)
+        response = web.json_response(answer, status=status, headers=headers)
+        response.charset = None
         response.force_close()
         return response
 
-    async def _respond(self, request: web.BaseRequest) -> dict[str, Any]:
+    async def _respond(self, request: Any) -> dict[str, Any]:
         self._admit(request)
         if request.method == "GET":
             return self.health
@@ -218,7 +197,7 @@ class RewardServer:
         finally:
             gone.set()
 
-    def _admit(self, request: web.BaseRequest) -> None:
+    def _admit(self, request: Any) -> None:
         """Refuse who may not come in, what is not here, and what may not be read."""
         headers, most = request.headers, self.limits.megabytes
         if self.token:
@@ -251,7 +230,7 @@ class RewardServer:
             wait = str(min(max(math.ceil(self._seconds), 1), 60))
             raise _Refused(503, "the queue is full", Retry_After=wait)
 
-    async def _read(self, request: web.BaseRequest) -> bytearray:
+    async def _read(self, request: Any) -> bytearray:
         """Read the body; where too much is on its way at once, the slowest is cut."""
         body, most = bytearray(), self.limits.queue * self.limits.megabytes * 2**20
         try:
@@ -282,7 +261,7 @@ class RewardServer:
 
 
 def serve(server: RewardServer) -> None:
-    """Answer until SIGINT or SIGTERM, which let the running request finish; a second one does not.
+    """Answer until SIGINT or SIGTERM; the running request may end, unless there is a second one.
 
     From the main thread.
     """

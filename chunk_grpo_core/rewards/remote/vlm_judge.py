@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ...method.reward import Fingerprint, RewardBatch, checked_inputs
 from ...prompts.example import Prompt
+from ...settings.declared import shortened
 from ..png import png_base64
-from ..safe_json import shortened
 from .http import HttpFailed, JsonServer
 from .reward import raise_if_all_failed
 

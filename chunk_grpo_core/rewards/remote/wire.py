@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ...method.reward import RewardBatch
 from ...prompts.example import Example, Prompt, examples_of
+from ...settings.declared import shortened
 from ..png import png_base64, png_size, unpack_pngs
-from ..safe_json import parse_json, shortened
+from ..safe_json import parse_json
 
 __all__ = ["Question", "parse_answer", "parse_question", "to_answer", "to_question"]
 
