@@ -30,7 +30,7 @@ def failed(client, prompt):
     ("kind", "inputs", "words"),
     [
         (TRAIN, {"group_size": 1}, ["group_size", "1", "min of 2"]),
-        (TRAIN, {"learning_rate": 1.0}, ["learning_rate", "1.0", "max of 0.1"]),
+        (TRAIN, {"learning_rate": 5.0}, ["learning_rate", "5.0", "max of 1"]),
         ("ChunkGRPO_LoadReward", {"name": "beauty"}, ["name", "'beauty'", "tiny_world"]),
         (
             "ChunkGRPO_LoadReward",
