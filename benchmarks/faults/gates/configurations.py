@@ -105,12 +105,13 @@ def changes(rng: random.Random, folder: Path, material: Material) -> Case:
     if "\0" in text:
         text = text.replace("\0", "\\u0000")
     dotted, _, value = text.partition("=")
+    more = ("reward",) if dotted.startswith("reward.") else ()
     key = dotted.strip().rpartition(".")[2]
     return train(
         folder,
         as_toml(BASE),
         f"--set {text:.80}",
-        (key or text, text[:20], *([value] if len(value) > 2 else [])),
+        (key or text, text[:20], dotted, *([value] if len(value) > 2 else []), *more),
         "--set",
         text,
         expected=expected,
@@ -185,7 +186,7 @@ def texts(rng: random.Random, folder: Path, material: Material) -> Case:
     name = rng.choice(sorted(_TEXTS))
     text, expected = _TEXTS[name]
     text = text.replace("GOOD", good) if isinstance(text, str) else text
-    return train(folder, text, name, ("config.toml", "weights of"), expected=expected)
+    return train(folder, text, name, ("config.toml", "reward"), expected=expected)
 
 
 def _disturb(lines: list[str], rng: random.Random) -> None:
