@@ -80,7 +80,10 @@ def _first_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) 
 
 
 def _record(folder: Path) -> Mapping[str, Any]:
-    return tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
+    """The record, without the id that every run makes up for itself."""
+    document = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
+    document.get("record", {}).pop("id", None)
+    return document
 
 
 def _json(path: Path) -> object:
