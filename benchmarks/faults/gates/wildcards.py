@@ -36,13 +36,13 @@ def wildcards(rng: random.Random, folder: Path, material: Material) -> Case:
         (folder / "lists" / "colour.txt").write_bytes(body)
         prompt = "a small __colour__ {circle|square|cross} on a white background"
         return _case(
-            folder, prompt, f"a list {what}", ("colour", "caption", "held-out", "unknown word")
+            folder, prompt, f"a list {what}", ("colour", "caption", "held-out", "word")
         )
     if kind == "foreign":
         name = rng.choice(sorted(_FOREIGN))
         _lists(folder, {"colour": ("red", "blue"), "hair color": ("red", "blue")})
         prompt, piece = _FOREIGN[name]
-        return _case(folder, prompt, name, (piece,), never=("caption of the tiny world",))
+        return _case(folder, prompt, name, (piece, *_SEVERAL), never=("caption of the tiny world",))
     name = rng.choice(sorted(_HOSTILE))
     prompt, names, expected = _HOSTILE[name](folder)
     return _case(folder, prompt, name, names, expected)
@@ -133,6 +133,8 @@ def _good(rng: random.Random, folder: Path) -> Case:
 
 
 _END = "{circle|square|cross|triangle} on a white background"
+_SEVERAL = ("red, blue", "blue, red", "red and blue", "blue and red")
+"""What several at once come to, which is no caption of the tiny model."""
 _FOREIGN = {
     "a name with a space": (f"a small __hair color__ {_END}", "hair color"),
     "a weight": (f"a small {{0.5::red|2::blue}} {_END}", "0.5::"),
