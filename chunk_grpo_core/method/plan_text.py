@@ -14,9 +14,11 @@ Words and numbers stand apart by spaces, commas or semicolons; brackets around t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from ..settings.declared import shortened
 from .chunks import (
     ChunkPlan,
     chunk_weights,
@@ -82,8 +84,9 @@ def _read(text: str) -> tuple[_Planner | None, list[int]]:
     numbers = words[1:] if planner else words
     is_complete = len(numbers) in planner.numbers if planner else numbers
     if not is_complete or not all(number.isdecimal() for number in numbers):
-        raise ValueError(f"the chunk plan is {text!r}; write {_PLAN_FORMS}")
-    return planner, [int(number) for number in numbers]
+        raise ValueError(f"the chunk plan is {shortened(text)}; write {_PLAN_FORMS}")
+    with _named("plan", text):
+        return planner, [int(number) for number in numbers]
 
 
 def needs_curve(text: str) -> bool:
@@ -124,7 +127,7 @@ def check_word_alone(text: str, weights: str) -> None:
     """
     check_plan_text(text)
     if needs_curve(text):
-        raise ValueError(f"the plan {text!r} is read off a curve; connect one")
+        raise ValueError(f"the plan {shortened(text)} is read off a curve; connect one")
     if _words(weights) != ["uniform"]:
         raise ValueError(
             f"weights is {weights!r}, but how many chunks {text!r} gives is not known here; "
@@ -144,13 +147,21 @@ def read_plan(text: str, trainable_steps: int, curve: DynamicsCurve | None = Non
         ValueError: The text is none of these, needs a curve, or does not fit.
     """
     planner, numbers = _read(text)
-    if planner is None:
-        return manual_plan(numbers, trainable_steps)
-    if not planner.needs_curve:
-        return planner.plan(trainable_steps, *numbers)
-    if curve is None:
-        raise ValueError(f"the plan {text!r} is read off a curve; connect one")
-    return planner.plan(curve, *numbers)
+    if planner and planner.needs_curve and curve is None:
+        raise ValueError(f"the plan {shortened(text)} is read off a curve; connect one")
+    with _named("plan", text):
+        if planner is None:
+            return manual_plan(numbers, trainable_steps)
+        return planner.plan(curve if planner.needs_curve else trainable_steps, *numbers)
+
+
+@contextmanager
+def _named(name: str, text: str) -> Iterator[None]:
+    """Put what the user wrote before the message of an error."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name} {shortened(text)}: {error}") from error
 
 
 def weights_need_curve(text: str) -> bool:
@@ -184,12 +195,15 @@ def read_weights(text: str, plan: ChunkPlan, curve: DynamicsCurve | None = None)
     softmax = _SOFTMAX.fullmatch(" ".join(words))
     if softmax or words == ["curve"]:
         if curve is None:
-            raise ValueError(f"weights is {text!r}, but no curve is connected to take them from")
-        return chunk_weights(plan, curve, float(softmax[1] or 1.0) if softmax else None)
+            raise ValueError(
+                f"weights is {shortened(text)}, but no curve is connected to take them from"
+            )
+        with _named("weights", text):
+            return chunk_weights(plan, curve, float(softmax[1] or 1.0) if softmax else None)
     try:
         return replace(plan, weights=tuple(float(word) for word in words))
     except ValueError as error:
         raise ValueError(
-            f"weights is {text!r}; write 'uniform', 'curve', 'softmax', 'softmax 0.5', or one "
+            f"weights is {shortened(text)}; write 'uniform', 'curve', 'softmax', 'softmax 0.5', or one "
             f"number, 0 or more, for each of the {plan.count} chunks ({error})"
         ) from error

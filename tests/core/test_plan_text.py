@@ -194,3 +194,28 @@ def test_what_is_too_long_to_draw_or_to_wait_for_is_not_read():
     assert plan_view("step", None, long).sizes == [1] * (MOST_STEPS_TO_CUT + 1)
     longer = curve_of(*(1.0 + step for step in range(MOST_STEPS + 1)))
     assert "run the graph" in plan_view("step", None, longer).note
+
+
+@pytest.mark.parametrize(
+    "text", ["adaptive 3 2", "adaptive 0 0", "cut 13", "size 13", "13", "9, 9"]
+)
+def test_a_plan_that_does_not_fit_is_named_as_it_was_written(text):
+    with pytest.raises(ValueError, match=f"^plan '{text}': "):
+        read_plan(text, 12, CURVE)
+
+
+@pytest.mark.parametrize("text", ["softmax 0", "Softmax 0.0"])
+def test_weights_that_cannot_be_read_off_a_curve_are_named_as_they_were_written(text):
+    with pytest.raises(ValueError, match=f"^weights '{text}': "):
+        read_weights(text, ChunkPlan((4, 8)), CURVE)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "1 " * 50_000, "x" * 5000])
+def test_a_long_plan_or_long_weights_are_shortened(text):
+    for read in (
+        lambda: read_plan(text, 12, CURVE),
+        lambda: read_weights(text, ChunkPlan((4, 8)), CURVE),
+    ):
+        with pytest.raises(ValueError) as error:
+            read()
+        assert len(str(error.value)) < 600

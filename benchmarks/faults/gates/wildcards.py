@@ -35,9 +35,7 @@ def wildcards(rng: random.Random, folder: Path, material: Material) -> Case:
         body, what = damaged_bytes(b"red\nblue\n{green|yellow}\n", rng)
         (folder / "lists" / "colour.txt").write_bytes(body)
         prompt = "a small __colour__ {circle|square|cross} on a white background"
-        return _case(
-            folder, prompt, f"a list {what}", ("colour", "caption", "held-out", "word")
-        )
+        return _case(folder, prompt, f"a list {what}", ("colour", "caption", "held-out", "word"))
     if kind == "foreign":
         name = rng.choice(sorted(_FOREIGN))
         _lists(folder, {"colour": ("red", "blue"), "hair color": ("red", "blue")})
