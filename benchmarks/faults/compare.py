@@ -40,8 +40,12 @@ def differences(disturbed: Path, whole: Path, *, rows_may_miss: bool = False) ->
             wrong += [f"{name}, row {row[key]}" for row in ours if row != expected.get(row[key])]
         elif ours != theirs:
             wrong.append(f"{name}: {_first_difference(ours, theirs)}")
-    if _record(disturbed) != _record(whole):
-        wrong.append("run.toml")
+    ours, theirs = _record(disturbed), _record(whole)
+    wrong += [
+        f"run.toml: {key} is {ours.get(key)!s:.80} instead of {theirs.get(key)!s:.80}"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    ]
     for name in ("evaluation.json",):
         if _json(disturbed / name) != _json(whole / name):
             wrong.append(name)
@@ -83,7 +87,11 @@ def _record(folder: Path) -> Mapping[str, Any]:
     """The record, without the id that every run makes up for itself."""
     document = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
     document.get("record", {}).pop("id", None)
-    return document
+    return {
+        f"{table}.{key}" if isinstance(entries, dict) else table: value
+        for table, entries in document.items()
+        for key, value in (entries.items() if isinstance(entries, dict) else [("", entries)])
+    }
 
 
 def _json(path: Path) -> object:

@@ -98,7 +98,7 @@ class ChunkPlan:
         """
         if self.steps != trainable_steps:
             raise ValueError(
-                f"chunk sizes {list(self.sizes)} cover {self.steps} steps, but there are "
+                f"chunk sizes {shortened(list(self.sizes))} cover {self.steps} steps, but there are "
                 f"{trainable_steps} trainable ones (the number of sampling steps minus the last, "
                 "deterministic one)"
             )

@@ -204,6 +204,6 @@ def read_weights(text: str, plan: ChunkPlan, curve: DynamicsCurve | None = None)
         return replace(plan, weights=tuple(float(word) for word in words))
     except ValueError as error:
         raise ValueError(
-            f"weights is {shortened(text)}; write 'uniform', 'curve', 'softmax', 'softmax 0.5', or one "
-            f"number, 0 or more, for each of the {plan.count} chunks ({error})"
+            f"weights is {shortened(text)}; write 'uniform', 'curve', 'softmax', 'softmax 0.5', or "
+            f"one number, 0 or more, for each of the {plan.count} chunks ({error!s:.200})"
         ) from error
