@@ -84,9 +84,10 @@ def _first_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) 
 
 
 def _record(folder: Path) -> Mapping[str, Any]:
-    """The record, without the id that every run makes up for itself."""
+    """The record by dotted key, without what depends on where the folder lies, and its own id."""
     document = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
-    document.get("record", {}).pop("id", None)
+    for table, key in (("record", "id"), ("record", "digests"), ("run", "folder")):
+        document.get(table, {}).pop(key, None)
     return {
         f"{table}.{key}" if isinstance(entries, dict) else table: value
         for table, entries in document.items()

@@ -98,9 +98,9 @@ class ChunkPlan:
         """
         if self.steps != trainable_steps:
             raise ValueError(
-                f"chunk sizes {shortened(list(self.sizes))} cover {self.steps} steps, but there are "
-                f"{trainable_steps} trainable ones (the number of sampling steps minus the last, "
-                "deterministic one)"
+                f"chunk sizes {shortened(list(self.sizes))} cover {self.steps} steps, but there "
+                f"are {trainable_steps} trainable ones (the number of sampling steps minus the "
+                "last, deterministic one)"
             )
 
     def to_json(self) -> dict[str, object]:

@@ -26,6 +26,7 @@ from typing import Any
 from torch import Tensor
 
 from ..disk.atomic import whole_folder, write_whole, writing
+from ..disk.regular import read_regular
 from ..optional import require
 
 __all__ = ["Checkpoint", "Checkpoints", "TrainingState"]
@@ -218,7 +219,7 @@ def _number(path: Path) -> int:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise _Unusable(f"{path.name} cannot be read ({error.strerror})") from error
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..disk.atomic import append_line, write_whole
+from ..disk.regular import read_regular
 from ..train.events import Event, HeldOutEnd, IterationEnd, RunEnd, RunStart
 from .derived import put_aside
 
@@ -55,7 +56,7 @@ def _rows_and_damage(path: Path) -> tuple[list[Row], list[str]]:
     if not path.exists():
         return [], []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = read_regular(path).decode("utf-8").splitlines(keepends=True)
     except OSError as error:
         return [], [f"it cannot be read ({error.strerror})"]
     except UnicodeDecodeError as error:

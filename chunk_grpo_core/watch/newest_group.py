@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from ..disk.atomic import write_whole
+from ..disk.regular import read_regular
 from ..rewards.pixels import to_pil
 from ..train.events import AdvantagesEnd, Event, RolloutEnd
 from .derived import put_aside
@@ -38,7 +39,7 @@ def read_group(folder: str | Path) -> dict[str, Any] | None:
     """
     file = Path(folder) / GROUP_FILE
     try:
-        group = json.loads(file.read_text(encoding="utf-8"))
+        group = json.loads(read_regular(file).decode("utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import shutil
 
@@ -81,6 +82,9 @@ def test_a_damaged_file_is_named_and_the_older_checkpoint_is_taken(two, name, ca
     assert f"{name} cannot be read (No such file" in passed_over(two, caplog)
     file.mkdir()
     assert f"{name} cannot be read (Is a directory)" in passed_over(two, caplog)
+    file.rmdir()
+    os.mkfifo(file)
+    assert f"{name} cannot be read (it is a pipe" in passed_over(two, caplog)
 
 
 @pytest.mark.parametrize("kind", STATE)

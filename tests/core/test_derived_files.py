@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -35,6 +36,7 @@ SHAPES = {
     b"\n",
     "deep": b"[" * 100_000 + b"\n",
     "a folder": None,
+    "a pipe": None,
 }
 FILES = ("metrics.jsonl", "held_out.jsonl", "group/group.json")
 
@@ -55,11 +57,13 @@ def experiment(path, resume=False, listener=lambda event: None, **settings):
 
 
 def damage(file, shape):
+    if file.exists() and not file.is_file() and not file.is_dir():
+        file.unlink()  # a pipe, whose writer waits for a reader
     if SHAPES[shape] is not None:
         file.write_bytes(SHAPES[shape])
     elif not file.is_dir():
         file.unlink(missing_ok=True)
-        file.mkdir()
+        file.mkdir() if shape == "a folder" else os.mkfifo(file)
 
 
 def numbers(rows):
