@@ -153,6 +153,16 @@ class ComfyServer:
         path.touch()
         return path
 
+    @property
+    def process_id(self) -> int:
+        """Of the running server."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the server without warning; its folder stays."""
+        self._process.kill()
+        self._process.wait()
+
     def log(self, lines: int | None = None) -> str:
         """Return what the server has logged, or the last lines of it."""
         text = self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
