@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from ..chunk_grpo_core.lora.contents import blaming, check_numbers
 from ..chunk_grpo_core.lora.files import convert_lora, load_lora, save_lora
 from ..chunk_grpo_core.version import __version__
-from .bridge.host import free_lora_path, listed_loras, lora_file, lora_name, lora_path
+from .bridge.host import listed_loras, lora_file, lora_name, lora_path, new_lora_path
 from .types import CATEGORY, LogSocket, TrainingLog
 from .validation import verdict
 
@@ -111,11 +111,11 @@ class SaveLoRA(io.ComfyNode):
         """Write."""
         version = {"chunk_grpo_version": __version__}
         metadata = log.outcome.lora_metadata() if log else version
-        path = free_lora_path(name)
         second = None
         if for_diffusers:  # converted first, so that nothing is written if it is not FLUX.1
             second = convert_lora(lora, "diffusers")
-        save_lora(lora, path, metadata)
+        with new_lora_path(name) as path:
+            save_lora(lora, path, metadata)
         written = [str(path)]
         if second is not None:
             other = path.with_name(f"{path.stem}_diffusers.safetensors")

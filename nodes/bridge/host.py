@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import re
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...chunk_grpo_core.disk.atomic import CannotWrite, writing
 from ...chunk_grpo_core.disk.names import path_inside, safe_name
 from ...chunk_grpo_core.runs.folder import numbered_folder
 
 __all__ = [
     "check_interrupt",
-    "free_lora_path",
     "listed_loras",
     "lora_file",
     "lora_name",
     "lora_path",
+    "new_lora_path",
     "new_run_folder",
     "output_folder",
     "page_server",
@@ -150,12 +152,39 @@ def lora_path(name: str) -> Path:
     return Path(_loras_folder(), *names[:-1], f"{names[-1]}.safetensors")
 
 
-def free_lora_path(name: str) -> Path:
-    """:func:`lora_path`, with ``_2``, ``_3``, ... behind a name that is taken."""
+@contextmanager
+def new_lora_path(name: str) -> Iterator[Path]:
+    """:func:`lora_path`, with ``_2``, ``_3``, ... behind a name that is taken.
+
+    The file is made at once, empty, so that nobody else takes the name; it goes again if nothing
+    was written to it.
+
+    Raises:
+        CannotWrite: The file cannot be made.
+    """
     path = lora_path(name)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     names = itertools.chain([path.stem], (f"{path.stem}_{n}" for n in itertools.count(2)))
-    files = (path.with_name(f"{stem}.safetensors") for stem in names)
-    return next(file for file in files if not file.exists())
+    file = next(filter(_takes, (path.with_name(f"{stem}.safetensors") for stem in names)))
+    try:
+        yield file
+    finally:
+        with suppress(FileNotFoundError):
+            if not file.stat().st_size:
+                file.unlink()
+
+
+def _takes(file: Path) -> bool:
+    """Make a file; whether it was not there before."""
+    try:
+        with writing(file):
+            file.touch(exist_ok=False)
+    except CannotWrite as error:
+        if error.errno != errno.EEXIST:
+            raise
+        return False
+    return True
 
 
 def lora_name(path: Path) -> str:

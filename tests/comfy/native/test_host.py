@@ -119,12 +119,14 @@ def test_no_lora_file_is_overwritten(lab):
     with tempfile.TemporaryDirectory() as folder:
         folder_paths.folder_names_and_paths["loras"] = ([folder], before[1])
         try:
-            Path(folder, "style").mkdir()
             names = []
             for _ in range(3):
-                path = host.free_lora_path("style/red")
-                path.touch()
+                with host.new_lora_path("style/red") as path:
+                    with host.new_lora_path("style/red") as unused:
+                        assert unused != path  # nobody else gets it meanwhile
+                    path.write_bytes(b"LoRA")
                 names.append(host.lora_name(path))
+            assert len(list(Path(folder, "style").iterdir())) == 3
             assert names == [os.path.join("style", f"red{n}.safetensors") for n in ("", "_2", "_3")]
         finally:
             folder_paths.folder_names_and_paths["loras"] = before
