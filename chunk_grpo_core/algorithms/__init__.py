@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..settings.declared import shortened
 from .algorithm import Algorithm
 from .chunk_grpo import ChunkGrpo
 
@@ -25,9 +26,8 @@ def algorithm_of(config: Any) -> Algorithm[Any, Any]:
         ValueError: There is none of this name, or the settings do not suit it.
     """
     if config.algorithm not in ALGORITHMS:
-        raise ValueError(
-            f"algorithm is {config.algorithm!r}; it must be one of {', '.join(ALGORITHMS)}"
-        )
+        names = ", ".join(ALGORITHMS)
+        raise ValueError(f"algorithm is {shortened(config.algorithm)}; it must be one of {names}")
     return ALGORITHMS[config.algorithm](config)
 
 

@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 from ..models.family import ModelTable
 from ..models.registry import FAMILIES
 from ..prompts.split import PromptConfig
-from ..settings.declared import OneOf, Range, limits_of
+from ..settings.declared import OneOf, Range, limits_of, shortened
 from ..train.config import PARTS, TrainConfig
 from .run_config import GridTable, PlanTable, PromptTable, RunTable
 
@@ -130,7 +130,7 @@ def checked(key: Key, value: object) -> object:
     for kind in kinds.split(" | "):
         if _is(value, kind):
             return float(value) if kind == "float" else value  # type: ignore[arg-type]
-    raise ValueError(f"{key.dotted} is {value!r}; it must be {key.allowed}")
+    raise ValueError(f"{key.dotted} is {shortened(value)}; it must be {key.allowed}")
 
 
 def _is(value: object, kind: str) -> bool:

@@ -28,6 +28,7 @@ from ..models.registry import FAMILIES, ChosenModel, family_named
 from ..presets import PRESETS, preset_values
 from ..prompts.split import PromptConfig
 from ..rewards import REWARDS, check_reward
+from ..settings.declared import shortened
 from ..train.config import TrainConfig, is_setting
 from ..watch.trackers import TRACKERS
 from .keys import Key, checked, keys, nearest, tables
@@ -100,7 +101,9 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     )
     algorithm_of(config.settings)  # refuses settings that do not suit it
     if strange := set(config.run.log) - set(TRACKERS):
-        raise ValueError(f"run.log has {min(strange)!r}; it may have {', '.join(TRACKERS)}")
+        raise ValueError(
+            f"run.log has {shortened(min(strange))}; it may have {', '.join(TRACKERS)}"
+        )
     return config
 
 
@@ -134,14 +137,15 @@ def _check_top(data: Mapping[str, Any]) -> None:
     """
     preset = data.get("preset", "")
     if not isinstance(preset, str) or (preset and preset not in PRESETS):
-        raise ValueError(f"there is no preset {preset!r}{nearest(str(preset), list(PRESETS))}")
+        near = nearest(str(preset), list(PRESETS))
+        raise ValueError(f"there is no preset {shortened(preset)}{near}")
     for name, entry in data.items():
         if name in ("preset", "reward", "record") or name in keys()[""]:
             continue
         if name not in keys():
             raise ValueError(_no_such(name, entry))
         if not isinstance(entry, dict):
-            raise ValueError(f"{name} is {entry!r}; it must be a table: [{name}]")
+            raise ValueError(f"{name} is {shortened(entry)}; it must be a table: [{name}]")
 
 
 def _values(data: Mapping[str, Any], tables: _Keys, folder: Path) -> dict[str, Any]:
@@ -151,7 +155,7 @@ def _values(data: Mapping[str, Any], tables: _Keys, folder: Path) -> dict[str, A
         for name, value in entries.items() if table in tables else ():
             key = tables[table].get(name)
             if key is None:
-                raise ValueError(f"[{table}] has no key {name}{_where(name, table, tables)}")
+                raise ValueError(f"[{table}] has no key {name:.80}{_where(name, table, tables)}")
             typed = checked(key, value)
             if key.is_path and typed:
                 typed = _absolute(str(typed), folder, may_be_name=name == "path")
@@ -162,8 +166,8 @@ def _values(data: Mapping[str, Any], tables: _Keys, folder: Path) -> dict[str, A
 def _no_such(name: str, entry: object) -> str:
     """What is wrong with a name at the top of the file that is neither a key nor a table."""
     if isinstance(entry, (dict, list)):
-        return f"there is no table [{name}]{nearest(name, tables())}"
-    return f"there is no key {name} at the top of the file{_where(name, '', keys())}"
+        return f"there is no table [{name:.80}]{nearest(name, tables())}"
+    return f"there is no key {name:.80} at the top of the file{_where(name, '', keys())}"
 
 
 def _where(name: str, table: str, tables: _Keys) -> str:
@@ -215,8 +219,8 @@ def _grid(table: GridTable, base: TimeGrid | None, model: ChosenModel | None) ->
     if isinstance(shift, str):
         if shift != "model" or model is None:
             raise ValueError(
-                f'grid.shift is {shift!r}; it must be a number, or "model" for the noise levels '
-                "that the model itself is sampled with"
+                f'grid.shift is {shortened(shift)}; it must be a number, or "model" for the noise '
+                "levels that the model itself is sampled with"
             )
         return model.family.grid(model.table, table.steps)
     return shifted_grid(table.steps, shift)
@@ -235,9 +239,9 @@ def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
     settings = dict(entry)
     name, weight = settings.pop("name", None), settings.pop("weight", 1.0)
     if not isinstance(name, str) or name not in REWARDS:
-        raise ValueError(f"reward.name is {name!r}{nearest(str(name), list(REWARDS))}")
+        raise ValueError(f"reward.name is {shortened(name)}{nearest(str(name), list(REWARDS))}")
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-        raise ValueError(f"reward.weight is {weight!r}; it must be a number")
+        raise ValueError(f"reward.weight is {shortened(weight)}; it must be a number")
     settings = check_reward(name, settings, key="reward.{name}")
     for setting, value in settings.items():
         if setting in _REWARD_PATHS:
@@ -261,7 +265,9 @@ def changed(data: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
         dotted, equals, value = (part.strip() for part in text.partition("="))
         table, _, key = dotted.rpartition(".")
         if not equals or not key:
-            raise ValueError(f"{text!r} changes nothing; write KEY=VALUE, such as iterations=20")
+            raise ValueError(
+                f"{shortened(text)} changes nothing; write KEY=VALUE, such as iterations=20"
+            )
         _place(data, table, text)[key] = _value(value)
     return data
 
@@ -285,11 +291,11 @@ def _place(data: dict[str, Any], table: str, change: str) -> dict[str, Any]:
             place = rewards[int(number) - 1]
         else:
             raise ValueError(
-                f"{change!r}: there are {len(rewards)} rewards; write reward.1.KEY=VALUE for the "
-                "first"
+                f"{shortened(change)}: there are {len(rewards)} rewards; write reward.1.KEY=VALUE "
+                "for the first"
             )
     else:
         place = data.setdefault(table, {})
     if not isinstance(place, dict):
-        raise ValueError(f"{change!r}: {table} is no table; change the file itself")
+        raise ValueError(f"{shortened(change)}: {table:.80} is no table; change the file itself")
     return place

@@ -11,7 +11,7 @@ from ..method.dynamics import DynamicsCurve
 from ..method.plan_text import needs_curve, read_plan, read_weights, weights_need_curve
 from ..models.registry import ChosenModel
 from ..prompts.split import PromptConfig, PromptSet
-from ..settings.declared import Range, check_settings
+from ..settings.declared import Range, check_settings, shortened
 from ..train.config import TrainConfig
 
 __all__ = ["GridTable", "PlanTable", "PromptTable", "RewardEntry", "RunConfig", "RunTable"]
@@ -54,7 +54,9 @@ class PlanTable:
         """
         if not self.chunks:
             if self.weights:
-                raise ValueError(f"plan.weights is {self.weights!r}, but plan.chunks is missing")
+                raise ValueError(
+                    f"plan.weights is {shortened(self.weights)}, but plan.chunks is missing"
+                )
             return None
         plan = read_plan(self.chunks, trainable_steps, curve)
         return read_weights(self.weights, plan, curve) if self.weights else plan

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..optional import require
-from ..settings.declared import Range, check_settings
+from ..settings.declared import Range, check_settings, shortened
 from .low_rank import add_low_rank
 
 __all__ = [
@@ -104,7 +104,7 @@ def target_pattern(targets: str, presets: Mapping[str, str] = TARGET_PRESETS) ->
         return re.compile(presets.get(targets, targets))
     except re.error as error:
         raise ValueError(
-            f"lora.targets is {targets!r}: not one of {', '.join(presets)}, "
+            f"lora.targets is {shortened(targets)}: not one of {', '.join(presets)}, "
             f"and not a regular expression ({error})"
         ) from error
 
@@ -189,7 +189,7 @@ class PeftAdapter:
             if isinstance(child, nn.Linear) and pattern.fullmatch(name)
         ]
         if not names:
-            raise ValueError(f"lora.targets {config.targets!r} matches no linear layer")
+            raise ValueError(f"lora.targets {shortened(config.targets)} matches no linear layer")
         module.requires_grad_(False)
         peft.inject_adapter_in_model(
             peft.LoraConfig(

@@ -130,8 +130,8 @@ def check_word_alone(text: str, weights: str) -> None:
         raise ValueError(f"the plan {shortened(text)} is read off a curve; connect one")
     if _words(weights) != ["uniform"]:
         raise ValueError(
-            f"weights is {weights!r}, but how many chunks {text!r} gives is not known here; "
-            "connect a curve, write all sizes as numbers, or write 'uniform'"
+            f"weights is {shortened(weights)}, but how many chunks {shortened(text)} gives is not "
+            "known here; connect a curve, write all sizes as numbers, or write 'uniform'"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..settings.declared import shortened
 from .family import Family, ModelTable
 from .flux.family import FAMILY as FLUX
 from .tiny.family import FAMILY as TINY
@@ -22,7 +23,8 @@ def family_named(name: object) -> Family[Any]:
         ValueError: There is none of this name.
     """
     if not isinstance(name, str) or name not in FAMILIES:
-        raise ValueError(f"model.type is {name!r}; it must be one of {', '.join(FAMILIES)}")
+        families = ", ".join(FAMILIES)
+        raise ValueError(f"model.type is {shortened(name)}; it must be one of {families}")
     return FAMILIES[name]
 
 

@@ -42,6 +42,7 @@ from torch.nn import functional
 from ..method.reward import Fingerprint, RewardBatch
 from ..optional import require
 from ..prompts.example import Prompt
+from ..settings.declared import shortened
 from .networks.network import score_pictures
 from .picture_files import load_picture
 from .pixels import to_levels
@@ -157,7 +158,9 @@ def target_colour(colour: str = "#2060c0") -> AnalyticReward:
     """
     digits = _HEX.fullmatch(colour)
     if not digits:
-        raise ValueError(f"colour is {colour!r}; write six hexadecimal digits, for example #2060c0")
+        raise ValueError(
+            f"colour is {shortened(colour)}; write six hexadecimal digits, for example #2060c0"
+        )
     target = torch.tensor(list(bytes.fromhex(digits[1]))) / 255.0
     return AnalyticReward(
         name="target_colour",

@@ -197,6 +197,23 @@ def test_no_key_takes_a_value_of_another_type(model):
             assert key.allowed
 
 
+def test_no_message_repeats_a_long_value():
+    long = "x" * 5000
+    wrong = [changed(table, **{name: long}) for table in keys() for name in keys()[table]]
+    wrong += [changed("", **{long: 1}), changed("sde", **{long: 1}), changed(long, a=1)]
+    wrong += [{**SMALL, "preset": long}, {**SMALL, "reward": {"name": long}}]
+    wrong += [{**SMALL, "reward": {"name": "target_colour", "colour": long}}]
+    wrong += [changed("run", log=[long]), {**SMALL, "lora": long}]
+    messages = []
+    for data in wrong:
+        try:
+            read(data)
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > len(wrong) / 2  # a path may be as long as it likes
+    assert max(map(len, messages)) < 1500
+
+
 def test_the_text_none_is_none_where_that_is_allowed():
     config = read(changed("", batch_size="none")).train_config()
     assert config.batch_size is None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ...settings.declared import shortened
 from .world import ATTRIBUTES, HELD_OUT, TRAIN, caption, words_of
 
 __all__ = ["POOLED_DIM", "TEXT_DIM", "TEXT_LENGTH", "VOCABULARY", "TinyTextEncoder", "tokenize"]
@@ -45,9 +46,13 @@ def tokenize(texts: Sequence[str]) -> Tensor:
         unknown = next((word for word in words if word not in _TOKENS), None)
         if unknown is not None:
             vocabulary = ", ".join(VOCABULARY[1:])
-            raise ValueError(f"unknown word {unknown!r} in {text!r}; known words: {vocabulary}")
+            raise ValueError(
+                f"unknown word {shortened(unknown)} in {shortened(text)}; known words: {vocabulary}"
+            )
         if len(words) > TEXT_LENGTH:
-            raise ValueError(f"{text!r} has {len(words)} words, at most {TEXT_LENGTH} are possible")
+            raise ValueError(
+                f"{shortened(text)} has {len(words)} words, at most {TEXT_LENGTH} are possible"
+            )
         rows.append([_TOKENS[word] for word in words] + [0] * (TEXT_LENGTH - len(words)))
     return torch.tensor(rows, dtype=torch.long).reshape(-1, TEXT_LENGTH)
 

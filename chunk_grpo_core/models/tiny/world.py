@@ -16,6 +16,8 @@ from dataclasses import astuple, dataclass
 import torch
 from torch import Tensor
 
+from ...settings.declared import shortened
+
 __all__ = [
     "ATTRIBUTES",
     "EXAMPLE",
@@ -98,7 +100,7 @@ def parse(text: str) -> Scene:
     scene = _BY_WORDS.get(tuple(words_of(text)))
     if scene is None:
         raise ValueError(
-            f"{text!r} is not a caption of the tiny world. A valid one: {EXAMPLE!r} "
+            f"{shortened(text)} is not a caption of the tiny world. A valid one: {EXAMPLE!r} "
             f"(colours: {', '.join(PALETTE)}; shapes: {', '.join(ATTRIBUTES['shape'])}; "
             "object and background differ in colour)"
         )
