@@ -101,7 +101,7 @@ ANSWERS = {
 
 
 def remote(url, **settings):
-    known = {"timeout": 1.0, "retries": 1, "backoff": 0.01, "max_megabytes": 1.0}
+    known = {"timeout": 0.5, "retries": 1, "backoff": 0.01, "max_megabytes": 1.0}
     return load_reward("remote_http", url=url, **{**known, **settings})
 
 
