@@ -23,7 +23,7 @@ from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.reward import Fingerprint, RewardBatch, RewardFailed
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.prompts.example import Example, Prompt
-from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
+from chunk_grpo_core.train.config import OptimizerConfig, RunSettings, TrainConfig
 
 PROMPTS = ("warm", "cold", "bright", "dark", "plain")
 
@@ -220,6 +220,7 @@ def toy_config(**changes: Any) -> TrainConfig:
         "group_size": 8,
         "checkpoint_every": 3,
         "seed": 7,
+        "run": RunSettings(reward_retries=2, reward_wait=0.0),
     }
     return TrainConfig(**{**settings, **changes})
 

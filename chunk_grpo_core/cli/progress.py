@@ -29,6 +29,7 @@ from ..train.events import (
     IterationEnd,
     Measured,
     PhaseProgress,
+    RewardWait,
     RunStart,
 )
 from ..train.self_test import SelfTestFailed
@@ -42,11 +43,12 @@ _MISTAKES = (
     ValueError,
     OSError,
     ImportError,
-    FloatingPointError,
     SelfTestFailed,
     NothingFits,
     MemoryError,
 )
+#: What a run cannot help: a reward that fails, a model that gives NaN.
+_FAILURES = (NothingScored, RewardFailed, FloatingPointError)
 _TITLES: dict[Measured, str] = {
     "curve": "relative L1",
     "before": "base model",
@@ -70,6 +72,8 @@ class ProgressBar:
         )
         self._tasks: dict[str, TaskID] = {}
         self._iterations = 1
+        self._waiting = ""
+        """Which of the bars says that the run waits for a reward."""
 
     def __enter__(self) -> ProgressBar:
         return self  # it appears with the first update, so that a mistake is one line
@@ -78,8 +82,8 @@ class ProgressBar:
         if self._tasks:
             self._progress.stop()
 
-    def update(self, name: str, fraction: float, note: str | None = None) -> None:
-        """Show how much of something is done."""
+    def update(self, name: str, fraction: float | None, note: str | None = None) -> None:
+        """Show how much of something is done; None leaves that as it is."""
         self._progress.start()
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=1.0, note="")
@@ -90,6 +94,9 @@ class ProgressBar:
 
     def listen(self, event: Event) -> None:
         """Show one event."""
+        if self._waiting:  # the reward has answered
+            self.update(self._waiting, None, "")
+            self._waiting = ""
         if isinstance(event, EvaluationProgress):
             self.update(_TITLES[event.which], event.fraction)
         elif isinstance(event, RunStart):
@@ -97,6 +104,10 @@ class ProgressBar:
             self.update("training", event.first_iteration / event.iterations)
         elif isinstance(event, PhaseProgress):
             self.update("training", (event.iteration + event.fraction) / self._iterations)
+        elif isinstance(event, RewardWait):
+            note = f"waiting {event.seconds:g} s for the reward ({event.number}/{event.tries})"
+            self._waiting = next(reversed(self._tasks), "training")
+            self.update(self._waiting, None, note)
         elif isinstance(event, IterationEnd):
             row = event.metrics
             reward, memory = row["reward_mean"], row["peak_memory_gib"]
@@ -125,7 +136,7 @@ def clear_errors(hint: str | Callable[[], str]) -> Iterator[None]:
         raise typer.Exit(2) from error
     except PeerFailed as error:
         raise typer.Exit(2) from error  # the first process shows it
-    except (NothingScored, RewardFailed) as error:
+    except _FAILURES as error:
         if os.environ.get("RANK", "0") == "0":  # all processes have the same error
             _show_error(f"{error}; {_text(hint)}")
         raise typer.Exit(1) from error

@@ -82,6 +82,8 @@ def keys(model: type[ModelTable] = ModelTable) -> dict[str, dict[str, Key]]:
     """
     families = ", ".join(f'"{family.name}" ({family.title})' for family in FAMILIES.values())
     elsewhere = {*PARTS, "grid", "plan"}
+    of_parts = {table: _of(kind, table, f"{table}.") for table, kind in PARTS.items()}
+    of_run = of_parts.pop("run")
     plain = {name: key for name, key in _of(TrainConfig, "", "").items() if name not in elsewhere}
     return {
         "": plain,
@@ -95,8 +97,8 @@ def keys(model: type[ModelTable] = ModelTable) -> dict[str, dict[str, Key]]:
         },
         "grid": _of(GridTable, "grid"),
         "plan": _of(PlanTable, "plan"),
-        **{table: _of(kind, table, f"{table}.") for table, kind in PARTS.items()},
-        "run": _of(RunTable, "run", paths=_PATHS),
+        **of_parts,
+        "run": {**_of(RunTable, "run", paths=_PATHS), **of_run},
     }
 
 

@@ -66,9 +66,8 @@ def settings_text(settings: TrainConfig, tables: Mapping[str, Any], preset: str 
     views = {"plan": plan_as_text(settings.plan), **tables, "grid": _grid(settings.grid)}
     family = FAMILIES.get(tables["model"]["type"])
     for table, table_keys in keys(family.table if family else ModelTable).items():
-        values = views.get(table)
-        if values is None:  # a table of settings, or one of which there is nothing to say
-            values = {name: flat[key.setting] for name, key in table_keys.items() if key.setting}
+        of_settings = {name: flat[key.setting] for name, key in table_keys.items() if key.setting}
+        values = {**views.get(table, {}), **of_settings}
         if values:
             lines += ["", f"[{table}]"] if table else [""]
         for name, value in values.items():

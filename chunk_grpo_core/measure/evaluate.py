@@ -6,8 +6,8 @@ Legend: P prompts, S seeds for each prompt.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -55,14 +55,16 @@ class Evaluation:
         return tuple(example.text for example in self.examples)
 
     def to_json(self) -> dict[str, object]:
-        """Every score, None where it was invalid: ``rewards`` and extras as (P, S) lists."""
+        """Every score, None where it was invalid: ``rewards`` and extras as (P, S) lists; and how
+        many pictures are ``missing`` a score."""
 
         def plain(scores: Tensor) -> list[list[float | None]]:
             return [[s if math.isfinite(s) else None for s in row] for row in scores.tolist()]
 
         extras = {name: plain(scores) for name, scores in self.extras.items()}
         prompts = [example.to_json() for example in self.examples]
-        return {"prompts": prompts, "rewards": plain(self.rewards), "extras": extras}
+        scores = {"rewards": plain(self.rewards), "extras": extras, "missing": self.missing}
+        return {"prompts": prompts, **scores}
 
     @classmethod
     def joined(cls, evaluations: Sequence[Evaluation]) -> Evaluation:
@@ -82,18 +84,10 @@ class Evaluation:
             next((part.error for part in reversed(evaluations) if part.error), ""),
         )
 
-    def check_scored(self, reward: str) -> Evaluation:
-        """Return this evaluation if at least one picture has a score.
-
-        Args:
-            reward: Name of the reward, for the message.
-
-        Raises:
-            NothingScored: None has.
-        """
-        scores = replace(RewardBatch.of(self.rewards.flatten()), error=self.error)
-        check_scored([scores], reward, "the evaluation")
-        return self
+    @property
+    def missing(self) -> int:
+        """Pictures without a score; every mean leaves them out."""
+        return int((~self.rewards.isfinite()).sum())
 
     @property
     def mean(self) -> float:
@@ -125,7 +119,7 @@ def evaluate(
     seed: int = 0,
     solver: str = "euler",
     limit: BatchLimit | None = None,
-    is_part: bool = False,
+    settle: Callable[[Callable[[], list[RewardBatch]]], object] | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
     check_cancel: CheckCancel = never_cancel,
 ) -> Evaluation:
@@ -141,8 +135,9 @@ def evaluate(
         seed: Seed of the noise; the same seed gives the same noise to every policy.
         solver: What follows the ODE, one of :data:`~chunk_grpo_core.method.solvers.SOLVERS`.
         limit: Samples that fit into memory at once; as many as do when None.
-        is_part: Other prompts of the same evaluation are measured elsewhere, so that here all
-            scores may be missing.
+        settle: Calls its argument, which scores what has no score yet, until it is content, or
+            raises; see :meth:`~chunk_grpo_core.train.patience.Patience.until_scored`. Without it,
+            one try must give at least one score.
         progress: Called with the fraction done.
         check_cancel: Called after every call of the model, and before a prompt's pictures are
             decoded and scored.
@@ -162,10 +157,12 @@ def evaluate(
         progress=progress,
         check_cancel=check_cancel,
     )
-    batches, images = [], []
-    for example, pictures in zip(examples, pictures_of_prompts, strict=True):
-        batches.append(score_or_mask(reward, pictures, [example] * seeds))
-        images.append(pictures[0])
+    pictures = _Pictures(reward, examples, pictures_of_prompts)
+    if settle:
+        settle(pictures.attempt)
+    else:
+        check_scored(pictures.attempt(), reward.name, "the evaluation")
+    batches, images = pictures.batches, pictures.first
     details = [batch.details for batch in batches]
     unknown = torch.full((seeds,), torch.nan)  # a reward that fails has no extras
     extras = {
@@ -173,8 +170,34 @@ def evaluate(
         for name in dict.fromkeys(name for row in details for name in row)
     }
     rewards = torch.stack([batch.known for batch in batches])
-    evaluation = Evaluation(examples, rewards, extras, torch.stack(images), last_error(batches))
-    return evaluation if is_part else evaluation.check_scored(reward.name)
+    return Evaluation(examples, rewards, extras, torch.stack(images), last_error(batches))
+
+
+class _Pictures:
+    """The pictures of an evaluation, scored prompt by prompt; those without scores are kept."""
+
+    def __init__(
+        self, reward: Reward, examples: Sequence[Example], pictures: Iterable[Tensor]
+    ) -> None:
+        self.reward, self.batches, self.first = reward, [], []
+        self._left = iter(zip(examples, pictures, strict=True))
+        self._unscored: dict[int, tuple[Example, Tensor]] = {}
+
+    def attempt(self) -> list[RewardBatch]:
+        """Score every prompt; called again, those of which no picture has a score."""
+        for index, (example, pictures) in self._unscored.copy().items():
+            self.batches[index] = self._score(index, example, pictures)
+        for example, pictures in self._left:
+            self.first.append(pictures[0].clone())
+            self.batches.append(self._score(len(self.batches), example, pictures))
+        return self.batches
+
+    def _score(self, index: int, example: Example, pictures: Tensor) -> RewardBatch:
+        batch = score_or_mask(self.reward, pictures, [example] * len(pictures))
+        self._unscored[index] = example, pictures
+        if batch.valid.any():
+            del self._unscored[index]
+        return batch
 
 
 def _differences(before: Evaluation, after: Evaluation, extra: str | None) -> Tensor:
@@ -216,7 +239,7 @@ def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None)
     further number that no picture has in both evaluations has a gain of NaN.
 
     Raises:
-        NothingScored: No picture has a reward in both evaluations.
+        NothingScored: Fewer than two prompts have a score in both evaluations.
         ValueError: The evaluations do not belong together, or there are fewer than two prompts.
     """
     gains = prompt_gains(before, after, extra)
@@ -231,6 +254,12 @@ def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None)
             f"({after.error or before.error or 'scores are missing or not finite'}); repair the "
             "reward"
         )
+    if len(gains) < 2:
+        raise NothingScored(
+            "only 1 prompt has a score in both evaluations, and an interval needs 2 "
+            f"({after.error or before.error or 'scores are missing or not finite'}); repair the "
+            "reward"
+        )
     mean = float(gains.mean())
     half = 1.96 * float(gains.std()) / math.sqrt(len(gains))
     return Interval(mean, mean - half, mean + half)
@@ -239,11 +268,14 @@ def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None)
 def win_rate(before: Evaluation, after: Evaluation, extra: str | None = None) -> float:
     """Fraction of pictures that got better with the same noise; equal scores count one half.
 
-    Pairs of which one score is invalid are left out. Arguments: see :func:`prompt_gains`.
+    Pairs of which one score is invalid are left out; without any pair it is NaN. Arguments: see
+    :func:`prompt_gains`.
 
     Raises:
         ValueError: The prompts or the numbers of pictures differ.
     """
     differences = _differences(before, after, extra)
     valid = differences[torch.isfinite(differences)]
+    if not len(valid):
+        return math.nan
     return float(((valid > 0).double() + 0.5 * (valid == 0).double()).mean())

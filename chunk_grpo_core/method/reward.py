@@ -30,6 +30,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_NOT_FINITE = "no picture is finite; the model or its LoRA gives NaN or infinity"
+
 Fingerprint = Mapping[str, str | int | float]
 """What a score depends on besides the picture and its example."""
 
@@ -76,6 +78,11 @@ class RewardBatch:
     """What ``values`` is the weighted sum of; empty for a reward that is not a combination."""
     error: str = ""
     """Why scores are missing, where the reward (or a part of it) said so."""
+
+    @property
+    def is_not_finite(self) -> bool:
+        """Whether no picture was finite, so that none was given to the reward."""
+        return self.error == _NOT_FINITE
 
     def __post_init__(self) -> None:
         valid = _checked(self.values, self.valid)
@@ -171,11 +178,15 @@ class NothingScored(RuntimeError):
 def score_or_mask(reward: Reward, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
     """Score pictures; if the reward fails, none of them has a valid score, and a warning says why.
 
+    Pictures of which none is finite are not given to the reward.
+
     Args:
         reward: The judge.
         images: See :meth:`Reward.score`.
         examples: One for each picture.
     """
+    if not images.flatten(1).isfinite().all(1).any():
+        return RewardBatch.failed(len(images), _NOT_FINITE)
     try:
         return reward.score(images, examples)
     except RewardFailed as error:
@@ -201,9 +212,15 @@ def check_scored(batches: Sequence[RewardBatch], reward: str, what: str) -> None
     """
     if any(bool(batch.valid.any()) for batch in batches):
         return
+    if all(batch.is_not_finite for batch in batches):
+        raise NothingScored(
+            f"divergence: no picture of {what} is finite; the model or its LoRA gives NaN or "
+            "infinity. Lower the learning rate, or use weights of another type (bf16, float32)"
+        )
     reason = last_error(batches) or "every score is missing or not finite"
     raise NothingScored(
-        f"no picture of {what} has a score (reward {reward}: {reason}); repair the reward"
+        f"all-masked: no picture of {what} has a score (reward {reward}: {reason}); repair the "
+        "reward"
     )
 
 

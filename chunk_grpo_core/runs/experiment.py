@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..algorithms.algorithm import Algorithm
@@ -14,7 +14,7 @@ from ..disk.atomic import write_whole
 from ..measure.evaluate import Evaluation, evaluate, paired_gain
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, base_model
-from ..method.reward import Reward
+from ..method.reward import Reward, RewardBatch
 from ..processes.collective import Processes
 from ..prompts.example import Prompt, examples_of
 from ..train.batch_limit import BatchLimit
@@ -31,6 +31,7 @@ from ..train.events import (
     never_stop,
 )
 from ..train.may_change import Change, prompts_digest
+from ..train.patience import Patience
 from ..train.trainer import Trainer
 from ..watch.derived import derived
 from ..watch.history import HeldOutWriter, MetricsWriter
@@ -204,6 +205,14 @@ def _experiment(
 
     changes = processes.from_writer(write_record)
 
+    def all_scores(attempt: Callable[[], list[RewardBatch]]) -> list[RewardBatch]:
+        patience = Patience(config.run, listener, check_cancel)
+        return patience.until_scored(
+            lambda: [batch for part in processes.gather(attempt()) for batch in part],
+            reward.name,
+            "the evaluation",
+        )
+
     def measure(which: Measured) -> Evaluation:
         share = processes.part(len(held_out))
         evaluation = (
@@ -215,20 +224,21 @@ def _experiment(
                 seeds=evaluation_seeds,
                 seed=EVALUATION_SEED + share.start,
                 limit=limit,
-                is_part=True,
+                settle=all_scores,
                 progress=lambda fraction: listener(EvaluationProgress(which, fraction)),
                 check_cancel=check_cancel,
             )
             if share
             else None
         )
-        whole = Evaluation.joined([part for part in processes.gather(evaluation) if part])
-        return whole.check_scored(reward.name)
+        if not share:  # more processes than prompts
+            all_scores(list)
+        return Evaluation.joined([part for part in processes.gather(evaluation) if part])
 
     def tell(iterations: int, evaluation: Evaluation) -> None:
         gain = paired_gain(before, evaluation)
         low, high = before.mean + gain.low, before.mean + gain.high
-        listener(HeldOutEnd(iterations, evaluation.mean, low, high))
+        listener(HeldOutEnd(iterations, evaluation.mean, low, high, evaluation.missing))
 
     def watch(iterations: int) -> None:
         if iterations and config.evaluate_every and iterations % config.evaluate_every == 0:

@@ -31,6 +31,7 @@ __all__ = [
     "OPTIMIZERS",
     "PARTS",
     "OptimizerConfig",
+    "RunSettings",
     "TrainConfig",
     "defaults",
     "is_setting",
@@ -82,6 +83,21 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """What a run does when something goes wrong; no number depends on it."""
+
+    reward_retries: Annotated[int, Range(0, 20)] = 6
+    """When no picture of an iteration or of a measurement has a score: how often the same pictures
+    are scored again before the run stops."""
+    reward_wait: Annotated[float, Range(0, 600)] = 5.0
+    """Seconds to wait before that; each further wait is twice as long, 600 at most. 6 waits from 5
+    seconds are 5 minutes."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, "run")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """One training run."""
 
@@ -97,6 +113,7 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    run: RunSettings = field(default_factory=RunSettings)
     iterations: Annotated[int, Range(1, 1_000_000)] = 100
     """Rollouts in all."""
     prompts_per_iteration: Annotated[int, Range(1, 1024)] = 4

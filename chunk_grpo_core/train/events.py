@@ -23,6 +23,7 @@ __all__ = [
     "Listener",
     "Measured",
     "PhaseProgress",
+    "RewardWait",
     "RolloutEnd",
     "RunEnd",
     "RunStart",
@@ -81,6 +82,30 @@ class RolloutEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardWait:
+    """No picture has a score; the run waits, then scores the same pictures again."""
+
+    what: str
+    """What the pictures belong to, such as "iteration 3"."""
+    reason: str
+    """What the reward said."""
+    number: int
+    """Number of the try that follows, 1-based."""
+    tries: int
+    """Tries in all."""
+    seconds: float
+    """How long the run waits."""
+
+    @property
+    def text(self) -> str:
+        """All of it, for people."""
+        return (
+            f"all-masked: no picture of {self.what} has a score ({self.reason}); waiting "
+            f"{self.seconds:g} s for the reward, then try {self.number} of {self.tries}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AdvantagesEnd:
     """The samples of an iteration are compared; follows the last of its ``RolloutEnd``."""
 
@@ -111,6 +136,8 @@ class HeldOutEnd:
     """The base model's mean plus the lower end of the gain's 95 % interval."""
     high: float
     """The same with the upper end."""
+    missing: int = 0
+    """Pictures without a score, which are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +155,7 @@ Event = (
     | PhaseProgress
     | EvaluationProgress
     | RolloutEnd
+    | RewardWait
     | AdvantagesEnd
     | IterationEnd
     | HeldOutEnd

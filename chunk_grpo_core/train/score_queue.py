@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -19,16 +20,42 @@ from ..method.rollout import Trajectory
 from ..processes.collective import Processes, Share
 from .batch_limit import BatchLimit
 
-__all__ = ["ScoreQueue", "score_group", "whole_groups"]
+__all__ = ["GroupScorer", "ScoreQueue", "whole_groups"]
 
 Scored = tuple[Tensor, RewardBatch]
 """Pictures and their scores."""
 
 
-def score_group(policy: Policy, reward: Reward, limit: BatchLimit, group: Trajectory) -> Scored:
-    """Decode a group, as many samples at once as fit, and score it; a reward may fail."""
-    images = limit.join(policy.decode, group.x_0)
-    return images, score_or_mask(reward, images, [group.example] * group.group_size)
+@dataclass(frozen=True)
+class GroupScorer:
+    """Decodes and scores groups; a reward may fail."""
+
+    policy: Policy
+    reward: Reward
+    limit: BatchLimit
+    """Of decoding."""
+
+    def __call__(self, group: Trajectory) -> Scored:
+        """Decode a group, as many samples at once as fit, and score it."""
+        images = self.limit.join(self.policy.decode, group.x_0)
+        return images, self.again(group, images)
+
+    def again(self, group: Trajectory, images: Tensor) -> RewardBatch:
+        """Score pictures of a group that were decoded before."""
+        return score_or_mask(self.reward, images, [group.example] * group.group_size)
+
+
+@dataclass
+class _Entry:
+    """A group that was scored."""
+
+    group: Trajectory
+    images: Tensor
+    scores: RewardBatch
+
+    @property
+    def is_scored(self) -> bool:
+        return bool(self.scores.valid.any())
 
 
 class ScoreQueue:
@@ -41,6 +68,7 @@ class ScoreQueue:
     def __init__(
         self,
         score: Callable[[Trajectory], Scored],
+        again: Callable[[Trajectory, Tensor], RewardBatch],
         tell: Callable[[Trajectory, Tensor, RewardBatch], None],
         *,
         in_thread: bool,
@@ -49,13 +77,17 @@ class ScoreQueue:
 
         Args:
             score: What a thread can do meanwhile.
-            tell: Told of each scored group, in the thread that calls :meth:`add`, soon.
+            again: Scores pictures that have no score yet.
+            tell: Told of each scored group, in order, in the thread that calls :meth:`add`, soon;
+                of a group without scores, and of those after it, by :meth:`close`.
             in_thread: If not, all is done by :meth:`results`, without a thread.
         """
-        self._score, self._tell = score, tell
+        self._score, self._again, self._tell = score, again, tell
         self._pool = ThreadPoolExecutor(1, "score") if in_thread else None
         self._waiting: deque[tuple[Trajectory, Future[Scored] | None]] = deque()
+        self._untold: deque[_Entry] = deque()
         self._scores: list[RewardBatch] = []
+        self._was_asked = False
 
     def __enter__(self) -> ScoreQueue:
         return self
@@ -72,16 +104,32 @@ class ScoreQueue:
             self._finish_one()
 
     def results(self) -> list[RewardBatch]:
-        """Wait for all scores."""
+        """Wait for all scores; called again, score the groups that have none once more."""
         while self._waiting:
             self._finish_one()
-        return self._scores
+        if self._was_asked:
+            for entry in self._untold:
+                if not entry.is_scored:
+                    entry.scores = self._again(entry.group, entry.images)
+        self._was_asked = True
+        return [*self._scores, *(entry.scores for entry in self._untold)]
+
+    def close(self) -> None:
+        """Tell of the groups that nobody was told of; no more is scored."""
+        while self._untold:
+            self._tell_one()
 
     def _finish_one(self) -> None:
         group, future = self._waiting.popleft()
-        images, batch = future.result() if future else self._score(group)
-        self._tell(group, images, batch)
-        self._scores.append(batch)
+        images, scores = future.result() if future else self._score(group)
+        self._untold.append(_Entry(group, images, scores))
+        while self._untold and self._untold[0].is_scored:
+            self._tell_one()
+
+    def _tell_one(self) -> None:
+        entry = self._untold.popleft()
+        self._scores.append(entry.scores)
+        self._tell(entry.group, entry.images, entry.scores)
 
 
 def whole_groups(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +15,7 @@ from ..algorithms.algorithm import Algorithm, SampledGroup
 from ..method.advantage import Advantages, iteration_advantages
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, Velocity, trained_adapter
-from ..method.reward import Reward, RewardBatch, check_scored
+from ..method.reward import Reward, RewardBatch
 from ..method.rollout import Trajectory
 from ..method.stream import Stream
 from ..processes.collective import Processes
@@ -38,8 +38,9 @@ from .events import (
 from .may_change import Change, load_to_resume, trained_with
 from .metrics import UpdateReport, metrics_row
 from .optimizer import AdapterOptimizer
+from .patience import Patience
 from .requests import requests_of_iteration
-from .score_queue import ScoreQueue, score_group, whole_groups
+from .score_queue import GroupScorer, ScoreQueue, whole_groups
 from .self_test import self_test
 from .update import Updater
 
@@ -178,7 +179,8 @@ class Trainer:
             Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; a checkpoint of
                 the iterations that were done is left.
             FloatingPointError: The gradient is not finite.
-            NothingScored: No picture of an iteration has a score; it is not counted as done.
+            NothingScored: No picture of an iteration has a score, also after waiting; it is not
+                counted as done.
             SelfTestFailed: Gradients through the policy are wrong; see :mod:`.self_test`.
 
         At the end the adapter holds the average of its weights if ``optimizer.ema_decay`` is set.
@@ -229,9 +231,9 @@ class Trainer:
 
     def _iterate(self) -> None:
         seconds: dict[str, float] = {}
-        score = partial(score_group, self.policy, self.reward, self._decode_limit)
+        score = GroupScorer(self.policy, self.reward, self._decode_limit)
         in_thread = self.config.score_while_sampling
-        with ScoreQueue(score, self._tell, in_thread=in_thread) as queue:
+        with ScoreQueue(score, score.again, self._tell, in_thread=in_thread) as queue:
             with timed(seconds, "rollout"):
                 groups = self.sample(queue)
             with timed(seconds, "score"):
@@ -274,11 +276,19 @@ class Trainer:
         return self._run(phase)
 
     def score(self, queue: ScoreQueue) -> list[RewardBatch]:
-        """Wait for the scores of the groups of all processes; one batch for each whole group."""
-        rewards = whole_groups(
-            self._processes, self._shares, queue.results(), self.config.prompts_per_iteration
-        )
-        check_scored(rewards, self.reward.name, f"iteration {self.iteration + 1}")
+        """Wait for the scores of the groups of all processes; one batch for each whole group.
+
+        If no picture has one, wait and score the same pictures again, as ``config.run`` says.
+        """
+        count = self.config.prompts_per_iteration
+
+        def attempt() -> list[RewardBatch]:
+            return whole_groups(self._processes, self._shares, queue.results(), count)
+
+        patience = Patience(self.config.run, self._listen, self._check)
+        what = f"iteration {self.iteration + 1}"
+        rewards = patience.until_scored(attempt, self.reward.name, what)
+        queue.close()
         return rewards
 
     def compare(self, groups: Sequence[SampledGroup], rewards: Sequence[RewardBatch]) -> Advantages:

@@ -24,6 +24,7 @@ from ...chunk_grpo_core.train.events import (
     HeldOutEnd,
     IterationEnd,
     PhaseProgress,
+    RewardWait,
     RunEnd,
     RunStart,
 )
@@ -104,6 +105,8 @@ class LiveRun:
 
     def listen(self, event: Event) -> None:
         """Hear one event of the training."""
+        is_waiting = isinstance(event, RewardWait)
+        self._message = event.text if is_waiting else ""
         if isinstance(event, EvaluationProgress):
             self._phase, self._fraction = event.which, event.fraction
         elif isinstance(event, RunStart):
@@ -123,7 +126,7 @@ class LiveRun:
             self._iteration, self._fraction = event.iterations, 1.0
         is_news = isinstance(event, (RunStart, AdvantagesEnd, IterationEnd, HeldOutEnd, RunEnd))
         self._news += is_news
-        if is_news or time.monotonic() - self._told >= _PAUSE:
+        if is_news or is_waiting or time.monotonic() - self._told >= _PAUSE:
             self._tell()
 
     def _seconds_left(self) -> float | None:

@@ -50,6 +50,7 @@ rank = 2
 learning_rate = 1e-2
 [run]
 pictures = 1
+reward_wait = 0
 """
 SMALL = [
     "prompts.held_out=2", "iterations=1", "prompts_per_iteration=4", "group_size=2",
@@ -156,7 +157,7 @@ def test_a_reward_that_fails_ends_the_run_with_the_command_to_go_on(trained, con
         patch.setattr(start, "load_rewards", failing)
         code, _, errors = run("train", config, "--out", folder)
     assert code == 1 and errors.splitlines()[-1] == (
-        "error: no picture of iteration 3 has a score (reward tiny_world: no answer from the "
+        "error: all-masked: no picture of iteration 3 has a score (reward tiny_world: no answer from the "
         f"server); repair the reward; go on with: chunk-grpo resume {folder}"
     )
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000002"]

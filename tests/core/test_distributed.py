@@ -311,7 +311,7 @@ def test_a_measurement_needs_a_score_in_any_process_only(tmp_path):
 
     texts = together(2, work((0, 0)))
     assert texts[0] == texts[1] and "no picture of the evaluation" in texts[0]
-    texts = together(2, work((0, 1)))  # one score before, none in training
+    texts = together(2, work((0, 2)))  # two prompts have scores before, none in training
     assert texts[0] == texts[1] and "no picture of iteration 1 has a score" in texts[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -10,6 +11,7 @@ import torch
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 
 from chunk_grpo_core.method.cancel import Cancelled
+from chunk_grpo_core.method.reward import RewardBatch
 from chunk_grpo_core.train.events import IterationEnd, RolloutEnd
 from chunk_grpo_core.train.score_queue import ScoreQueue
 from chunk_grpo_core.train.trainer import Trainer
@@ -91,27 +93,67 @@ def test_a_cancelled_rollout_waits_for_the_score_under_way_and_drops_the_rest():
     assert not any(thread.name.startswith("score") for thread in threading.enumerate())
 
 
+def scores_of(*values):
+    return RewardBatch.of(torch.tensor(values))
+
+
+def never_again(group, images):
+    raise AssertionError("there is nothing to score again")
+
+
 @pytest.mark.parametrize("in_thread", [True, False])
 def test_scores_come_in_the_order_of_the_groups(in_thread):
     delays, told = [0.03, 0.0, 0.01], []
 
     def score(delay):
         time.sleep(delay)
-        return f"pictures {delay}", f"scores {delay}"
+        return f"pictures {delay}", scores_of(delay)
 
-    with ScoreQueue(score, lambda *group: told.append(group), in_thread=in_thread) as queue:
+    def tell(group, pictures, batch):
+        told.append((group, pictures, batch.values.tolist()))
+
+    with ScoreQueue(score, never_again, tell, in_thread=in_thread) as queue:
         for delay in delays:
             queue.add(delay)
-        assert queue.results() == [f"scores {delay}" for delay in delays]
-    assert told == [(delay, f"pictures {delay}", f"scores {delay}") for delay in delays]
+        found = [batch.values.tolist() for batch in queue.results()]
+        assert found == [scores_of(delay).values.tolist() for delay in delays]
+    assert told == [
+        (delay, f"pictures {delay}", scores_of(delay).values.tolist()) for delay in delays
+    ]
 
 
 def test_a_group_is_told_of_as_soon_as_it_is_scored():
     told, end = [], time.monotonic() + 10
-    score = lambda group: (group, group)  # noqa: E731
-    with ScoreQueue(score, lambda *group: told.append(group), in_thread=True) as queue:
+    score = lambda group: (group, scores_of(1.0))  # noqa: E731
+    tell = lambda *group: told.append(group)  # noqa: E731
+    with ScoreQueue(score, never_again, tell, in_thread=True) as queue:
         queue.add("first")
         while not told and time.monotonic() < end:
             time.sleep(0.001)
             queue.add("next")
-        assert told[0] == ("first", "first", "first")
+        assert told[0][:2] == ("first", "first")
+
+
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_groups_without_scores_are_scored_again_from_their_pictures_and_told_of_in_order(in_thread):
+    told, drawn, again = [], [], []
+
+    def score(group):
+        drawn.append(group)
+        return f"pictures of {group}", scores_of(1.0 if group == "b" else math.nan)
+
+    def score_again(group, pictures):
+        again.append((group, pictures))
+        return scores_of(2.0 if len(again) > 2 else math.nan)
+
+    with ScoreQueue(score, score_again, lambda *g: told.append(g), in_thread=in_thread) as queue:
+        for group in "abc":
+            queue.add(group)
+        assert [bool(batch.valid.all()) for batch in queue.results()] == [False, True, False]
+        assert told == []  # order is that of the groups, and the first has no score
+        queue.results()
+        assert [float(batch.values) for batch in queue.results()] == [2.0, 1.0, 2.0]
+        queue.close()
+    assert [group for group, *_ in told] == drawn == ["a", "b", "c"]
+    pairs = [("a", "pictures of a"), ("c", "pictures of c")]
+    assert again == pairs + pairs
