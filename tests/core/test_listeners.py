@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import types
 
 import pytest
@@ -110,4 +111,7 @@ def test_the_real_wandb_takes_the_calls(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     play(TRACKERS["wandb"](tmp_path))
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    assert all(name.encode() in file.read_bytes() for name in NUMBERS)
+    end = time.monotonic() + 60  # its own process writes
+    while not all(name.encode() in file.read_bytes() for name in NUMBERS):
+        assert time.monotonic() < end, "the numbers are not in wandb's file"
+        time.sleep(0.1)
