@@ -1,7 +1,8 @@
 """Inputs of the settings nodes; a table of them makes a node (``settings_node.py``).
 
 Every input has a value that inherits, and starts with it: ``inherit`` of a choice, -1 of a number,
-an empty text. Type, range, choices and default come from the setting itself.
+an empty text. A list is written with commas. Type, range, choices and default come from the
+setting itself.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ INHERIT = "inherit"
 KEEP = -1
 """The values of choices and of numbers that inherit."""
 
+_NO_WORDS = "none"
+"""What stands for an empty list."""
 _BOOLEANS = {"on": True, "off": False}
 
 
@@ -68,7 +71,7 @@ class SettingInput:
                 optional=True,
                 tooltip=self._tooltip(INHERIT),
             )
-        elif self.limits.kind is str:
+        elif self.limits.kind in (str, tuple):
             made = io.String.Input(
                 self.name, default="", optional=True, tooltip=self._tooltip("Empty")
             )
@@ -111,6 +114,13 @@ class SettingInput:
             value = self.options[given]
         elif self.limits.can_be_none and given == 0:
             value = None
+        elif self.limits.kind is tuple:
+            value = tuple(word for word in _words(given) if word != _NO_WORDS)
+            if not self.limits.allow(value):
+                raise ValueError(
+                    f"{self.name} is {given!r}; it must be {self.limits.allowed}, with commas "
+                    f"between them, or {_NO_WORDS}"
+                )
         elif self.limits.allow(given):
             value = self.limits.kind(given)
         else:
@@ -128,7 +138,13 @@ class SettingInput:
         """A value of the setting, as the input takes it."""
         if value is None:
             return "auto" if self.options else "0"
+        if isinstance(value, tuple):
+            return ", ".join(map(str, value)) or _NO_WORDS
         return plain(value)
+
+
+def _words(text: object) -> list[str]:
+    return [word for word in str(text).replace(",", " ").split() if word]
 
 
 def inputs_of(table: Sequence[SettingInput]) -> list[Any]:

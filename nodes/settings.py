@@ -150,6 +150,29 @@ _SETTINGS = (
         "sampling does. 0: as batch_size. The result is the same up to rounding.",
         is_rare=True,
     ),
+    SettingInput(
+        "stop_on",
+        "run.stop_on",
+        "Alarms that stop the run with a checkpoint, with commas between them: no-signal (no "
+        "picture is better than the others), collapse (no gradient, or all pictures alike), "
+        "divergence (numbers explode), all-masked (the reward gives no scores). none: only show "
+        "them.",
+        is_rare=True,
+    ),
+    SettingInput(
+        "reward_retries",
+        "run.reward_retries",
+        "When the reward scores no picture at all, as when its server is down: how often the same "
+        "pictures are scored again before the run stops. It can be resumed.",
+        is_rare=True,
+    ),
+    SettingInput(
+        "reward_wait",
+        "run.reward_wait",
+        "Seconds to wait before that. Each further wait is twice as long: 6 waits from 5 seconds "
+        "are 5 minutes.",
+        is_rare=True,
+    ),
 )
 
 

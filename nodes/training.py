@@ -264,7 +264,7 @@ def describe(log: TrainingLog) -> str:
         *([] if error is None else [f"Ratio error at the first update: {error:.1e}."]),
         f"Run folder: {log.run_folder}",
         *([] if fitted in (None, config.batch_size) else [_MEMORY.format(fitted)]),
-        *(f"Warning: {mismatch}" for mismatch in mismatches),
+        *(f"Warning: {warning}" for warning in (*outcome.warnings, *mismatches)),
     ]
     return "\n".join(lines)
 

@@ -27,8 +27,8 @@ TOPICS = (
     "Several rewards",
     "Diversity is lost",
 )
-VALUES = {"flow", "target_colour", "remote_http", "vlm_judge", "__name__"}
-"""What stands in backticks and is no knob: choices of inputs, and a wildcard."""
+VALUES = {"flow", "target_colour", "remote_http", "vlm_judge", "__name__", "collapse", "divergence"}
+"""What stands in backticks and is no knob: choices of inputs, alarms, and a wildcard."""
 
 
 def test_the_page_is_read_at_all():

@@ -213,5 +213,7 @@ def _print_result(result: DemoResult) -> None:
     ratio = "" if error is None else f"; ratio error at the first update {error:.1e}"
     time = f"{outcome.iterations} iterations, {result.seconds:.0f} s in all"
     output.print(f"{time}{ratio}", highlight=False)
+    for warning in outcome.warnings:
+        output.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     for path in (result.lora, *result.pictures):
         output.print(f"  {path}", highlight=False, soft_wrap=True)

@@ -86,6 +86,7 @@ class DemoResult:
             "ratio_error_first_update": self.outcome.ratio_error_first_update,
             "seconds": round(self.seconds, 1),
             "iterations": self.outcome.iterations,
+            **self.outcome.warnings_json(),
             "run_dir": str(self.run_dir),
             "lora": str(self.lora),
         }

@@ -22,8 +22,10 @@ from ..disk.atomic import CannotWrite
 from ..method.reward import NothingScored, RewardFailed
 from ..processes.collective import PeerFailed
 from ..processes.launch import PeerLost, is_launched
+from ..train.alarms import AlarmStop
 from ..train.batch_limit import NothingFits
 from ..train.events import (
+    AlarmRaised,
     EvaluationProgress,
     Event,
     IterationEnd,
@@ -47,8 +49,8 @@ _MISTAKES = (
     NothingFits,
     MemoryError,
 )
-#: What a run cannot help: a reward that fails, a model that gives NaN.
-_FAILURES = (NothingScored, RewardFailed, FloatingPointError)
+#: What a run cannot help: a reward that fails, a model that gives NaN, an alarm.
+_FAILURES = (NothingScored, RewardFailed, FloatingPointError, AlarmStop)
 _TITLES: dict[Measured, str] = {
     "curve": "relative L1",
     "before": "base model",
@@ -72,6 +74,7 @@ class ProgressBar:
         )
         self._tasks: dict[str, TaskID] = {}
         self._iterations = 1
+        self._alarm = ""
         self._waiting = ""
         """Which of the bars says that the run waits for a reward."""
 
@@ -108,6 +111,8 @@ class ProgressBar:
             note = f"waiting {event.seconds:g} s for the reward ({event.number}/{event.tries})"
             self._waiting = next(reversed(self._tasks), "training")
             self.update(self._waiting, None, note)
+        elif isinstance(event, AlarmRaised):
+            self._alarm = f"  {event.alarm.name}!"
         elif isinstance(event, IterationEnd):
             row = event.metrics
             reward, memory = row["reward_mean"], row["peak_memory_gib"]
@@ -115,7 +120,7 @@ class ProgressBar:
             if memory is not None:
                 text += f"  {memory:.1f} GiB"
             done = event.iteration + 1
-            note = f"{done}/{self._iterations}  {text}"
+            note = f"{done}/{self._iterations}  {text}{self._alarm}"
             self.update("training", done / self._iterations, note)
 
 

@@ -206,6 +206,7 @@ def _print_run(run: TrainedRun, as_json: bool) -> None:
             "gain_ci95": [gain.low, gain.high],
             "ratio_error_first_update": outcome.ratio_error_first_update,
             "iterations": outcome.iterations,
+            **outcome.warnings_json(),
             "run_dir": str(run.folder),
             "lora": str(run.files.lora),
         }
@@ -218,5 +219,7 @@ def _print_run(run: TrainedRun, as_json: bool) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for warning in outcome.warnings:
+        output.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     for path in (run.files.lora, *run.files.pictures):
         output.print(f"  {path}", highlight=False, soft_wrap=True)

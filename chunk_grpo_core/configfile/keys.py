@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 from ..models.family import ModelTable
 from ..models.registry import FAMILIES
 from ..prompts.split import PromptConfig
-from ..settings.declared import OneOf, Range, limits_of, shortened
+from ..settings.declared import EachOf, OneOf, Range, limits_of, shortened
 from ..train.config import PARTS, TrainConfig
 from .run_config import GridTable, PlanTable, PromptTable, RunTable
 
@@ -167,7 +167,7 @@ def _of(
     }
 
 
-def _with_range(doc: str, bounds: Range | OneOf | None) -> str:
+def _with_range(doc: str, bounds: Range | OneOf | EachOf | None) -> str:
     """What a key means, and the numbers that it may have."""
     if not isinstance(bounds, Range):
         return doc

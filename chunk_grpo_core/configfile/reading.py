@@ -122,6 +122,8 @@ def settings_in(data: Mapping[str, Any], measured: ChunkPlan | None = None) -> T
     _check_top(data)
     loaded = ("model", "prompts", "run", "reward")
     training = {name: entry for name, entry in data.items() if name not in loaded}
+    of_run = {k: v for k, v in data.get("run", {}).items() if is_setting(f"run.{k}")}
+    training["run"] = of_run
     values = _values(training, keys(), Path())
     grid = _grid(_table(GridTable, values, "grid"), None, None)
     plan = measured or _table(PlanTable, values, "plan").read(grid.trainable_steps)

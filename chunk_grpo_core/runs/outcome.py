@@ -1,4 +1,4 @@
-"""What a run ends with: its numbers, and what its LoRA says of it."""
+"""A finished run: its numbers, what it gained, and what to know before believing them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..measure.evaluate import Evaluation, Interval, paired_gain
+from ..train.alarms import Alarm, alarms_of
 from ..train.config import TrainConfig
 from ..train.may_change import Change
 from ..version import __version__
@@ -45,6 +46,32 @@ class Outcome:
     def gain(self) -> Interval:
         """Mean paired gain with its 95 % interval."""
         return paired_gain(self.before, self.after)
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Signs that the run did not learn, the first of each kind."""
+        return alarms_of(self.rows, self.config)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What somebody who reads the gain must know, in sentences."""
+        sides = (("before", self.before), ("after", self.after))
+        return [
+            *(alarm.text for alarm in self.alarms),
+            *(
+                f"{side.missing} of {side.rewards.numel()} pictures {when} training have no score "
+                f"and are left out ({side.error or 'the reward did not say why'})."
+                for when, side in sides
+                if side.missing
+            ),
+        ]
+
+    def warnings_json(self) -> dict[str, object]:
+        """Alarms and missing scores, JSON-ready."""
+        return {
+            "alarms": [alarm.to_json() for alarm in self.alarms],
+            "missing_scores": {"before": self.before.missing, "after": self.after.missing},
+        }
 
     @property
     def ratio_error_first_update(self) -> float | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configfile.record import RUN_FILE, read_record, read_settings
+from ..train.alarms import alarms_of
 from ..watch.history import read_metrics
 from ..watch.newest_group import read_group
 from .folder import RunFolder
@@ -57,6 +58,7 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
         ``rows`` of metrics.jsonl from iteration ``since`` on, without what nobody draws;
         ``held_out``: all rows of held_out.jsonl; ``group``: the newest group (see
         ``watch/newest_group.py``) or None;
+        ``alarms``: signs that the run does not learn, as texts;
         ``is_measured``: whether the run came to its end, early or not. JSON-ready.
 
     Raises:
@@ -81,6 +83,7 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
         "rows": [_drawn(row) for row in rows if row["iteration"] >= since],
         "held_out": held_out,
         "group": read_group(run.group),
+        "alarms": [alarm.text for alarm in alarms_of(rows, settings)],
         "is_measured": bool(rows) and any(row["iterations"] == done for row in held_out),
     }
 

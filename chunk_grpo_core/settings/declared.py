@@ -18,7 +18,7 @@ from numbers import Integral, Real
 from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Limits", "OneOf", "Range", "check_settings", "limits_of", "shortened"]
+__all__ = ["EachOf", "Limits", "OneOf", "Range", "check_settings", "limits_of", "shortened"]
 
 _LONGEST = 80
 """Characters of a value that a message shows."""
@@ -51,19 +51,36 @@ class OneOf:
 
 
 @dataclass(frozen=True, slots=True)
+class EachOf:
+    """Of a list of texts: the values that each of them may have."""
+
+    choices: Collection[str]
+
+    def __str__(self) -> str:
+        """``of a, b``."""
+        return f"of {', '.join(self.choices)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What a field may hold."""
 
     kind: type
-    """bool, int, float, str, or a class."""
+    """bool, int, float, str, tuple (of texts), or a class."""
     can_be_none: bool
-    bounds: Range | OneOf | None
+    bounds: Range | OneOf | EachOf | None
     """None if every finite value of the kind is allowed."""
 
     @property
     def allowed(self) -> str:
         """What is allowed, completing "it must be ..."."""
-        names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+        names = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            tuple: "a list",
+        }
         text = names.get(self.kind, f"a {self.kind.__name__}")
         if isinstance(self.bounds, OneOf):
             text = str(self.bounds)
@@ -94,6 +111,10 @@ class Limits:
             return bool(bounds.least <= value <= bounds.most)  # type: ignore[operator]
         if not isinstance(value, self.kind):
             return False
+        if self.kind is tuple:
+            texts = all(isinstance(item, str) for item in value)  # type: ignore[attr-defined]
+            known = self.bounds.choices if isinstance(self.bounds, EachOf) else value
+            return texts and all(item in known for item in value)  # type: ignore[attr-defined]
         return not isinstance(self.bounds, OneOf) or value in self.bounds.choices
 
 

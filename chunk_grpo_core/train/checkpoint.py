@@ -29,7 +29,7 @@ from ..disk.atomic import whole_folder, write_whole, writing
 from ..disk.regular import read_regular
 from ..optional import require
 
-__all__ = ["Checkpoint", "Checkpoints", "TrainingState"]
+__all__ = ["Checkpoint", "Checkpoints", "TrainingState", "save_as_it_ends"]
 
 log = logging.getLogger(__name__)
 
@@ -227,3 +227,22 @@ def _bytes(path: Path) -> bytes:
 def _digest(content: Mapping[str, object]) -> str:
     """Of plain values, whatever the order of their names."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def save_as_it_ends(
+    checkpoints: Checkpoints, checkpoint: Checkpoint, saved: int, error: BaseException
+) -> None:
+    """Write a checkpoint of the whole iterations that have none, as an error ends the run.
+
+    Args:
+        checkpoints: Where to.
+        checkpoint: Of the last whole iteration.
+        saved: Iterations that have a checkpoint; what is lost is logged if the disk fails, too.
+        error: What ends the run.
+    """
+    try:
+        checkpoints.save(checkpoint)
+    except OSError as second:
+        if str(second) != str(error):
+            log.error("%s", second)
+        log.error("iterations %d to %d are lost", saved + 1, checkpoint.iteration)

@@ -25,7 +25,8 @@ from ..method.rules import SdeConfig
 from ..method.schedule import TimeGrid
 from ..method.solvers import SOLVERS
 from ..method.windows import NOISE, WindowConfig
-from ..settings.declared import OneOf, Range, check_settings, limits_of, shortened
+from ..settings.declared import EachOf, OneOf, Range, check_settings, limits_of, shortened
+from .alarms import ALARMS
 
 __all__ = [
     "OPTIMIZERS",
@@ -92,6 +93,10 @@ class RunSettings:
     reward_wait: Annotated[float, Range(0, 600)] = 5.0
     """Seconds to wait before that; each further wait is twice as long, 600 at most. 6 waits from 5
     seconds are 5 minutes."""
+    stop_on: Annotated[tuple[str, ...], EachOf(ALARMS)] = ("divergence",)
+    """Alarms that stop the run with a checkpoint; the others are only shown. A run that diverged
+    does not recover; one without a signal or with clipped updates may, and a collapse is better
+    judged by eye. With all-masked, the run does not wait for a reward that fails."""
 
     def __post_init__(self) -> None:
         check_settings(self, "run")
@@ -212,7 +217,7 @@ class TrainConfig:
             raise ValueError("grid is missing; it has no default")
         grid = _grid(plain["grid"])
         plan = _plan(plain.get("plan"), grid, curve)
-        built = {part: kind(**values_of[part]) for part, kind in PARTS.items()}
+        built = {part: kind(**_tuples(kind, values_of[part])) for part, kind in PARTS.items()}
         return cls(**{**plain, **built, "grid": grid, "plan": plan})  # type: ignore[arg-type]
 
 
@@ -247,6 +252,15 @@ def defaults() -> dict[str, object]:
 
 def _defaults_of(kind: type) -> list[tuple[str, object]]:
     return [(item.name, item.default) for item in fields(kind) if item.default is not MISSING]
+
+
+def _tuples(kind: type, values: Mapping[str, object]) -> dict[str, object]:
+    """Lists, as JSON and TOML have them, as tuples where a setting is one."""
+    limits = limits_of(kind)
+    return {
+        name: tuple(value) if limits[name].kind is tuple and isinstance(value, list) else value
+        for name, value in values.items()
+    }
 
 
 def _grid(value: object) -> TimeGrid:

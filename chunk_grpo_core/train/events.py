@@ -13,9 +13,11 @@ from typing import Literal
 from torch import Tensor
 
 from ..prompts.example import Example
+from .alarms import Alarm
 
 __all__ = [
     "AdvantagesEnd",
+    "AlarmRaised",
     "EvaluationProgress",
     "Event",
     "HeldOutEnd",
@@ -125,6 +127,13 @@ class IterationEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class AlarmRaised:
+    """The last iterations show that the run does not learn; follows their ``IterationEnd``."""
+
+    alarm: Alarm
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOutEnd:
     """The held-out prompts are measured."""
 
@@ -158,6 +167,7 @@ Event = (
     | RewardWait
     | AdvantagesEnd
     | IterationEnd
+    | AlarmRaised
     | HeldOutEnd
     | RunEnd
 )

@@ -50,6 +50,7 @@ MAY_CHANGE: dict[str, str] = {
     "objective.kl_ref": _NUMBERS,
     "run.reward_retries": _NOTHING,
     "run.reward_wait": _NOTHING,
+    "run.stop_on": _NOTHING,
     "run.log": "who else is told the numbers",
     "run.pictures": "both sides of the measurement are measured anew",
     "run.continue_from": "only the start; a checkpoint has taken its place",

@@ -5,6 +5,7 @@ Legend: P groups (prompts), G samples in a group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..method.advantage import Advantages
 from ..method.reward import RewardBatch, RewardPart
 
-__all__ = ["UpdateReport", "metrics_row"]
+__all__ = ["UpdateReport", "metrics_row", "spread_of"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def metrics_row(
     peak_memory_gib: float | None,
     *,
     batch_size: int | None = None,
+    picture_spread: float | None = None,
 ) -> dict[str, object]:
     """Build the JSON-ready row that goes to metrics.jsonl.
 
@@ -49,6 +51,7 @@ def metrics_row(
         seconds: Time of each phase.
         peak_memory_gib: Peak accelerator memory, None on the CPU.
         batch_size: Samples in one call of the model, as the iteration ended; None for no limit.
+        picture_spread: How much pictures of a group differ, 0..1; see :func:`spread_of`.
     """
     return {
         "iteration": iteration,
@@ -59,6 +62,7 @@ def metrics_row(
             name: _mean([b.extras[name][b.valid] for b in rewards if name in b.extras])
             for name in sorted({name for batch in rewards for name in batch.extras})
         },
+        "picture_spread": picture_spread,
         "advantage_std": float(_std(advantages.values[advantages.trained])),
         "zero_variance_groups": advantages.zero_variance_groups,
         "masked_scores": advantages.masked,
@@ -68,6 +72,19 @@ def metrics_row(
         "peak_memory_gib": peak_memory_gib,
         "batch_size": batch_size,
     }
+
+
+def spread_of(images: Tensor) -> float | None:
+    """Standard deviation over the pictures of a group, mean over pixels and channels.
+
+    Args:
+        images: (G, H, W, 3) in 0..1.
+
+    Returns:
+        None for a single picture, or where pictures are not finite.
+    """
+    spread = float(images.std(0).mean()) if len(images) > 1 else math.nan
+    return spread if math.isfinite(spread) else None
 
 
 def _per_reward(name: str, batches: Sequence[RewardBatch]) -> dict[str, dict[str, object]]:

@@ -51,8 +51,8 @@ class AdapterOptimizer:
         norm = nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient of update {update} is {float(norm)}; lower the learning rate, "
-                "or check the model for values that are not finite"
+                f"divergence: the gradient of update {update} is {float(norm)}; lower the learning "
+                "rate, or check the model for values that are not finite"
             )
         warm = min(1.0, (update + 1) / max(self._config.warmup_updates, 1))
         for group in self._adamw.param_groups:

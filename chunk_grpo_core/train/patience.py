@@ -39,6 +39,8 @@ class Patience:
     @property
     def waits(self) -> list[float]:
         """Seconds before each further try; each is twice as long as the one before."""
+        if "all-masked" in self.settings.stop_on:
+            return []
         first, tries = self.settings.reward_wait, self.settings.reward_retries
         return [min(first * 2**number, _LONGEST) for number in range(tries)]
 

@@ -44,7 +44,7 @@ from ..method.rollout import Trajectory
 from ..method.rules import gaussian_log_p
 from .batch_limit import BatchLimit
 
-__all__ = ["SelfTest", "SelfTestFailed", "self_test"]
+__all__ = ["SelfTest", "SelfTestFailed", "self_test", "test_groups"]
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +180,24 @@ def self_test(
             ratio_error=float((log_p - trajectory.log_p[step, samples]).expm1().abs().max()),
         )
     )
+
+
+def test_groups(
+    velocity: Velocity,
+    parameters: Sequence[nn.Parameter],
+    groups: Sequence[Trajectory],
+    *,
+    device: torch.device | str,
+    limit: BatchLimit,
+    check_cancel: CheckCancel,
+) -> None:
+    """:func:`self_test` on the first of some groups that has a step with noise, if there is one."""
+    noisy = [group for group in groups if group.stochastic.any()]
+    if not noisy:
+        log.warning("self_test is on, but no step took noise, so gradients are not tested")
+        return
+    options = {"device": device, "limit": limit, "check_cancel": check_cancel}
+    self_test(velocity, parameters, noisy[0], **options)
 
 
 def _middle_step(trajectory: Trajectory) -> int:

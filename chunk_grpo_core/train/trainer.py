@@ -20,8 +20,10 @@ from ..method.rollout import Trajectory
 from ..method.stream import Stream
 from ..processes.collective import Processes
 from ..prompts.example import Prompt, examples_of
+from .alarm_watch import AlarmWatch
+from .alarms import AlarmStop
 from .batch_limit import BatchLimit
-from .checkpoint import Checkpoint, Checkpoints, TrainingState
+from .checkpoint import Checkpoint, Checkpoints, TrainingState, save_as_it_ends
 from .config import TrainConfig
 from .cost import largest, peak_gib, smallest, timed
 from .events import (
@@ -36,12 +38,12 @@ from .events import (
     never_stop,
 )
 from .may_change import Change, load_to_resume, trained_with
-from .metrics import UpdateReport, metrics_row
+from .metrics import UpdateReport, metrics_row, spread_of
 from .optimizer import AdapterOptimizer
 from .patience import Patience
 from .requests import requests_of_iteration
 from .score_queue import GroupScorer, ScoreQueue, whole_groups
-from .self_test import self_test
+from .self_test import test_groups
 from .update import Updater
 
 __all__ = ["Trainer"]
@@ -100,15 +102,12 @@ class Trainer:
         """
         if not prompts:
             raise ValueError("there are no prompts to train on; give at least one")
-        if algorithm is None:
-            algorithm = algorithm_of(config)
-        else:
-            config = replace(config, algorithm=name_of(algorithm))
+        self._algorithm = algorithm or algorithm_of(config)
+        config = replace(config, algorithm=name_of(self._algorithm))
         self.policy, self.reward, self.config = policy, reward, config
         self.prompts = examples_of(prompts)
         self.iteration = self._saved = 0
         self._adapter = trained_adapter(policy)
-        self._algorithm = algorithm
         self._processes = processes or Processes()
         self._shares = self._processes.shares(config.prompts_per_iteration, config.group_size)
         writes = self._processes.is_writer
@@ -130,6 +129,7 @@ class Trainer:
         self._is_tested = not config.self_test
         self._facts = facts or {}
         self.changes: tuple[Change, ...] = ()
+        self._alarms = AlarmWatch(config, self._listen)
 
     @cached_property
     def trained_with(self) -> dict[str, object]:
@@ -178,6 +178,7 @@ class Trainer:
         Raises:
             Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; a checkpoint of
                 the iterations that were done is left.
+            AlarmStop: One of the alarms of ``config.run.stop_on`` was raised; a checkpoint is left.
             FloatingPointError: The gradient is not finite.
             NothingScored: No picture of an iteration has a score, also after waiting; it is not
                 counted as done.
@@ -195,16 +196,21 @@ class Trainer:
                 before = self._state() if self._has_unsaved else None
                 watch(self.iteration)
                 try:
-                    self._iterate()
+                    row = self._iterate()
                 except _Stop:
                     break
-                is_last = self.iteration == self.config.iterations
+                alarm = self._alarms.judge(row)
+                is_last = alarm is not None or self.iteration == self.config.iterations
                 if is_last or self.iteration % self.config.checkpoint_every == 0:
                     self.save()
+                if alarm is not None:
+                    raise AlarmStop(alarm)
             if self._has_unsaved:
                 self.save()
         except BaseException as error:  # cancelled, Ctrl-C, out of memory: keep whole iterations
-            self._keep(before, error)
+            if self._checkpoints and self._has_unsaved:
+                whole = before if before and before.iteration == self.iteration else self._state()
+                save_as_it_ends(self._checkpoints, whole, self._saved, error)
             raise
         self._optimizer.finish()
 
@@ -212,25 +218,9 @@ class Trainer:
     def _has_unsaved(self) -> bool:
         return self._checkpoints is not None and self.iteration > self._saved
 
-    def _keep(self, before: Checkpoint | None, error: BaseException) -> None:
-        """Write a checkpoint of the whole iterations that have none, as an error ends the run.
-
-        Args:
-            before: The state before the iteration that began last, if it has no checkpoint.
-            error: What ends the run.
-        """
-        if self._checkpoints is None or not self._has_unsaved:
-            return
-        is_under_way = before is not None and before.iteration == self.iteration
-        try:
-            self._checkpoints.save(before if before and is_under_way else self._state())
-        except OSError as second:
-            if str(second) != str(error):
-                log.error("%s", second)
-            log.error("iterations %d to %d are lost", self._saved + 1, self.iteration)
-
-    def _iterate(self) -> None:
+    def _iterate(self) -> dict[str, object]:
         seconds: dict[str, float] = {}
+        self._spreads: list[float | None] = []
         score = GroupScorer(self.policy, self.reward, self._decode_limit)
         in_thread = self.config.score_while_sampling
         with ScoreQueue(score, score.again, self._tell, in_thread=in_thread) as queue:
@@ -242,6 +232,7 @@ class Trainer:
         with timed(seconds, "update"):
             report = self.update(groups, advantages)
         seconds["total"] = sum(seconds.values())
+        gathered = self._processes.gather(self._spreads)
         row = metrics_row(
             self.iteration,
             self.reward.name,
@@ -251,9 +242,11 @@ class Trainer:
             seconds,
             largest(self._processes.gather(peak_gib(self.policy.device))),
             batch_size=smallest(self._processes.gather(self._limit.size)),
+            picture_spread=largest([one for part in gathered for one in part]),
         )
         self.iteration += 1  # first: whatever a listener does, this iteration is whole
         self._listen(IterationEnd(self.iteration - 1, row))
+        return row
 
     def sample(self, queue: ScoreQueue) -> list[SampledGroup]:
         """Roll out the groups of this process, and queue each for its scores."""
@@ -280,14 +273,13 @@ class Trainer:
 
         If no picture has one, wait and score the same pictures again, as ``config.run`` says.
         """
-        count = self.config.prompts_per_iteration
-
-        def attempt() -> list[RewardBatch]:
-            return whole_groups(self._processes, self._shares, queue.results(), count)
-
         patience = Patience(self.config.run, self._listen, self._check)
-        what = f"iteration {self.iteration + 1}"
-        rewards = patience.until_scored(attempt, self.reward.name, what)
+        count = self.config.prompts_per_iteration
+        rewards = patience.until_scored(
+            lambda: whole_groups(self._processes, self._shares, queue.results(), count),
+            self.reward.name,
+            f"iteration {self.iteration + 1}",
+        )
         queue.close()
         return rewards
 
@@ -321,21 +313,18 @@ class Trainer:
         """Test the gradients once, on the first group that has a step with noise."""
         if self._is_tested:
             return
-        noisy = [group.trajectory for group in groups if group.trajectory.stochastic.any()]
-        if noisy:
-            self_test(
-                velocity,
-                self._adapter.parameters(),
-                noisy[0],
-                device=self.policy.device,
-                limit=self._limit,
-                check_cancel=self._check_cancel,
-            )
-        else:
-            log.warning("self_test is on, but no step took noise, so gradients are not tested")
+        test_groups(
+            velocity,
+            self._adapter.parameters(),
+            [group.trajectory for group in groups],
+            device=self.policy.device,
+            limit=self._limit,
+            check_cancel=self._check_cancel,
+        )
         self._is_tested = True
 
     def _tell(self, group: Trajectory, images: torch.Tensor, batch: RewardBatch) -> None:
+        self._spreads.append(spread_of(images))
         self._listen(RolloutEnd(self.iteration, group.example, images, batch.known))
 
     def _run(self, work: Callable[[Velocity], T]) -> T:

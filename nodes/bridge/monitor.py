@@ -19,6 +19,7 @@ import comfy.model_management
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
     AdvantagesEnd,
+    AlarmRaised,
     EvaluationProgress,
     Event,
     HeldOutEnd,
@@ -36,6 +37,9 @@ _PAUSE = 0.2
 """Seconds between two messages about progress."""
 _REMEMBERED = 5
 """Iterations whose time tells what the next ones will take."""
+
+_NEWS = (RunStart, AdvantagesEnd, IterationEnd, AlarmRaised, HeldOutEnd, RunEnd)
+"""Events after which the run folder holds something new."""
 
 _runs: dict[str, LiveRun] = {}
 """Name -> run, of all trainings since ComfyUI started."""
@@ -124,7 +128,7 @@ class LiveRun:
             self._phase = "rollout"
         elif isinstance(event, RunEnd):
             self._iteration, self._fraction = event.iterations, 1.0
-        is_news = isinstance(event, (RunStart, AdvantagesEnd, IterationEnd, HeldOutEnd, RunEnd))
+        is_news = isinstance(event, _NEWS)
         self._news += is_news
         if is_news or is_waiting or time.monotonic() - self._told >= _PAUSE:
             self._tell()

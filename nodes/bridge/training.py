@@ -27,13 +27,21 @@ from ...chunk_grpo_core.train.events import (
     EvaluationProgress,
     Event,
     PhaseProgress,
+    RewardWait,
     RolloutEnd,
     broadcast,
 )
 from ...chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from ..types import PromptSet, TrainingLog
 from .conditioning import Conditioning
-from .host import check_interrupt, new_run_folder, progress_bar, run_folder, show_progress
+from .host import (
+    check_interrupt,
+    new_run_folder,
+    progress_bar,
+    run_folder,
+    show_progress,
+    show_text,
+)
 from .memory import batch_limit
 from .monitor import Asker, watched_run
 from .policy import NativePolicy, latent_shape_of
@@ -107,6 +115,9 @@ class _Progress:
             self._shown = event.iteration
             images = event.images[best_first(event.rewards)]
             picture = image_grid(images, scale=enlargement(images))
+        elif isinstance(event, RewardWait):
+            show_text(event.text)
+            return
         else:
             return
         show_progress(self._bar, self._value, picture)

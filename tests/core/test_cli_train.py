@@ -157,13 +157,24 @@ def test_a_reward_that_fails_ends_the_run_with_the_command_to_go_on(trained, con
         patch.setattr(start, "load_rewards", failing)
         code, _, errors = run("train", config, "--out", folder)
     assert code == 1 and errors.splitlines()[-1] == (
-        "error: all-masked: no picture of iteration 3 has a score (reward tiny_world: no answer from the "
-        f"server); repair the reward; go on with: chunk-grpo resume {folder}"
+        "error: all-masked: no picture of iteration 3 has a score (reward tiny_world: no answer "
+        f"from the server); repair the reward; go on with: chunk-grpo resume {folder}"
     )
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000002"]
     finished("resume", folder)
     assert without_times(folder) == without_times(whole)
     assert same_files(folder / "lora.safetensors", whole / "lora.safetensors")
+
+
+def test_a_server_that_is_not_there_is_one_line_and_nothing_is_written(config):
+    absent = "http://127.0.0.1:9"
+    file = config.parent / "remote.toml"
+    reward = f'[reward]\nname = "remote_http"\nurl = "{absent}"\nretries = 0\n'
+    file.write_text(config.read_text() + reward)
+    folder = config.parent / "nowhere"
+    code, _, errors = run("train", file, "--out", folder)
+    assert code == 1 and "Traceback" not in errors and not folder.exists()
+    assert "127.0.0.1:9" in errors and errors.splitlines()[-1].endswith("nothing was written")
 
 
 @pytest.fixture

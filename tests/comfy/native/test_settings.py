@@ -33,6 +33,9 @@ BASIC = {
     "self_test": "off",
     "optimizer": "adamw8bit",
     "activation_offloading": "on",
+    "stop_on": "collapse, no-signal",
+    "reward_retries": 2,
+    "reward_wait": 1.5,
 }
 OBJECTIVE = {
     "ratio": "step",
@@ -157,7 +160,8 @@ def test_every_input_reaches_the_training(lab):
     wanted = {"advantage.clamp": 2.5, "lora.targets": "attention", "lora.rs": True}
     wanted |= {"chunk_fraction": 0.75, "share_initial_noise": False}
     wanted |= {"batch_size": 5, "checkpoint_every": 7, "evaluate_every": 4}
-    wanted |= {"update_batch_size": 3}
+    wanted |= {"update_batch_size": 3, "run.stop_on": ("collapse", "no-signal")}
+    wanted |= {"run.reward_retries": 2, "run.reward_wait": 1.5}
     for name in ("updates_per_rollout", "epochs", "weight_decay", "max_grad_norm"):
         wanted[f"optimizer.{name}"] = BASIC[name]
     wanted |= {"optimizer.warmup_updates": 11, "optimizer.ema_decay": 0.9}
@@ -256,6 +260,7 @@ def test_zero_and_auto_mean_none(lab):
         ("GRPOSettings", {"clip": 0.0}, ["clip is 0;", "from 1e-07 to 0.99", "-1 for"]),
         ("GRPOSettings", {"clip": float("nan")}, ["clip is NaN"]),
         ("GRPOSettings", {"epochs": 0}, ["epochs is 0;", "from 1 to 64"]),
+        ("GRPOSettings", {"stop_on": "colapse"}, ["stop_on is 'colapse'", "collapse", "or none"]),
         ("GRPOSettings", {"weight_decay": -0.5}, ["weight_decay is -0.5"]),
         ("GRPOSettings", {"self_test": "yes"}, ["self_test is 'yes'", "inherit, on, off"]),
         ("GRPOExploration", {"noise": "some"}, ["noise is 'some'", "window, drawn"]),

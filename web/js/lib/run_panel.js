@@ -46,6 +46,7 @@ export class RunPanel {
     this.stop = h("button", { class: "stop", type: "button", onclick: onStop }, t("Stop and keep"));
     this.fill = h("div");
     this.message = h("div", { class: "message", role: "alert" });
+    this.alarms = h("div", { class: "message alarms", role: "alert" });
     this.reward = h("canvas", { class: "takes-pointer" });
     this.clip = h("canvas");
     this.kl = h("canvas");
@@ -70,6 +71,7 @@ export class RunPanel {
       h("div", { class: "row head" }, this.runs, this.state, this.count, this.stop),
       h("div", { class: "bar" }, this.fill),
       this.message,
+      this.alarms,
       this.nothing,
       ...this.charts,
     );
@@ -135,6 +137,7 @@ export class RunPanel {
     const done = iterations ? Math.min(1, (rows.length + within) / iterations) : 0;
     this.fill.style.transform = `scaleX(${done})`;
     this.complain(live?.message ?? "");
+    this.alarms.textContent = (view?.alarms ?? []).join(" ");
   }
 
   drawCharts(view, rows) {
