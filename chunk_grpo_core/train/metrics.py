@@ -14,8 +14,12 @@ from torch import Tensor
 
 from ..method.advantage import Advantages
 from ..method.reward import RewardBatch, RewardPart
+from ..processes.collective import Share
 
-__all__ = ["UpdateReport", "metrics_row", "spread_of"]
+__all__ = ["UpdateReport", "metrics_row", "picture_spread", "some_pixels"]
+
+_SIDE = 16
+"""Pixels in a row of those that are compared."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def metrics_row(
         seconds: Time of each phase.
         peak_memory_gib: Peak accelerator memory, None on the CPU.
         batch_size: Samples in one call of the model, as the iteration ended; None for no limit.
-        picture_spread: How much pictures of a group differ, 0..1; see :func:`spread_of`.
+        picture_spread: How much pictures of a group differ, 0..1; see :func:`picture_spread`.
     """
     return {
         "iteration": iteration,
@@ -74,16 +78,26 @@ def metrics_row(
     }
 
 
-def spread_of(images: Tensor) -> float | None:
-    """Standard deviation over the pictures of a group, mean over pixels and channels.
+def some_pixels(images: Tensor) -> Tensor:
+    """A few pixels of pictures (G, H, W, 3), always the same ones; shape (G, n)."""
+    rows, columns = (torch.linspace(0, size - 1, _SIDE).long() for size in images.shape[1:3])
+    return images[:, rows][:, :, columns].flatten(1)
+
+
+def picture_spread(parts: Sequence[tuple[Share, Tensor]]) -> float | None:
+    """How much the pictures of a group differ: standard deviation over the group, 0..1.
 
     Args:
-        images: (G, H, W, 3) in 0..1.
+        parts: Groups, or parts of them, with :func:`some_pixels` of their pictures.
 
     Returns:
-        None for a single picture, or where pictures are not finite.
+        The mean over pixels and groups; None if a picture is not finite.
     """
-    spread = float(images.std(0).mean()) if len(images) > 1 else math.nan
+    groups: dict[int, list[Tensor]] = {}
+    for share, pixels in parts:
+        groups.setdefault(share.group, []).append(pixels)
+    spreads = [torch.cat(group).std(0).mean() for group in groups.values()]
+    spread = float(torch.stack(spreads).mean())
     return spread if math.isfinite(spread) else None
 
 

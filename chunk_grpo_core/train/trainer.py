@@ -38,7 +38,7 @@ from .events import (
     never_stop,
 )
 from .may_change import Change, load_to_resume, trained_with
-from .metrics import UpdateReport, metrics_row, spread_of
+from .metrics import UpdateReport, metrics_row, picture_spread, some_pixels
 from .optimizer import AdapterOptimizer
 from .patience import Patience
 from .requests import requests_of_iteration
@@ -220,7 +220,7 @@ class Trainer:
 
     def _iterate(self) -> dict[str, object]:
         seconds: dict[str, float] = {}
-        self._spreads: list[float | None] = []
+        self._pixels: list[torch.Tensor] = []
         score = GroupScorer(self.policy, self.reward, self._decode_limit)
         in_thread = self.config.score_while_sampling
         with ScoreQueue(score, score.again, self._tell, in_thread=in_thread) as queue:
@@ -232,7 +232,7 @@ class Trainer:
         with timed(seconds, "update"):
             report = self.update(groups, advantages)
         seconds["total"] = sum(seconds.values())
-        gathered = self._processes.gather(self._spreads)
+        pixels = self._processes.gather(list(zip(self._shares, self._pixels, strict=True)))
         row = metrics_row(
             self.iteration,
             self.reward.name,
@@ -242,7 +242,7 @@ class Trainer:
             seconds,
             largest(self._processes.gather(peak_gib(self.policy.device))),
             batch_size=smallest(self._processes.gather(self._limit.size)),
-            picture_spread=largest([one for part in gathered for one in part]),
+            picture_spread=picture_spread([part for parts in pixels for part in parts]),
         )
         self.iteration += 1  # first: whatever a listener does, this iteration is whole
         self._listen(IterationEnd(self.iteration - 1, row))
@@ -324,7 +324,7 @@ class Trainer:
         self._is_tested = True
 
     def _tell(self, group: Trajectory, images: torch.Tensor, batch: RewardBatch) -> None:
-        self._spreads.append(spread_of(images))
+        self._pixels.append(some_pixels(images))
         self._listen(RolloutEnd(self.iteration, group.example, images, batch.known))
 
     def _run(self, work: Callable[[Velocity], T]) -> T:

@@ -15,7 +15,7 @@ from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import RULES, SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.loss_scale import LossScale
-from chunk_grpo_core.train import trainer as trainer_module
+from chunk_grpo_core.train import self_test as self_test_module
 from chunk_grpo_core.train.batch_limit import BatchLimit
 from chunk_grpo_core.train.self_test import SelfTestFailed, self_test
 from chunk_grpo_core.train.trainer import Trainer
@@ -203,7 +203,7 @@ def test_a_training_tests_once_before_its_first_update(monkeypatch, caplog):
         seen.append([p.detach().clone() for p in parameters])
         return self_test(velocity, parameters, *more, **options)
 
-    monkeypatch.setattr(trainer_module, "self_test", watched)
+    monkeypatch.setattr(self_test_module, "self_test", watched)
     with caplog.at_level(logging.INFO):
         on = train(ToyPolicy())
     fresh = ToyPolicy().adapter.parameters()
