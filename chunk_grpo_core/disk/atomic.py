@@ -33,7 +33,7 @@ _REASONS = {
     errno.EROFS: "this disk is read-only; make it writable",
     errno.EACCES: "permission denied; make the folder and its files yours to write",
     errno.EPERM: "permission denied; make the folder and its files yours to write",
-    errno.EFBIG: "the file is larger than this disk or your limits allow; raise the limit",
+    errno.EFBIG: "the file is too large for this disk or your limits; raise the limit",
     errno.EIO: "the disk reports an error (input/output); check it",
     errno.ENAMETOOLONG: "the path is too long; choose a shorter one",
 }

@@ -203,7 +203,7 @@ class TestFullDisk:
         (errno.EDQUOT, "your disk quota is used up; free some space"),
         (errno.EROFS, "this disk is read-only; make it writable"),
         (errno.EACCES, "permission denied; make the folder and its files yours to write"),
-        (errno.EFBIG, "the file is larger than this disk or your limits allow; raise the limit"),
+        (errno.EFBIG, "the file is too large for this disk or your limits; raise the limit"),
         (errno.ENOTDIR, "Not a directory"),
     ],
 )

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from chunk_grpo_core.cli.app import app
+from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.watch.history import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -191,6 +192,25 @@ def test_when_one_process_is_killed_the_other_ends_and_one_goes_on(
     assert "What the run folder holds is whole; go on with: chunk-grpo resume" in errors
     assert len(read_metrics(folder / "metrics.jsonl")) < 3
     finished("resume", folder)
+    same_run(folder, alone)
+
+
+def test_a_launcher_that_is_told_to_end_loses_no_iteration(alone, config, tmp_path):
+    folder = tmp_path / "told"
+    words = ["train", config, "--out", folder, "--set", "checkpoint_every=10"]
+    process = start(*words, launcher=TORCHRUN)
+    deadline = time.monotonic() + 120
+    while not read_metrics(folder / "metrics.jsonl"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    told = time.monotonic()
+    process.terminate()
+    code, _, errors = ended(process)
+    assert code != 0 and time.monotonic() - told < 30
+    assert "What the run folder holds is whole; go on with: chunk-grpo resume" in errors
+    done = RunFolder(folder).checkpoints.load().iteration
+    assert 1 <= done == len(read_metrics(folder / "metrics.jsonl")) < 3
+    finished("resume", folder, "--set", "checkpoint_every=1")
     same_run(folder, alone)
 
 

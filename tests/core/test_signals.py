@@ -329,7 +329,7 @@ def test_a_disk_that_takes_no_checkpoint_is_named_with_the_command_to_go_on(trai
     assert process.returncode == 1 and "Traceback" not in errors
     assert re.search(
         rf"error: cannot write {folder}/checkpoints/step_000001.partial/\w+.safetensors: the file "
-        rf"is larger than .*; raise the limit; go on with: chunk-grpo resume {folder}",
+        rf"is too large for .*; raise the limit; go on with: chunk-grpo resume {folder}",
         errors.replace("\n", " "),
     )
     assert not list(folder.rglob("*.partial"))
