@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import math
 import textwrap
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields, is_dataclass
@@ -17,6 +18,7 @@ from typing import Any, get_type_hints
 
 from ..models.family import ModelTable
 from ..models.registry import FAMILIES
+from ..prompts.example import is_unicode
 from ..prompts.split import PromptConfig
 from ..settings.declared import EachOf, OneOf, Range, limits_of, shortened
 from ..train.config import PARTS, TrainConfig
@@ -70,6 +72,10 @@ _CHOICES = {
     "tuple[str, ...]": "a list of texts",
     "tuple[float, ...]": "a list of numbers",
 }
+_LONGEST_NAME = 100
+"""Characters of a name that are compared with others, which takes longer the more there are."""
+_LARGEST = 2**63 - 1
+"""Of whole numbers, as TOML says."""
 _PATHS = {"file", "held_out_file", "wildcards", "folder", "continue_from"}
 
 
@@ -109,7 +115,7 @@ def tables() -> list[str]:
 
 def nearest(word: str, names: list[str]) -> str:
     """``; did you mean X?`` or the list of what there is."""
-    near = difflib.get_close_matches(word, names, n=1)
+    near = difflib.get_close_matches(word[:_LONGEST_NAME], names, n=1)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
 
 
@@ -120,10 +126,17 @@ def checked(key: Key, value: object) -> object:
         The value; lists as tuples, whole numbers as floats where a float is wanted, "none" as None.
 
     Raises:
-        ValueError: It has another type; the message says what is allowed.
+        ValueError: It has another type, is not finite, or is a text that no file can hold; the
+            message says what is allowed.
     """
     if key.can_be_none and value == "none":
         return None
+    for entry in value if isinstance(value, list) else (value,):
+        if isinstance(entry, str) and not is_unicode(entry):
+            raise ValueError(
+                f"{key.dotted} is {shortened(value)}, which holds half a character (a lone "
+                "surrogate); write it again"
+            )
     kinds = _plain(key.kind)
     if kinds.startswith("tuple") and isinstance(value, list):
         item = "str" if "str" in kinds else "float"
@@ -132,15 +145,19 @@ def checked(key: Key, value: object) -> object:
     for kind in kinds.split(" | "):
         if _is(value, kind):
             return float(value) if kind == "float" else value  # type: ignore[arg-type]
-    raise ValueError(f"{key.dotted} is {shortened(value)}; it must be {key.allowed}")
+    is_odd = "float" in kinds and isinstance(value, float)  # nan or inf
+    allowed = "finite" if is_odd else key.allowed
+    raise ValueError(f"{key.dotted} is {shortened(value)}; it must be {allowed}")
 
 
 def _is(value: object, kind: str) -> bool:
     if isinstance(value, bool):
         return kind == "bool"
-    return isinstance(
-        value, {"int": int, "float": (int, float), "str": str, "bool": bool}.get(kind, ())
-    )
+    if isinstance(value, int):
+        return kind in ("int", "float") and -_LARGEST <= value <= _LARGEST
+    if isinstance(value, float):
+        return kind == "float" and math.isfinite(value)
+    return isinstance(value, str) and kind == "str"
 
 
 def _plain(kind: Any) -> str:

@@ -16,10 +16,10 @@ allowed. ``writing.py`` writes such files. Relative paths start at the file's fo
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..algorithms import algorithm_of
 from ..method.chunks import ChunkPlan, per_step_plan
@@ -28,7 +28,7 @@ from ..models.registry import FAMILIES, ChosenModel, family_named
 from ..presets import PRESETS, preset_values
 from ..prompts.split import PromptConfig
 from ..rewards import REWARDS, check_reward
-from ..settings.declared import shortened
+from ..settings.declared import Limits, Range, shortened
 from ..train.config import TrainConfig, is_setting
 from ..watch.trackers import TRACKERS
 from .keys import Key, checked, keys, nearest, tables
@@ -37,7 +37,9 @@ from .toml import parse_toml, read_toml
 
 __all__ = ["changed", "read_config", "read_config_file", "settings_in"]
 
+T = TypeVar("T")
 _Keys = Mapping[str, Mapping[str, Key]]
+_WEIGHT = Limits(float, can_be_none=False, bounds=Range(-1e6, 1e6))
 #: Settings of rewards that name files or folders.
 _REWARD_PATHS = {"image", "path", "head", "folders", "tokenizers"}
 
@@ -87,13 +89,14 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     grid = _grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model)
     steps = grid.trainable_steps
     patch = {**base, **{key: values[key] for key in values if is_setting(key)}, "grid": grid}
-    patch["plan"] = per_step_plan(steps) if plan.needs_curve else plan.read(steps)
+    make_plan = per_step_plan if plan.needs_curve else plan.read
+    patch["plan"] = _named("[plan]", lambda: make_plan(steps))
     config = RunConfig(
         name=name,
         preset=preset,
         model=model,
         prompts=_prompt_table(values, model),
-        prompt_config=_table(PromptConfig, values, "prompts"),
+        prompt_config=_named("[prompts]", lambda: _table(PromptConfig, values, "prompts")),
         rewards=_rewards(data.get("reward"), folder, model),
         plan=plan,
         settings=TrainConfig.of(patch),
@@ -126,7 +129,8 @@ def settings_in(data: Mapping[str, Any], measured: ChunkPlan | None = None) -> T
     training["run"] = of_run
     values = _values(training, keys(), Path())
     grid = _grid(_table(GridTable, values, "grid"), None, None)
-    plan = measured or _table(PlanTable, values, "plan").read(grid.trainable_steps)
+    table = _table(PlanTable, values, "plan")
+    plan = measured or _named("[plan]", lambda: table.read(grid.trainable_steps))
     settings = {key: value for key, value in values.items() if is_setting(key)}
     return TrainConfig.of({**settings, "grid": grid, "plan": plan})
 
@@ -139,8 +143,9 @@ def _check_top(data: Mapping[str, Any]) -> None:
     """
     preset = data.get("preset", "")
     if not isinstance(preset, str) or (preset and preset not in PRESETS):
-        near = nearest(str(preset), list(PRESETS))
-        raise ValueError(f"there is no preset {shortened(preset)}{near}")
+        raise ValueError(
+            f"there is no preset {shortened(preset)}{nearest(shortened(preset), list(PRESETS))}"
+        )
     for name, entry in data.items():
         if name in ("preset", "reward", "record") or name in keys()[""]:
             continue
@@ -157,10 +162,11 @@ def _values(data: Mapping[str, Any], tables: _Keys, folder: Path) -> dict[str, A
         for name, value in entries.items() if table in tables else ():
             key = tables[table].get(name)
             if key is None:
-                raise ValueError(f"[{table}] has no key {name:.80}{_where(name, table, tables)}")
+                where = _where(name, table, tables)
+                raise ValueError(f"[{table}] has no key {name:.100}{where}")
             typed = checked(key, value)
             if key.is_path and typed:
-                typed = _absolute(str(typed), folder, may_be_name=name == "path")
+                typed = _absolute(str(typed), folder, key.dotted, may_be_name=name == "path")
             values[key.dotted] = typed
     return values
 
@@ -168,8 +174,8 @@ def _values(data: Mapping[str, Any], tables: _Keys, folder: Path) -> dict[str, A
 def _no_such(name: str, entry: object) -> str:
     """What is wrong with a name at the top of the file that is neither a key nor a table."""
     if isinstance(entry, (dict, list)):
-        return f"there is no table [{name:.80}]{nearest(name, tables())}"
-    return f"there is no key {name:.80} at the top of the file{_where(name, '', keys())}"
+        return f"there is no table [{name:.100}]{nearest(name, tables())}"
+    return f"there is no key {name:.100} at the top of the file{_where(name, '', keys())}"
 
 
 def _where(name: str, table: str, tables: _Keys) -> str:
@@ -185,9 +191,12 @@ def _where(name: str, table: str, tables: _Keys) -> str:
     return nearest(name, ["preset", *tables[""]] if not table else list(tables[table]))
 
 
-def _absolute(text: str, folder: Path, *, may_be_name: bool = False) -> str:
-    path = folder / Path(text).expanduser()
-    return text if may_be_name and not path.exists() else str(path)
+def _absolute(text: str, folder: Path, key: str, *, may_be_name: bool = False) -> str:
+    try:
+        path = folder / Path(text).expanduser()
+        return text if may_be_name and not path.exists() else str(path)
+    except (RuntimeError, ValueError, OSError) as error:  # an unknown ~user, a NUL, too long
+        raise ValueError(f"{key} is {shortened(text)}, which is no path: {error!s:.120}") from error
 
 
 def _table(kind: type, values: Mapping[str, Any], table: str) -> Any:
@@ -213,7 +222,7 @@ def _grid(table: GridTable, base: TimeGrid | None, model: ChosenModel | None) ->
     if not given and base is not None:
         return base
     if given == {"sigmas"}:
-        return TimeGrid.of(table.sigmas)
+        return _named("grid.sigmas", lambda: TimeGrid.of(table.sigmas))
     if given != {"steps", "shift"}:
         names = ", ".join(sorted(given)) or "nothing"
         raise ValueError(f"[grid] has {names}; it needs steps and shift, or sigmas alone")
@@ -224,16 +233,26 @@ def _grid(table: GridTable, base: TimeGrid | None, model: ChosenModel | None) ->
                 f'grid.shift is {shortened(shift)}; it must be a number, or "model" for the noise '
                 "levels that the model itself is sampled with"
             )
-        return model.family.grid(model.table, table.steps)
-    return shifted_grid(table.steps, shift)
+        return _named("[grid]", lambda: model.family.grid(model.table, table.steps))
+    return _named("[grid]", lambda: shifted_grid(table.steps, shift))
+
+
+def _named(where: str, make: Callable[[], T]) -> T:
+    """Say in an error what it is about."""
+    try:
+        return make()
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _rewards(data: object, folder: Path, model: ChosenModel) -> tuple[RewardEntry, ...]:
     if data is None and model.family.reward:
         return (RewardEntry(name=model.family.reward, weight=1.0, settings={}),)
     entries = data if isinstance(data, list) else [data]
-    if data is None or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"[reward] is missing; give it a name, one of {', '.join(REWARDS)}")
+    if data is None or not entries or not all(isinstance(entry, dict) for entry in entries):
+        is_missing = data is None or data == []
+        what = "is missing" if is_missing else f"is {shortened(data)}; it must be a table"
+        raise ValueError(f"[reward] {what}; give it a name, one of {', '.join(REWARDS)}")
     return tuple(_reward(entry, folder) for entry in entries)  # type: ignore[arg-type]
 
 
@@ -241,14 +260,17 @@ def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
     settings = dict(entry)
     name, weight = settings.pop("name", None), settings.pop("weight", 1.0)
     if not isinstance(name, str) or name not in REWARDS:
-        raise ValueError(f"reward.name is {shortened(name)}{nearest(str(name), list(REWARDS))}")
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-        raise ValueError(f"reward.weight is {shortened(weight)}; it must be a number")
+        raise ValueError(
+            f"reward.name is {shortened(name)}{nearest(shortened(name), list(REWARDS))}"
+        )
+    if not _WEIGHT.allow(weight):
+        raise ValueError(f"reward.weight is {shortened(weight)}; it must be {_WEIGHT.allowed}")
     settings = check_reward(name, settings, key="reward.{name}")
     for setting, value in settings.items():
         if setting in _REWARD_PATHS:
             is_list = isinstance(value, list)
-            paths = [_absolute(str(text), folder) for text in (value if is_list else [value])]
+            texts = value if is_list else [value]
+            paths = [_absolute(str(text), folder, f"reward.{setting}") for text in texts]
             value = paths if is_list else paths[0]
         settings[setting] = value
     return RewardEntry(name=name, weight=float(weight), settings=settings)
@@ -299,5 +321,5 @@ def _place(data: dict[str, Any], table: str, change: str) -> dict[str, Any]:
     else:
         place = data.setdefault(table, {})
     if not isinstance(place, dict):
-        raise ValueError(f"{shortened(change)}: {table:.80} is no table; change the file itself")
+        raise ValueError(f"{shortened(change)}: {table:.100} is no table; change the file itself")
     return place

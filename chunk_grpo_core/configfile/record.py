@@ -32,7 +32,7 @@ from ..version import __version__
 from .facts import loaded_facts
 from .reading import changed, read_config, settings_in
 from .run_config import RunConfig
-from .toml import comment, entry, parse_toml, read_toml, toml_list
+from .toml import LONGEST, comment, entry, parse_toml, read_toml, toml_list
 from .writing import plan_as_text, settings_text
 
 __all__ = [
@@ -113,8 +113,13 @@ def write_run(
         "settings": of_settings,
         "record": _record_digest(written["record"], of_settings),
     }
-    lines = [above, *title, entry("digests", digests), *part]
-    write_whole(folder / RUN_FILE, "\n".join(lines) + "\n")
+    text = "\n".join([above, *title, entry("digests", digests), *part])
+    if len(text.encode()) > LONGEST:
+        raise ValueError(
+            f"the record of the run would have more than {LONGEST:,} bytes, which nothing would "
+            "read again; use fewer or shorter prompts, or less metadata"
+        )
+    write_whole(folder / RUN_FILE, f"{text}\n")
 
 
 def _lines(settings: TrainConfig, tables: Mapping[str, Any], record: Record) -> list[str]:

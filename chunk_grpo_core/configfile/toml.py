@@ -14,13 +14,16 @@ from typing import Any
 from ..optional import require
 from ..prompts.example import is_unicode
 
-__all__ = ["comment", "entry", "parse_toml", "read_toml", "toml_list", "toml_value"]
+__all__ = ["LONGEST", "comment", "entry", "parse_toml", "read_toml", "toml_list", "toml_value"]
 
 _WIDTH = 96
-_LONGEST = 64 * 2**20
+LONGEST = 64 * 2**20
 """Bytes of a file; 64 MiB hold some hundred thousand prompts."""
 _DEEPEST = 32
 """Tables and lists inside each other."""
+_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
+_LONG_KEY = re.compile(rf"^[ \t\[]*{_PART}(?:[ \t]*\.[ \t]*{_PART}){{{_DEEPEST}}}", re.MULTILINE)
+"""A key of so many parts takes the parser a time that grows with their square."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -31,8 +34,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         OSError: It cannot be read.
     """
     size = path.stat().st_size
-    if size > _LONGEST:
-        raise ValueError(f"{path} has {size:,} bytes; a file of settings has at most {_LONGEST:,}")
+    if size > LONGEST:
+        raise ValueError(f"{path} has {size:,} bytes; a file of settings has at most {LONGEST:,}")
     try:
         return parse_toml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -52,6 +55,8 @@ def parse_toml(text: str) -> dict[str, Any]:
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     toml = require(name, "To read a configuration file")
     too_deep = f"tables and lists are nested too deeply; at most {_DEEPEST} may be in each other"
+    if _LONG_KEY.search(text):
+        raise ValueError(too_deep)
     try:
         document = toml.loads(text)
     except RecursionError:
@@ -93,7 +98,9 @@ def toml_value(value: object) -> str:
         return repr(int(value))
     if isinstance(value, Real):
         return repr(float(value))
-    raise ValueError(f"{value!r} cannot be written into a TOML file; give a number, text or list")
+    raise ValueError(
+        f"{value!r:.200} cannot be written into a TOML file; give a number, text or list"
+    )
 
 
 def toml_list(values: Sequence[object]) -> str:

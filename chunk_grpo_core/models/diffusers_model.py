@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import torch
 
 from ..optional import require
+from ..settings.declared import Range, check_settings, shortened
 from .attention import ATTENTION
 from .family import ModelTable
 
@@ -45,10 +46,10 @@ class DiffusersModel(ModelTable):
     """File instead of the pipeline's VAE."""
     weights: str = "bf16"
     """How the transformer is kept: bf16, float16 or float32."""
-    width: int = 512
-    """Pixels, a multiple of 16, 64 or more."""
-    height: int = 512
-    """Pixels, a multiple of 16, 64 or more."""
+    width: Annotated[int, Range(64, 8192)] = 512
+    """Pixels, a multiple of 16."""
+    height: Annotated[int, Range(64, 8192)] = 512
+    """Pixels, a multiple of 16."""
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
     gradient_checkpointing: bool = True
@@ -64,15 +65,17 @@ class DiffusersModel(ModelTable):
     """Folder of encoded prompts; empty for .cache/chunk-grpo/text in the home folder."""
 
     def __post_init__(self) -> None:
+        check_settings(self, "model")
         for name in ("width", "height"):
-            if getattr(self, name) % self.multiple or getattr(self, name) < 64:
+            if getattr(self, name) % self.multiple:
                 raise ValueError(
                     f"model.{name} is {getattr(self, name)}; it must be a multiple of "
-                    f"{self.multiple}, 64 or more"
+                    f"{self.multiple}"
                 )
         if self.attention and self.attention not in ATTENTION:
             raise ValueError(
-                f"model.attention is {self.attention!r}; it must be one of {', '.join(ATTENTION)}"
+                f"model.attention is {shortened(self.attention)}; it must be one of "
+                f"{', '.join(ATTENTION)}"
             )
 
     @property

@@ -6,40 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
-from fakes import PROMPTS, Brightness, ToyPolicy, curve_of, toy_config
+from fakes import PROMPTS, Brightness, ToyPolicy, toy_config
+from records import DONE, FILES, all_keys, edited, save_run, write_document
 
 from chunk_grpo_core.configfile.facts import loaded_facts
 from chunk_grpo_core.configfile.keys import keys
-from chunk_grpo_core.configfile.reading import read_config, read_config_file
+from chunk_grpo_core.configfile.reading import read_config_file
 from chunk_grpo_core.configfile.record import PYTHON, Record, read_document, write_run
-from chunk_grpo_core.configfile.toml import entry
 from chunk_grpo_core.models.registry import FAMILIES
-from chunk_grpo_core.prompts.example import Example, examples_of
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.runs.recorded import open_to_look, open_to_resume
-from chunk_grpo_core.train.checkpoint import Checkpoint, TrainingState
 from chunk_grpo_core.train.may_change import changes_since, may_change
 
-DONE = 3
-"""Iterations of the runs here."""
-FILES = {
-    "tiny": {"model": {"type": "tiny"}},
-    "flux": {
-        "model": {"type": "flux", "path": "somebody/flux", "width": 64, "height": 64},
-        "prompts": {"file": "prompts.txt"},
-    },
-}
-COMMON = {
-    "iterations": DONE,
-    "grid": {"steps": 5, "shift": 2.0},
-    "plan": {"chunks": "cut 4"},
-    "noise": "drawn",
-    "reward": [
-        {"name": "jpeg_compressibility", "weight": 0.5, "quality": 90},
-        {"name": "clipscore", "path": "/files/clip", "batch_size": 2, "device": "cpu"},
-    ],
-}
 OTHER = {
     "advantage.centre": "median",
     "advantage.combine": "advantages",
@@ -60,6 +40,7 @@ OTHER = {
     "plan.chunks": "1, 3",
     "plan.weights": "1, 2, 3, 4",
     "run.log": ["tensorboard"],
+    "run.stop_on": ["collapse"],
     "prompts.text": ["another", "and another", "and one more"],
     "reward.1.name": "jpeg_incompressibility",
     "reward.2.device": "cuda",
@@ -87,64 +68,6 @@ def other(key, value):
     if isinstance(value, str):
         return f"{value}x"
     return [*value, "x"] if isinstance(value, list) else {**value, "x": 1}
-
-
-def save_run(folder, family):
-    """A run of the command line that has a checkpoint, with nothing loaded."""
-    config = read_config({**COMMON, **FILES[family]}, folder, "mine")
-    settings = config.train_config(curve_of(0.7, 0.2, 0.2, 0.1, sigmas=config.settings.grid.sigmas))
-    record = Record(
-        model="m",
-        reward="r",
-        reward_fingerprint={"f": 1},
-        train=examples_of(["a", "b"]),
-        held_out=examples_of(["c", "d"]),
-    )
-    write_run(folder, settings, config.tables(), record)
-    facts = {"model": "m", "reward": "r", "reward_fingerprint": {"f": 1}}
-    trained = {**settings.flat(), **loaded_facts(config.tables()), **facts}
-    state = TrainingState(DONE, json.loads(json.dumps(trained)))
-    pytest.importorskip("safetensors")
-    RunFolder(folder).checkpoints.save(Checkpoint(state, {}, {}))
-    return settings
-
-
-def write_document(folder, document):
-    """Write TOML whose parsed form is this."""
-    rewards = document.get("reward")
-    is_list = isinstance(rewards, list) and all(isinstance(item, dict) for item in rewards)
-    document = {name: value for name, value in document.items() if not is_list or name != "reward"}
-    plain = {name: value for name, value in document.items() if not isinstance(value, dict)}
-    lines = [entry(name, value) for name, value in plain.items()]
-    for name, value in document.items():
-        if isinstance(value, dict):
-            lines += [f"[{name}]", *(entry(key, item) for key, item in value.items())]
-    for reward in rewards if is_list else ():
-        lines += ["[[reward]]", *(entry(key, item) for key, item in reward.items())]
-    (folder / "run.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def edited(folder, key, value):
-    """Edit one key of the record, by its dotted name."""
-    document = read_document(folder)
-    *path, name = key.split(".")
-    place = document
-    for part in path:
-        place = place[int(part) - 1] if part.isdecimal() else place[part]
-    assert place[name] != value
-    place[name] = value
-    write_document(folder, document)
-
-
-def all_keys(document, prefix=""):
-    for name, value in document.items():
-        if name == "reward" and isinstance(value, list):
-            for number, reward in enumerate(value, start=1):
-                yield from all_keys(reward, f"reward.{number}.")
-        elif isinstance(value, dict) and prefix in ("", "record."):
-            yield from all_keys(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 @pytest.mark.parametrize("family", FILES)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from ...settings.declared import Range
 from ..diffusers_model import DiffusersModel
 from .text import TextSource
 
@@ -45,17 +47,10 @@ class FluxModel(DiffusersModel):
     t5_tokenizer: str = ""
     """Folder instead of the pipeline's tokenizer_2, such as ComfyUI's
     comfy/text_encoders/t5_tokenizer."""
-    guidance: float = 3.5
-    """Distilled guidance, 0 or more; FLUX.1-schnell has none and takes no notice."""
-    max_tokens: int = 512
-    """Text tokens for T5, 1 or more: 512 for dev, 256 for schnell."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.guidance < 0:
-            raise ValueError(f"model.guidance is {self.guidance}; it must be 0 or more")
-        if self.max_tokens < 1:
-            raise ValueError(f"model.max_tokens is {self.max_tokens}; it must be 1 or more")
+    guidance: Annotated[float, Range(0, 100)] = 3.5
+    """Distilled guidance; FLUX.1-schnell has none and takes no notice."""
+    max_tokens: Annotated[int, Range(1, 4096)] = 512
+    """Text tokens for T5: 512 for dev, 256 for schnell."""
 
     def text_source(self) -> TextSource:
         """Where the encoders and tokenizers are."""
