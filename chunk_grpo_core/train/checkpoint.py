@@ -29,7 +29,7 @@ from ..disk.atomic import whole_folder, write_whole, writing
 from ..disk.regular import read_regular
 from ..optional import require
 
-__all__ = ["Checkpoint", "Checkpoints", "TrainingState", "save_as_it_ends"]
+__all__ = ["Checkpoint", "Checkpoints", "TrainingState", "content_digest", "save_as_it_ends"]
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,9 @@ class Checkpoints:
             "iteration": state.iteration,
             "trained_with": state.trained_with,
         }
-        return json.dumps({**content, "sha256": {**digests, _STATE: _digest(content)}}, indent=1)
+        return json.dumps(
+            {**content, "sha256": {**digests, _STATE: content_digest(content)}}, indent=1
+        )
 
     def newest_state(self) -> TrainingState | None:
         """What :meth:`load` would say of itself; None when there is none."""
@@ -200,7 +202,7 @@ class Checkpoints:
             raise _Unusable(f"{_STATE} is damaged (not JSON)") from error
         if not isinstance(state, dict) or not isinstance(digests := state.pop("sha256", 0), dict):
             raise _Unusable(f"{_STATE} is damaged (it has no digests)")
-        if digests.get(_STATE) != _digest(state):
+        if digests.get(_STATE) != content_digest(state):
             raise _Unusable(f"{_STATE} is damaged (its SHA-256 is another one)")
         if state.get("format") != _FORMAT:
             raise _Unusable(f"{_STATE} has format {state.get('format')!r}, not {_FORMAT}")
@@ -224,8 +226,8 @@ def _bytes(path: Path) -> bytes:
         raise _Unusable(f"{path.name} cannot be read ({error.strerror})") from error
 
 
-def _digest(content: Mapping[str, object]) -> str:
-    """Of plain values, whatever the order of their names."""
+def content_digest(content: Mapping[str, object]) -> str:
+    """SHA-256 of plain values, whatever the order of their names; as hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -25,7 +25,7 @@ from chunk_grpo_core.method.windows import (
     window_chunks,
     window_positions,
 )
-from chunk_grpo_core.train.checkpoint import Checkpoints
+from chunk_grpo_core.train.checkpoint import Checkpoints, content_digest
 from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
@@ -190,7 +190,10 @@ def test_runs_from_before_there_were_windows_go_on(tmp_path):
     names = ("window.", "noise", "ode_solver")
     for key in [key for key in before["trained_with"] if key.startswith(names)]:
         del before["trained_with"][key]
+    content = {key: value for key, value in before.items() if key != "sha256"}
+    before["sha256"]["state.json"] = content_digest(content)
     state.write_text(json.dumps(before))
+    assert Checkpoints(tmp_path).newest_state()
     run_of(config, checkpoints=checkpoints)
     message = 'noise = "drawn", but iterations 1 to 1 were trained with "all"'
     with pytest.raises(ValueError, match=message):
