@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -17,7 +18,11 @@ def main() -> None:
         require("typer", "To use the command line")
         require("rich", "To use the command line")
     except ImportError as error:
-        sys.exit(str(error))
+        if "--json" in sys.argv[1:]:
+            facts = {"error": str(error), "type": "ImportError", "exit_code": 2}
+            print(json.dumps(facts))
+        print(error, file=sys.stderr)
+        sys.exit(2)
     ask_for_equal_rows(os.environ)
     try:
         from .cli.app import app

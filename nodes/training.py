@@ -259,8 +259,8 @@ def describe(log: TrainingLog) -> str:
     lines = [
         *([f"Stopped after {done} of {wished} iterations."] if done < wished else []),
         f"{done} iterations. Held-out reward {outcome.before.mean:.4f} -> "
-        f"{outcome.after.mean:.4f}, gain {gain.mean:+.4f} (95 % interval {gain.low:+.4f} to "
-        f"{gain.high:+.4f}) on {len(outcome.before.prompts)} prompts.",
+        f"{outcome.after.mean:.4f}, gain {gain.mean:+.4f} ({gain.interval()}) on "
+        f"{len(outcome.before.prompts)} prompts.",
         *([] if error is None else [f"Ratio error at the first update: {error:.1e}."]),
         f"Run folder: {log.run_folder}",
         *([] if fitted in (None, config.batch_size) else [_MEMORY.format(fitted)]),

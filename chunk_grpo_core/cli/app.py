@@ -1,7 +1,6 @@
 """The command line. Results go to standard output, progress to standard error."""
 
 # No ``from __future__ import annotations`` here: typer reads the annotations at run time.
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from ..train.config import TrainConfig
 from ..version import __version__
 from .demo import DemoResult, run_demo, tiny_config
 from .measure import analyze, evaluate, sample
+from .outcome import AsJson, Command, CommandGroup
 from .progress import ProgressBar, clear_errors
 from .rewards import fetch, score
 from .serve import serve_reward
@@ -32,13 +32,14 @@ from .train import presets, resume, train
 
 app = typer.Typer(
     name="chunk-grpo",
+    cls=CommandGroup,
     help="Chunk-GRPO: align flow-matching image models with reward models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (train, resume, sample, analyze, evaluate, presets):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 class Algorithm(str, Enum):
@@ -66,11 +67,15 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
     ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show where an error happened; may stand at the end, too."),
+    ] = False,
 ) -> None:
     """Chunk-GRPO: align flow-matching image models with reward models."""
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     algorithm: Annotated[
         Algorithm | None,
@@ -93,13 +98,11 @@ def demo(
     pictures: Annotated[
         int, typer.Option(min=1, help="Pictures of each held-out caption to measure on.")
     ] = 4,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of a table.")
-    ] = False,
+    as_json: AsJson = False,
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads. 1 gives the same numbers every time.")
     ] = 1,
-) -> None:
+) -> dict[str, object] | None:
     """Train a LoRA on the embedded tiny FLUX and measure what it gained.
 
     Takes a few minutes on a CPU. The run folder keeps settings, metrics, samples, plots,
@@ -127,12 +130,11 @@ def demo(
             check_cancel=signals.check,
         )
     if as_json:
-        typer.echo(json.dumps(result.to_json()))
-    else:
-        _print_result(result)
+        return result.to_json()
+    return _print_result(result)
 
 
-@app.command()
+@app.command(cls=Command)
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A .safetensors LoRA.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; must be new.")],
@@ -142,7 +144,8 @@ def convert(
             help="native: ComfyUI, any architecture. diffusers: load_lora_weights, FLUX.1 only."
         ),
     ],
-) -> None:
+    as_json: AsJson = False,
+) -> dict[str, object] | None:
     """Write a LoRA with the layer names of ComfyUI or of diffusers.
 
     Files of kohya, peft, OneTrainer, SimpleTuner and XLabs are read too. What the LoRA does to the
@@ -154,12 +157,13 @@ def convert(
             raise FileExistsError(f"{target} exists already; choose another name")
         with blaming(source):
             converted = convert_lora(tensors, to.value)
-        typer.echo(save_lora(converted, target, metadata))
+        written = save_lora(converted, target, metadata)
+    return {"lora": str(written)} if as_json else typer.echo(written)
 
 
-app.command()(clear_errors("nothing was written")(score))
-app.command()(clear_errors("run it again")(fetch))
-app.command("serve-reward")(clear_errors("no longer served")(serve_reward))
+app.command(cls=Command)(clear_errors("nothing was written")(score))
+app.command(cls=Command)(clear_errors("run it again")(fetch))
+app.command("serve-reward", cls=Command)(clear_errors("no longer served")(serve_reward))
 
 
 def _demo_folders() -> list[Path]:
@@ -202,7 +206,7 @@ def _print_result(result: DemoResult) -> None:
         "reward",
         f"{before.mean:.3f}",
         f"{after.mean:.3f}",
-        f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})",
+        f"{gain.mean:+.3f} ({gain.bounds(3)})",
     )
     for name, title in (("attributes", "attributes right"), ("strict", "all five right")):
         old, new = before.extra_mean(name), after.extra_mean(name)

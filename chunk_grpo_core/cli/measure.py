@@ -1,7 +1,6 @@
 """Commands that look at a model or at a LoRA: pictures, the curve of relative L1, a comparison."""
 
 # No ``from __future__ import annotations`` here: typer reads the annotations at run time.
-import json
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -32,8 +31,9 @@ from ..train.batch_limit import BatchLimit
 from ..watch.comparison import Comparison
 from ..watch.pictures import save_png, write_pictures
 from ..watch.plots import plot_dynamics
+from .outcome import AsJson
 from .progress import ProgressBar, clear_errors
-from .train import AsJson, Changes
+from .train import Changes
 
 __all__ = ["analyze", "evaluate", "sample"]
 
@@ -63,7 +63,8 @@ def sample(
     seed: Annotated[int, typer.Option(help="Noise seed of the first prompt.")] = EVALUATION_SEED,
     out: Annotated[Path, typer.Option(help="Folder to write PNG files to.")] = Path("sampled"),
     changes: Changes = None,
-) -> None:
+    as_json: AsJson = False,
+) -> dict[str, object] | None:
     """Draw pictures with the model, with or without a LoRA, without sampling noise."""
     with clear_errors("pictures so far were not written"), ProgressBar() as bar:
         opened = _open(source, changes)
@@ -99,8 +100,11 @@ def sample(
                 )
             )
         files = write_pictures(pictures, [example.text for example in prompts], out, seed)
+    if as_json:
+        return {"pictures": [str(file) for file in files]}
     for file in files:
         typer.echo(file)
+    return None
 
 
 def analyze(
@@ -109,7 +113,7 @@ def analyze(
     out: Annotated[Path | None, typer.Option(help="Write the plot to this PNG file.")] = None,
     changes: Changes = None,
     as_json: AsJson = False,
-) -> None:
+) -> dict[str, object] | None:
     """Measure how much each step changes a latent (relative L1), and propose chunks.
 
     The base model is measured, with the grid and the rule that would train.
@@ -133,8 +137,7 @@ def analyze(
         if out is not None:
             save_png(plot_dynamics(curve, plan), out)
     if as_json:
-        typer.echo(json.dumps({**curve.to_json(), "plan": sizes, "adaptive": proposal}))
-        return
+        return {**curve.to_json(), "plan": sizes, "adaptive": proposal}
     table = Table(title=f"{curve.model}: {curve.rule}, eta {curve.eta:g}, {curve.samples} samples")
     for title in ("step", "sigma", "relative L1", "between prompts", "chunk"):
         table.add_column(title, justify="right")
@@ -145,6 +148,7 @@ def analyze(
     output = Console(file=sys.stdout)
     output.print(table)
     output.print(f"adaptive chunks of this curve: {proposal}", highlight=False)
+    return None
 
 
 def evaluate(
@@ -167,7 +171,7 @@ def evaluate(
     ] = None,
     changes: Changes = None,
     as_json: AsJson = False,
-) -> None:
+) -> dict[str, object] | None:
     """Compare a LoRA with the base model on held-out prompts, same noise, with an interval.
 
     Judge also with a reward that was not trained on: what rises alone may be reward hacking.
@@ -210,9 +214,8 @@ def evaluate(
     if as_json:
         gain = comparison.gain
         facts = {"reward": judge.name, "gain": gain.mean, "gain_ci95": [gain.low, gain.high]}
-        typer.echo(json.dumps(facts | {name: side.to_json() for name, side in sides.items()}))
-    else:
-        typer.echo(comparison.table())
+        return facts | {name: side.to_json() for name, side in sides.items()}
+    return typer.echo(comparison.table())
 
 
 @dataclass(frozen=True)

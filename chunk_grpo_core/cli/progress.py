@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -35,20 +35,18 @@ from ..train.events import (
     RunStart,
 )
 from ..train.self_test import SelfTestFailed
+from .outcome import Failed
 from .signals import Stopped
 
 __all__ = ["ProgressBar", "clear_errors"]
 
 _screen = Console(stderr=True)
-#: Their messages are written for users.
-_MISTAKES = (
-    ValueError,
-    OSError,
-    ImportError,
-    SelfTestFailed,
-    NothingFits,
-    MemoryError,
-)
+#: Their messages are written for users, who can put it right.
+_MISTAKES = (ValueError, OSError, ImportError)
+_NETWORK = (ConnectionError, TimeoutError)
+_DISK = {errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", None)}
+#: What was asked was right, and cannot be done here.
+_UNABLE = (SelfTestFailed, NothingFits, MemoryError)
 #: What a run cannot help: a reward that fails, a model that gives NaN, an alarm.
 _FAILURES = (NothingScored, RewardFailed, FloatingPointError, AlarmStop)
 _TITLES: dict[Measured, str] = {
@@ -126,48 +124,47 @@ class ProgressBar:
 
 @contextmanager
 def clear_errors(hint: str | Callable[[], str]) -> Iterator[None]:
-    """Show a user's mistake as one line; let bugs keep their traceback.
+    """Turn what may happen to a command into :class:`~chunk_grpo_core.cli.outcome.Failed`.
+
+    What is not known here is a bug, or a lack of memory (``outcome.py``).
 
     Args:
         hint: How to go on after a signal or a full disk, or a function that finds it out then.
     """
     try:
         yield
-    except CannotWrite as error:
-        _show_error(f"{error}; {_text(hint)}")
-        raise typer.Exit(1) from error
-    except _MISTAKES as error:
-        _show_error(str(error))
-        raise typer.Exit(2) from error
+    except BrokenPipeError:
+        raise
     except PeerFailed as error:
-        raise typer.Exit(2) from error  # the first process shows it
+        raise _failed(error, 2, "") from error  # the first process shows it
+    except CannotWrite as error:
+        raise _failed(error, 1, f"{error}; {_text(hint)}") from error
     except _FAILURES as error:
-        if os.environ.get("RANK", "0") == "0":  # all processes have the same error
-            _show_error(f"{error}; {_text(hint)}")
-        raise typer.Exit(1) from error
+        is_first = os.environ.get("RANK", "0") == "0"  # all processes have the same error
+        raise _failed(error, 1, f"{error}; {_text(hint)}" if is_first else "") from error
     except PeerLost as error:
-        _show_error(f"{error}. What the run folder holds is whole; {_text(hint)}")
-        raise typer.Exit(1) from error
+        text = f"{error}. What the run folder holds is whole; {_text(hint)}"
+        raise _failed(error, 1, text) from error
+    except _UNABLE as error:
+        if not str(error):
+            raise
+        raise _failed(error, 1, str(error)) from error
+    except _MISTAKES as error:
+        number = getattr(error, "errno", None)
+        is_mistake = not isinstance(error, _NETWORK) and number not in _DISK
+        raise _failed(error, 2 if is_mistake else 1, str(error) or repr(error)) from error
     except Stopped as stop:
+        text, code = f"{stop}. What the run folder holds is whole; {_text(hint)}", 128 + stop.signal
         if is_launched():  # each process says so; launchers send SIGTERM when one has failed
-            _show_error(f"{stop}. What the run folder holds is whole; {_text(hint)}")
-        else:
-            _show_stop(str(stop), hint)
-        raise typer.Exit(128 + stop.signal) from None
-    except KeyboardInterrupt:
-        _show_stop("stopped", hint)
-        raise typer.Exit(130) from None
+            raise _failed(stop, code, text) from None
+        raise _failed(stop, code, f"{stop}; {_text(hint)}", is_error=False) from None
+    except KeyboardInterrupt as stop:
+        raise _failed(stop, 130, f"stopped; {_text(hint)}", is_error=False) from None
+
+
+def _failed(error: BaseException, code: int, message: str, *, is_error: bool = True) -> Failed:
+    return Failed(message, exit_code=code, kind=type(error).__name__, is_error=is_error)
 
 
 def _text(hint: str | Callable[[], str]) -> str:
     return hint if isinstance(hint, str) else hint()
-
-
-def _show_stop(what: str, hint: str | Callable[[], str]) -> None:
-    _screen.print(f"{what}; {_text(hint)}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _show_error(text: str) -> None:
-    who = f" (process {os.environ.get('RANK')})" if is_launched() else ""
-    _screen.print(f"[red]error{who}:[/red]", end=" ")
-    _screen.print(text, highlight=False, markup=False, soft_wrap=True)

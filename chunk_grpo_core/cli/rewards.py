@@ -1,7 +1,6 @@
 """``chunk-grpo score`` and ``chunk-grpo fetch``."""
 
 # No ``from __future__ import annotations`` here: typer reads the annotations at run time.
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from ..rewards.fetch import fetch_file
 from ..rewards.files import DEFAULT_FOLDER
 from ..rewards.picture_files import load_picture
 from ..rewards.settings import reward_settings
+from .outcome import AsJson, Failed
 
 __all__ = ["fetch", "score"]
 
@@ -44,10 +44,8 @@ def score(
         list[str] | None,
         typer.Option(help="KEY=VALUE for the reward, for example device=cuda; repeatable."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of a table.")
-    ] = False,
-) -> None:
+    as_json: AsJson = False,
+) -> dict[str, object] | None:
     """Score pictures with a reward.
 
     Nothing is downloaded: see fetch.
@@ -67,10 +65,8 @@ def score(
     judge = load_reward(reward, **reward_settings(setting or []))
     rows = _score_files(judge, images, prompts)
     if as_json:
-        result = {"reward": judge.name, "fingerprint": dict(judge.fingerprint), "scores": rows}
-        typer.echo(json.dumps(result))
-    else:
-        _print_scores(judge.name, rows)
+        return {"reward": judge.name, "fingerprint": dict(judge.fingerprint), "scores": rows}
+    return _print_scores(judge.name, rows)
 
 
 def fetch(
@@ -82,7 +78,8 @@ def fetch(
     base_url: Annotated[
         str | None, typer.Option(help="Mirror that stands in for the original host.")
     ] = None,
-) -> None:
+    as_json: AsJson = False,
+) -> dict[str, object] | None:
     """Download the files of a reward.
 
     Weights have licences of their own: they are shown first.
@@ -93,8 +90,13 @@ def fetch(
         table.add_row(file.name, file.size, file.licence, file.page)
     Console(file=sys.stdout).print(table)
     if not yes:
-        typer.echo(f"Add --yes to download to {to}.")
-        raise typer.Exit(1)
+        raise Failed(
+            f"nothing was downloaded; add --yes to download to {to}",
+            exit_code=1,
+            kind="NotConfirmed",
+            is_error=False,
+        )
+    fetched: list[dict[str, str]] = []
     for file in files:
         with Progress(console=Console(stderr=True)) as bar:
             task = bar.add_task(file.name, total=1.0)
@@ -105,6 +107,8 @@ def fetch(
                 progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
             )
         typer.echo(f"{path}  sha256 {digest}")
+        fetched.append({"file": str(path), "sha256": digest})
+    return {"files": fetched} if as_json else None
 
 
 def _score_files(

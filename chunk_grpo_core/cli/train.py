@@ -1,7 +1,6 @@
 """Commands that start and continue a training."""
 
 # No ``from __future__ import annotations`` here: typer reads the annotations at run time.
-import json
 import os
 import shlex
 import sys
@@ -23,10 +22,11 @@ from ..runs.folder import RunFolder, numbered_folder
 from ..runs.start import TrainedRun
 from ..runs.start import resume as resume_run
 from ..runs.start import train as train_run
+from .outcome import AsJson
 from .progress import ProgressBar, clear_errors
 from .signals import stop_signals
 
-__all__ = ["AsJson", "Changes", "presets", "resume", "train"]
+__all__ = ["Changes", "presets", "resume", "train"]
 
 
 Changes = Annotated[
@@ -55,7 +55,6 @@ Timeout = Annotated[
         metavar="SECONDS", help="Several processes: longest time that one waits for the others."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
 def train(
@@ -68,7 +67,7 @@ def train(
     split_groups: SplitGroups = False,
     timeout: Timeout = TIMEOUT,
     as_json: AsJson = False,
-) -> None:
+) -> dict[str, object] | None:
     """Train a LoRA as a configuration file says, and measure what it gained.
 
     A file needs little: a preset fills in what it does not say.
@@ -107,8 +106,7 @@ def train(
             processes=processes,
             shard=asks_for_sharding() if shard is None else shard,
         )
-    if processes.is_writer:
-        _print_run(run, as_json)
+    return _print_run(run, as_json) if processes.is_writer else None
 
 
 def resume(
@@ -130,7 +128,7 @@ def resume(
     split_groups: SplitGroups = False,
     timeout: Timeout = TIMEOUT,
     as_json: AsJson = False,
-) -> None:
+) -> dict[str, object] | None:
     """Go on with a run that was stopped or killed; its numbers are as if it had not been.
 
     Behind torchrun or 'accelerate launch' there may be more processes than before, or fewer.
@@ -150,8 +148,7 @@ def resume(
             processes=processes,
             shard=asks_for_sharding() if shard is None else shard,
         )
-    if processes.is_writer:
-        _print_run(run, as_json)
+    return _print_run(run, as_json) if processes.is_writer else None
 
 
 def presets(
@@ -165,17 +162,23 @@ def presets(
             help="Family to write it for. tiny runs as it is; the others need your paths.",
         ),
     ] = "tiny",
-) -> None:
+    as_json: AsJson = False,
+) -> dict[str, object] | None:
     """List the presets, or print one as a configuration file with every key explained.
 
     For example: chunk-grpo presets --write safe-lora --model flux > my.toml
     """
     with clear_errors("nothing was written"):
-        if write is not None:
-            typer.echo(preset_text(write, model), nl=False)
-            return
+        text = None if write is None else preset_text(write, model)
+    if as_json and text is not None:
+        return {"name": write, "text": text}
+    if as_json:
+        return {"presets": [{"name": p.name, "title": p.title} for p in PRESETS.values()]}
+    if text is not None:
+        return typer.echo(text, nl=False)
     for preset in PRESETS.values():
         typer.echo(f"{preset.name:12} {preset.title}")
+    return None
 
 
 def _how_to_go_on(folder: Path | None, changes: Sequence[str] = ()) -> str:
@@ -195,11 +198,11 @@ def _new_folder(config: RunConfig) -> AbstractContextManager[Path]:
     return numbered_folder(Path("runs"), f"{config.name}-")
 
 
-def _print_run(run: TrainedRun, as_json: bool) -> None:
+def _print_run(run: TrainedRun, as_json: bool) -> dict[str, object] | None:
     outcome = run.outcome
     before, after, gain = outcome.before, outcome.after, outcome.gain
     if as_json:
-        facts = {
+        return {
             "reward_before": before.mean,
             "reward_after": after.mean,
             "gain": gain.mean,
@@ -210,12 +213,10 @@ def _print_run(run: TrainedRun, as_json: bool) -> None:
             "run_dir": str(run.folder),
             "lora": str(run.files.lora),
         }
-        typer.echo(json.dumps(facts))
-        return
     output = Console(file=sys.stdout)
     output.print(
         f"{outcome.reward}: {before.mean:.4f} -> {after.mean:.4f} on held-out prompts, gain "
-        f"{gain.mean:+.4f} (95 % interval {gain.low:+.4f} to {gain.high:+.4f})",
+        f"{gain.mean:+.4f} ({gain.interval()})",
         highlight=False,
         soft_wrap=True,
     )
@@ -223,3 +224,4 @@ def _print_run(run: TrainedRun, as_json: bool) -> None:
         output.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     for path in (run.files.lora, *run.files.pictures):
         output.print(f"  {path}", highlight=False, soft_wrap=True)
+    return None

@@ -105,7 +105,18 @@ class Interval:
 
     mean: float
     low: float
+    """NaN with one prompt, as ``high``."""
     high: float
+
+    def bounds(self, digits: int = 4) -> str:
+        """``+0.0100 to +0.0300``, or that there are none."""
+        if math.isnan(self.low):
+            return "no interval with one prompt" if math.isfinite(self.mean) else "no interval"
+        return f"{self.low:+.{digits}f} to {self.high:+.{digits}f}"
+
+    def interval(self) -> str:
+        """``95 % interval +0.0100 to +0.0300``, or that there is none."""
+        return self.bounds() if math.isnan(self.low) else f"95 % interval {self.bounds()}"
 
 
 @torch.no_grad()

@@ -56,8 +56,10 @@ def read_text(path: Path, tell: Tell = tell_log) -> str:
         ValueError: It is too large, in an unknown encoding, or no text; the message names the line.
     """
     if not path.is_file():
-        kind = "is not an ordinary file" if path.exists() else "does not exist"
-        raise FileNotFoundError(f"the text file {path} {kind}")
+        is_there = path.exists()
+        raise FileNotFoundError(
+            f"{path} is not an ordinary file" if is_there else f"there is no prompt file {path}"
+        )
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(
             f"{path.name} is larger than {LARGEST_FILE // 2**20} MiB, the most that is read; "

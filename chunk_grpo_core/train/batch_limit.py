@@ -18,7 +18,7 @@ from torch import Tensor
 from ..method.policy import Velocity
 from ..prompts.example import Prompt
 
-__all__ = ["BatchLimit", "NothingFits"]
+__all__ = ["BatchLimit", "NothingFits", "is_out_of_memory"]
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ class NothingFits(torch.OutOfMemoryError):
     """Memory ran out with a single sample."""
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out, of a GPU or of the CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
@@ -49,7 +50,7 @@ class BatchLimit:
     may_halve: bool = True
     """Whether work may be done again with a smaller batch; if not, a lack of memory is an error
     like any other."""
-    is_out_of_memory: Callable[[Exception], bool] = _is_out_of_memory
+    is_out_of_memory: Callable[[Exception], bool] = is_out_of_memory
     """Whether an exception says that memory ran out."""
     empty_cache: Callable[[], None] = _empty_cache
     """Gives memory that is cached but not used back, before the next try."""

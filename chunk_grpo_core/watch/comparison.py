@@ -139,7 +139,7 @@ class Comparison:
         wins = win_rate(self.before, self.after, extra)
         return (
             f"| {_cell(title)} | {mean(self.before):.4f} | {mean(self.after):.4f} "
-            f"| {gain.mean:+.4f} | {gain.low:+.4f} to {gain.high:+.4f} | {wins:.2f} |"
+            f"| {gain.mean:+.4f} | {gain.bounds()} | {wins:.2f} |"
         )
 
     def _conditions(self) -> str:

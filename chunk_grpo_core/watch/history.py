@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ..disk.atomic import append_line, write_whole
 from ..disk.regular import read_regular
 from ..train.events import Event, HeldOutEnd, IterationEnd, RunEnd, RunStart
 from .derived import put_aside
+from .strict_json import strict_json
 
 __all__ = ["HELD_OUT_FILE", "HeldOutWriter", "MetricsWriter", "read_metrics"]
 
@@ -120,7 +120,7 @@ class _History:
 
     def add(self, number: int, row: object) -> str:
         """Add a row, in place of one with the same number, in memory; returns it as a line."""
-        line = json.dumps(_finite(row), allow_nan=False)
+        line = strict_json(row)
         self._read()[number] = json.loads(line)
         return line
 
@@ -190,14 +190,3 @@ class HeldOutWriter:
         elif isinstance(event, HeldOutEnd):
             self._history.add(event.iterations, asdict(event))
             self._history.write()
-
-
-def _finite(value: object) -> object:
-    """Replace NaN and infinities, which JSON does not know, by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

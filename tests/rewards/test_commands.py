@@ -219,7 +219,7 @@ def test_nothing_is_fetched_without_yes(host, tmp_path):
     found = run("fetch", "pickscore", "--to", tmp_path, "--base-url", host.url)
     assert found.exit_code == 1 and not host.asked and not list(tmp_path.iterdir())
     for fact in ("model.safetensors", "3.94 GB", "vocab.json", "--yes"):
-        assert fact in found.stdout
+        assert fact in found.stdout + found.stderr
 
 
 def test_all_files_of_a_reward_are_fetched_to_where_they_are_looked_for(
