@@ -272,6 +272,8 @@ def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None)
             "reward"
         )
     mean = float(gains.mean())
+    if len(gains) < 2:
+        return Interval(mean, math.nan, math.nan)
     half = 1.96 * float(gains.std()) / math.sqrt(len(gains))
     return Interval(mean, mean - half, mean + half)
 

@@ -172,7 +172,7 @@ def test_a_bug_is_1_and_one_line_and_a_traceback_with_debug_alone(name, place, m
     words, (module, attribute) = COMMANDS[name][0].split(), COMMANDS[name][2]
     monkeypatch.setattr(module, attribute, broken)
     code, printed, errors = run(name, *words)
-    assert (code, printed.strip()) == (1, "") and errors.count("\n") == 1
+    assert (code, printed.strip()) == (1, "") and errors.count("error: ") == 1
     assert "this is a bug" in errors and "RuntimeError: a part is missing" in errors
     assert "--debug" in errors and "second line" not in errors
     for order in (["--debug", name, *words], [name, *words, "--debug"]):
@@ -194,7 +194,7 @@ def test_a_bug_is_1_and_one_line_and_a_traceback_with_debug_alone(name, place, m
         (SelfTestFailed("gradients are wrong"), 1, "gradients are wrong"),
         (FloatingPointError("the gradient is nan"), 1, "is nan"),
         (NothingScored("no picture has a score"), 1, "no picture has a score; nothing was"),
-        (CannotWrite(28, "disk full", "run/x"), 1, "cannot write run/x: disk full; nothing was"),
+        (CannotWrite(28, "", "run/x"), 1, "no space is left on this disk; free some; nothing was"),
         (ConnectionRefusedError("nobody answers"), 1, "nobody answers"),
         (OSError(28, "No space left on device"), 1, "No space left"),
         (PermissionError(13, "Permission denied", "x"), 2, "Permission denied: 'x'"),
