@@ -207,15 +207,15 @@ def evaluate(
                     ),
                 )
         comparison = Comparison(**sides, reward=judge.name, noise_seed=seed)
+        gain, text = comparison.gain, comparison.table()
         if out is not None:
-            write_whole(out / "table.md", comparison.table() + "\n")
+            write_whole(out / "table.md", text + "\n")
             save_png(comparison.plot(), out / "gains.png")
             save_png(comparison.pairs(), out / "pairs.png")
     if as_json:
-        gain = comparison.gain
         facts = {"reward": judge.name, "gain": gain.mean, "gain_ci95": [gain.low, gain.high]}
         return facts | {name: side.to_json() for name, side in sides.items()}
-    return typer.echo(comparison.table())
+    return typer.echo(text)
 
 
 @dataclass(frozen=True)
