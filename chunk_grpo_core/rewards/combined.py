@@ -9,7 +9,6 @@ Legend: B pictures, H W picture size.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +29,9 @@ __all__ = ["CombinedReward", "WeightedReward"]
 
 log = logging.getLogger(__name__)
 
+_LEAST, _MOST = 1e-12, 1e6
+"""Smaller weights leave no spread that an advantage could see; larger ones lose digits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedReward:
@@ -37,12 +39,14 @@ class WeightedReward:
 
     reward: Reward
     weight: float = 1.0
-    """Finite. Below 0 the reward is made small; 0 scores and records it, and trains nothing."""
+    """0, or of a size from 1e-12 to 1e6. Below 0 the reward is made small; 0 scores and records it,
+    and trains nothing."""
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.weight):
+        if self.weight and not _LEAST <= abs(self.weight) <= _MOST:
             raise ValueError(
-                f"the weight of reward {self.reward.name} is {self.weight}; it must be finite"
+                f"the weight of reward {self.reward.name} is {self.weight}; it must be finite: 0, "
+                f"or from {_LEAST:g} to {_MOST:g}, with or without a minus"
             )
 
 

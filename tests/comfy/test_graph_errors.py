@@ -152,6 +152,7 @@ def test_a_reward_that_scores_nothing_ends_the_node_and_it_says_how_to_go_on(com
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
         reward = {"name": "vlm_judge", "url": url, "settings": settings}
         prompt = change(graphs.training(run_name="unscored"), "ChunkGRPO_LoadReward", **reward)
+        prompt = change(prompt, "ChunkGRPO_GRPOSettings", reward_retries=1, reward_wait=0)
         message = failed(comfy, prompt)
     words = ["no picture of the evaluation has a score", url, "repair the reward, then write"]
     words += ["unscored into run_name, turn resume on"]
