@@ -265,7 +265,7 @@ def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None)
             f"({after.error or before.error or 'scores are missing or not finite'}); repair the "
             "reward"
         )
-    if len(gains) < 2:
+    if len(gains) < 2 and extra is None:
         raise NothingScored(
             "only 1 prompt has a score in both evaluations, and an interval needs 2 "
             f"({after.error or before.error or 'scores are missing or not finite'}); repair the "

@@ -23,6 +23,7 @@ from chunk_grpo_core.cli.demo import DemoResult
 from chunk_grpo_core.disk.atomic import CannotWrite
 from chunk_grpo_core.measure.evaluate import Evaluation, Interval
 from chunk_grpo_core.method.reward import NothingScored
+from chunk_grpo_core.prompts.example import examples_of
 from chunk_grpo_core.train.batch_limit import NothingFits
 from chunk_grpo_core.train.self_test import SelfTestFailed
 from chunk_grpo_core.watch.strict_json import strict_json
@@ -44,7 +45,7 @@ chunks = "1, 1"
 rank = 2
 """
 EVALUATION = Evaluation(
-    ("a", "b", "c"),
+    examples_of(["a", "b", "c"]),
     torch.tensor([[0.5], [0.6], [math.nan]]),
     {name: torch.full((3, 1), math.nan) for name in ("strict", "attributes")},
     torch.zeros(3, 4, 4, 3),
