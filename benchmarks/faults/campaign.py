@@ -123,7 +123,7 @@ class Campaign:
         lines = [
             f"{outcome.kind.value}: {outcome.detail}",
             outcome.about,
-            f"python -m benchmarks.faults --seed {self.seed} --only {shlex.quote(outcome.name)}",
+            f"python -m benchmarks.faults --seed {self.seed} --only={shlex.quote(outcome.name)}",
         ]
         if case:
             words = shlex.join(("python", "-m", "chunk_grpo_core", *case.argv))

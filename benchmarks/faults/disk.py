@@ -40,7 +40,7 @@ def disk_trial(warm: Warm, material: Material, folder: Path, seed: int, number: 
 
 def _largest_file(warm: Warm, material: Material, place: Path, rng: random.Random) -> Verdict:
     """Files may not grow beyond a size, as on a disk that is full."""
-    size = int(10 ** rng.uniform(1.5, 6.2))
+    size = int(10 ** rng.uniform(3.5, 6.2))  # what is said goes to files, too, and must fit
     ended = warm.run(_TRAIN, place, Limits(seconds=60, file_bytes=size))
     return _full(warm, material, place, ended, f"no file beyond {size} bytes")
 

@@ -154,7 +154,7 @@ def _stopped_badly(run: Path, ended: Ended, signals: tuple[str, ...]) -> tuple[K
         return Kind.traceback, f"{'+'.join(signals)}: {ended.stderr.splitlines()[-1][:200]}"
     if "SIGKILL" in signals or len(signals) > 1 or ended.code == 0:
         return None
-    if ended.code < 0 and "base model" not in ended.stderr:
+    if "base model" not in ended.stderr:
         return None  # it had not begun: nothing can be lost
     if ended.code < 0:
         return Kind.difference, f"{signals[0]} ended it without a checkpoint and a word"

@@ -1,4 +1,4 @@
-"""The campaign of faults: what it takes for a failure, and what it compares."""
+"""The campaign of faults: what it takes for a failure, and a small one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import random
 
 import pytest
 
+from benchmarks.faults.__main__ import main
 from benchmarks.faults.compare import differences
+from benchmarks.faults.gates import GATES
 from benchmarks.faults.mutate import damaged_bytes
 from benchmarks.faults.outcomes import FAILURES, Case, Expected, Kind, Outcome, judge, table
 from benchmarks.faults.values import KEYS
@@ -103,3 +105,16 @@ def test_every_setting_that_the_campaign_knows_exists():
     elsewhere = ("prompts.", "grid.", "run.")
     ours = {key for key in KEYS if not key.startswith(elsewhere)}
     assert ours <= set(setting_keys())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_small_campaign_has_no_failure(tmp_path):
+    names = [*GATES, "kills:0", "disk:0", "disk:2", "clients:7"]
+    words = [f"--only={name}" for name in names]
+    status = main([*words, "--inputs", "30", "--seed", "1", "--out", str(tmp_path)])
+    assert status == 0, (tmp_path / "report.md").read_text(encoding="utf-8")
+    outcomes = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["outcomes"]
+    gates = {outcome["gate"] for outcome in outcomes}
+    assert gates == {*GATES, "kills", "disk", "clients"} and len(outcomes) >= 35
+    assert not (tmp_path / "failing").exists()
