@@ -21,7 +21,7 @@ __all__ = ["DISK_TRIALS", "disk_trial"]
 Verdict = tuple[Kind, str, str]
 """Kind, detail, and what was done."""
 _TRAIN = ("train", "base.toml", "--out", "run")
-_TOO_FULL = ("space", "larger", "full")
+_TOO_FULL = ("space", "large", "full")
 
 
 def disk_trial(warm: Warm, material: Material, folder: Path, seed: int, number: int) -> Outcome:

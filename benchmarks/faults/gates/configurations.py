@@ -105,7 +105,8 @@ def changes(rng: random.Random, folder: Path, material: Material) -> Case:
     if "\0" in text:
         text = text.replace("\0", "\\u0000")
     dotted, _, value = text.partition("=")
-    more = ("reward",) if dotted.startswith("reward.") else ()
+    table, more = dotted.rpartition(".")[0], (".safetensors",) if "continue_from" in dotted else ()
+    more += (f"[{table}]", table) if table else ()
     key = dotted.strip().rpartition(".")[2]
     return train(
         folder,
@@ -186,7 +187,7 @@ def texts(rng: random.Random, folder: Path, material: Material) -> Case:
     name = rng.choice(sorted(_TEXTS))
     text, expected = _TEXTS[name]
     text = text.replace("GOOD", good) if isinstance(text, str) else text
-    return train(folder, text, name, ("config.toml", "reward"), expected=expected)
+    return train(folder, text, name, ("config.toml", "reward", "weights of"), expected=expected)
 
 
 def _disturb(lines: list[str], rng: random.Random) -> None:

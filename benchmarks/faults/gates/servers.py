@@ -33,7 +33,8 @@ def servers(rng: random.Random, folder: Path, material: Material) -> Case:
     }
     about = f"{name}{'' if is_healthy else ', also to GET /health'}"
     if is_training:
-        (folder / "c.toml").write_text(as_toml(put(BASE, {"reward": reward})), encoding="utf-8")
+        impatient = {"run.reward_retries": 1, "run.reward_wait": 0.1, "reward": reward}
+        (folder / "c.toml").write_text(as_toml(put(BASE, impatient)), encoding="utf-8")
         return Case(
             argv=("train", "c.toml", "--out", "run", "--json"),
             about=f"train: {about}",
