@@ -292,6 +292,11 @@ def changed(data: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
             raise ValueError(
                 f"{shortened(text)} changes nothing; write KEY=VALUE, such as iterations=20"
             )
+        if dotted.partition(".")[0] == "record":
+            raise ValueError(
+                f"{shortened(text)}: [record] says what was loaded and what changed; "
+                "it is no setting"
+            )
         _place(data, table, text)[key] = _value(value)
     return data
 

@@ -266,6 +266,9 @@ def test_errors_name_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"mine\.toml: .*line 1"):
         read_config_file(file)
     file.write_text("[model]\ntype = 'tiny'\n")
+    for change in ("record.model=x", "record=1", "record.plan.sizes=[1]"):
+        with pytest.raises(ValueError, match=rf"mine\.toml: '{re.escape(change)}': .record. says"):
+            read_config_file(file, [change])
     with pytest.raises(ValueError, match=r"mine\.toml: 'iterations' changes nothing; write KEY"):
         read_config_file(file, ["iterations"])
     with pytest.raises(FileNotFoundError, match="there is no configuration file"):

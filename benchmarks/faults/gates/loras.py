@@ -34,6 +34,8 @@ def lora_files(rng: random.Random, folder: Path, material: Material) -> Case:
     if kind == "wrong":
         name = rng.choice(sorted(_WRONG))
         body, expected = _WRONG[name](plain, rng)
+        if name == "another shape" and use.startswith("convert"):
+            expected = _ANY  # whether a model has such a layer is not known there
         return _case(folder, material, use, name, body, expected)
     body, what = damaged_bytes(material.lora.read_bytes(), rng)
     # A turned bit of a weight is a weight like another.

@@ -57,7 +57,7 @@ _FITS = {
 _GOOD: tuple[tuple[str, str, float | None], ...] = (
     ("target_colour", "colour=#ff0000", None),
     ("target_colour", "colour=#204060", 1.0),
-    ("target_colour", " colour = 204060 ", 1.0),
+    ("target_colour", " colour = #204060 ", 1.0),
     ("target_image", "image=p.png", 1.0),
     ("jpeg_compressibility", "quality=50", None),
     ("brightness", "", None),
@@ -96,7 +96,11 @@ def settings(rng: random.Random, folder: Path, material: Material) -> Case:
     reward = rng.choice(sorted(_KEYS))
     key, value = rng.choice(_KEYS[reward]), rng.choice(_NONSENSE)
     expected = Expected.either if (reward, key, value) in _FITS else Expected.refused
-    names = [key, *(("no text", "target_text", "rapidocr") if reward == "ocr" else ())]
+    names = [
+        key,
+        "is a folder",
+        *(("no text", "target_text", "rapidocr") if reward == "ocr" else ()),
+    ]
     others: list[str] = []
     if reward in ("remote_http", "vlm_judge"):
         others = [pair for pair in _PATIENCE if not pair.startswith(f"{key}=")]
