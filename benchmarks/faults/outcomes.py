@@ -107,7 +107,7 @@ def judge(case: Case, ended: Ended, folder: Path) -> tuple[Kind, str]:
         return Kind.traceback, _last_line(ended.stderr)
     if ended.code not in (0, 1, 2):
         return Kind.traceback, f"exit status {ended.code}: {_last_line(ended.stderr)}"
-    said = message_of(ended.stderr)
+    said = message_of(ended.stderr) or message_of(ended.stdout)
     if ended.code:
         return _judge_error(case, ended, said)
     if case.expected is Expected.refused:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..settings.declared import shortened
 from .files import WeightFile
 from .geneval import mask2former
 from .networks import aesthetic, clipscore, hpsv2, hpsv3, imagereward, pickscore
@@ -253,5 +254,5 @@ def files_of(name: str) -> Sequence[WeightFile]:
     files = CATALOG[name].files if name in CATALOG else ()
     if not files:
         names = ", ".join(reward for reward, entry in CATALOG.items() if entry.files)
-        raise ValueError(f"reward is {name!r}; there are files to fetch for {names}")
+        raise ValueError(f"reward is {shortened(name)}; there are files to fetch for {names}")
     return files

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..disk.atomic import whole_file
+from ..settings.declared import shortened
 from .files import WeightFile, digest
 
 __all__ = ["fetch_file"]
@@ -47,7 +48,7 @@ def fetch_file(
         return target, _checked(weights, target, digest(target))
     url = (base_url or f"https://{weights.host}").rstrip("/") + weights.url_path
     if not url.startswith(("https://", "http://")):
-        raise ValueError(f"the address is {url!r}; it must begin with https:// or http://")
+        raise ValueError(f"the address is {shortened(url)}; it must begin with https:// or http://")
     try:
         with whole_file(target) as temporary:
             sha256 = _download(url, temporary, progress)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..disk.names import path_inside
 from ..optional import require
+from ..settings.declared import shortened
 
 __all__ = [
     "DEFAULT_FOLDER",
@@ -151,7 +152,7 @@ def confined(name: str, folders: Sequence[str | Path]) -> Path:
     for path in paths:
         if path.exists():
             return path
-    raise FileNotFoundError(f"{name!r} is in none of: {', '.join(map(str, folders))}")
+    raise FileNotFoundError(f"{shortened(name)} is in none of: {', '.join(map(str, folders))}")
 
 
 def digest(path: str | Path) -> str:
@@ -190,7 +191,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} is no whole .safetensors file: {error}") from error
     if path.suffix not in _PICKLES:
         endings = ", ".join((".safetensors", *_PICKLES))
-        raise ValueError(f"{path} has the ending {path.suffix!r}; it must be one of {endings}")
+        raise ValueError(
+            f"{path} has the ending {shortened(path.suffix)}; it must be one of {endings}"
+        )
     try:
         mapped = zipfile.is_zipfile(path)  # the format before torch 1.6 cannot be mapped
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

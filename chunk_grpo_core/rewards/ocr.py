@@ -31,6 +31,7 @@ from torch import Tensor
 from ..method.reward import Fingerprint, RewardBatch, checked_inputs
 from ..optional import require
 from ..prompts.example import Example, Prompt
+from ..settings.declared import shortened
 from .pixels import to_levels
 from .quoted import quoted_texts
 
@@ -131,7 +132,7 @@ class OcrReward:
             ValueError: ``no_target`` is something else.
         """
         if no_target not in ("error", "mask"):
-            raise ValueError(f"no_target is {no_target!r}; it must be 'error' or 'mask'")
+            raise ValueError(f"no_target is {shortened(no_target)}; it must be 'error' or 'mask'")
         self.strict = strict
         self.no_target = no_target
         self.reader = reader

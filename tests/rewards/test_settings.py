@@ -90,6 +90,28 @@ def test_a_number_may_stand_for_a_text_of_digits_and_none_for_nothing():
     assert check_reward("target_image", {}, whole=False) == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("target_colour", "colour"),
+        ("clipscore", "model"),
+        ("clipscore", "convention"),
+        ("hpsv2", "version"),
+        ("hpsv2", "dtype"),
+        ("vlm_judge", "judge"),
+        ("vlm_judge", "token_env"),
+        ("remote_http", "url"),
+        ("remote_http", "token_env"),
+        ("remote_http", "x" * 5000),
+    ],
+)
+def test_no_message_repeats_a_long_value(name, setting):
+    needed = {"vlm_judge": {"url": "http://a", "model": "m"}, "remote_http": {"url": "http://a"}}
+    with pytest.raises(ValueError) as caught:
+        load_reward(name, **{**needed.get(name, {}), setting: "x" * 5000})
+    assert len(str(caught.value)) < 700
+
+
 def test_every_reward_declares_the_types_of_its_settings():
     for name in REWARDS:
         with pytest.raises(ValueError, match=f"the reward {name} has no setting zzzz"):

@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from ...settings.declared import shortened
 from ..files import WeightFile
 from ..pixels import cropped
 from .clip import CLIP_H, CLIP_L, CosineReward, load_cosine_reward
@@ -67,10 +68,10 @@ def load_clipscore(
         ValueError: ``model`` or ``convention`` is unknown, or the file is that of another model.
     """
     if model not in WEIGHTS:
-        raise ValueError(f"model is {model!r}; it must be one of {', '.join(WEIGHTS)}")
+        raise ValueError(f"model is {shortened(model)}; it must be one of {', '.join(WEIGHTS)}")
     if convention not in CONVENTIONS:
         allowed = ", ".join(CONVENTIONS)
-        raise ValueError(f"convention is {convention!r}; it must be one of {allowed}")
+        raise ValueError(f"convention is {shortened(convention)}; it must be one of {allowed}")
     rule = "round" if model == "clip-l" else "floor"
     return load_cosine_reward(
         options,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ...settings.declared import shortened
 from ..files import WeightFile
 from ..pixels import letterboxed
 from .clip import CLIP_H, CosineReward, load_cosine_reward
@@ -55,7 +56,7 @@ def load_hpsv2(
             model.
     """
     if version not in WEIGHTS:
-        raise ValueError(f"version is {version!r}; it must be one of {', '.join(WEIGHTS)}")
+        raise ValueError(f"version is {shortened(version)}; it must be one of {', '.join(WEIGHTS)}")
     if not scale > 0:
         raise ValueError(f"scale is {scale}; it must be above 0")
     return load_cosine_reward(

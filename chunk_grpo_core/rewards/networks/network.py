@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...method.reward import Reward, RewardBatch, checked_inputs
 from ...prompts.example import Prompt
+from ...settings.declared import shortened
 from ..files import DEFAULT_FOLDER
 from ..pixels import to_levels
 
@@ -53,10 +54,12 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}; it must be one of {', '.join(_DTYPES)}")
+            raise ValueError(
+                f"dtype is {shortened(self.dtype)}; it must be one of {', '.join(_DTYPES)}"
+            )
         for name, folders in (("folders", self.folders), ("tokenizers", self.tokenizers)):
             if isinstance(folders, (str, Path)):
-                raise ValueError(f"{name} is {str(folders)!r}; it must be a list of folders")
+                raise ValueError(f"{name} is {shortened(folders)}; it must be a list of folders")
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
 

@@ -12,6 +12,8 @@ import logging
 import os
 from urllib.parse import SplitResult, urlsplit
 
+from ...settings.declared import shortened
+
 __all__ = ["checked_url", "is_local", "read_token", "token_for", "warn_if_remote"]
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,8 @@ def read_token(env: str) -> str:
     """
     if not env.startswith(_TOKEN_PREFIX):
         raise ValueError(
-            f"token_env is {env!r}; the name of the variable must begin with {_TOKEN_PREFIX}"
+            f"token_env is {shortened(env)}; the name of the variable must begin with "
+            f"{_TOKEN_PREFIX}"
         )
     token = os.environ.get(env, "").strip()
     if not all("!" <= letter <= "~" for letter in token):
@@ -67,7 +70,7 @@ def checked_url(url: str) -> SplitResult:
         ValueError: It is something else, or holds a user, a password, a query or a fragment.
     """
     if not all("!" <= letter <= "~" for letter in url):
-        raise ValueError(f"url is {url!r}; it must be printable ASCII without spaces")
+        raise ValueError(f"url is {shortened(url)}; it must be printable ASCII without spaces")
     try:
         address = urlsplit(url)
         usable = (
@@ -76,7 +79,7 @@ def checked_url(url: str) -> SplitResult:
     except ValueError:
         usable = False
     if not usable:
-        raise ValueError(f"url is {url!r}; write http://host:port or https://host")
+        raise ValueError(f"url is {shortened(url)}; write http://host:port or https://host")
     if address.username is not None or address.query or address.fragment:
         raise ValueError(
             "url must not have a user, a password, a query or a fragment; a token belongs in an "

@@ -116,7 +116,7 @@ def load_judge(name: str) -> Judge:
     text = Path(__file__).with_name("vlm_judges.json").read_text(encoding="utf-8")
     judges = json.loads(text)
     if name not in judges:
-        raise ValueError(f"judge is {name!r}; it must be one of {', '.join(judges)}")
+        raise ValueError(f"judge is {shortened(name)}; it must be one of {', '.join(judges)}")
     data = judges[name]
     return Judge(
         name=name,
