@@ -33,7 +33,7 @@ from ..train.events import (
 from ..train.may_change import Change, prompts_digest
 from ..train.patience import Patience
 from ..train.trainer import Trainer
-from ..watch.derived import derived
+from ..watch.derived import derived, make_way
 from ..watch.history import HeldOutWriter, MetricsWriter
 from ..watch.newest_group import LatestGroup
 from ..watch.pictures import SampleWriter
@@ -255,6 +255,7 @@ def _experiment(
         folder.check_in_place()
         scores = {"before": before.to_json(), "after": after.to_json()}
         body = json.dumps({"noise_seed": EVALUATION_SEED, **scores}, indent=1)
+        make_way(folder.evaluation_file)
         write_whole(folder.evaluation_file, body)
         return metrics.rows, measurements.rows
 

@@ -18,6 +18,7 @@ from ..method.policy import Policy, base_model, trained_adapter
 from ..prompts.example import Prompt
 from ..train.batch_limit import BatchLimit
 from ..train.config import TrainConfig
+from ..watch.derived import make_way
 from ..watch.pictures import save_png
 from ..watch.plots import plot_dynamics
 from .folder import RunFolder
@@ -58,6 +59,7 @@ def write_results(
     """
     folder.check_in_place()
     config = outcome.config
+    make_way(folder.lora_file)
     lora = save_lora(
         diffusers_lora(trained_adapter(policy).state_dict(), config.lora.file_alpha),
         folder.lora_file,

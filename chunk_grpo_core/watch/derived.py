@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..train.events import Event, Listener
 
-__all__ = ["derived", "put_aside"]
+__all__ = ["derived", "make_way", "put_aside"]
 
 log = logging.getLogger(__name__)
 
@@ -38,3 +38,9 @@ def put_aside(path: Path, reason: str) -> None:
     aside = path.with_name(f"{path.name}.damaged")
     path.replace(aside)
     log.warning("%s is damaged (%s); it is now %s, and is written anew", path, reason, aside.name)
+
+
+def make_way(path: Path) -> None:
+    """Put a folder aside that lies where a file of the run is to be written."""
+    if path.is_dir():
+        put_aside(path, "it is a folder")

@@ -104,6 +104,15 @@ def test_a_run_goes_on_beside_damaged_files(shape, begun, whole, tmp_path, caplo
         assert has_no_end or (folder / f"{name}.damaged").exists()
 
 
+def test_a_folder_where_the_evaluation_belongs_is_put_aside(begun, tmp_path, caplog):
+    folder = shutil.copytree(begun, tmp_path / "run")
+    file = folder / "evaluation.json"
+    damage(file, "a folder")
+    experiment(folder, resume=True)
+    assert json.loads(file.read_text(encoding="utf-8"))["after"]["rewards"]
+    assert (folder / "evaluation.json.damaged").is_dir() and f"{file} is damaged" in caplog.text
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_the_monitor_names_the_file_that_is_damaged(name, begun, tmp_path):
     folder = shutil.copytree(begun, tmp_path / "run")
