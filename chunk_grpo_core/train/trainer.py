@@ -103,7 +103,8 @@ class Trainer:
         if not prompts:
             raise ValueError("there are no prompts to train on; give at least one")
         self._algorithm = algorithm or algorithm_of(config)
-        config = replace(config, algorithm=name_of(self._algorithm))
+        if (name := name_of(self._algorithm)) != config.algorithm:
+            config = replace(config, algorithm=name)
         self.policy, self.reward, self.config = policy, reward, config
         self.prompts = examples_of(prompts)
         self.iteration = self._saved = 0

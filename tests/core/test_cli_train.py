@@ -347,7 +347,7 @@ def test_a_stop_before_anything_is_trained_says_so(config, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["prompts.file=absent.txt"], "absent.txt does not exist"),
+        (["prompts.file=absent.txt"], "there is no prompt file "),
         (["prompts.held_out=1"], "1 held-out prompts; a measurement needs at least 2"),
         (["run.log=['wandb']"], "chunk-grpo-core[tracking]"),
         (["reward.name=target_colour", "reward.colour=blue"], "colour is 'blue'"),
