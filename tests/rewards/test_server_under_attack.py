@@ -235,3 +235,16 @@ def test_a_second_signal_ends_the_server_at_once_and_cleanly(number):
         process.wait()
         process.stdout.close()
         process.stderr.close()
+
+
+@pytest.mark.parametrize("linger", [b"", b"\1\0\0\0\0\0\0\0"], ids=["closed", "reset"])
+def test_who_hangs_up_in_the_middle_of_a_body_is_no_failure_of_the_reward(linger, caplog):
+    caplog.set_level("INFO")
+    with serving(Brightness()) as lent:
+        for _ in range(30):
+            client = begin(lent, b"{", 100)
+            if linger:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            client.close()
+        assert ask(lent) == 200
+    assert "failed" not in caplog.text

@@ -239,6 +239,8 @@ class RewardServer:
                 self._arriving_bytes += len(block)
                 if self._arriving_bytes > most:
                     self._cut_slowest()
+        except ConnectionError as error:
+            raise _Refused(400, "the connection broke off") from error
         finally:
             self._arriving_bytes -= len(body)
             self._arrived(request.transport)
