@@ -121,7 +121,6 @@ class Ours:
     def iterate(self) -> None:
         """One iteration."""
         self._trainer._iterate()
-        self._trainer.iteration += 1
 
     def _listen(self, event: Event) -> None:
         if isinstance(event, IterationEnd):

@@ -142,10 +142,10 @@ from chunk_grpo_core.train.trainer import Trainer
 with join_processes(timeout=600) as processes:
     plain = trainer_of(BASE, {iterations} + 1)
     trainer = Trainer(plain.policy, plain.reward, plain.prompts, plain.config, processes=processes)
-    trainer._iterate(); trainer.iteration += 1
+    trainer._iterate()
     start = time.perf_counter()
     for _ in range({iterations}):
-        trainer._iterate(); trainer.iteration += 1
+        trainer._iterate()
     if processes.is_writer:
         print("seconds", (time.perf_counter() - start) / {iterations})
 """
