@@ -32,6 +32,7 @@ def main(words: list[str] | None = None) -> int:
         try:
             for outcome in _chosen(campaign, options):
                 outcomes.append(outcome)
+                campaign.note(outcome)
                 if outcome.kind in FAILURES or options.only:
                     about = f"{outcome.name}: {outcome.kind.value}, {outcome.about:.100}"
                     say(f"{about}: {outcome.detail:.300}")

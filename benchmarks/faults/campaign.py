@@ -146,6 +146,12 @@ class Campaign:
         with ThreadPoolExecutor(len(self.warms)) as pool:
             yield from pool.map(run, jobs)
 
+    def note(self, outcome: Outcome) -> None:
+        """Add an outcome to ``outcomes.jsonl``, which is there whatever ends the campaign."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with open(self.out / "outcomes.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({**asdict(outcome), "kind": outcome.kind.value}) + "\n")
+
     def report(self, outcomes: list[Outcome], seconds: float) -> None:
         """Write ``report.json`` and ``report.md``."""
         self.out.mkdir(parents=True, exist_ok=True)

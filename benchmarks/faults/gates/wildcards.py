@@ -239,7 +239,7 @@ _HOSTILE = {
     "a binary list": _binary,
     "a folder as a list": _directory,
     "200,000 lines": _many,
-    "10,000 open braces": _text("{" * 10_000 + "red", "{", "brace"),
+    "10,000 open braces": _text("{" * 10_000 + "red", "{", "brace", "nest"),
     "10,000 nested groups": _text(
         "{a|" * 10_000 + "b" + "}" * 10_000, "{", "brace", "nest", "deep"
     ),
