@@ -172,7 +172,6 @@ class Ours(_Loop):
         """One iteration."""
         self._reset()
         self._trainer._iterate()
-        self._trainer.iteration += 1
 
     def _listen(self, event: Event) -> None:
         if isinstance(event, AdvantagesEnd):
