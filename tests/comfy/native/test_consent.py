@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
 
-
-@contextlib.contextmanager
-def user_folder(lines=None):
-    """Yield an empty user folder of ComfyUI, with a file of consent if lines are given."""
-    import folder_paths
-
-    with tempfile.TemporaryDirectory() as folder:
-        before = folder_paths.get_user_directory()
-        folder_paths.set_user_directory(folder)
-        if lines is not None:
-            Path(folder, "chunk_grpo_allow.txt").write_bytes(lines)
-        try:
-            yield Path(folder)
-        finally:
-            folder_paths.set_user_directory(before)
+from .user_folder import user_folder
 
 
 def refusal(check, *values: Any) -> str:
@@ -100,12 +85,12 @@ def test_weights_are_downloaded_only_with_the_owners_consent(lab):
     before, rewards.fetch_file = rewards.fetch_file, fetch
     try:
         with user_folder() as folder:
-            message = refusal(rewards.fetch_missing, "pickscore")
-            assert "'download pickscore'" in message and asked == []
-            (folder / "chunk_grpo_allow.txt").write_text("download pickscore\n")
-            rewards.fetch_missing("pickscore")
+            message = refusal(rewards.fetch_missing, "hpsv2")
+            assert "'download hpsv2'" in message and asked == []
+            (folder / "chunk_grpo_allow.txt").write_text("download hpsv2\n")
+            rewards.fetch_missing("hpsv2")
             assert asked
-            assert "'download hpsv2'" in refusal(rewards.fetch_missing, "hpsv2")
+            assert "'download imagereward'" in refusal(rewards.fetch_missing, "imagereward")
     finally:
         rewards.fetch_file = before
 

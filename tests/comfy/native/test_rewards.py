@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .user_folder import user_folder
+
 FILE = Path(__file__).resolve().parents[2] / "tiny_rewards.py"
 CAPTIONS = ["a photo of a cat", "red dog", "a blue cat"]
 
@@ -200,7 +202,8 @@ def test_allow_download_fetches_only_what_is_missing(lab):
     try:
         managed(lab, allow_download=True)
         assert asked == [], "all files of pickscore are there"
-        bridge.fetch_missing("imagereward")
+        with user_folder(b"download imagereward"):
+            bridge.fetch_missing("imagereward")
     finally:
         bridge.fetch_file = original
     assert ("ImageReward.pt", folder) in asked
@@ -220,7 +223,8 @@ def test_cancel_stops_a_download(lab):
 
     bridge.fetch_file = fetch
     try:
-        bridge.fetch_missing("imagereward")
+        with user_folder(b"download imagereward"):
+            bridge.fetch_missing("imagereward")
     except memory.InterruptProcessingException:
         pass
     finally:
