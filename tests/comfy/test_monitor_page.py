@@ -41,17 +41,17 @@ class Panel:
 
     def wait(self, state, rows=0, seconds=90):
         """Wait for a state and a number of rows; return that number."""
-        self.tab.wait_for_function(
+        found = self.tab.wait_for_function(
             """([panel, state, rows]) => {
               const head = document.querySelector(`${panel} .head`);
               if (!head?.querySelector(`.state.${state}`)) return false;
               const found = head.querySelector('.grow').textContent.match(/^(\\d+) \\//);
-              return found && Number(found[1]) >= rows;
+              return found && Number(found[1]) >= rows && [Number(found[1])];
             }""",
             arg=[PANEL, state, rows],
             timeout=seconds * 1000,
         )
-        return int(re.match(r"(\d+) /", self.text(".head .grow"))[1])
+        return found.json_value()[0]  # the page may be drawn again at any moment
 
     def readouts(self, iterations):
         """The line of numbers with the pointer over each iteration, and that without."""
