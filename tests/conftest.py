@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -78,3 +79,14 @@ def pack():
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def usual_signals():
+    """Signals as in a shell; a job in the background ignores some, and hands that on."""
+    usual = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+    numbers = {name: getattr(signal, name) for name in usual if hasattr(signal, name)}
+    before = {number: signal.signal(number, usual[name]) for name, number in numbers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -26,6 +26,8 @@ from chunk_grpo_core.train.checkpoint import Checkpoints
 from chunk_grpo_core.train.events import EvaluationProgress, IterationEnd, PhaseProgress, RolloutEnd
 from chunk_grpo_core.watch.history import read_metrics
 
+pytestmark = pytest.mark.usefixtures("usual_signals")
+
 ALL = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 

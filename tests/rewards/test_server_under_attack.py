@@ -30,6 +30,8 @@ from chunk_grpo_core.rewards.remote.wire import Question, parse_question
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = b"POST /compute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
+pytestmark = pytest.mark.usefixtures("usual_signals")
+
 
 @contextmanager
 def serving(reward, **limits):
