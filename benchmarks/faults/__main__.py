@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from .warm import Warm
 def main(words: list[str] | None = None) -> int:
     """Run a campaign; 1 if anything failed."""
     options = _options(words)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it reports, too
     outcomes: list[Outcome] = []
     start = time.monotonic()
     with ExitStack() as stack:
@@ -40,6 +42,7 @@ def main(words: list[str] | None = None) -> int:
             say("interrupted; what there is so far:")
         finally:
             campaign.report(outcomes, time.monotonic() - start)
+    signal.signal(signal.SIGTERM, before)
     print(table(outcomes))
     failing = sum(outcome.kind in FAILURES for outcome in outcomes)
     print(f"{len(outcomes)} cases, {failing} failing, {time.monotonic() - start:.0f} s, ", end="")

@@ -106,7 +106,7 @@ def _is_derived(name: str) -> bool:
 
 
 def _expected(command: str, is_finished: bool, name: str) -> Expected:
-    if name == "run.toml":
+    if name in ("run.toml", "lock"):  # without a lock nobody may go on
         return Expected.either
     if command == "resume":
         # Derived files are written anew; of two checkpoints one is whole.
