@@ -5,7 +5,6 @@ python tools/paper_index.py
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -13,9 +12,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from chunk_grpo_core.presets import NOT_IN_THE_SOURCE, PRESETS, Preset
 from chunk_grpo_core.presets.recipe import shown
+from tools.marks import between_marks, write_page
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "paper_index.md"
-START, END = "<!-- presets: start -->", "<!-- presets: end -->"
 
 
 def section(preset: Preset) -> str:
@@ -37,16 +36,9 @@ def section(preset: Preset) -> str:
 
 def page(text: str) -> str:
     """Put the sections of all presets between the marks of ``text``."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
     sections = "\n\n".join(section(preset) for preset in PRESETS.values())
-    return f"{before}{START}\n\n{sections}\n\n{END}{after}"
-
-
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    return between_marks(text, "presets", f"\n{sections}\n")
 
 
 if __name__ == "__main__":
-    main()
+    write_page(__doc__, PAGE, page)

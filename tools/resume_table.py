@@ -5,7 +5,6 @@ python tools/resume_table.py
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -13,27 +12,20 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from chunk_grpo_core.train.may_change import MAY_CHANGE  # noqa: E402
+from tools.marks import between_marks, write_page  # noqa: E402
 
 PAGE = ROOT / "docs" / "command_line.md"
-START, END = "<!-- may change: start -->", "<!-- may change: end -->"
 
 
 def page(text: str) -> str:
     """Put the table between the marks; keys with the same reason share a row."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
     keys: dict[str, list[str]] = {}
     for key, why in MAY_CHANGE.items():
         keys.setdefault(why, []).append(f"`{key}`")
     rows = [f"| {' '.join(names)} | {why} |" for why, names in keys.items()]
     table = "\n".join(["| may change | why, or with what effect |", "|---|---|", *rows])
-    return f"{before}{START}\n{table}\n{END}{after}"
-
-
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    return between_marks(text, "may change", table)
 
 
 if __name__ == "__main__":
-    main()
+    write_page(__doc__, PAGE, page)

@@ -5,7 +5,6 @@ python tools/rewards_page.py
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -13,9 +12,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from chunk_grpo_core.rewards import REWARDS
 from chunk_grpo_core.rewards.catalog import CATALOG, Entry
+from tools.marks import between_marks, write_page
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "rewards.md"
-START, END = "<!-- catalogue: start -->", "<!-- catalogue: end -->"
 
 
 def row(name: str, entry: Entry) -> str:
@@ -39,8 +38,6 @@ def section(name: str, entry: Entry) -> str:
 
 def page(text: str) -> str:
     """Put the table and the sections of all rewards that can be loaded between the marks."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
     shown = {name: CATALOG[name] for name in REWARDS}
     table = "\n".join(
         [
@@ -49,13 +46,8 @@ def page(text: str) -> str:
         ]
     )
     sections = "\n\n".join(section(name, entry) for name, entry in shown.items())
-    return f"{before}{START}\n\n{table}\n\n{sections}\n\n{END}{after}"
-
-
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    return between_marks(text, "catalogue", f"\n{table}\n\n{sections}\n")
 
 
 if __name__ == "__main__":
-    main()
+    write_page(__doc__, PAGE, page)

@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tools.marks import between_marks  # noqa: E402
+
 CORE = ROOT / "chunk_grpo_core"
 ANYWHERE = ("version", "optional")
 """Files at the top level that every folder may import."""
@@ -38,7 +42,6 @@ FOLDERS = (
     "cli",
 )
 """The floors: a folder imports only from itself and from folders above it in this list."""
-START, END = "<!-- map: start -->", "<!-- map: end -->"
 
 
 @dataclass(frozen=True)
@@ -202,9 +205,7 @@ def long_map() -> str:
 
 def with_map(text: str, drawn: str) -> str:
     """Put a map between the two marks of a page."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{drawn}\n{END}{after}"
+    return between_marks(text, "map", drawn)
 
 
 MAPS = {"README.md": short_map, "docs/design.md": long_map}

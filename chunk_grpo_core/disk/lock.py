@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What network file systems without locks answer."""
 _BEHIND = 1 << 30
 """On Windows the place of the locked byte, far behind what is to be read."""
+_MOMENT = 2.0
+"""Seconds given to who has just taken a lock to write down who it is."""
 
 
 class InUse(Exception):
@@ -142,8 +145,14 @@ def _write(handle: int, body: bytes) -> None:
 
 def _holder(file: Path) -> str:
     """Who holds it, as the file says."""
-    try:
-        owner = json.loads(file.read_bytes())
-        return f"process {owner['process']} on {owner['host']} since {owner['since']}"
-    except (OSError, ValueError, LookupError, TypeError):  # being written, or gone by now
-        return "another process"
+    deadline = time.monotonic() + _MOMENT
+    while True:
+        try:
+            owner = json.loads(file.read_bytes())
+            return f"process {owner['process']} on {owner['host']} since {owner['since']}"
+        except FileNotFoundError:  # gone by now
+            return "another process"
+        except (OSError, ValueError, LookupError, TypeError):  # being written
+            if time.monotonic() > deadline:
+                return "another process"
+            time.sleep(0.01)

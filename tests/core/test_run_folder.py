@@ -8,6 +8,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -86,6 +88,41 @@ def test_the_lock_of_a_killed_process_is_free_again(tmp_path):
     assert json.loads((tmp_path / "lock").read_text())["process"] == process.pid
     experiment(tmp_path)  # what it left does not count
     assert not (tmp_path / "lock").exists()
+
+
+def test_who_has_just_taken_the_lock_is_waited_for(tmp_path, monkeypatch):
+    """A process may ask between another one's taking the lock and its writing who it is."""
+    taken, asked = threading.Event(), threading.Event()
+    owner = lock._owner
+
+    def late():
+        taken.set()
+        assert asked.wait(10)
+        time.sleep(0.1)
+        return owner()
+
+    def first():
+        with locked(tmp_path):
+            assert done.wait(10)
+
+    monkeypatch.setattr(lock, "_owner", late)
+    done = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(first)
+        assert taken.wait(10)
+        asked.set()
+        with pytest.raises(InUse, match=f"process {os.getpid()} on "), locked(tmp_path):
+            pass
+        done.set()
+        other.result()
+
+
+def test_a_lock_whose_owner_never_says_who_it_is_is_a_lock_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_MOMENT", 0.05)
+    with locked(tmp_path) as held:
+        os.ftruncate(held.handle, 0)
+        with pytest.raises(InUse, match="another process"), locked(tmp_path):
+            pass
 
 
 def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, caplog):
