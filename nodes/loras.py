@@ -96,9 +96,10 @@ class SaveLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str | None) -> bool | str:
+    def validate_inputs(cls, name: str | None, for_diffusers: bool | None) -> bool | str:
         """Refuse a name that can be no file before the training runs, not after it."""
-        return verdict(lora_path, name)
+        longest = _for_diffusers(name) if for_diffusers and isinstance(name, str) else name
+        return verdict(lora_path, longest)
 
     @classmethod
     def execute(
@@ -116,9 +117,13 @@ class SaveLoRA(io.ComfyNode):
             second = convert_lora(lora, "diffusers")
         with new_lora_path(name) as path:
             save_lora(lora, path, metadata)
-        written = [str(path)]
+        written, listed = [str(path)], lora_name(path)
         if second is not None:
-            other = path.with_name(f"{path.stem}_diffusers.safetensors")
-            written.append(str(save_lora(second, other, metadata)))
-        listed = lora_name(path)
+            with new_lora_path(_for_diffusers(listed)) as other:
+                written.append(str(save_lora(second, other, metadata)))
         return io.NodeOutput(listed, str(path), ui=ui.PreviewText("\n".join(written)))
+
+
+def _for_diffusers(name: str) -> str:
+    """The name of the second file."""
+    return f"{name.removesuffix('.safetensors')}_diffusers"

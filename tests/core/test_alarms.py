@@ -121,8 +121,11 @@ def committed():
             yield file, data
 
 
-def test_no_committed_run_raises_an_alarm():
-    """All runs of the study, also those of the sweep that learned too fast."""
+def test_gradients_ratios_and_clipping_of_no_committed_run_raise_an_alarm():
+    """All runs of the study, also those of the sweep that learned too fast.
+
+    Their rows hold nothing else that is judged: advantages and missing scores are put in.
+    """
     judged = 0
     for file, data in committed():
         config = data["config"]

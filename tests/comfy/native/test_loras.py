@@ -129,6 +129,28 @@ def test_the_standard_save_node_writes_our_file(lab):
     assert all(torch.equal(tensors[name], lora[name]) for name in lora)
 
 
+def test_no_file_for_diffusers_is_overwritten(lab):
+    node = lab.module("nodes.loras").SaveLoRA
+    with torch.inference_mode(), _folders() as folder:
+        lora = _trained(lab, random_model(lab), rank=4, alpha=6.0).lora_model()
+        mine = folder / "loras" / "fox_diffusers.safetensors"
+        mine.write_bytes(b"mine")
+        shown = [node.execute(lora, "fox", True).ui.as_dict()["text"] for _ in range(2)]
+        assert mine.read_bytes() == b"mine"
+        assert {path.name for path in mine.parent.iterdir()} == {
+            "fox.safetensors", "fox_diffusers.safetensors", "fox_diffusers_2.safetensors",
+            "fox_2.safetensors", "fox_2_diffusers.safetensors",
+        }  # fmt: skip
+        assert "fox_diffusers_2.safetensors" in str(shown[0])
+
+
+def test_a_name_too_long_for_the_second_file_is_refused_before_anything_runs(lab):
+    node = lab.module("nodes.loras").SaveLoRA
+    longest = next(n for n in range(1, 300) if node.validate_inputs("x" * n, False) is not True) - 1
+    assert node.validate_inputs("x" * longest, False) is True
+    assert "cannot be a file name" in node.validate_inputs("x" * longest, True)
+
+
 def test_a_lora_is_trained_on_as_the_function_it_is(lab):
     """From the socket or a file, at another rank and scale, on a MODEL that ran as a node does."""
     export = lab.module("chunk_grpo_core.lora.files")
