@@ -25,9 +25,10 @@ from ..method.reward import (
 from ..method.schedule import TimeGrid
 from ..prompts.example import Example, Prompt, examples_of
 from ..train.batch_limit import BatchLimit
+from .interval import Interval, mean_interval
 from .sampling import draw
 
-__all__ = ["Evaluation", "Interval", "evaluate", "paired_gain", "prompt_gains", "win_rate"]
+__all__ = ["Evaluation", "evaluate", "paired_gain", "prompt_gains", "win_rate"]
 
 
 @dataclass(frozen=True)
@@ -97,26 +98,6 @@ class Evaluation:
     def extra_mean(self, name: str) -> float:
         """Mean of one of the further numbers."""
         return float(self.extras[name].nanmean())
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % confidence interval."""
-
-    mean: float
-    low: float
-    """NaN with one prompt, as ``high``."""
-    high: float
-
-    def bounds(self, digits: int = 4) -> str:
-        """``+0.0100 to +0.0300``, or that there are none."""
-        if math.isnan(self.low):
-            return "no interval with one prompt" if math.isfinite(self.mean) else "no interval"
-        return f"{self.low:+.{digits}f} to {self.high:+.{digits}f}"
-
-    def interval(self) -> str:
-        """``95 % interval +0.0100 to +0.0300``, or that there is none."""
-        return self.bounds() if math.isnan(self.low) else f"95 % interval {self.bounds()}"
 
 
 @torch.no_grad()
@@ -246,7 +227,7 @@ def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None)
     """Mean reward gain on the same prompts and noise, with its 95 % interval.
 
     Prompts, not pictures, are the independent units: differences are averaged over seeds first,
-    then a normal interval is taken over the P prompts. Arguments: see :func:`prompt_gains`. A
+    then Student's t interval is taken over the P prompts. Arguments: see :func:`prompt_gains`. A
     further number that no picture has in both evaluations has a gain of NaN.
 
     Raises:
@@ -257,9 +238,7 @@ def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None)
     if len(gains) < 2:
         raise ValueError("an interval needs at least 2 prompts")
     gains = gains[torch.isfinite(gains)]
-    if not len(gains):
-        if extra is not None:
-            return Interval(math.nan, math.nan, math.nan)
+    if not len(gains) and extra is None:
         raise NothingScored(
             "no picture has a score in both evaluations, so there is nothing to compare "
             f"({after.error or before.error or 'scores are missing or not finite'}); repair the "
@@ -271,11 +250,7 @@ def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None)
             f"({after.error or before.error or 'scores are missing or not finite'}); repair the "
             "reward"
         )
-    mean = float(gains.mean())
-    if len(gains) < 2:
-        return Interval(mean, math.nan, math.nan)
-    half = 1.96 * float(gains.std()) / math.sqrt(len(gains))
-    return Interval(mean, mean - half, mean + half)
+    return mean_interval(gains)
 
 
 def win_rate(before: Evaluation, after: Evaluation, extra: str | None = None) -> float:

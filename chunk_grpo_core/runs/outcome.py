@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..measure.evaluate import Evaluation, Interval, paired_gain
+from ..measure.evaluate import Evaluation, paired_gain
+from ..measure.interval import Interval
 from ..train.alarms import Alarm, alarms_of
 from ..train.config import TrainConfig
 from ..train.may_change import Change

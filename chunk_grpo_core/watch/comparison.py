@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..measure.evaluate import Evaluation, Interval, paired_gain, prompt_gains, win_rate
+from ..measure.evaluate import Evaluation, paired_gain, prompt_gains, win_rate
+from ..measure.interval import Interval
 from .pictures import enlargement, image_grid
 from .plots import plot_paired_gains
 

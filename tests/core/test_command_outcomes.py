@@ -21,7 +21,8 @@ from chunk_grpo_core.cli import measure, rewards, serve, train
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.cli.demo import DemoResult
 from chunk_grpo_core.disk.atomic import CannotWrite
-from chunk_grpo_core.measure.evaluate import Evaluation, Interval
+from chunk_grpo_core.measure.evaluate import Evaluation
+from chunk_grpo_core.measure.interval import Interval
 from chunk_grpo_core.method.reward import NothingScored
 from chunk_grpo_core.prompts.example import examples_of
 from chunk_grpo_core.train.batch_limit import NothingFits

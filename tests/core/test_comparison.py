@@ -58,9 +58,9 @@ def test_the_table_holds_every_score_and_every_prompt():
     before, after = three_prompts()
     comparison = Comparison(before=before, after=after, reward="taste", noise_seed=7)
     scores, conditions, prompts = comparison.table().split("\n\n")
-    # Interval: std 0.2, half width 1.96 * 0.2 / sqrt(3); means are over valid pictures.
+    # Interval: std 0.2, half width 4.302653 * 0.2 / sqrt(3); means are over valid pictures.
     assert scores.splitlines()[2:] == [
-        "| taste | 0.4400 | 2.1167 | +0.3000 | +0.0737 to +0.5263 | 0.80 |",
+        "| taste | 0.4400 | 2.1167 | +0.3000 | -0.1968 to +0.7968 | 0.80 |",
         "| size | 2.0000 | 2.0000 | +0.0000 | +0.0000 to +0.0000 | 0.50 |",
     ]
     assert "3 prompts, 2 pictures of each, noise seeds 7 to 9" in conditions
@@ -84,7 +84,7 @@ def test_rows_and_summary_hold_the_numbers_of_the_table():
     assert rows[0]["shown"] == [0.0, 1.0]  # of the first picture, not the mean
     summary = comparison.summary()
     assert summary["gain"] == pytest.approx(0.3)
-    assert (summary["low"], summary["high"]) == pytest.approx((0.0737, 0.5263), abs=1e-4)
+    assert (summary["low"], summary["high"]) == pytest.approx((-0.1968, 0.7968), abs=1e-4)
     assert (summary["wins"], summary["prompts"], summary["pictures"]) == (3, 3, 2)
 
 

@@ -292,9 +292,9 @@ def evaluation_of(rewards, prompts="abc"):
 def test_paired_gain_is_the_interval_computed_by_hand():
     before = evaluation_of([[0.0, 1.0], [0.5, 0.5], [0.2, math.nan]])
     after = evaluation_of([[1.0, 1.0], [0.5, 0.7], [0.5, 9.0]])
-    # Gains of the prompts: 0.5, 0.1, 0.3; mean 0.3, std 0.2, half width 1.96 * 0.2 / sqrt(3).
+    # Gains of the prompts: 0.5, 0.1, 0.3; mean 0.3, std 0.2, half width 4.302653 * 0.2 / sqrt(3).
     gain = paired_gain(before, after)
-    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.3, 0.0736787, 0.5263213), abs=1e-6)
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.3, -0.1968275, 0.7968275), abs=1e-6)
 
 
 def test_evaluations_without_a_common_score_have_no_gain():
