@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import time
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -224,6 +226,29 @@ def test_the_monitor_shows_the_numbers_of_the_run_folder(finished, comfy_server,
     phases = panel.place.locator(".phases").get_attribute("title")
     for name in ("rollout", "update"):
         assert f"{name} {shown(rows[-1]['seconds'][name], 2)} s" in phases
+    assert comfy_page.errors == []
+
+
+def test_a_run_that_does_not_learn_shows_its_alarm(finished, comfy_server, comfy_page):
+    """The rows of a finished run, with all advantages 0."""
+    folder = run_path(comfy_server, "silent")
+    shutil.copytree(run_path(comfy_server, "finished"), folder)
+    rows = graphs.read_lines(folder / "metrics.jsonl")
+    lines = [json.dumps({**row, "advantage_std": 0.0}) for row in rows]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    comfy_page.load_api(graphs.watched_training(5, iterations=3))
+    panel = Panel(comfy_page)
+    choice, alarms = panel.place.locator("select"), panel.place.locator(".alarms")
+    choice.dispatch_event("focus")
+    comfy_page.page.wait_for_selector(f"{PANEL} option[value=silent]", state="attached")
+    choice.select_option("silent")
+    alarms.get_by_text("no-signal").wait_for(state="visible")
+    (said,) = ComfyClient(comfy_server.url).get("/chunk_grpo/runs/silent")["alarms"]
+    assert alarms.inner_text() == said and alarms.get_attribute("role") == "alert"
+    choice.select_option("finished")
+    panel.wait("finished", 3)
+    comfy_page.page.wait_for_function(f"!document.querySelector('{PANEL} .alarms').textContent")
+    assert not alarms.is_visible()
     assert comfy_page.errors == []
 
 
