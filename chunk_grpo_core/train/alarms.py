@@ -114,25 +114,26 @@ def standing_alarms(rows: Sequence[Row], config: AlarmSettings) -> tuple[Alarm, 
         rows: Of consecutive iterations, the newest last; see ``train/metrics.py``.
         config: Sizes. A run that is shorter than the patience of an alarm is judged at its end.
     """
-    rows = [row for row in rows if _is_whole(row)]
-    if not rows:
-        return ()
-    done = int(rows[-1]["iteration"]) + 1
-    alarms = []
-    for name, judge in _JUDGES.items():
-        sign = judge(rows, config)
-        if sign is not None:
-            alarms.append(Alarm(name, done, *sign))
-    return tuple(alarms)
+    return _standing(_whole(rows), config)
 
 
 def alarms_of(rows: Sequence[Row], config: AlarmSettings) -> tuple[Alarm, ...]:
     """All alarms of a run: of each name the first, in their order."""
+    rows = _whole(rows)
     alarms: dict[str, Alarm] = {}
     for end in range(1, len(rows) + 1):
-        for alarm in standing_alarms(rows[:end], config):
+        for alarm in _standing(rows[:end], config):
             alarms.setdefault(alarm.name, alarm)
     return tuple(alarms.values())
+
+
+def _standing(rows: Sequence[Row], config: AlarmSettings) -> tuple[Alarm, ...]:
+    """See :func:`standing_alarms`; of whole rows."""
+    if not rows:
+        return ()
+    done = int(rows[-1]["iteration"]) + 1
+    signs = ((name, judge(rows, config)) for name, judge in _JUDGES.items())
+    return tuple(Alarm(name, done, *sign) for name, sign in signs if sign is not None)
 
 
 _Sign = tuple[str, str] | None
@@ -166,9 +167,7 @@ def _collapse(rows: Sequence[Row], config: AlarmSettings) -> _Sign:
     last = _last(rows, _LONG, config)
     if not last:
         return None
-    spreads = [row.get("picture_spread") for row in rows]
-    known = [spread for spread in spreads if spread is not None]
-    if len(known) == len(rows) and max(known[-len(last) :]) < _ALIKE < max(known) / 4:
+    if _were_different(rows, last):
         return (
             f"in {_times(last)} all pictures of a group were alike, and they were not before",
             "Go back to an earlier checkpoint with a smaller optimizer.learning_rate, or add "
@@ -189,6 +188,15 @@ def _collapse(rows: Sequence[Row], config: AlarmSettings) -> _Sign:
             "updates_per_rollout",
         )
     return None
+
+
+def _were_different(rows: Sequence[Row], last: Sequence[Row]) -> bool:
+    """Whether the pictures of a group are alike in the last rows, and were not before."""
+    spreads = [row.get("picture_spread") for row in last]
+    if not all(spread is not None and spread < _ALIKE for spread in spreads):
+        return False
+    spreads = [row.get("picture_spread") for row in rows]  # rarely, for it takes all of them
+    return None not in spreads and max(spreads) / 4 > _ALIKE
 
 
 def _divergence(rows: Sequence[Row], config: AlarmSettings) -> _Sign:
@@ -238,6 +246,10 @@ def _last(rows: Sequence[Row], count: int, config: AlarmSettings) -> Sequence[Ro
     """The last ``count`` rows, all of a shorter run that is at its end; none if there are fewer."""
     count = min(count, config.iterations)
     return rows[-count:] if len(rows) >= count else ()
+
+
+def _whole(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if _is_whole(row)]
 
 
 def _is_whole(row: Row) -> bool:

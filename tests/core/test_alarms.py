@@ -114,6 +114,28 @@ def test_a_damaged_row_is_left_out(damage):
     assert alarms_of(damaged, CONFIG) == alarms_of([{}], CONFIG) == ()
 
 
+def test_the_alarms_of_a_long_run_read_each_row_a_few_times():
+    """Pages that watch a run ask for them again and again."""
+
+    class Counted(dict):
+        reads = 0
+
+        def __getitem__(self, key):
+            Counted.reads += 1
+            return super().__getitem__(key)
+
+        def get(self, key, default=None):
+            Counted.reads += 1
+            return super().get(key, default)
+
+    reads = []
+    for count in (200, 400):
+        Counted.reads = 0
+        alarms_of(list(map(Counted, rows(count))), CONFIG)
+        reads.append(Counted.reads)
+    assert reads[1] < 2.2 * reads[0]
+
+
 def committed():
     for file in sorted(RESULTS.glob("**/*.json")):
         data = json.loads(file.read_text())
