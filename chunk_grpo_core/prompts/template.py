@@ -44,7 +44,7 @@ MOST_VARIANTS = 100_000
 _TOKEN = re.compile(
     r"\\(?P<escaped>[{}|_]|\$(?=\{))"
     r"|__(?P<name>_?[^\s_{}|\\](?:(?:(?!__)[^{}|\\\r\n])*?[^\s{}|\\])??)__"
-    r"|(?P<foreign>\$\{|\d+\#(?=__[^\s_])|\{\^\d+\}|\{[~@!](?=[^\W_])|\{%)"
+    r"|(?P<foreign>\$\{|\d+\#(?=__[^\s_])|\{\^\d+\}|\{[~@!](?=[^\W_]|__[^\s_]|\{|\.\d)|\{%)"
     r"|[{}|]|[^\\{}|_$\d]+|.",
     re.DOTALL,
 )
@@ -55,7 +55,7 @@ _FOREIGN = {
     "{": "is a way to choose (~ @ !) that does not exist here; leave the sign out",
     "#": "is a quantity, and there are none; write {2$$__name__} for two different lines",
 }
-_HEAD = re.compile(r"\s*(?P<low>\d{0,9})(?P<dash>-?)(?P<high>\d{0,9})\$\$")
+_HEAD = re.compile(r"\s*(?:(?P<low>\d{1,18})\s*)?(?:(?P<dash>-)\s*(?:(?P<high>\d{1,18})\s*)?)?\$\$")
 _WEIGHT = re.compile(r"\s*([-+]?(?:\d[\d.]*|\.\d[\d.]*)(?:[eE][-+]?\d+)?)\s*::")
 _COMMA = ", "
 _LARGEST_WEIGHT = 1e6

@@ -105,6 +105,7 @@ def test_astronomically_many_combinations_are_no_problem():
         ("trailing \\", "trailing \\"),
         (r"for \${5} and $5", "for ${5} and $5"),
         ("{^_^}", "{^_^}"),
+        ("{! !} {~} {@}", "{! !} {~} {@}"),
         ("channel 3#, 16:9::", "channel 3#, 16:9::"),
     ],
 )
@@ -149,6 +150,11 @@ def test_any_text_can_be_escaped(text):
         ("{red|blue} {^1}", "earlier choice"),
         ("{~a|b}", "way to choose"),
         ("{!a|b}", "way to choose"),
+        ("{~__x__}", "way to choose"),
+        ("{@{a|b}|c}", "way to choose"),
+        ("{~.5::a|b}", "way to choose"),
+        ("{3 $$a|b}", "'3 $$' asks for 3 of 2"),
+        ("{123456789012$$a|b}", "asks for 123456789012 of 2"),
         ("{% for x in y %}", "Jinja"),
         ("{" * 70 + "a|b" + "}" * 70, "60 deep"),
         ("{" + "a" * 50_000 + "|b} c", "more than 50,000 characters"),
@@ -159,6 +165,13 @@ def test_what_cannot_be_read_is_refused(source, word, tmp_path):
     with pytest.raises(ValueError) as caught:
         texts(source, lookup=lookup)
     assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("blanks", ["", "1", "1-", "1-1", "-"])
+def test_a_head_of_many_blanks_is_read_in_no_time(blanks):
+    start = time.perf_counter()
+    texts("{" + blanks + " " * 40_000 + "x$$a|b}", 1)
+    assert time.perf_counter() - start < 1.0
 
 
 def test_weights_say_how_likely_an_alternative_is():
@@ -180,6 +193,9 @@ def test_weights_say_how_likely_an_alternative_is():
         ("{2-$$+$$a|b}", {"a+b", "b+a"}),
         ("{0-1$$a|b}", {"", "a", "b"}),
         ("{2$$$$a|b}", {"ab", "ba"}),
+        ("{ 2 $$a|b}", {"a, b", "b, a"}),
+        ("{1 - 2 $$+$$a|b}", {"a", "b", "a+b", "b+a"}),
+        ("{ - 2$$+$$a|b}", {"a", "b", "a+b", "b+a"}),
         ("{2$$a|{x|y}}", {"a, x", "a, y", "x, a", "y, a"}),
         ("{2$$2::a|b}", {"a, b", "b, a"}),
         ("{2$$__pet__}", {"cat, dog", "dog, cat"}),
@@ -216,7 +232,7 @@ def test_a_seed_gives_the_prompts_that_it_always_gave(source, count, seed, wante
     st.lists(
         st.sampled_from(
             ["a", "{", "}", "|", "__", "__x__", "$$", "2$$", "1-3$$", "::", "0.5::", "\\",
-             "9999999::", "${", "2#", "{^1}", " ", "__a b__", "-", "~", "!"]
+             "9999999::", "${", "2#", "{^1}", " ", "__a b__", "-", "~", "!", "2 $$"]
         ),
         max_size=14,
     ).map("".join),
