@@ -40,6 +40,8 @@ UPDATES, STEPS_PER_SAMPLE, GROUP, CAPTIONS_PER_ROLLOUT = 54, 8, 12, 2
 PAPER = (2, 3, 4, 7)
 SWEPT_RATES, SWEPT_ARMS, SWEEP_SEEDS = (3e-4, 6e-4, 1.2e-3), ("step", "chunk"), (100, 101)
 PRIMARY, PRIMARY_SEEDS, OTHER_SEEDS = ("step", "chunk"), range(10), range(5)
+LATER_SEEDS = range(5, 10)
+"""Of ``control``, off-policy: added after the others were known."""
 OTHERS = ("adaptive", "weighted", "equal", "reversed", "whole", "control")
 ALONE = ("alone 1", "alone 2", "alone 3", "alone 4")
 
@@ -89,7 +91,8 @@ def main_runs(rates: dict[tuple[str, str], float]) -> list[Run]:
         if (arm, regime) != ("control", "on")
     ]
     alone = [run(arm, "on", seed) for seed in OTHER_SEEDS for arm in ALONE]
-    return primary + others + alone
+    later = [run("control", "off", seed) for seed in LATER_SEEDS]
+    return primary + others + alone + later
 
 
 def plan_of(arm: str, curve: DynamicsCurve) -> ChunkPlan:

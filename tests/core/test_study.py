@@ -116,6 +116,7 @@ def test_settings_are_those_of_the_protocol():
     expected |= {(arm, regime): list(range(5)) for arm in OTHERS for regime in REGIMES}
     expected |= {(arm, "on"): list(range(5)) for arm in ALONE}
     del expected["control", "on"]
+    expected["control", "off"] = list(range(10))
     assert seeds == expected
 
 
@@ -221,7 +222,7 @@ def test_the_rate_with_the_best_mean_is_chosen_once_its_sweep_is_finished():
 
 def test_a_finished_study_is_analysed_in_the_families_of_the_protocol():
     found = analyse(study_of([*sweep_runs(), *main_runs(RATES)]))
-    assert found.done == found.planned == 24 + 40 + 55 + 20
+    assert found.done == found.planned == 24 + 40 + 55 + 20 + 5
     assert [(c.arm, c.against, c.regime) for c in found.primary] == [
         ("chunk", "step", "on"),
         ("chunk", "step", "off"),
@@ -287,7 +288,7 @@ def test_a_study_half_done_has_a_report_with_all_files(tmp_path):
     assert pictures == ["alone", "curves", "differences", "gains", "learning"]
     assert all(f"({name}.png)" in text for name in pictures)
     data = json.loads((tmp_path / "summary.json").read_text())
-    assert data["planned"] == 139 and len(data["arms"]) == 2 + 5 + 3 + 2 + 6
+    assert data["planned"] == 144 and len(data["arms"]) == 2 + 5 + 3 + 2 + 6
 
 
 def test_a_study_just_begun_has_a_report(tmp_path):
@@ -296,7 +297,7 @@ def test_a_study_just_begun_has_a_report(tmp_path):
     found = write_report(tmp_path)
     assert (found.done, found.arms, found.primary) == (3, (), ())
     assert [path.name for path in tmp_path.glob("*.png")] == ["curves.png"]
-    assert "136 are missing" in (tmp_path / "REPORT.md").read_text()
+    assert "141 are missing" in (tmp_path / "REPORT.md").read_text()
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):
