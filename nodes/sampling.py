@@ -34,10 +34,11 @@ class FlowSDESampler(io.ComfyNode):
                     "rule",
                     options=list(RULES),
                     default=default.rule,
-                    tooltip="flow: the SDE of Flow-GRPO, which keeps the model's distribution at "
-                    "every noise level. dance: the SDE of DanceGRPO, constant noise. cps: draws "
-                    "part of the predicted noise afresh; pictures stay clean, but vary less than "
-                    "the model's. ode: no noise; for pictures, cannot be trained on.",
+                    tooltip="flow: the SDE of Flow-GRPO; with many steps it keeps the model's "
+                    "distribution at every noise level. dance: the SDE of DanceGRPO, constant "
+                    "noise. cps: draws part of the predicted noise afresh; pictures stay clean, "
+                    "but vary less than the model's. ode: no noise; for pictures, cannot be "
+                    "trained on.",
                 ),
                 io.Float.Input(
                     "eta",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "chunk_grpo_core"
 TEXT = (ROOT / "docs" / "paper_index.md").read_text(encoding="utf-8")
 PAPERS = TEXT.partition("## Papers")[2].partition("## Presets")[0]
+DEPARTURES = TEXT.partition("## Where this differs from the papers' code")[2]
 ROWS = [line for line in PAPERS.splitlines() if line.startswith("| ") and "`" in line]
 
 
@@ -26,14 +27,20 @@ def test_the_code_that_a_row_names_exists():
     assert failures_of_each(check_code, ROWS) == {}
 
 
-def check_code(row):
-    where = row.split("|")[3]
+def check_code(row, column=3):
+    where = row.split("|")[column]
     places = re.findall(r"`([\w/]+\.py)`((?: `\w+`,?)+)", where)
     assert places
     for file, names in places:
         source = (CORE / file).read_text(encoding="utf-8")
         for name in re.findall(r"\w+", names):
             assert re.search(rf"(def|class) {name}\b|^{name}\b", source, re.M), f"{file}: {name}"
+
+
+def test_the_code_that_a_departure_names_exists():
+    rows = [line for line in DEPARTURES.splitlines() if line.startswith("| ") and ".py`" in line]
+    assert len(rows) > 10
+    assert failures_of_each(lambda row: check_code(row, column=4), rows) == {}
 
 
 def test_the_settings_that_rows_name_exist():

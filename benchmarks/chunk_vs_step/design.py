@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chunk_grpo_core.lora.adapter import LoraConfig
-from chunk_grpo_core.method.chunks import ChunkPlan, chunk_weights, per_step_plan
+from chunk_grpo_core.method.chunks import ChunkPlan, chunk_weights, drawn_count, per_step_plan
 from chunk_grpo_core.method.dynamics import DynamicsCurve
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.planners import adaptive_plan
@@ -115,7 +115,7 @@ def plan_of(arm: str, curve: DynamicsCurve) -> ChunkPlan:
 def _expected_steps(plan: ChunkPlan, fraction: float) -> float:
     """Steps that a sample trains on average: chunks drawn one after another by weight."""
     weights = plan.weights or (1.0,) * plan.count
-    draws = max(1, round(fraction * plan.count))
+    draws = drawn_count(plan, fraction, range(plan.count))
 
     def expected(left: frozenset[int], draws: int) -> float:
         if not draws:

@@ -13,6 +13,9 @@ the size, it is MixGRPO's aggregation of advantages. GDPO also subtracts the mea
 the iteration; with groups centred at their means that is 0, and otherwise it would give advantages
 to groups without signal, so it is left out here.
 
+A prompt that is drawn twice in an iteration has two groups here, each with its own mean.
+Flow-GRPO's code (``PerPromptStatTracker``) puts samples of equal prompts into one group.
+
 Legend: P groups (prompts), G samples in a group.
 """
 

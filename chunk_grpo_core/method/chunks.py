@@ -156,6 +156,10 @@ def whole_plan(trainable_steps: int) -> ChunkPlan:
 def chunk_weights(plan: ChunkPlan, curve: DynamicsCurve, softmax: float | None = None) -> ChunkPlan:
     """Weigh each chunk by its mean change m_j on the curve; the weights sum to 1.
 
+    One curve, a mean over prompts that is measured before the training, weighs the chunks of all
+    samples. The official code weighs those of each sample by the changes of its own trajectory,
+    known only after its rollout; here the draw comes before, so that noise can follow it.
+
     Args:
         plan: K chunks.
         curve: Measured with the sampler that will train.
@@ -181,14 +185,15 @@ def chunk_weights(plan: ChunkPlan, curve: DynamicsCurve, softmax: float | None =
 
 
 def drawn_count(plan: ChunkPlan, fraction: float, window: range) -> int:
-    """How many chunks each sample trains on: max(1, round(fraction * chunks of the window)).
+    """How many chunks each sample trains on: fraction * chunks of the window, rounded down, but 1
+    at least. (The official code rounds down too; where that gives 0, it trains nothing.)
 
     Raises:
         ValueError: The fraction is not in (0, 1], or too few chunks have a weight above 0.
     """
     if not 0.0 < fraction <= 1.0:
         raise ValueError(f"the fraction of chunks to train is {fraction}; it must be in (0, 1]")
-    count = max(1, round(fraction * len(window)))
+    count = max(1, int(len(window) * fraction))
     weighted = sum(plan.weights is None or plan.weights[chunk] > 0 for chunk in window)
     if weighted < count:
         place = "" if len(window) == plan.count else f" (of the window {list(window)})"

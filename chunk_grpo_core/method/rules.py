@@ -80,7 +80,10 @@ def ode(t: float, s: float, eta: float = 0.0) -> Coefficients:
 
 
 def flow(t: float, s: float, eta: float) -> Coefficients:
-    """Euler-Maruyama step of Flow-GRPO's SDE, which keeps the marginals at every noise level.
+    """Euler-Maruyama step of Flow-GRPO's SDE, whose solutions keep the marginals.
+
+    Steps of finite size do not: like Euler's steps along the ODE they lose variance, less with more
+    steps and with more noise (docs/notation.md has a table).
 
         dx = (v_t + sigma_t^2 / (2 t) (x_t + (1 - t) v_t)) dt + sigma_t dw,
         sigma_t = eta sqrt(t / (1 - t))                                          (Eq. 7, GCPO v3)
@@ -121,6 +124,11 @@ def cps(t: float, s: float, eta: float) -> Coefficients:
 
     The share of fresh noise does not shrink with the step size, so this rule has no SDE as its
     limit; eta must be in [0, 1].
+
+    The code of Flow-GRPO and Flow-Factory takes -(x_s - mean)^2 as the log-density of this rule,
+    without 1 / (2 std^2); :func:`gaussian_log_p` has it, as for every other rule. A log-ratio there
+    is 2 std^2 times the one here. So a clip range c of theirs is c / (2 std^2) here, another one at
+    each step, and late steps, whose std is small, weigh more here than there.
     """
     std = s * math.sin(eta * math.pi / 2.0)
     kept = math.sqrt(s**2 - std**2)

@@ -130,6 +130,7 @@ GCPO_V3 = Preset(
         "and measured before training, cuts them all. The paper's stopping threshold is not "
         "published; here chunks aim at 2 to 4 steps. The released code has no adaptive cut.",
         _FULL_MODEL,
+        "Half of K chunks is rounded down, as in the released code: 3 of 7.",
         "The paper scores with 30 steps of the trained model and then 20 of the base model.",
         _MODEL_SIDE,
     ),

@@ -19,7 +19,7 @@ SAFE_LORA = Preset(
                     "as gcpo-script, for its chunk sizes",
                 ),
                 "plan": ("2, 3, 4, 7", "as gcpo-script"),
-                "sde.rule": ("flow", "as gcpo-script; it keeps the model's marginals"),
+                "sde.rule": ("flow", "as gcpo-script"),
                 "sde.eta": (0.7, "as gcpo-script"),
                 "window.kind": (
                     "fixed",

@@ -92,6 +92,7 @@ FLOW_GRPO = Preset(
     departures=(
         "The source has 32 GPUs (or 8) and 1152 pictures in one iteration.",
         "An update there takes half of all samples in random order; here it takes whole groups.",
+        "A prompt that an iteration draws twice is one group there; here it is two.",
         "The standard deviation there is that of n samples plus 1e-4; here that of n - 1.",
         _TARGETS.format("attention, and the MLPs of the double blocks")
         + " A starts Gaussian there, uniform here.",
@@ -155,7 +156,9 @@ DANCE_GRPO = Preset(
         ),
     ),
     departures=(
-        "The two scripts differ: the LoRA script samples 12 steps, not 16, and keeps no EMA.",
+        "A mixture that nobody published: sampling, updates and EMA are those of the script that "
+        "trains the whole model; learning rate, gradient norm and LoRA those of the LoRA script, "
+        "which samples 12 steps, not 16, and keeps no EMA.",
         "The average there has its full decay from the first update on; here it rises from 0.1.",
         _TARGETS.format("to_q, to_k, to_v and to_out of every attention"),
         _TIMESTEP,
@@ -225,6 +228,8 @@ MIX_GRPO = Preset(
         "Advantages of several rewards are only added up there; here their sum is also brought to "
         "standard deviation 1 (GDPO).",
         _TIMESTEP,
+        "In a run of more than 500 iterations the window ends otherwise: there it runs out of the "
+        "steps, and never trains the last one; here it stays whole and starts again at 525.",
         "MixGRPO-Flash, the faster script: ode_solver dpm2 and window.every 20; it also leaves out "
         "60 % of the steps after the window, which this loop does not.",
         "On the model's side the source has 720 x 720 pictures, guidance 3.5, bf16 autocast, VAE "

@@ -126,7 +126,8 @@ class TrainConfig:
     group_size: Annotated[int, Range(2, 1024)] = 12
     """G, samples of one prompt, which are compared with each other. Paper: 12."""
     chunk_fraction: Annotated[float, Range(0.01, 1)] = 0.5
-    """Part of the chunks (of the window, if there is one) each sample trains on. Paper: 0.5."""
+    """Part of the chunks (of the window, if there is one) each sample trains on; their number is
+    rounded down, but is 1 at least. Paper: 0.5."""
     window: WindowConfig = field(default_factory=WindowConfig)
     """The chunks an iteration may train."""
     noise: Annotated[str, OneOf(NOISE)] = "all"

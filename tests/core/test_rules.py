@@ -24,9 +24,10 @@ from chunk_grpo_core.method.rules import (
     gaussian_log_p,
     sample_step,
 )
-from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.method.schedule import flux_shift, shifted_grid
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "sde_golden.json"
+NOTATION = (Path(__file__).parents[2] / "docs" / "notation.md").read_text(encoding="utf-8")
 ENTRIES = json.loads(GOLDEN.read_text(encoding="utf-8"))
 STOCHASTIC = sorted(set(RULES) - {"ode"})
 KEEPERS = ["dance", "flow"]
@@ -57,6 +58,21 @@ def test_rule_keeps_the_marginals_ever_better_with_more_steps(rule, eta, world):
         errors.append(abs(variance / world.std**2 - 1.0))
     assert all(finer < 0.7 * coarser for coarser, finer in zip(errors, errors[1:], strict=False))
     assert errors[-1] < 0.03
+
+
+def test_the_table_of_variances_in_the_notation_is_what_the_rules_give():
+    table = NOTATION.partition("<!-- variance: start -->")[2].partition("<!-- variance: end -->")[0]
+    header, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line
+    ]
+    counts = [int(cell.removesuffix(" steps")) for cell in header[1:]]
+    assert counts == [5, 9, 17, 50, 1000] and len(rows) == 5
+    world = GaussianWorld(0.8, 0.5)
+    for name, *cells in rows:
+        rule, _, eta = name.partition(", ")
+        sde = SdeConfig(rule=rule, eta=float(eta or 0))
+        found = [final_moments(world, sde, steps)[1] / world.std**2 for steps in counts]
+        assert [float(cell) for cell in cells] == pytest.approx(found, abs=6e-4), name
 
 
 NOISY_HALVES = {
@@ -220,6 +236,21 @@ def test_log_p_is_the_mean_of_normal_log_densities(shape, std):
     x_s = sample_step(step, noise)
     expected = Normal(mean.double(), std).log_prob(x_s.double()).flatten(1).mean(1)
     assert torch.allclose(gaussian_log_p(x_s, step).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_log_ratio_of_cps_is_that_of_flow_grpo_over_twice_the_variance():
+    """Their log-density of cps is -(x_s - mean)^2, ours that of the Gaussian."""
+    sde, grid = SdeConfig(rule="cps", eta=0.8), shifted_grid(6, flux_shift(1024))
+    factors = []
+    for t, s in grid.pairs()[:-1]:
+        x_t, old_v, new_v, noise = torch.randn(4, 2, 16).unbind()
+        old, new = sde.transition(x_t, old_v, t, s), sde.transition(x_t, new_v, t, s)
+        x_s = sample_step(old, noise)
+        theirs = ((x_s - old.mean).square() - (x_s - new.mean).square()).mean(1)
+        ours = gaussian_log_p(x_s, new) - gaussian_log_p(x_s, old)
+        factors.append(1.0 / (2.0 * old.std**2))
+        assert torch.allclose(ours, factors[-1] * theirs, rtol=1e-4, atol=1e-5)
+    assert (factors[0], factors[-1]) == pytest.approx((0.68, 7.4), rel=0.01)  # docs/paper_index.md
 
 
 def test_deterministic_step_has_no_density():

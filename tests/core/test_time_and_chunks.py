@@ -162,7 +162,19 @@ def test_plan_survives_json(weights):
 def test_draw_takes_the_right_number_of_different_chunks(sizes, fraction, seed):
     drawn = draw_chunks(ChunkPlan(sizes), fraction, 5, seed)
     assert drawn.shape == (5, len(sizes)) and drawn.dtype == torch.bool
-    assert drawn.sum(1).tolist() == [max(1, round(fraction * len(sizes)))] * 5
+    assert drawn.sum(1).tolist() == [max(1, int(len(sizes) * fraction))] * 5
+
+
+@pytest.mark.parametrize(
+    ("chunks", "fraction", "count"),
+    # as int(num_chunks * timestep_fraction) of GCPO's and DanceGRPO's train_one_step
+    [(7, 0.5, 3), (5, 0.5, 2), (3, 0.5, 1), (4, 0.5, 2), (15, 0.6, 9), (11, 0.6, 6), (1, 0.5, 1)],
+)
+def test_the_number_of_drawn_chunks_is_rounded_down_as_in_the_official_code(
+    chunks, fraction, count
+):
+    drawn = draw_chunks(per_step_plan(chunks), fraction, 6, seed=0)
+    assert drawn.sum(1).tolist() == [count] * 6
 
 
 def test_draw_depends_on_the_seed_alone():

@@ -130,6 +130,21 @@ def test_windows_that_do_not_fit_the_plan_are_refused(settings, message):
         window_positions(WindowConfig(**settings), PLAN)
 
 
+def test_the_sliding_window_of_25_steps_ends_whole_and_starts_again_at_iteration_525():
+    """MixGRPO's code does the same up to iteration 499; then its window shrinks."""
+    plan, window = per_step_plan(24), WindowConfig(kind="sliding")
+    places = {i: window_chunks(window, plan, i, seed=0) for i in (0, 24, 25, 499, 500, 524, 525)}
+    assert places == {
+        0: range(4),
+        24: range(4),
+        25: range(1, 5),
+        499: range(19, 23),
+        500: range(20, 24),
+        524: range(20, 24),
+        525: range(4),
+    }
+
+
 # The draw, and the noise
 
 
@@ -138,7 +153,7 @@ def test_chunks_are_drawn_inside_the_window_and_the_fraction_counts_those(case, 
     window, plan = case
     chunks = window_chunks(window, plan, seed % 1000, seed)
     drawn = draw_chunks(plan, fraction, 5, seed, chunks)
-    assert drawn.sum(1).tolist() == [max(1, round(fraction * len(chunks)))] * 5
+    assert drawn.sum(1).tolist() == [max(1, int(len(chunks) * fraction))] * 5
     assert {int(chunk) for chunk in drawn.nonzero()[:, 1]} <= set(chunks)
 
 
