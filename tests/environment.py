@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -18,3 +20,13 @@ def unavailable(reason: str) -> NoReturn:
     if on_ci():
         pytest.fail(f"needed with CI=true: {reason}", pytrace=False)
     pytest.skip(reason, allow_module_level=True)
+
+
+def package(name: str) -> ModuleType:
+    """Import a package of an extra, or a module of it; without it see :func:`unavailable`."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0]:
+            raise
+        unavailable(f"needs the package {error.name}")

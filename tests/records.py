@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import pytest
+from environment import package
 from fakes import curve_of
 
 from chunk_grpo_core.configfile.facts import loaded_facts
@@ -51,7 +51,7 @@ def save_run(folder, family):
     facts = {"model": "m", "reward": "r", "reward_fingerprint": {"f": 1}}
     trained = {**settings.flat(), **loaded_facts(config.tables()), **facts}
     state = TrainingState(DONE, json.loads(json.dumps(trained)))
-    pytest.importorskip("safetensors")
+    package("safetensors")
     RunFolder(folder).checkpoints.save(Checkpoint(state, {}, {}))
     return settings
 

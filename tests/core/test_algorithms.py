@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from environment import package
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 from torch import Tensor
 
@@ -145,7 +146,7 @@ def test_a_killed_run_of_another_algorithm_resumes_to_the_same_numbers(calls, tm
 
 
 def test_a_whole_run_of_another_algorithm_is_measured_drawn_and_watched(tmp_path):
-    pytest.importorskip("matplotlib")
+    package("matplotlib")
     config, folder = config_of(iterations=2), RunFolder(tmp_path / "run")
     outcome = run_experiment(ToyPolicy(), Brightness(), PROMPTS[:3], PROMPTS[3:], config, folder)
     assert outcome.ratio_error_first_update is None

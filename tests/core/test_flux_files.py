@@ -5,6 +5,7 @@ from __future__ import annotations
 import flux_sources
 import pytest
 import torch
+from environment import package
 from safetensors.torch import save, save_file
 
 from chunk_grpo_core.models.flux.convert import diffusers_state, flux_config
@@ -99,7 +100,7 @@ def test_weights_quantised_in_another_way_are_refused(tmp_path):
 
 
 def test_renaming_is_that_of_diffusers(tmp_path):
-    utils = pytest.importorskip("diffusers.loaders.single_file_utils")
+    utils = package("diffusers.loaders.single_file_utils")
     # diffusers has FLUX.1's width written into its converter, but looks at rows only.
     generator = torch.Generator().manual_seed(0)
     native = {
@@ -135,7 +136,7 @@ def test_fill_and_strange_names_are_refused():
 
 
 def test_the_vaes_renaming_is_that_of_diffusers():
-    utils = pytest.importorskip("diffusers.loaders.single_file_utils")
+    utils = package("diffusers.loaders.single_file_utils")
     model = flux_sources.vae()
     native = flux_sources.native_vae(model)
     ours = diffusers_vae_state(native)

@@ -11,6 +11,7 @@ from pathlib import Path
 import flux_sources
 import pytest
 import torch
+from environment import package
 from flux_sources import PROMPTS
 from safetensors.torch import load_file, save_file
 
@@ -239,7 +240,7 @@ def test_backward_keeps_8_bits_and_not_16(files):
 
 
 def test_gguf_keeps_its_blocks(tmp_path):
-    gguf = pytest.importorskip("gguf")
+    gguf = package("gguf")
     model = flux_sources.transformer()
     native = flux_sources.native_transformer(model)
     path = tmp_path / "flux1-dev-Q8_0.gguf"

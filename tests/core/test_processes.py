@@ -16,6 +16,7 @@ from pathlib import Path
 
 import flux_sources
 import pytest
+from environment import package
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -145,7 +146,7 @@ def same_run(folder, other, tolerance=1e-5):
 )
 def test_two_processes_give_the_numbers_of_one(alone, config, tmp_path, launcher, more):
     if launcher is not TORCHRUN:
-        pytest.importorskip("accelerate")
+        package("accelerate")
         *words, file = launcher
         launcher = [*words, str(ROOT / "configs" / "accelerate" / file), "--main_process_port=0"]
     facts = finished("train", config, "--out", tmp_path / "two", *more, launcher=launcher)

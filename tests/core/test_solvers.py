@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+from environment import package
 from fakes import Brightness, GaussianWorld, ToyPolicy
 
 from chunk_grpo_core.measure.evaluate import evaluate
@@ -60,7 +61,7 @@ def test_global_error_falls_with_the_order_of_the_solver(world, solver, low, hig
 
 @pytest.mark.parametrize("steps", [2, 6, 20])
 def test_dpm2_is_the_multistep_solver_of_diffusers(steps):
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = package("diffusers")
     scheduler = diffusers.DPMSolverMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
     )
@@ -239,7 +240,7 @@ def test_flux_shift_at_its_two_anchors():
 
 @pytest.mark.parametrize("tokens", [256, 1024, 4096])
 def test_flux_grid_is_that_of_diffusers(tokens):
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = package("diffusers")
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)

@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from environment import unavailable
 from fakes import Brightness
 
 from chunk_grpo_core.lora.adapter import LoraConfig
@@ -74,9 +75,10 @@ def test_checkpointing_changes_rounding_alone(plain):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_train_as_plain_ones(monkeypatch):
     """One block of each kind, with one small LoRA: the compiler takes minutes for all of them."""
+    if shutil.which("g++") is None:
+        unavailable("torch.compile needs a C++ compiler")
 
     def load(path):
         flux = load_tiny_flux(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from environment import package
 
 from chunk_grpo_core.models.flux.policy import (
     image_ids,
@@ -30,7 +31,7 @@ from chunk_grpo_core.models.tiny.pretrain_transformer import TransformerSettings
 from chunk_grpo_core.models.tiny.reward import TinyWorldReward
 from chunk_grpo_core.models.tiny.world import HELD_OUT, TRAIN, caption, indices_of
 
-pytest.importorskip("diffusers")
+package("diffusers")
 
 
 @pytest.fixture(scope="module")

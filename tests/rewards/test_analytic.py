@@ -7,6 +7,7 @@ import colorsys
 import numpy as np
 import pytest
 import torch
+from environment import package
 from PIL import Image
 
 from chunk_grpo_core.rewards import load_reward
@@ -62,7 +63,7 @@ def test_saturation_is_that_of_colorsys():
 
 
 def test_sharpness_is_the_variance_of_scipys_laplacian():
-    ndimage = pytest.importorskip("scipy.ndimage")
+    ndimage = package("scipy.ndimage")
     images = pictures().double()
     luma = 0.299 * images[..., 0] + 0.587 * images[..., 1] + 0.114 * images[..., 2]
     wanted = [ndimage.laplace(picture.numpy())[1:-1, 1:-1].var() for picture in luma]

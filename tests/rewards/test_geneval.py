@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from environment import package
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_rewards import clip_shape, reference_clip, write_clip, write_clip_tokenizer
@@ -308,7 +309,7 @@ def test_one_query_may_be_two_objects_as_in_genevals_detector():
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Folder of reward models with a Mask2Former and a CLIP, both with random weights."""
-    transformers = pytest.importorskip("transformers")
+    transformers = package("transformers")
     backbone = transformers.SwinConfig(
         embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=2,
         out_features=["stage1", "stage2", "stage3", "stage4"],
@@ -431,7 +432,7 @@ def test_a_folder_without_all_weights_is_refused(models, tmp_path):
 
 
 def test_the_size_of_the_real_file_is_that_of_the_network():
-    transformers = pytest.importorskip("transformers")
+    transformers = package("transformers")
     backbone = transformers.SwinConfig(
         embed_dim=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], window_size=7,
         out_features=["stage1", "stage2", "stage3", "stage4"],

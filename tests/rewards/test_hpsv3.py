@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from environment import package
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -30,8 +31,8 @@ from chunk_grpo_core.rewards.networks.hpsv3_model import (
 )
 from chunk_grpo_core.rewards.picture_files import from_pil
 
-tokenizers = pytest.importorskip("tokenizers")
-transformers = pytest.importorskip("transformers")
+tokenizers = package("tokenizers")
+transformers = package("transformers")
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "rewards"
 SHAPE = QwenShape(
@@ -226,7 +227,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 
 
 def test_too_little_memory_is_found_before_anything_is_read(monkeypatch):
-    psutil = pytest.importorskip("psutil")
+    psutil = package("psutil")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     with pytest.raises(MemoryError, match="HPSv3 needs 0.0 GB on cpu"):
         load(GOLDEN / "hpsv3_weights.safetensors")

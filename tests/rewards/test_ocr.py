@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from environment import package
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
@@ -180,8 +181,8 @@ def test_what_cannot_be_read_is_masked_and_logged(caplog):
 
 @pytest.fixture(scope="module")
 def reader():
-    pytest.importorskip("rapidocr")
-    pytest.importorskip("onnxruntime")
+    package("rapidocr")
+    package("onnxruntime")
     return RapidOcr(threads=1)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from environment import package
 
 from chunk_grpo_core import (
     LoraConfig,
@@ -31,8 +32,8 @@ from chunk_grpo_core.train.events import IterationEnd, RolloutEnd
 @pytest.fixture(scope="module")
 def textness():
     """Mean log-odds of text over the pixels, about -14 (sure that there is none) to 14."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    rapidocr = pytest.importorskip("rapidocr")
+    onnxruntime = package("onnxruntime")
+    rapidocr = package("rapidocr")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     (weights,) = (Path(rapidocr.__file__).parent / "models").glob("*_det_*.onnx")
@@ -60,8 +61,8 @@ def test_the_network_tells_text_from_a_blank_sheet(textness):
 
 
 def test_the_tiny_flux_trains_on_the_networks_scores(textness):
-    pytest.importorskip("diffusers")
-    pytest.importorskip("peft")
+    package("diffusers")
+    package("peft")
     from chunk_grpo_core.models.tiny.policy import tiny_policy
 
     config = TrainConfig(
