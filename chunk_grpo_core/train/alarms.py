@@ -196,7 +196,8 @@ def _were_different(rows: Sequence[Row], last: Sequence[Row]) -> bool:
     if not all(spread is not None and spread < _ALIKE for spread in spreads):
         return False
     spreads = [row.get("picture_spread") for row in rows]  # rarely, for it takes all of them
-    return None not in spreads and max(spreads) / 4 > _ALIKE
+    known = [spread for spread in spreads if spread is not None]
+    return len(known) == len(rows) and max(known) / 4 > _ALIKE
 
 
 def _divergence(rows: Sequence[Row], config: AlarmSettings) -> _Sign:
