@@ -212,6 +212,7 @@ def toy_config(**changes: Any) -> TrainConfig:
     settings: dict[str, Any] = {
         "grid": shifted_grid(6, 2.0),
         "plan": ChunkPlan((1, 2, 2)),
+        "chunk_fraction": 0.67,  # 2 of the 3
         "advantage": AdvantageConfig(),
         "objective": ObjectiveConfig(clip_low=1e-3, clip_high=1e-3),
         "optimizer": OptimizerConfig(learning_rate=5e-2),
