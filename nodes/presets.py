@@ -161,5 +161,5 @@ def preset_text(preset: Preset, config: TrainConfig) -> str:
     lines += ["", "What the preset does not say:", ""]
     lines += [f"- {key} = {shown(v)}" for key, v in values.items() if key not in stated_keys]
     lines += ["", "What is different here, or left to you:", ""]
-    lines += [f"- {departure}" for departure in preset.departures]
+    lines += [f"- {note}" for note in preset.notes]
     return "\n".join(lines)

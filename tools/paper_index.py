@@ -18,7 +18,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "paper_index.md"
 
 
 def section(preset: Preset) -> str:
-    """One preset: its table, what is off, its departures."""
+    """One preset: its table, what is off, its notes."""
     stated = [setting for setting in preset.values if setting.source != NOT_IN_THE_SOURCE]
     off = [f"`{s.key}` ({shown(s.value)})" for s in preset.values if s not in stated]
     rows = [f"| `{s.key}` | {shown(s.value)} | {s.source} |" for s in stated]
@@ -27,9 +27,9 @@ def section(preset: Preset) -> str:
             f"### `{preset.name}`\n\n{preset.title}.\n",
             "| key | value | source |\n|---|---|---|",
             *rows,
-            *([f"\nNot in the source and left off: {', '.join(off)}."] if off else []),
+            *([f"\nOff, because the recipe does not use it: {', '.join(off)}."] if off else []),
             "\nWhat is different here:\n",
-            *(f"- {departure}" for departure in preset.departures),
+            *(f"- {note}" for note in preset.notes),
         ]
     )
 

@@ -60,8 +60,8 @@ def settings_text(settings: TrainConfig, tables: Mapping[str, Any], preset: str 
     """
     title = PRESETS[preset].title if preset else "A configuration of chunk-grpo"
     lines = comment(title)
-    for departure in PRESETS[preset].departures if preset else ():
-        lines += comment(f"- {departure}", indent="  ")
+    for note in PRESETS[preset].notes if preset else ():
+        lines += comment(f"- {note}", indent="  ")
     flat = settings.flat()
     views = {"plan": plan_as_text(settings.plan), **tables, "grid": _grid(settings.grid)}
     family = FAMILIES.get(tables["model"]["type"])

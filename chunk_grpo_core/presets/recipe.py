@@ -32,9 +32,16 @@ class Preset:
     values: tuple[Setting, ...]
     departures: tuple[str, ...]
     """What the source has and this loop does differently, or leaves to the model."""
+    shorter_runs: str
+    """What changes with ``iterations`` besides the length: averages, windows, warm-up."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Departures, and what happens in a run of fewer iterations."""
+        return (*self.departures, self.shorter_runs)
 
 
-NOT_IN_THE_SOURCE = "off: the source has nothing like it"
+NOT_IN_THE_SOURCE = "off: the recipe does not use it"
 
 _OFF: dict[str, object] = {
     "window.kind": "all",

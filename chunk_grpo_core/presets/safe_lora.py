@@ -82,8 +82,9 @@ SAFE_LORA = Preset(
                     "Adam's first steps are as large as later ones",
                 ),
                 "optimizer.ema_decay": (
-                    0.9869,
-                    "as flow-grpo; it averages the last tenth of the updates, at most 76",
+                    0.924,
+                    "as flow-grpo, for each update; it averages the last tenth of the updates, at "
+                    "most 13",
                 ),
                 "lora.rank": (64, "as flow-grpo"),
                 "lora.alpha": (128.0, "as flow-grpo"),
@@ -98,4 +99,6 @@ SAFE_LORA = Preset(
         "seen to leave grids at 1024), 512 x 512 to save time; guidance 3.5; no VAE tiling.",
         "Watch a reward that you do not train on, and stop when it falls.",
     ),
+    shorter_runs="With fewer iterations the average keeps 0.9 of what was learned if weights "
+    "grow evenly (0.96 after 150), and the learning rate still rises over the first 5.",
 )

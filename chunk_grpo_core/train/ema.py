@@ -4,7 +4,13 @@ d_n = min((1 + n) / (10 + n), decay)                   warm-up as in Flow-GRPO's
 shadow <- d_n * shadow + (1 - d_n) * weights           after optimiser step n, counted from 0
 
 Without the warm-up a run shorter than the average's memory would keep most of the untrained
-weights; with it the average spans about the last tenth of the updates until ``decay`` is reached.
+weights. With it the average spans about the last tenth of the updates until ``decay`` is reached:
+of weights that grow linearly it has exactly 0.9 after any number of updates, since
+
+    d_n = (1 + n) / (10 + n)  keeps  shadow = 0.9 (n + 1)  if the weights are n + 1 after update n,
+
+and more once ``decay`` holds. Dividing by 1 - decay^n, as Adam does, would leave half of them,
+because early on it gives the plain mean of all weights so far. ``docs/units.md`` has a table.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def test_every_setting_of_a_run_has_a_value_and_a_source(name):
     wanted = {key for key, _ in leaves(config_of(name))} - FREE - without_use
     assert wanted - set(keys) == set()
     assert all(setting.source.strip() for setting in preset.values)
-    assert preset.title and preset.departures
+    assert preset.title and preset.departures and preset.shorter_runs in preset.notes
 
 
 @every_preset

@@ -354,7 +354,7 @@ def test_the_text_of_a_preset_has_every_value_and_its_source(lab):
         assert keys - {"seed"} <= lines.keys()
         for setting in preset.values:
             assert setting.source in lines[setting.key], setting
-        assert all(departure in text for departure in preset.departures)
+        assert all(note in text for note in preset.notes)
         assert lines["batch_size"].startswith("3")
     curve = curve_for(lab, presets.PRESETS["gcpo-v3"])
     text = preset_outputs(node, "gcpo-v3", batch_size=-1, curve=curve)["text"]
