@@ -47,13 +47,14 @@ def read_token(env: str) -> str:
     return token
 
 
-def token_for(env: str, host: str) -> str:
-    """Read the token for a host; empty where the variable is not set.
+def token_for(env: str, url: str) -> str:
+    """Read the token for a server; empty where the variable is not set.
 
     Raises:
-        ValueError: See :func:`read_token`; or the host is neither local nor what the variable
-            ``<env>_HOST`` names.
+        ValueError: See :func:`checked_url` and :func:`read_token`; or the host is neither local nor
+            what the variable ``<env>_HOST`` names.
     """
+    host = checked_url(url).hostname or ""
     token, friend = read_token(env), os.environ.get(f"{env}_HOST", "").strip()
     if token and not is_local(host) and host.lower() != friend.lower():
         raise ValueError(
@@ -73,9 +74,7 @@ def checked_url(url: str) -> SplitResult:
         raise ValueError(f"url is {shortened(url)}; it must be printable ASCII without spaces")
     try:
         address = urlsplit(url)
-        usable = (
-            address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
-        )
+        usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
     except ValueError:
         usable = False
     if not usable:

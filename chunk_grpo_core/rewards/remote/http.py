@@ -11,32 +11,38 @@ import asyncio
 import functools
 import io
 import json
+import logging
 import os
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+from ...method.reward import RewardFailed
 from ...optional import require
 from ...settings.declared import Range, check_settings, shortened
 from ..safe_json import parse_json
-from .address import checked_url, token_for, warn_if_remote
+from .address import token_for, warn_if_remote
 
 aiohttp: Any = require("aiohttp", "To ask a reward server")
 
-__all__ = ["HttpFailed", "JsonServer"]
+__all__ = ["JsonServer"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 """Statuses of answers that may be better next time."""
 
 
-class HttpFailed(Exception):
-    """A request got no answer that can be used."""
+class _NoAnswer(RewardFailed):
+    """Why a request failed, whether repeating may help, and after how many seconds."""
 
-    def __init__(self, message: str, *, again: bool = False, wait: float = 0.0) -> None:
-        """Say what happened, whether repeating may help, and after how many seconds."""
-        super().__init__(message)
+    def __init__(self, reason: str, *, again: bool = False, wait: float = 0.0) -> None:
+        super().__init__(reason)
         self.again, self.wait = again, wait
 
 
@@ -64,115 +70,117 @@ class JsonServer:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        token_for(self.token_env, checked_url(self.url).hostname or "")
-
-    def post(self, path: str, payloads: Sequence[object]) -> list[Any | HttpFailed]:
-        """POST every payload as JSON to the URL with ``path`` (such as ``"/compute"``) added.
-
-        Returns:
-            For each payload the parsed JSON of the answer, or why there is none. Never takes much
-            longer than ``timeout``.
-
-        Raises:
-            ValueError: The token may not be sent to this host.
-            TypeError: A payload holds what JSON cannot.
-        """
-        if not payloads:
-            return []
-        warn_if_remote(self.url)
-        return self._ask("POST", path, [json.dumps(payload).encode() for payload in payloads])
+        token_for(self.token_env, self.url)
 
     def get(self, path: str) -> Any:
-        """GET and parse JSON.
+        """GET the URL with ``path`` added, and parse JSON; for errors see :meth:`post`."""
+        return self._ask("GET", path, [None], lambda _, answer: answer)[0]
+
+    def post(
+        self, path: str, questions: Sequence[object], read: Callable[[Any, Any], T]
+    ) -> list[T | None]:
+        """POST every question as JSON to the URL with ``path`` (such as ``"/compute"``) added.
+
+        ``read`` takes a question and the JSON of its answer; ValueError says why that is no answer.
+
+        Returns:
+            What was read for each question; None where a request failed, which a warning counts.
+            Never takes much longer than ``timeout``.
 
         Raises:
-            HttpFailed: There is no answer that can be used.
+            RewardFailed: All requests failed.
             ValueError: The token may not be sent to this host.
         """
-        (answer,) = self._ask("GET", path, [None])
-        if isinstance(answer, HttpFailed):
-            raise answer
-        return answer
+        if not questions:
+            return []
+        warn_if_remote(self.url)
+        return self._ask("POST", path, questions, read)
 
-    def _ask(self, method: str, path: str, bodies: Sequence[bytes | None]) -> list[Any]:
-        loop = _loop(os.getpid())
-        work = asyncio.run_coroutine_threadsafe(self._ask_all(method, path, bodies), loop)
+    def _ask(self, *request: Any) -> list[Any]:
+        work = asyncio.run_coroutine_threadsafe(self._ask_all(*request), _loop(os.getpid()))
         try:
-            return work.result()
+            answers = work.result()
         finally:
             work.cancel()  # what is left after an interrupt
+        failures = [answer for answer in answers if isinstance(answer, RewardFailed)]
+        if len(failures) == len(answers):
+            raise RewardFailed(str(failures[0]))  # without its cause, which holds the token
+        if failures:
+            log.warning("%d of %d requests failed: %s", len(failures), len(answers), failures[0])
+        return [None if isinstance(answer, RewardFailed) else answer for answer in answers]
 
-    async def _ask_all(self, method: str, path: str, bodies: Sequence[bytes | None]) -> list[Any]:
+    async def _ask_all(
+        self, method: str, path: str, questions: Sequence[Any], read: Any
+    ) -> list[Any]:
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         headers |= {"Content-Type": "application/json"} if method == "POST" else {}
-        if token := token_for(self.token_env, checked_url(self.url).hostname or ""):
+        if token := token_for(self.token_env, self.url):
             headers["Authorization"] = f"Bearer {token}"
+        bodies = [json.dumps(item).encode() if method == "POST" else None for item in questions]
         url, clock = self.url.rstrip("/") + path, asyncio.get_running_loop().time
         turns, jitter = asyncio.Semaphore(self.concurrency), random.Random(0)
         end = clock() + self.timeout
 
-        async def ask(body: bytes | None) -> Any | HttpFailed:
+        async def persist(body: bytes | None) -> Any:
             async with turns:
                 for attempt in range(self.retries + 1):
                     file = None if body is None else io.BytesIO(body)
                     request = session.request(method, url, data=file, allow_redirects=False)
                     try:
                         return await self._answer(request)
-                    except HttpFailed as error:
-                        failure = error
-                    pause = self.backoff * 2**attempt * (0.5 + 0.5 * jitter.random())
-                    pause = max(pause, failure.wait)
-                    if not failure.again or attempt == self.retries or pause >= end - clock():
-                        return failure
+                    except _NoAnswer as error:
+                        pause = max(self.backoff * 2**attempt * jitter.uniform(0.5, 1), error.wait)
+                        if not error.again or attempt == self.retries or pause >= end - clock():
+                            raise
                     await asyncio.sleep(pause)
 
+        async def ask(question: Any, body: bytes | None) -> Any:
+            try:
+                return read(question, await asyncio.wait_for(persist(body), self.timeout))
+            except asyncio.TimeoutError:
+                return RewardFailed(f"{self.url} did not answer within {self.timeout:g} s")
+            except ValueError as error:
+                return RewardFailed(f"{self.url}: {error}")
+            except RewardFailed as error:
+                return error
+
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True, limit=0),
+            connector=aiohttp.TCPConnector(force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(),
             auto_decompress=False,
             headers=headers,
         ) as session:
-            tasks = [asyncio.ensure_future(ask(body)) for body in bodies]
-            try:
-                done, _ = await asyncio.wait(tasks, timeout=self.timeout)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        late = HttpFailed(f"{self.url} did not answer within {self.timeout:g} s")
-        return [task.result() if task in done else late for task in tasks]
+            return await asyncio.gather(*map(ask, questions, bodies))
 
     async def _answer(self, request: Any) -> Any:
         """Send a request and read the answer."""
-        data = bytearray()
+        data, most = bytearray(), self.max_megabytes * 2**20
         try:
             async with request as response:
                 async for block in response.content.iter_any():
                     data += block
-                    if len(data) > self.max_megabytes * 2**20:
-                        raise HttpFailed(f"{self.url} sent more than {self.max_megabytes:g} MiB")
-        # UnicodeError: a host name that cannot be one. The cause would show the token.
-        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+                    if len(data) > most:
+                        raise _NoAnswer(f"{self.url} sent more than {self.max_megabytes:g} MiB")
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:  # Unicode: the host's name
             reason = shortened(str(error) or type(error).__name__, 200)[1:-1]
             if isinstance(getattr(error, "os_error", None), ConnectionRefusedError):
                 reason = "connection refused; is the server running?"
-            raise HttpFailed(f"{self.url}: {reason}", again=True) from None
+            raise _NoAnswer(f"{self.url}: {reason}", again=True) from error
         status, headers = response.status, response.headers
         if 300 <= status < 400:
             place = shortened(headers.get("Location", "nowhere"), 200)
-            raise HttpFailed(f"{self.url} redirects to {place}; write the final address")
-        try:
-            answer = parse_json(data)
-        except ValueError as error:
-            if status == 200:
-                raise HttpFailed(f"{self.url} did not answer with JSON: {error}") from None
-            answer = data[:1000].decode("utf-8", "replace")
+            raise _NoAnswer(f"{self.url} redirects to {place}; write the final address")
         if status == 200:
-            return answer
-        text = answer.get("error", answer) if isinstance(answer, dict) else answer
+            try:
+                return parse_json(data)
+            except ValueError as error:
+                raise _NoAnswer(f"{self.url} did not answer with JSON: {error}") from error
+        text = data[:1000].decode("utf-8", "replace")
+        with suppress(ValueError, TypeError, KeyError):
+            text = parse_json(data)["error"]
         wait = headers.get("Retry-After", "")  # a date counts as 0
-        raise HttpFailed(
+        raise _NoAnswer(
             f"{self.url} answered {status}: {shortened(text, 200)}",
             again=status in _AGAIN,
             wait=float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0,

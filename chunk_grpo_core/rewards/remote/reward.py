@@ -4,7 +4,6 @@ speaks the same (``rewards/remote/wire.py``).
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 
@@ -14,12 +13,10 @@ from torch import Tensor
 from ...method.reward import Fingerprint, RewardBatch, RewardFailed, checked_inputs
 from ...prompts.example import Prompt
 from ...settings.declared import shortened
-from .http import HttpFailed, JsonServer
+from .http import JsonServer
 from .wire import parse_answer, to_question
 
-__all__ = ["RemoteReward", "raise_if_all_failed"]
-
-log = logging.getLogger(__name__)
+__all__ = ["RemoteReward"]
 
 
 class RemoteReward:
@@ -29,16 +26,13 @@ class RemoteReward:
     score if it is not finite, if the server says so, or if its request failed for good.
     """
 
+    name = "remote_http"
+
     def __init__(self, server: JsonServer, *, batch_size: int = 8) -> None:
         """Ask ``server``, up to ``batch_size`` pictures in one request (1 to 1024)."""
         if not 1 <= batch_size <= 1024:
             raise ValueError(f"batch_size is {batch_size}; it must be 1 to 1024")
         self.server, self.batch_size = server, batch_size
-
-    @property
-    def name(self) -> str:
-        """``"remote_http"``."""
-        return "remote_http"
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -47,21 +41,12 @@ class RemoteReward:
         Raises:
             RewardFailed: The server does not answer ``GET /health``, or states what is no record.
         """
-        try:
-            health = self.server.get("/health")
-        except HttpFailed as error:
-            raise RewardFailed(str(error)) from error
+        health = self.server.get("/health")
         health = health if isinstance(health, dict) else {}
         stated = health.get("fingerprint")
         facts = {"reward": health.get("name"), **(stated if isinstance(stated, dict) else {})}
         facts = {k: v for k, v in facts.items() if isinstance(v, (str, int, float))}
-        texts = [str(text) for pair in facts.items() for text in pair]
-        numbers = [value for value in facts.values() if isinstance(value, (int, float))]
-        if (
-            len(facts) > 64
-            or not all(text.isprintable() and len(text) <= 1000 for text in texts)
-            or not all(abs(number) < 2**63 for number in numbers)
-        ):
+        if len(facts) > 64 or not all(map(_can_be_recorded, (*facts, *facts.values()))):
             raise RewardFailed(
                 f"{self.server.url} states the fingerprint {shortened(facts)}; a record can hold "
                 "64 finite numbers and texts of one line"
@@ -81,32 +66,16 @@ class RemoteReward:
         questions = [to_question(images[chunk], [examples[i] for i in chunk]) for chunk in chunks]
         values = torch.full((len(images),), math.nan)
         extras: dict[str, Tensor] = {}
-        failures = []
-        for chunk, answer in zip(chunks, self.server.post("/compute", questions), strict=True):
-            try:
-                if isinstance(answer, HttpFailed):
-                    raise answer
-                batch = parse_answer(answer, len(chunk))
-            except HttpFailed as error:
-                failures.append(error)
-                continue
-            except ValueError as error:
-                failures.append(HttpFailed(f"{self.server.url}: {error}"))
-                continue
-            values[chunk] = batch.known
-            for name, numbers in batch.extras.items():
-                extras.setdefault(name, torch.full_like(values, math.nan))[chunk] = numbers
-        raise_if_all_failed(failures, len(chunks))
+        answers = self.server.post("/compute", questions, parse_answer)
+        for chunk, answer in zip(chunks, answers, strict=True):
+            if answer is not None:
+                values[chunk] = answer.known
+                for name, row in answer.extras.items():
+                    extras.setdefault(name, torch.full_like(values, math.nan))[chunk] = row
         return RewardBatch(values, values.isfinite(), extras)
 
 
-def raise_if_all_failed(failures: Sequence[Exception], requests: int) -> None:
-    """Log what failed of ``requests`` requests.
-
-    Raises:
-        RewardFailed: All of them did.
-    """
-    if failures and len(failures) == requests:
-        raise RewardFailed(str(failures[0])) from failures[0]
-    if failures:
-        log.warning("%d of %d requests failed: %s", len(failures), requests, failures[0])
+def _can_be_recorded(fact: str | float) -> bool:
+    if isinstance(fact, str):
+        return len(fact) <= 1000 and fact.isprintable()
+    return abs(fact) < 2**63

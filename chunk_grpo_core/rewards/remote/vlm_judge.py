@@ -28,8 +28,7 @@ from ...method.reward import Fingerprint, RewardBatch, checked_inputs
 from ...prompts.example import Prompt
 from ...settings.declared import shortened
 from ..png import png_base64
-from .http import HttpFailed, JsonServer
-from .reward import raise_if_all_failed
+from .http import JsonServer
 
 __all__ = ["Judge", "JudgeScore", "VlmJudge", "load_judge"]
 
@@ -166,13 +165,10 @@ class VlmJudge:
         ]
         values = torch.full((len(images),), torch.nan)
         extras = {score.name: values.clone() for score in self.judge.scores}
-        failures, mute = [], []
-        answers = self.server.post("/chat/completions", requests)
-        for index, answer in zip(usable, answers, strict=True):
-            try:
-                choice = _choice(answer)
-            except HttpFailed as error:
-                failures.append(error)
+        mute: list[dict[str, Any]] = []
+        choices = self.server.post("/chat/completions", requests, _choice)
+        for index, choice in zip(usable, choices, strict=True):
+            if choice is None:
                 continue
             scores = self.judge.read(choice)
             if scores is None:
@@ -181,7 +177,6 @@ class VlmJudge:
             values[index] = scores[0]
             for name, value in scores[1].items():
                 extras[name][index] = value
-        raise_if_all_failed(failures, len(requests))
         if mute:
             log.warning(
                 "%d of %d answers of %s hold no score, for example %s",
@@ -190,7 +185,7 @@ class VlmJudge:
                 self.model,
                 shortened(mute[0].get("message")),
             )
-        share = len(mute) / max(len(requests) - len(failures), 1)
+        share = len(mute) / max(len(choices) - choices.count(None), 1)
         extras["unparseable"] = torch.full_like(values, share)
         return RewardBatch(values, values.isfinite(), extras)
 
@@ -210,18 +205,16 @@ class VlmJudge:
         return request
 
 
-def _choice(answer: Any) -> dict[str, Any]:
+def _choice(request: object, answer: Any) -> dict[str, Any]:
     """The first choice of an answer.
 
     Raises:
-        HttpFailed: There is none.
+        ValueError: There is none.
     """
-    if isinstance(answer, HttpFailed):
-        raise answer
     choices = answer.get("choices") if isinstance(answer, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(first, dict) or not isinstance(first.get("message", {}), dict):
-        raise HttpFailed(f"the answer has no choices: {shortened(answer)}")
+        raise ValueError(f"the answer has no choices: {shortened(answer)}")
     return first
 
 

@@ -120,12 +120,13 @@ def to_answer(batch: RewardBatch) -> dict[str, Any]:
     return {"rewards": rewards, "extras": dict(zip(batch.details, extras, strict=True))}
 
 
-def parse_answer(answer: object, count: int) -> RewardBatch:
-    """Read the scores of ``count`` pictures; those without a finite number are not valid.
+def parse_answer(question: dict[str, Any], answer: object) -> RewardBatch:
+    """Read the scores of a question's pictures; those without a finite number are not valid.
 
     Raises:
         ValueError: The answer is not as it must be, or says that it failed.
     """
+    count = len(question["image"])
     if not isinstance(answer, dict):
         raise ValueError(f"the answer is not a JSON object: {shortened(answer)}")
     if answer.get("error"):
