@@ -8,12 +8,13 @@ Legend: H W picture size.
 
 from __future__ import annotations
 
-import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch import Tensor
 from ..optional import require
 from .pixels import as_colour
 
-__all__ = ["MAX_PIXELS", "from_pil", "load_picture", "picture_from_bytes"]
+__all__ = ["MAX_PIXELS", "from_pil", "load_picture", "read_picture", "unpacked"]
 
 MAX_PIXELS = 2**26
 """Pixels of a picture file, at most: 8192 x 8192, which take 0.8 GB as numbers."""
@@ -62,20 +63,79 @@ def load_picture(path: str | Path) -> Tensor:
             raise ValueError(f"{path} is no ordinary file (a pipe or a device); name a picture")
         raise FileNotFoundError(f"there is no picture {path}")
     with open(path, "rb") as file:
-        return _read(file, path)
+        return read_picture(file, path)
 
 
-def picture_from_bytes(data: bytes, name: str) -> Tensor:
-    """Read the content of a picture file; as :func:`load_picture` does.
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings of sizes and notes, which are looked at here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+@_quiet()
+def read_picture(file: BinaryIO, name: object) -> Tensor:
+    """Read an open picture file, which messages call ``name``, as :func:`load_picture` does."""
+    picture = unpacked(file, name)
+    try:
+        return from_pil(_as_held(picture))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{name} cannot be read: {error}") from error
+
+
+def _check_size(picture: Any, name: object) -> None:
+    width, height = picture.size
+    if min(width, height) < 1:
+        raise ValueError(f"{name} is {width} pixels wide and {height} high; it holds no picture")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{name} has {width} x {height} pixels, more than {_limit()}")
+
+
+@_quiet()
+def unpacked(
+    file: BinaryIO,
+    name: object,
+    *,
+    formats: Sequence[str] = _FORMATS,
+    check: Callable[[Any, object], None] = _check_size,
+) -> Any:
+    """Unpack an open picture file: a PIL picture of any mode.
 
     Args:
-        data: The content.
+        file: Nothing of it is unpacked before ``check``.
         name: What to call it in messages.
+        formats: Those that are opened, if this Pillow has them.
+        check: Gets the PIL picture and the name, and raises ValueError for one that is refused.
 
     Raises:
-        ValueError: See :func:`load_picture`.
+        ValueError: It is of another format, refused, damaged, or holds several pictures.
     """
-    return _read(io.BytesIO(data), name)
+    image = require("PIL.Image", "To read pictures")
+    image.init()
+    formats = [known for known in formats if known in image.OPEN]
+    try:
+        picture = image.open(file, formats=formats)
+    except image.DecompressionBombError as error:
+        raise ValueError(f"{name} has more than {_limit()}") from error
+    except image.UnidentifiedImageError as error:
+        raise ValueError(
+            f"{name} is no picture that can be read ({', '.join(formats)}), or it is damaged"
+        ) from error
+    except _BROKEN as error:
+        raise ValueError(f"{name} is damaged: {error}") from error
+    check(picture, name)
+    try:
+        several = picture.format != _FIRST_OF_SEVERAL and getattr(picture, "is_animated", False)
+        picture.load()
+    except (*_BROKEN, image.DecompressionBombError) as error:
+        raise ValueError(f"{name} is damaged: {error}") from error
+    if several:
+        raise ValueError(
+            f"{name} holds several pictures (an animation, or pages); save the one that is meant "
+            "as a file of its own"
+        )
+    return picture
 
 
 def from_pil(picture: Any) -> Tensor:
@@ -109,62 +169,15 @@ def from_pil(picture: Any) -> Tensor:
     return torch.from_numpy(numpy.array(picture.convert("RGB"))).float().div_(255.0)
 
 
-def _read(file: Any, name: object) -> Tensor:
-    with warnings.catch_warnings():  # Pillow's, of sizes and notes that are looked at below
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        return _decoded(file, name)
-
-
-def _decoded(file: Any, name: object) -> Tensor:
-    image = require("PIL.Image", "To read pictures")
-    turned = require("PIL.ImageOps", "To read pictures").exif_transpose
-    image.init()
-    formats = [known for known in _FORMATS if known in image.OPEN]
-    try:
-        picture = image.open(file, formats=formats)
-    except image.DecompressionBombError as error:
-        raise ValueError(f"{name} has more than {_limit()}") from error
-    except image.UnidentifiedImageError as error:
-        raise ValueError(
-            f"{name} is no picture that can be read ({', '.join(formats)}), or it is damaged"
-        ) from error
-    except _BROKEN as error:
-        raise ValueError(f"{name} is damaged: {error}") from error
-    with picture:
-        _check_size(picture, name)
-        try:
-            several = picture.format != _FIRST_OF_SEVERAL and getattr(picture, "is_animated", False)
-            picture.load()
-        except (*_BROKEN, image.DecompressionBombError) as error:
-            raise ValueError(f"{name} is damaged: {error}") from error
-        if several:
-            raise ValueError(
-                f"{name} holds several pictures (an animation, or pages); save the one that is "
-                "meant as a file of its own"
-            )
-        try:
-            return from_pil(_as_held(picture, turned))
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{name} cannot be read: {error}") from error
-
-
-def _as_held(picture: Any, turned: Any) -> Any:
+def _as_held(picture: Any) -> Any:
     """The picture as its camera was held; notes that are damaged turn nothing."""
     form = picture.format
     try:
-        upright = turned(picture)
+        upright = require("PIL.ImageOps", "To read pictures").exif_transpose(picture)
     except _BROKEN:
         return picture
     upright.format = form  # a copy has none, and from_pil asks for it
     return upright
-
-
-def _check_size(picture: Any, name: object) -> None:
-    width, height = picture.size
-    if min(width, height) < 1:
-        raise ValueError(f"{name} is {width} pixels wide and {height} high; it holds no picture")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{name} has {width} x {height} pixels, more than {_limit()}")
 
 
 def _limit() -> str:

@@ -8,22 +8,22 @@ from __future__ import annotations
 import base64
 import io
 import struct
-import zlib
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..optional import require
+from .picture_files import unpacked
 from .pixels import to_pil
 
-__all__ = ["decode_rgb_png", "png_base64", "png_size", "unpack_pngs"]
+__all__ = ["png_base64", "png_size", "unpack_pngs"]
 
 _START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _HEADER_BYTES = 33
 _MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
-_BROKEN = (OSError, SyntaxError, ValueError, struct.error, zlib.error)
-"""What Pillow raises for files that are not what they claim."""
 
 
 def png_base64(images: Tensor) -> list[str]:
@@ -42,7 +42,16 @@ def png_size(text: str) -> tuple[int, int]:
     Raises:
         ValueError: It is something else, or not RGB with 8 bits.
     """
-    return _size(base64.b64decode(text[: _HEADER_BYTES // 3 * 4], validate=True))
+    start = base64.b64decode(text[: _HEADER_BYTES // 3 * 4], validate=True)
+    if len(start) < _HEADER_BYTES or not start.startswith(_START):
+        raise ValueError("it is not PNG")
+    width, height, bits, kind = struct.unpack_from(">IIBB", start, len(_START))
+    # Pillow shows 16 bits a channel as mode RGB, and drops half of them.
+    mode = _MODES.get(kind, "?") + ("" if bits == 8 else f";{bits}")
+    if mode != "RGB":
+        mode = {"L;16": "I;16"}.get(mode, mode)
+        raise ValueError(f"it has mode {mode}; send 8-bit RGB")
+    return width, height
 
 
 def unpack_pngs(texts: Sequence[str], size: tuple[int, int], first: int = 0) -> Tensor:
@@ -56,39 +65,20 @@ def unpack_pngs(texts: Sequence[str], size: tuple[int, int], first: int = 0) -> 
     Raises:
         ValueError: A file is damaged.
     """
+    numpy = require("numpy", "To read pictures")
     images = torch.empty(len(texts), size[1], size[0], 3)
     for index, text in enumerate(texts):
+        name = f"image {first + index}"
         try:
-            images[index] = decode_rgb_png(base64.b64decode(text, validate=True))
+            data = io.BytesIO(base64.b64decode(text, validate=True))
         except ValueError as error:
-            raise ValueError(f"image {first + index} is damaged: {error}") from error
+            raise ValueError(f"{name} is damaged: {error}") from error
+        picture = unpacked(data, name, formats=("PNG",), check=partial(_check_again, size))
+        images[index] = torch.from_numpy(numpy.array(picture))
     return images.div_(255.0)
 
 
-def decode_rgb_png(data: bytes) -> Tensor:
-    """Unpack an RGB file of 8 bits whose size was found bearable; (H, W, 3), uint8.
-
-    Raises:
-        ValueError: The file is damaged or of another kind.
-    """
-    size = _size(data)
-    image, numpy = require("PIL.Image", "To read pictures"), require("numpy", "To read pictures")
-    try:
-        with image.open(io.BytesIO(data), formats=("PNG",)) as file:
-            if file.size != size or file.tile[0][3] != "RGB":
-                raise ValueError("it has two headers")
-            return torch.from_numpy(numpy.array(file))
-    except (*_BROKEN, image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
-
-
-def _size(start: bytes) -> tuple[int, int]:
-    if len(start) < _HEADER_BYTES or not start.startswith(_START):
-        raise ValueError("it is not PNG")
-    width, height, bits, kind = struct.unpack_from(">IIBB", start, len(_START))
-    # Pillow shows 16 bits a channel as mode RGB, and drops half of them.
-    mode = _MODES.get(kind, "?") + ("" if bits == 8 else f";{bits}")
-    if mode != "RGB":
-        mode = {"L;16": "I;16"}.get(mode, mode)
-        raise ValueError(f"it has mode {mode}; send 8-bit RGB")
-    return width, height
+def _check_again(size: tuple[int, int], picture: Any, name: object) -> None:
+    """A file may hold a second header, which is the one that Pillow goes by."""
+    if picture.size != size or not picture.tile or picture.tile[0][3] != "RGB":
+        raise ValueError(f"{name} is damaged: it has two headers, or no pixels")

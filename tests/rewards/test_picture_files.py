@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.rewards import picture_files
 from chunk_grpo_core.rewards.analytic import target_image
-from chunk_grpo_core.rewards.picture_files import from_pil, load_picture, picture_from_bytes
+from chunk_grpo_core.rewards.picture_files import from_pil, load_picture, read_picture
 from chunk_grpo_core.rewards.pixels import to_levels, to_pil
 from chunk_grpo_core.watch.pictures import save_png
 
@@ -111,7 +111,7 @@ def test_a_tensor_and_the_png_made_of_it_are_the_same_picture(tmp_path):
     ).split(),
 )
 def test_every_kind_of_picture_has_the_value_that_it_means(data, value, tolerance):
-    picture = picture_from_bytes(data, "x")
+    picture = read_picture(io.BytesIO(data), "x")
     assert picture.shape == (4, 5, 3) and picture.dtype == torch.float32
     assert float((picture - value).abs().max()) <= tolerance
 
@@ -124,7 +124,7 @@ def test_transparent_pictures_lie_on_white():
     torch.testing.assert_close(from_pil(Image.fromarray(half)), expected)
     keyed = Image.new("L", SIZE, 117)
     data = saved(keyed, "PNG", transparency=117)  # a grey that stands for nothing
-    assert torch.equal(picture_from_bytes(data, "x"), torch.ones(4, 5, 3))
+    assert torch.equal(read_picture(io.BytesIO(data), "x"), torch.ones(4, 5, 3))
 
 
 def test_grey_pictures_become_colour():
@@ -191,7 +191,7 @@ def test_what_is_no_sound_picture_is_named(data, message, tmp_path, recwarn):
         load_picture(path)
     assert str(error.value).startswith(str(path))
     with pytest.raises(ValueError, match=message) as error:
-        picture_from_bytes(data, "image 3 of x.png")
+        read_picture(io.BytesIO(data), "image 3 of x.png")
     assert str(error.value).startswith("image 3 of x.png ")
     assert not recwarn.list
 
@@ -202,7 +202,7 @@ def test_a_size_that_is_refused_is_never_unpacked(monkeypatch):
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
     with pytest.raises(ValueError, match="13000 x 13000 pixels"):
-        picture_from_bytes(png(13_000, 13_000, 8, 2, zlib.compress(bytes(100))), "x")
+        read_picture(io.BytesIO(png(13_000, 13_000, 8, 2, zlib.compress(bytes(100)))), "x")
 
 
 def test_postscript_is_opened_by_no_program(monkeypatch):
@@ -211,7 +211,7 @@ def test_postscript_is_opened_by_no_program(monkeypatch):
     monkeypatch.setattr("subprocess.check_call", lambda *words, **_: opened.append(words))
     data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n" + b" " * 500
     with pytest.raises(ValueError, match="no picture"):
-        picture_from_bytes(data, "x")
+        read_picture(io.BytesIO(data), "x")
     assert not opened
 
 
@@ -293,7 +293,7 @@ def test_any_bytes_are_a_picture_in_0_to_1_or_refused_by_name(data, changes, len
     for place, value in changes:
         changed[place % len(changed)] = value
     try:
-        picture = picture_from_bytes(bytes(changed[:length]), "image 7")
+        picture = read_picture(io.BytesIO(bytes(changed[:length])), "image 7")
     except ValueError as error:
         assert str(error).startswith("image 7 ")
         return

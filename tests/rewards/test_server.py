@@ -156,6 +156,7 @@ def bomb(width, height, bits=8, then=None, bits_then=8):
 
 
 GOOD = png_base64(torch.rand(1, 2, 2, 3))[0]
+HEAD_AND_END = base64.b64encode(base64.b64decode(GOOD)[:33] + base64.b64decode(GOOD)[-12:]).decode()
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
@@ -330,6 +331,7 @@ def test_a_refusal_is_not_undone_by_what_the_client_still_sends(plain):
         (question(image=[bomb(9000, 10)]), "a side may have 8192"),
         (question(2, image=[bomb(8000, 8000)] * 2), "all pictures of a request"),
         (question(image=[bomb(500, 500)]), "image 0 is damaged"),
+        (question(image=[HEAD_AND_END]), "no pixels"),
     ],
 )
 def test_a_body_that_makes_no_sense_is_refused_with_the_reason(plain, body, message):
