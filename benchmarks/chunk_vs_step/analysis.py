@@ -12,6 +12,7 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
+from .checks import PilotPair, by_halves, pilot_pairs
 from .design import (
     ALONE,
     CAPTIONS_PER_ROLLOUT,
@@ -27,7 +28,7 @@ from .design import (
     main_runs,
     sweep_runs,
 )
-from .stats import Comparison, Estimate, Gains, compare, estimate
+from .stats import Comparison, Estimate, Gains, compare, correct_together, estimate
 
 __all__ = [
     "MEASURES",
@@ -103,6 +104,8 @@ class Arm:
     runs: tuple[str, ...]
     """Their names, by seed."""
     learning_rate: float
+    updates: float
+    """Of the optimiser, mean over runs."""
     gain: Estimate
     changes: dict[str, Estimate]
     """Of :data:`MEASURES`."""
@@ -133,6 +136,16 @@ class Analysis:
     primary: tuple[Comparison, ...]
     secondary: tuple[Comparison, ...]
     alone: tuple[Comparison, ...]
+    tests: int
+    """Of all three families, done or not."""
+    halves: tuple[Comparison, ...]
+    """Tests with more than five pairs, over seeds 0 to 4 and 5 to 9 alone."""
+    pilot: tuple[PilotPair, ...]
+
+
+def _updates(result: Mapping[str, Any]) -> int:
+    """Updates that a run made."""
+    return len(result["rows"]) * REGIMES[result["run"]["regime"]]
 
 
 def best_rates(study: Study) -> dict[tuple[str, str], float]:
@@ -181,6 +194,7 @@ def _arm(study: Study, runs: Sequence[Run]) -> Arm:
         regime=runs[0].regime,
         runs=tuple(run.name for run in runs),
         learning_rate=runs[0].learning_rate,
+        updates=fmean(_updates(result) for result in results),
         gain=estimate([study.change(run, "reward") for run in runs]),
         changes={name: estimate([study.change(run, name) for run in runs]) for name in MEASURES},
         passes=fmean(result["trained_passes"] for result in results),
@@ -210,7 +224,7 @@ def _other_runs(study: Study, names: Set[str]) -> tuple[OtherRun, ...]:
     return tuple(
         OtherRun(
             name=name,
-            updates=len(result["rows"]) * REGIMES[result["run"]["regime"]],
+            updates=_updates(result),
             gain=change(study.base, result, "reward"),
         )
         for name, result in others.items()
@@ -233,6 +247,13 @@ def analyse(study: Study) -> Analysis:
         for key, runs_of_arm in runs.items()
     }
     others = dict.fromkeys((run.arm, run.regime) for run in main if run.arm in OTHERS)
+    of_primary = [("chunk", "step", regime) for regime in REGIMES]
+    of_secondary = [(arm, against, regime) for against in PRIMARY for arm, regime in others]
+    tests = len(of_primary) + len(of_secondary) + len(ALONE)
+    primary, secondary, alone = correct_together(
+        [compare(gains, of_primary), compare(gains, of_secondary), _compare_alone(gains)], tests
+    )
+    is_long = {(c.arm, c.against, c.regime) for c in (*primary, *secondary) if len(c.seeds) > 5}
     return Analysis(
         done=len(names & study.runs.keys()),
         planned=len(planned),
@@ -240,9 +261,15 @@ def analyse(study: Study) -> Analysis:
         base={name: fmean(study.base["main"][name]) for name in ("reward", *MEASURES)},
         sweep=tuple(_sweep(study, rates)),
         arms=tuple(_arm(study, runs_of_arm) for runs_of_arm in runs.values()),
-        primary=compare(gains, [("chunk", "step", regime) for regime in REGIMES]),
-        secondary=compare(
-            gains, [(arm, against, regime) for against in PRIMARY for arm, regime in others]
+        primary=primary,
+        secondary=secondary,
+        alone=alone,
+        tests=tests,
+        halves=by_halves(gains, [test for test in of_primary + of_secondary if test in is_long]),
+        pilot=pilot_pairs(
+            {
+                name: (result["run"], change(study.base, result, "reward"))
+                for name, result in study.pilot.items()
+            }
         ),
-        alone=_compare_alone(gains),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from statistics import fmean, stdev
 
 from scipy import stats
@@ -18,6 +19,7 @@ __all__ = [
     "Estimate",
     "Gains",
     "compare",
+    "correct_together",
     "estimate",
     "holm",
     "paired_p",
@@ -50,6 +52,9 @@ class Comparison:
     """arm minus against."""
     p: float | None
     corrected_p: float | None
+    """For the tests of its family."""
+    p_of_all: float | None = None
+    """Corrected for all tests of the study."""
 
     @property
     def is_found(self) -> bool:
@@ -114,3 +119,17 @@ def compare(gains: Gains, tests: Sequence[tuple[str, str, str]]) -> tuple[Compar
         replace(comparison, corrected_p=None if comparison.p is None else corrected[index])
         for index, comparison in enumerate(comparisons)
     )
+
+
+def correct_together(
+    families: Sequence[tuple[Comparison, ...]], tests: int
+) -> list[tuple[Comparison, ...]]:
+    """Add the p values that are corrected for all ``tests`` of all families (Holm)."""
+    every = [comparison for family in families for comparison in family]
+    untested = [1.0] * (tests - len(every))
+    corrected = holm([1.0 if c.p is None else c.p for c in every] + untested)
+    of_all = iter(
+        replace(c, p_of_all=None if c.p is None else p)
+        for c, p in zip(every, corrected[: len(every)], strict=True)
+    )
+    return [tuple(islice(of_all, len(family))) for family in families]

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from .analysis import Analysis, Arm
+from .checks import STABLE_RATE
 from .design import ALONE
 from .stats import ALPHA, Comparison, Estimate
 
-__all__ = ["REGIME_NAMES", "interval", "of_regime", "p_value", "plus_minus", "summary", "verdict"]
+__all__ = [
+    "REGIME_NAMES",
+    "best_arms",
+    "interval",
+    "of_regime",
+    "p_value",
+    "pilot_sentence",
+    "plus_minus",
+    "summary",
+    "verdict",
+]
 
 REGIME_NAMES = {"on": "on-policy", "off": "off-policy"}
 
@@ -58,7 +70,10 @@ def _primary_sentence(analysis: Analysis, comparison: Comparison) -> str:
         for name in (comparison.arm, comparison.against)
     )
     corrected = (
-        f"corrected p {p_value(comparison.corrected_p)}: " if comparison.p is not None else ""
+        f"p {p_value(comparison.corrected_p)} in its family of {len(analysis.primary)}, "
+        f"{p_value(comparison.p_of_all)} corrected for all {analysis.tests} tests: "
+        if comparison.p is not None
+        else ""
     )
     return (
         f"{REGIME_NAMES[comparison.regime].capitalize()}, {gains}; the difference is "
@@ -79,6 +94,31 @@ def _found_sentence(what: str, comparisons: Sequence[Comparison]) -> str:
     return f"Of {tested} {what}, {len(differences) or 'none'} found a difference{listed}."
 
 
+def best_arms(analysis: Analysis, regime: str) -> str:
+    """Which arm over all steps has the highest mean reward, which the highest strict accuracy."""
+    arms = [arm for arm in of_regime(analysis.arms, regime).values() if arm.arm not in ALONE]
+    reward = max(arms, key=lambda arm: arm.gain.mean)
+    strict = max(arms, key=lambda arm: arm.changes["strict"].mean)
+    return (
+        f"{REGIME_NAMES[regime].capitalize()}, the highest mean gain in reward is that of "
+        f"`{reward.arm}` ({reward.gain.mean:+.4f}), in strict accuracy that of `{strict.arm}` "
+        f"({strict.changes['strict'].mean:+.4f})."
+    )
+
+
+def pilot_sentence(analysis: Analysis) -> str:
+    """What the pairs of the pilot say; empty without pairs."""
+    stable = [pair.difference for pair in analysis.pilot if pair.rate <= STABLE_RATE]
+    if not stable:
+        return ""
+    return (
+        f"At rates up to {STABLE_RATE:g}, {len(stable)} pairs have a mean difference "
+        f"`chunk` - `step` of {fmean(stable):+.4f}, and `chunk` is higher in "
+        f"{sum(difference > 0 for difference in stable)} of them. At higher rates runs break the "
+        "model, and say nothing about chunks."
+    )
+
+
 def summary(analysis: Analysis) -> str:
     """One paragraph of plain words, from the numbers alone."""
     missing = analysis.planned - analysis.done
@@ -86,6 +126,12 @@ def summary(analysis: Analysis) -> str:
     if missing:
         sentences.append(f"{missing} are missing, so everything below is preliminary.")
     sentences += [_primary_sentence(analysis, comparison) for comparison in analysis.primary]
+    if analysis.arms:
+        sentences += [
+            best_arms(analysis, regime)
+            for regime in REGIME_NAMES
+            if of_regime(analysis.arms, regime)
+        ]
     if analysis.secondary:
         sentences.append(_found_sentence("secondary tests", analysis.secondary))
     if analysis.alone:

@@ -4,7 +4,8 @@
 
     'OPEN'  ‘OPEN’      single quotes count where the prompt has none of those above
 
-A mark directly behind a digit opens nothing, because it stands for inches (a 27" monitor). A single
+A mark directly behind a digit opens nothing, because it stands for inches (a 27" monitor); nor does
+one with a digit and a space before it and a space or a stop behind it (a 27 " monitor). A single
 quote opens where no letter is before it and closes where none is behind it, so that apostrophes
 (DON'T, dogs') are letters; 'n' and '90s are none of it.
 """
@@ -16,7 +17,7 @@ import re
 __all__ = ["quoted_texts"]
 
 _DOUBLE = re.compile(
-    r"""(?<!\d)["＂”]([^"＂“”‟]*)["＂“”‟]"""  # may stand for inches
+    r"""(?<!\d)(?!(?<=\d\s).[\s,.;:)])["＂”]([^"＂“”‟]*)["＂“”‟]"""  # may stand for inches
     r"""|[“„‟]([^"＂“”‟]*)["＂“”‟]"""
     "|«([^«»]*)»|»([^«»]*)«|‹([^‹›]*)›|›([^‹›]*)‹|「([^「」]*)」|『([^『』]*)』|〝([^〝〞〟]*)[〞〟]"
 )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
-from fractions import Fraction
+import re
+from dataclasses import asdict, replace
 
 import pytest
 import torch
-from scipy import stats
 
 from benchmarks.chunk_vs_step.analysis import Study, analyse, best_rates
+from benchmarks.chunk_vs_step.checks import pilot_pairs
 from benchmarks.chunk_vs_step.design import (
     ALONE,
     CHOOSING,
@@ -31,8 +31,8 @@ from benchmarks.chunk_vs_step.design import (
     sweep_runs,
 )
 from benchmarks.chunk_vs_step.report import read_study, write_report
-from benchmarks.chunk_vs_step.stats import compare, estimate, holm, paired_p
-from benchmarks.chunk_vs_step.words import summary, verdict
+from benchmarks.chunk_vs_step.stats import compare, holm
+from benchmarks.chunk_vs_step.words import best_arms, pilot_sentence, summary, verdict
 from chunk_grpo_core.method.chunks import ChunkPlan, draw_chunks
 from chunk_grpo_core.method.dynamics import DynamicsCurve
 from chunk_grpo_core.method.noise import derive_seed
@@ -160,45 +160,6 @@ def test_expected_steps_are_what_drawing_gives(plan, fraction):
     assert abs(float(steps.mean()) - _expected_steps(plan, fraction)) <= 4 * error
 
 
-def test_holm_by_hand():
-    # Sorted: 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1, which may not fall below 0.06.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.5]) == [1.0, 1.0] and holm([]) == []
-
-
-def test_interval_and_p_by_hand():
-    # Mean 2, standard deviation 1, n = 3: the 97.5 % point of t with 2 degrees is 4.302653.
-    found = estimate([1.0, 2.0, 3.0])
-    assert (found.mean, found.high) == pytest.approx((2.0, 2.0 + 4.302653 / math.sqrt(3)))
-    # t = 2 / (1 / sqrt 3) = 3.4641; with 2 degrees p = 1 - t / sqrt(t^2 + 2).
-    assert paired_p([1.0, 2.0, 3.0]) == pytest.approx(1 - math.sqrt(Fraction(12, 14)))
-
-
-def test_interval_and_p_are_those_of_scipy():
-    a, b = [0.31, 0.28, 0.40, 0.22, 0.35], [0.25, 0.30, 0.31, 0.20, 0.27]
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    theirs = stats.ttest_rel(a, b)
-    found = estimate(differences)
-    assert paired_p(differences) == pytest.approx(theirs.pvalue)
-    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
-
-
-def test_one_run_has_no_interval_and_no_p():
-    found = estimate([0.2])
-    assert (found.mean, found.low, found.high) == (0.2, None, None)
-    assert paired_p([0.2]) is None
-
-
-def test_pairs_are_common_seeds_and_missing_tests_count_in_the_correction():
-    gains = {
-        ("a", "on"): {0: 1.0, 1: 2.0, 2: 3.0, 9: 50.0},
-        ("b", "on"): {0: 0.0, 1: 0.0, 2: 0.0, 7: -50.0},
-    }
-    (found,) = compare(gains, [("a", "b", "on"), ("a", "c", "on"), ("c", "b", "on")])
-    assert found.seeds == (0, 1, 2) and found.difference.values == (1.0, 2.0, 3.0)
-    assert found.corrected_p == pytest.approx(3 * found.p)
-
-
 def test_the_rate_with_the_best_mean_is_chosen_once_its_sweep_is_finished():
     runs = sweep_runs()
     assert best_rates(study_of(runs)) == RATES
@@ -236,6 +197,72 @@ def test_a_finished_study_is_analysed_in_the_families_of_the_protocol():
     assert ("control", "step", "off") in tests and ("control", "step", "on") not in tests
     smallest = min(found.secondary, key=lambda c: c.p)
     assert smallest.corrected_p == pytest.approx(22 * smallest.p)
+
+
+def test_every_p_is_also_corrected_for_all_28_tests_of_the_three_families():
+    def gain(run):
+        return gain_of(run) + 0.02 * noise_of(replace(run, arm="any"))
+
+    found = analyse(study_of([*sweep_runs(), *main_runs(RATES)], gain))
+    every = [*found.primary, *found.secondary, *found.alone]
+    assert found.tests == len(every) == 28
+    assert [c.p_of_all for c in every] == pytest.approx(holm([c.p for c in every]))
+    assert all(c.p_of_all >= c.corrected_p for c in every)
+    few = analyse(study_of([*sweep_runs(), *(r for r in main_runs(RATES) if r.arm in PRIMARY)]))
+    assert few.tests == 28 and len(few.secondary) == 0
+    assert min(c.p_of_all for c in few.primary) == pytest.approx(28 * min(c.p for c in few.primary))
+
+
+def test_long_comparisons_are_shown_by_halves_of_the_seeds():
+    found = analyse(study_of([*sweep_runs(), *main_runs(RATES)]))
+    assert [(c.arm, c.against, c.regime, c.seeds) for c in found.halves] == [
+        (*test, half)
+        for test in [
+            ("chunk", "step", "on"),
+            ("chunk", "step", "off"),
+            ("control", "step", "off"),
+            ("control", "chunk", "off"),
+        ]
+        for half in [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
+    ]
+    whole = found.primary[0].difference.values
+    halves = [c.difference.values for c in found.halves[:2]]
+    assert halves == [whole[:5], whole[5:]]
+
+
+def test_runs_of_the_pilot_are_paired_where_only_the_plan_differs():
+    def run(arm, rate, seed=1):
+        return {"arm": arm, "regime": "on", "seed": seed, "learning_rate": rate, "sweep": True}
+
+    pairs = pilot_pairs(
+        {
+            "a/1": (run("chunk", 1e-3), 0.3),
+            "a/2": (run("step", 1e-3), 0.1),
+            "b/1": (run("step", 1e-3), 0.0),  # of another pilot
+            "a/3": (run("chunk", 1e-3, seed=2), 0.5),
+            "a/4": (run("chunk", 2e-3), -0.4),
+            "a/5": (run("step", 2e-3), -0.1),
+        }
+    )
+    assert [(p.folder, p.rate, p.seed) for p in pairs] == [("a", 1e-3, 1), ("a", 2e-3, 1)]
+    assert [p.difference for p in pairs] == pytest.approx([0.2, -0.3])
+    found = replace(analyse(study_of(sweep_runs()[:1])), pilot=pairs)
+    text = pilot_sentence(found)
+    assert "1 pairs have a mean difference `chunk` - `step` of +0.2000" in text
+    assert "higher in 1 of them" in text
+    assert pilot_sentence(replace(found, pilot=())) == ""
+
+
+def test_the_best_arm_is_named_for_reward_and_for_strict_accuracy_apart():
+    study = study_of([*sweep_runs(), *main_runs(RATES)])
+    for run in study.runs.values():
+        if run["run"]["arm"] == "step":
+            run["held_out"]["strict"] = [0.9, 1.0]
+    found = analyse(study)
+    assert re.search(
+        r"reward is that of `chunk` \(\+0.05\d\d\), in strict accuracy that of `step` \(\+0.3500\)",
+        best_arms(found, "off"),
+    )
 
 
 def test_a_chunk_alone_is_compared_with_the_mean_of_the_other_three():
