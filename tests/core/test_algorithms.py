@@ -8,6 +8,7 @@ import pytest
 import torch
 from environment import package
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
+from small_runs import without_seconds
 from torch import Tensor
 
 from chunk_grpo_core.algorithms import ALGORITHMS, algorithm_of
@@ -191,7 +192,7 @@ def run_unlisted(folder, config, **options):
         evaluation_seeds=1,
         **options,
     )
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in outcome.rows]
+    rows = without_seconds(outcome.rows)
     return rows, policy.adapter.state_dict()
 
 

@@ -11,6 +11,7 @@ import flux_sources
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import TINY, without_seconds
 from typer.testing import CliRunner
 
 from chunk_grpo_core.cli import demo
@@ -30,22 +31,10 @@ from chunk_grpo_core.watch.history import read_metrics
 
 pytestmark = pytest.mark.slow  # all of it together
 
-TINY = """
+CONFIG = f"""
 iterations = 3
 checkpoint_every = 10
-prompts_per_iteration = 2
-group_size = 2
-[model]
-type = "tiny"
-[prompts]
-held_out = 2
-[grid]
-steps = 3
-shift = 3.0
-[plan]
-chunks = "1, 1"
-[lora]
-rank = 2
+{TINY}
 [optimizer]
 learning_rate = 1e-2
 [run]
@@ -72,7 +61,7 @@ def finished(*words):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "mine.toml"
-    path.write_text(TINY)
+    path.write_text(CONFIG)
     return path
 
 
@@ -84,7 +73,7 @@ def trained(config):
 
 def without_times(folder):
     rows = read_metrics(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return without_seconds(rows)
 
 
 def same_files(one, other):
@@ -403,7 +392,7 @@ def test_flux_files_train_and_their_lora_goes_on(tmp_path):
     file = tmp_path / "flux.toml"
     paths = "\n".join(f"{name} = {json.dumps(path)}" for name, path in keys.items())
     file.write_text(
-        f'{TINY.replace("tiny", "flux")}\n[reward]\nname = "target_colour"\n'.replace(
+        f'{CONFIG.replace("tiny", "flux")}\n[reward]\nname = "target_colour"\n'.replace(
             "[prompts]",
             f'{paths}\nweights = "fp8"\nwidth = 64\nheight = 64\nmax_tokens = 8\n'
             'text_cache = "cache"\n[prompts]\ntext = ["a fox", "a bird", "a fish", "a cat"]',

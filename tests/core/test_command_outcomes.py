@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from small_runs import TINY
 from typer.testing import CliRunner
 
 from chunk_grpo_core.__main__ import main
@@ -29,22 +30,6 @@ from chunk_grpo_core.train.batch_limit import NothingFits
 from chunk_grpo_core.train.self_test import SelfTestFailed
 from chunk_grpo_core.watch.strict_json import strict_json
 
-TINY = """
-iterations = 1
-prompts_per_iteration = 2
-group_size = 2
-[model]
-type = "tiny"
-[prompts]
-held_out = 2
-[grid]
-steps = 3
-shift = 3.0
-[plan]
-chunks = "1, 1"
-[lora]
-rank = 2
-"""
 EVALUATION = Evaluation(
     examples_of(["a", "b", "c"]),
     torch.tensor([[0.5], [0.6], [math.nan]]),
@@ -70,7 +55,7 @@ class FakePolicy:
 def place(tmp_path, monkeypatch):
     """Files of every command, in the working folder; what takes long is a fake."""
     monkeypatch.chdir(tmp_path)
-    Path("tiny.toml").write_text(TINY)
+    Path("tiny.toml").write_text(f"iterations = 1\n{TINY}")
     Image.new("RGB", (8, 8)).save("a.png")
     key = "diffusion_model.double_blocks.0.img_attn.qkv"
     save_file(

@@ -10,6 +10,7 @@ import shutil
 import pytest
 import torch
 from fakes import PROMPTS, Brightness, ToyPolicy, toy_config
+from small_runs import toy_run, without_seconds
 
 from chunk_grpo_core.disk import atomic
 from chunk_grpo_core.disk.atomic import CannotWrite, whole_folder, write_whole
@@ -41,21 +42,6 @@ SHAPES = {
 FILES = ("metrics.jsonl", "held_out.jsonl", "group/group.json")
 
 
-def experiment(path, resume=False, listener=lambda event: None, **settings):
-    config = toy_config(**{"iterations": 3, "checkpoint_every": 1, "self_test": False, **settings})
-    return run_experiment(
-        ToyPolicy(),
-        Brightness(),
-        PROMPTS,
-        ("new", "newer"),
-        config,
-        RunFolder(path),
-        resume=resume,
-        evaluation_seeds=1,
-        listener=listener,
-    )
-
-
 def damage(file, shape):
     if file.exists() and not file.is_file() and not file.is_dir():
         file.unlink()  # a pipe, whose writer waits for a reader
@@ -66,22 +52,18 @@ def damage(file, shape):
         file.mkdir() if shape == "a folder" else os.mkfifo(file)
 
 
-def numbers(rows):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
     """Two of three iterations."""
     folder = tmp_path_factory.mktemp("begun")
-    experiment(folder, iterations=2)
+    toy_run(folder, iterations=2)
     return folder
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return experiment(folder), folder
+    return toy_run(folder), folder
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -89,13 +71,13 @@ def test_a_run_goes_on_beside_damaged_files(shape, begun, whole, tmp_path, caplo
     folder = shutil.copytree(begun, tmp_path / "run")
     for name in FILES:
         damage(folder / name, shape)
-    outcome = experiment(folder, resume=True)
+    outcome = toy_run(folder, resume=True)
     of_lora, of_whole = outcome.lora_metadata(), whole[0].lora_metadata()
     for name in ("iterations", "held_out_reward", "chunk_grpo_recipe"):
         assert of_lora[name] == of_whole[name]
-    assert numbers(outcome.rows)[-1] == numbers(whole[0].rows)[-1]
+    assert without_seconds(outcome.rows)[-1] == without_seconds(whole[0].rows)[-1]
     assert write_pictures(outcome, RunFolder(folder))
-    assert numbers(read_metrics(folder / "metrics.jsonl")) == numbers(outcome.rows)
+    assert without_seconds(read_metrics(folder / "metrics.jsonl")) == without_seconds(outcome.rows)
     assert [row["iterations"] for row in read_metrics(folder / "held_out.jsonl")][-1] == 3
     assert run_view(folder)["done"] == 3 and run_view(folder)["is_measured"]
     for name in FILES:
@@ -108,7 +90,7 @@ def test_a_folder_where_the_evaluation_belongs_is_put_aside(begun, tmp_path, cap
     folder = shutil.copytree(begun, tmp_path / "run")
     file = folder / "evaluation.json"
     damage(file, "a folder")
-    experiment(folder, resume=True)
+    toy_run(folder, resume=True)
     assert json.loads(file.read_text(encoding="utf-8"))["after"]["rewards"]
     assert (folder / "evaluation.json.damaged").is_dir() and f"{file} is damaged" in caplog.text
 
@@ -126,7 +108,7 @@ def test_rows_that_can_be_read_are_kept(begun, tmp_path):
     folder = shutil.copytree(begun, tmp_path / "run")
     first, second = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text(f"{second}\nnonsense\n{first}\n{second}\n")
-    rows = experiment(folder, resume=True).rows
+    rows = toy_run(folder, resume=True).rows
     assert [row["iteration"] for row in rows] == [0, 1, 2]
     assert [row["iteration"] for row in read_metrics(folder / "metrics.jsonl")] == [0, 1, 2]
 
@@ -140,9 +122,11 @@ def test_numbers_that_are_lost_meanwhile_are_written_again(change, whole, tmp_pa
             if change == "shortened":
                 (tmp_path / "metrics.jsonl").write_text(text[:50])
 
-    outcome = experiment(tmp_path, listener=listen)
-    assert numbers(outcome.rows) == numbers(whole[0].rows)
-    assert numbers(read_metrics(tmp_path / "metrics.jsonl")) == numbers(whole[0].rows)
+    outcome = toy_run(tmp_path, listener=listen)
+    assert without_seconds(outcome.rows) == without_seconds(whole[0].rows)
+    assert without_seconds(read_metrics(tmp_path / "metrics.jsonl")) == without_seconds(
+        whole[0].rows
+    )
 
 
 # A disk that takes nothing
@@ -167,8 +151,8 @@ def full(monkeypatch):
 class TestFullDisk:
     def test_derived_files_are_done_without(self, full, whole, tmp_path, caplog):
         full += ["metrics.jsonl", "held_out.jsonl", "group", "samples", "plots"]
-        outcome = experiment(tmp_path)
-        assert numbers(outcome.rows) == numbers(whole[0].rows)
+        outcome = toy_run(tmp_path)
+        assert without_seconds(outcome.rows) == without_seconds(whole[0].rows)
         assert outcome.held_out == whole[0].held_out
         assert write_pictures(outcome, RunFolder(tmp_path)) == ()
         for name in ("metrics.jsonl", "held_out.jsonl", "group/", "samples/", "plots/"):
@@ -185,15 +169,15 @@ class TestFullDisk:
                 if event.iteration == 1:
                     full.clear()
 
-        experiment(tmp_path, listener=listen)
-        assert numbers(rows[2]) == numbers(whole[0].rows)
+        toy_run(tmp_path, listener=listen)
+        assert without_seconds(rows[2]) == without_seconds(whole[0].rows)
 
     def test_a_checkpoint_that_finds_no_room_ends_the_run_which_goes_on_later(
         self, full, whole, tmp_path, caplog
     ):
         full.append("step_000002")
         with pytest.raises(CannotWrite) as caught:
-            experiment(tmp_path)
+            toy_run(tmp_path)
         where = tmp_path / "checkpoints" / "step_000002.partial" / "adapter.safetensors"
         assert str(caught.value) == (
             f"cannot write {where}: no space is left on this disk; free some"
@@ -202,7 +186,9 @@ class TestFullDisk:
         assert "iterations 2 to 2 are lost" in caplog.text
         assert not list(tmp_path.rglob("*.partial"))
         full.clear()
-        assert numbers(experiment(tmp_path, resume=True).rows) == numbers(whole[0].rows)
+        assert without_seconds(toy_run(tmp_path, resume=True).rows) == without_seconds(
+            whole[0].rows
+        )
 
 
 @pytest.mark.parametrize(
@@ -247,8 +233,8 @@ def test_equal_runs_give_equal_files(tmp_path):
 
 
 def test_a_lora_tells_no_paths(tmp_path):
-    experiment(tmp_path)
-    outcome = experiment(tmp_path, resume=True, iterations=4)
+    toy_run(tmp_path)
+    outcome = toy_run(tmp_path, resume=True, iterations=4)
     assert [c["key"] for c in json.loads(outcome.lora_metadata()["chunk_grpo_changes"])] == [
         "iterations"
     ]

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from safetensors.torch import load_file
+from small_runs import without_seconds
 from typer.testing import CliRunner
 
 from chunk_grpo_core.cli import demo
@@ -37,7 +38,7 @@ def finished(out, *more):
 
 
 def without_times(path):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(path)]
+    return without_seconds(read_metrics(path))
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import PROMPTS, Brightness, CancelAfter, FailsAfter, ToyPolicy, toy_config
+from small_runs import without_seconds
 
 from chunk_grpo_core.measure.evaluate import evaluate
 from chunk_grpo_core.method.cancel import Cancelled
@@ -96,7 +97,7 @@ def run(folder, reward, listener=lambda event: None, *, resume=False, **changes)
         evaluation_seeds=1,
         listener=listener,
     )
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in outcome.rows]
+    rows = without_seconds(outcome.rows)
     return rows, policy.adapter.state_dict(), outcome
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fakes import PROMPTS, Brightness, ToyPolicy, toy_config
+from small_runs import toy_run
 
 from chunk_grpo_core.disk import lock
 from chunk_grpo_core.disk.atomic import CannotWrite
@@ -23,20 +25,7 @@ from chunk_grpo_core.runs.folder import RunFolder, numbered_folder
 from chunk_grpo_core.train.events import RolloutEnd
 from chunk_grpo_core.watch.history import read_metrics
 
-
-def experiment(path, resume=False, listener=lambda event: None, **settings):
-    config = toy_config(**{"iterations": 2, "checkpoint_every": 1, "self_test": False, **settings})
-    return run_experiment(
-        ToyPolicy(),
-        Brightness(),
-        PROMPTS,
-        ("new", "newer"),
-        config,
-        RunFolder(path),
-        resume=resume,
-        evaluation_seeds=1,
-        listener=listener,
-    )
+experiment = functools.partial(toy_run, iterations=2)
 
 
 def contents(folder):

@@ -13,6 +13,7 @@ from fakes import PROMPTS, Brightness, Broken, ToyPolicy, toy_config
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from small_runs import without_seconds
 
 from chunk_grpo_core.configfile.record import read_record
 from chunk_grpo_core.measure.evaluate import evaluate
@@ -342,7 +343,7 @@ def rows_of(reward, **changes):
         toy_config(iterations=2, **changes),
         listener=lambda event: rows.append(event.metrics) if isinstance(event, IterationEnd) else 0,
     ).train()
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return without_seconds(rows)
 
 
 @pytest.mark.parametrize("mode", ["rewards", "advantages"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -11,16 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from fakes import PROMPTS, Brightness, ToyPolicy, toy_config
 from safetensors.torch import load_file
+from small_runs import TINY, toy_run, without_seconds
 from typer.testing import CliRunner
 
 from chunk_grpo_core.cli import signals as module
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.cli.signals import Stopped, stop_signals
-from chunk_grpo_core.method.cancel import never_cancel
 from chunk_grpo_core.runs import start as begin
-from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.train.checkpoint import Checkpoints
 from chunk_grpo_core.train.events import EvaluationProgress, IterationEnd, PhaseProgress, RolloutEnd
@@ -60,19 +59,7 @@ def test_what_is_ignored_stays_ignored():
 # Moments
 
 
-def experiment(path, resume=False, listener=lambda event: None, check=never_cancel):
-    return run_experiment(
-        ToyPolicy(),
-        Brightness(),
-        PROMPTS,
-        ("new", "newer"),
-        toy_config(iterations=3, checkpoint_every=2, self_test=False, evaluate_every=1),
-        RunFolder(path),
-        resume=resume,
-        evaluation_seeds=1,
-        listener=listener,
-        check_cancel=check,
-    )
+experiment = functools.partial(toy_run, checkpoint_every=2, evaluate_every=1)
 
 
 def is_measuring(which):
@@ -95,11 +82,7 @@ MOMENTS = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return folder, numbers(experiment(folder).rows)
-
-
-def numbers(rows):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return folder, without_seconds(experiment(folder).rows)
 
 
 def same_files(folder, other):
@@ -118,13 +101,13 @@ def test_a_signal_at_any_moment_loses_nothing(moment, whole, tmp_path):
         experiment(
             tmp_path,
             listener=lambda event: is_now(event) and signal.raise_signal(signal.SIGTERM),
-            check=signals.check,
+            check_cancel=signals.check,
         )
     newest = RunFolder(tmp_path).checkpoints.load()
-    rows = numbers(read_metrics(tmp_path / "metrics.jsonl"))
+    rows = without_seconds(read_metrics(tmp_path / "metrics.jsonl"))
     assert (newest.iteration if newest else 0) == len(rows) >= done
     assert len(rows) <= done + 1  # an update that has begun may be the last step of its iteration
-    assert numbers(experiment(tmp_path, resume=True).rows) == whole[1]
+    assert without_seconds(experiment(tmp_path, resume=True).rows) == whole[1]
     same_files(tmp_path, whole[0])
 
 
@@ -148,31 +131,19 @@ def test_an_interrupt_while_a_checkpoint_is_written_loses_nothing(
 
     monkeypatch.setattr(Checkpoints, "save", interrupted)
     with pytest.raises(kind or Stopped), stop_signals() as signals:
-        experiment(tmp_path, check=signals.check)
+        experiment(tmp_path, check_cancel=signals.check)
     assert RunFolder(tmp_path).checkpoints.load().iteration == 2
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
-    assert numbers(experiment(tmp_path, resume=True).rows) == whole[1]
+    assert without_seconds(experiment(tmp_path, resume=True).rows) == whole[1]
 
 
 # Real processes
 
-TINY = """
+CONFIG = f"""
 iterations = 4
 checkpoint_every = 10
 evaluate_every = 2
-prompts_per_iteration = 2
-group_size = 2
-[model]
-type = "tiny"
-[prompts]
-held_out = 2
-[grid]
-steps = 3
-shift = 3.0
-[plan]
-chunks = "1, 1"
-[lora]
-rank = 2
+{TINY}
 [optimizer]
 learning_rate = 1e-2
 [run]
@@ -210,13 +181,13 @@ def finished(*words):
 def trained(tmp_path_factory):
     """The configuration, and the run that nobody stopped."""
     config = tmp_path_factory.mktemp("tiny") / "mine.toml"
-    config.write_text(TINY)
+    config.write_text(CONFIG)
     finished("train", config, "--out", config.parent / "whole")
     return config, config.parent / "whole"
 
 
 def same_run(folder, other):
-    rows = [numbers(read_metrics(path / "metrics.jsonl")) for path in (folder, other)]
+    rows = [without_seconds(read_metrics(path / "metrics.jsonl")) for path in (folder, other)]
     assert rows[0] == rows[1]
     assert [row["iterations"] for row in read_metrics(folder / "held_out.jsonl")] == [0, 2, 4]
     same_files(folder, other)
@@ -336,5 +307,5 @@ def test_a_disk_that_takes_no_checkpoint_is_named_with_the_command_to_go_on(trai
     )
     assert not list(folder.rglob("*.partial"))
     finished("resume", folder, "--set", "checkpoint_every=10")
-    rows = numbers(read_metrics(folder / "metrics.jsonl"))
-    assert rows == numbers(read_metrics(whole / "metrics.jsonl"))
+    rows = without_seconds(read_metrics(folder / "metrics.jsonl"))
+    assert rows == without_seconds(read_metrics(whole / "metrics.jsonl"))

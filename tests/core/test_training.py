@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import PROMPTS, Brightness, Broken, CancelAfter, FailsAfter, ToyPolicy, toy_config
+from small_runs import without_seconds
 
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.cancel import Cancelled, never_cancel
@@ -55,7 +56,7 @@ def version():
 
 def rows_of(folder):
     """Rows of metrics.jsonl without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder)]
+    return without_seconds(read_metrics(folder))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes import PROMPTS, Brightness, Broken, ToyPolicy, toy_config
 from PIL import Image
+from small_runs import without_seconds
 
 from chunk_grpo_core.measure.evaluate import evaluate, paired_gain
 from chunk_grpo_core.method.cancel import Cancelled
@@ -43,17 +44,13 @@ def experiment(path, policy=None, **options):
     )
 
 
-def numbers(rows):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
 # Held-out measurements
 
 
 def test_held_out_prompts_are_measured_on_the_way_and_training_does_not_notice(tmp_path):
     watched = experiment(tmp_path / "watched")
     alone = experiment(tmp_path / "alone", config=toy_config(iterations=4))
-    assert numbers(watched.rows) == numbers(alone.rows)
+    assert without_seconds(watched.rows) == without_seconds(alone.rows)
     rows = read_metrics(tmp_path / "watched" / "held_out.jsonl")
     assert [row["iterations"] for row in rows] == [0, 2, 4]
     assert [row["iterations"] for row in read_metrics(tmp_path / "alone" / "held_out.jsonl")] == [
@@ -87,7 +84,7 @@ def test_resuming_measures_again_only_what_is_not_known(tmp_path):
     rows = read_metrics(tmp_path / "cut" / "held_out.jsonl")
     assert [row["iterations"] for row in rows] == [0, 2]
     again = experiment(tmp_path / "cut", resume=True)
-    assert numbers(again.rows) == numbers(whole.rows)
+    assert without_seconds(again.rows) == without_seconds(whole.rows)
     files = [tmp_path / name / "held_out.jsonl" for name in ("cut", "whole")]
     assert files[0].read_text() == files[1].read_text()
 
@@ -141,7 +138,7 @@ def test_stopping_keeps_whole_iterations_and_measures_them(tmp_path):
     assert len(outcome.rows) == 3
     assert events[-1] == RunEnd(3, stopped=True)
     expected = experiment(tmp_path / "short", config=toy_config(iterations=3))
-    assert numbers(outcome.rows) == numbers(expected.rows)
+    assert without_seconds(outcome.rows) == without_seconds(expected.rows)
     assert torch.equal(outcome.after.rewards, expected.after.rewards)
     checkpoints = [RunFolder(tmp_path / name).checkpoints.load() for name in ("stopped", "short")]
     assert all(
@@ -184,7 +181,7 @@ def test_a_stopped_run_goes_on_to_the_numbers_of_one_that_was_not(questions, tmp
     cut = experiment(tmp_path / "cut", wants_stop=StopAt(questions))
     assert 1 <= len(cut.rows) < 4
     again = experiment(tmp_path / "cut", resume=True)
-    assert numbers(again.rows) == numbers(whole.rows)
+    assert without_seconds(again.rows) == without_seconds(whole.rows)
     assert torch.equal(again.after.rewards, whole.after.rewards)
 
 
