@@ -60,9 +60,9 @@ class ServerLimits:
 class _Refused(Exception):
     """An answer that is not 200."""
 
-    def __init__(self, status: int, reason: str, **headers: str) -> None:
+    def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(reason)
-        self.status, self.headers = status, {k.replace("_", "-"): v for k, v in headers.items()}
+        self.status, self.headers = status, headers
 
 
 class RewardServer:
@@ -88,9 +88,7 @@ class RewardServer:
         self.limits, self.token, self.reward = limits or ServerLimits(), token, reward
         facts = {"name": reward.name, "fingerprint": dict(reward.fingerprint)}
         self.health = {"status": "ok", **facts, "version": __version__}
-        family, _, _, _, (address, *_) = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, *_, (address, *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         if not token and not is_local(str(address)):
             raise ValueError(
                 f"host is {host!r}, which other machines can reach; set a token (--token-env), or "
@@ -158,7 +156,7 @@ class RewardServer:
             slowest.abort()
 
     async def _answer(self, request: Any) -> Any:
-        status, headers = 200, {}
+        status, headers = 200, None
         try:
             answer = await asyncio.wait_for(self._respond(request), self.limits.timeout)
         except asyncio.TimeoutError:
@@ -203,7 +201,7 @@ class RewardServer:
         if self.token:
             given = headers.get("Authorization", "").encode("utf-8", "replace")
             if not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
-                raise _Refused(401, "a bearer token is needed", WWW_Authenticate="Bearer")
+                raise _Refused(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
         hosts = headers.getall("Host", [])
         host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         # A web page whose host name was pointed at this machine sends its own name.
@@ -227,8 +225,8 @@ class RewardServer:
 
     def _check_queue(self) -> None:
         if len(self._jobs) >= self.limits.queue:
-            wait = str(min(max(math.ceil(self._seconds), 1), 60))
-            raise _Refused(503, "the queue is full", Retry_After=wait)
+            wait = min(max(math.ceil(self._seconds), 1), 60)
+            raise _Refused(503, "the queue is full", {"Retry-After": str(wait)})
 
     async def _read(self, request: Any) -> bytearray:
         """Read the body; where too much is on its way at once, the slowest is cut."""
