@@ -11,4 +11,7 @@
 ``hostile_*``        a malicious reward server, malicious clients
 ``campaign``         runs cases, keeps failing ones
 ===================  ============================================================================
+
+Not here: the routes that the pack adds to ComfyUI and hostile values of widgets, which meet a real
+ComfyUI in ``tests/comfy/test_hostile_routes.py`` and ``tests/comfy/test_hostile_widgets.py``.
 """

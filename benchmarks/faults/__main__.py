@@ -19,35 +19,49 @@ from .warm import Warm
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run a campaign; 1 if anything failed."""
+    """Run a campaign; 1 if anything failed or nothing was tried, 130 if it was interrupted.
+
+    The table of what there is comes in any case.
+    """
     options = _options(words)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it reports, too
     outcomes: list[Outcome] = []
+    start, is_whole = time.monotonic(), False
+    try:
+        _run(options, outcomes)
+        is_whole = True
+    except KeyboardInterrupt:
+        say("interrupted; what there is so far:")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        failing = sum(outcome.kind in FAILURES for outcome in outcomes)
+        print(table(outcomes))
+        about = f"{time.monotonic() - start:.0f} s, seed {options.seed}"
+        print(f"{len(outcomes)} cases, {failing} failing, {about}; ", end="")
+        print(f"report and failing cases in {options.out}/")
+    return (1 if failing or not outcomes else 0) if is_whole else 130
+
+
+def _run(options: argparse.Namespace, outcomes: list[Outcome]) -> None:
+    """Do what was asked for, adding to the outcomes as they come."""
     start = time.monotonic()
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
         warms = [stack.enter_context(Warm(cold=options.cold)) for _ in range(options.jobs)]
         material = prepare(warms[0], work / "material")
-        if not options.only:
-            outcomes += _cold(material, work)
         campaign = Campaign(tuple(warms), material, work / "cases", options.out, options.seed)
+        campaign.begin()
         try:
+            if not options.only:
+                outcomes += _cold(material, work)
             for outcome in _chosen(campaign, options):
                 outcomes.append(outcome)
                 campaign.note(outcome)
                 if outcome.kind in FAILURES or options.only:
                     about = f"{outcome.name}: {outcome.kind.value}, {outcome.about:.100}"
                     say(f"{about}: {outcome.detail:.300}")
-        except KeyboardInterrupt:
-            say("interrupted; what there is so far:")
         finally:
             campaign.report(outcomes, time.monotonic() - start)
-    signal.signal(signal.SIGTERM, before)
-    print(table(outcomes))
-    failing = sum(outcome.kind in FAILURES for outcome in outcomes)
-    print(f"{len(outcomes)} cases, {failing} failing, {time.monotonic() - start:.0f} s, ", end="")
-    print(f"seed {options.seed}; report and failing cases in {options.out}/")
-    return 1 if failing else 0
 
 
 def _cold(material: Material, work: Path) -> list[Outcome]:

@@ -24,8 +24,9 @@ from .warm import Limits, Warm
 
 __all__ = ["Campaign", "shares"]
 
-_MOST_MIB = 1500
-"""A command of the tiny model that takes more beyond what it began with has run out of bounds."""
+_MOST_MIB = 400
+"""A command of the tiny model that takes more beyond what it began with has run out of bounds; a
+million prompts take 100."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Campaign:
     def case(self, warm: Warm, gate: str, number: int) -> Outcome:
         """Make one case, run it, judge it; keep its folder if it fails."""
         rng = random.Random(f"{self.seed}/{gate}/{number}")
-        name = f"{gate.replace(' ', '-').strip('-')}-{number}"
+        name = f"{gate.replace(' ', '-').strip('-[]')}-{number}"
         folder = self.work / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -146,15 +147,18 @@ class Campaign:
         with ThreadPoolExecutor(len(self.warms)) as pool:
             yield from pool.map(run, jobs)
 
+    def begin(self) -> None:
+        """Make the folder of the report, without the outcomes of an earlier campaign."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "outcomes.jsonl").unlink(missing_ok=True)
+
     def note(self, outcome: Outcome) -> None:
         """Add an outcome to ``outcomes.jsonl``, which is there whatever ends the campaign."""
-        self.out.mkdir(parents=True, exist_ok=True)
         with open(self.out / "outcomes.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({**asdict(outcome), "kind": outcome.kind.value}) + "\n")
 
     def report(self, outcomes: list[Outcome], seconds: float) -> None:
         """Write ``report.json`` and ``report.md``."""
-        self.out.mkdir(parents=True, exist_ok=True)
         rows = [{**asdict(outcome), "kind": outcome.kind.value} for outcome in outcomes]
         body = {"seed": self.seed, "seconds": round(seconds), "outcomes": rows}
         (self.out / "report.json").write_text(json.dumps(body, indent=1), encoding="utf-8")

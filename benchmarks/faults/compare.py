@@ -11,16 +11,19 @@ from typing import Any
 import tomllib
 from safetensors.torch import load_file
 
-__all__ = ["differences", "rows_of", "whole_iterations"]
+from chunk_grpo_core.configfile.record import read_document, settings_are_edited
+
+__all__ = ["differences", "lines_of", "rows_of", "whole_iterations"]
 
 
-def differences(disturbed: Path, whole: Path, *, rows_may_miss: bool = False) -> str:
+def differences(disturbed: Path, whole: Path, *, damaged: str = "", least: int = 0) -> str:
     """What differs between two run folders, times apart; empty if nothing does.
 
     Args:
         disturbed: Run folder that was killed and resumed, or damaged.
         whole: Run folder of the uninterrupted run.
-        rows_may_miss: Rows of metrics and measurements were destroyed; those there must be right.
+        damaged: File of rows that was destroyed; those there must be right.
+        least: Rows that it must have nevertheless, at its end.
     """
     wrong = []
     one, other = disturbed / "lora.safetensors", whole / "lora.safetensors"
@@ -32,12 +35,16 @@ def differences(disturbed: Path, whole: Path, *, rows_may_miss: bool = False) ->
         wrong.append("bytes of the LoRA's header" if equal else "tensors of the LoRA")
     for name, key in (("metrics.jsonl", "iteration"), ("held_out.jsonl", "iterations")):
         ours, theirs = rows_of(disturbed / name), rows_of(whole / name)
-        numbers = [row[key] for row in ours]
-        if numbers != sorted(set(numbers)):
+        numbers = [row.get(key, -1) for row in ours]
+        if len(ours) < (count := len(lines_of(disturbed / name))):
+            wrong.append(f"{name}: {count - len(ours)} lines cannot be read")
+        elif numbers != sorted(set(numbers)):
             wrong.append(f"{name} has rows {numbers}")
-        elif rows_may_miss:
+        elif name == damaged:
             expected = {row[key]: row for row in theirs}
             wrong += [f"{name}, row {row[key]}" for row in ours if row != expected.get(row[key])]
+            if least and ours[-least:] != theirs[-least:]:
+                wrong.append(f"{name}: the newest {least} rows are missing")
         elif ours != theirs:
             wrong.append(f"{name}: {_first_difference(ours, theirs)}")
     ours, theirs = _record(disturbed), _record(whole)
@@ -46,18 +53,32 @@ def differences(disturbed: Path, whole: Path, *, rows_may_miss: bool = False) ->
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key)
     ]
-    for name in ("evaluation.json",):
-        if _json(disturbed / name) != _json(whole / name):
-            wrong.append(name)
+    if _json(disturbed / "evaluation.json") != _json(whole / "evaluation.json"):
+        wrong.append("evaluation.json")
+    wrong += _other_pictures(disturbed, whole)
     return "; ".join(wrong)
+
+
+def _other_pictures(disturbed: Path, whole: Path) -> list[str]:
+    """Pictures that are missing, or too many, or not those of the uninterrupted run."""
+    wrong = []
+    for name in ("group", "samples"):
+        ours, theirs = (
+            {path.name: path.read_bytes() for path in (run / name).glob("*.png")}
+            for run in (disturbed, whole)
+        )
+        wrong += [
+            f"{name}/{file}"
+            for file in sorted(ours.keys() | theirs.keys())
+            if ours.get(file) != theirs.get(file)
+        ]
+    return wrong
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """Rows of JSON lines without times; those that cannot be read are left out."""
-    if not path.is_file():
-        return []
     rows = []
-    for line in path.read_text("utf-8", "replace").splitlines():
+    for line in lines_of(path):
         try:
             row = json.loads(line)
         except ValueError:
@@ -65,6 +86,11 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict):
             rows.append({key: value for key, value in row.items() if key != "seconds"})
     return rows
+
+
+def lines_of(path: Path) -> list[str]:
+    """Lines of a file as they are, times included; none if there is no file."""
+    return path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
 
 
 def whole_iterations(folder: Path) -> int:
@@ -84,15 +110,27 @@ def _first_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) 
 
 
 def _record(folder: Path) -> Mapping[str, Any]:
-    """The record by dotted key, without what depends on where the folder lies, and its own id."""
-    document = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
-    for table, key in (("record", "id"), ("record", "digests"), ("run", "folder")):
-        document.get(table, {}).pop(key, None)
+    """The record by dotted key. Of what every run has of its own (its id, where it lies, and the
+    digests, which depend on both) only the form counts; that the digests are right, the library
+    says."""
+    document: dict[str, Any] = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
+    record, run = document.get("record", {}), document.get("run", {})
+    if document.get("record"):
+        record["digests"] = _of_digests(folder)
+        record["id"] = "an id" if re.fullmatch("[0-9a-f]{16}", record.get("id", "")) else "no id"
+        run["folder"] = "a path" if Path(run.get("folder", "")).is_absolute() else "no whole path"
     return {
         f"{table}.{key}" if isinstance(entries, dict) else table: value
         for table, entries in document.items()
         for key, value in (entries.items() if isinstance(entries, dict) else [("", entries)])
     }
+
+
+def _of_digests(folder: Path) -> str:
+    try:
+        return "of other settings" if settings_are_edited(read_document(folder)) else "right"
+    except ValueError as error:
+        return str(error)
 
 
 def _json(path: Path) -> object:

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from .compare import differences
-from .kills import finish
+from .kills import empty_place, finish
 from .material import Material
-from .outcomes import Kind, Outcome, message_of
+from .outcomes import FAILURES, Kind, Outcome, crash, message_of, names_one
 from .warm import Ended, Limits, Warm
 
 __all__ = ["DISK_TRIALS", "disk_trial"]
@@ -21,19 +21,16 @@ __all__ = ["DISK_TRIALS", "disk_trial"]
 Verdict = tuple[Kind, str, str]
 """Kind, detail, and what was done."""
 _TRAIN = ("train", "base.toml", "--out", "run")
-_TOO_FULL = ("space", "large", "full")
+_TOO_FULL = ("no space is left", "the file is too large")
 
 
 def disk_trial(warm: Warm, material: Material, folder: Path, seed: int, number: int) -> Outcome:
     """One trial; its folder stays if something is wrong."""
     rng = random.Random(f"{seed}/disk/{number}")
-    place = folder / f"disk-{number}"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    shutil.copy(material.finished.parent / "base.toml", place)
+    place = empty_place(folder, f"disk-{number}", material)
     start = time.monotonic()
     kind, detail, about = DISK_TRIALS[number % len(DISK_TRIALS)](warm, material, place, rng)
-    if kind in (Kind.accepted, Kind.clear):
+    if kind not in FAILURES:
         shutil.rmtree(place)
     return Outcome("disk", number, about, kind, detail, time.monotonic() - start, 0.0)
 
@@ -56,7 +53,7 @@ def _small_disk(warm: Warm, material: Material, place: Path, rng: random.Random)
     except OSError:
         mounted = False
     if not mounted:
-        return Kind.accepted, "skipped: only root can mount a disk", about
+        return Kind.skipped, "only root can mount a disk", about
     try:
         ended = warm.run(_TRAIN, place, Limits(seconds=60))
         shutil.copytree(place / "run", place / "kept")
@@ -69,27 +66,19 @@ def _small_disk(warm: Warm, material: Material, place: Path, rng: random.Random)
 
 def _full(warm: Warm, material: Material, place: Path, ended: Ended, about: str) -> Verdict:
     """What a full disk must come to: a clear error, and the same numbers once there is room."""
-    if wrong := _bad_end(ended):
+    if wrong := crash(ended, 0, 1, 2):
         return *wrong, about
     said = message_of(ended.stderr)
-    if ended.code and not any(word in said.lower() for word in _TOO_FULL):
+    if ended.code and not names_one(said, _TOO_FULL):
         return Kind.unclear, f"does not say that the disk is full: {said[:300]}", about
-    if ended.code and "run" not in said:
+    if ended.code and not names_one(said, ("cannot write run",)):
         return Kind.unclear, f"names no path: {said[:300]}", about
+    if ended.code and not names_one(said, ("resume run", "nothing was written")):
+        return Kind.unclear, f"does not say how to go on: {said[:300]}", about
     kind, detail = finish(warm, material, place)
     return (
         (Kind.clear, said, about) if kind is Kind.accepted and ended.code else (kind, detail, about)
     )
-
-
-def _bad_end(ended: Ended, *allowed: int) -> tuple[Kind, str] | None:
-    if ended.code is None:
-        return Kind.timeout, "does not end"
-    if "Traceback (most recent call last)" in ended.stderr:
-        return Kind.traceback, ended.stderr.splitlines()[-1][:300]
-    if ended.code not in (0, 1, 2, *allowed):
-        return Kind.traceback, f"exit status {ended.code}"
-    return None
 
 
 def _read_only(warm: Warm, material: Material, place: Path, rng: random.Random) -> Verdict:
@@ -101,8 +90,8 @@ def _read_only(warm: Warm, material: Material, place: Path, rng: random.Random) 
         ("resume", "run"), place, Limits(seconds=60, read_only=str((place / "run").resolve()))
     )
     if "cannot mount" in ended.stderr or "namespace of its own" in ended.stderr:
-        return Kind.accepted, "skipped: only root can mount a folder read-only", about
-    if wrong := _bad_end(ended):
+        return Kind.skipped, "only root can mount a folder read-only", about
+    if wrong := crash(ended, 0, 1, 2):
         return *wrong, about
     said = message_of(ended.stderr)
     if ended.code == 0:
@@ -136,15 +125,19 @@ def _together(
     delay = rng.choice([0.0, 0.0, 0.01, 0.1, 0.5])
     time.sleep(delay)
     second = warm.start(words, place, Limits(seconds=60))
+    has_met = not first.ended()
     ends, about = [first.wait(), second.wait()], f"{about}, {delay} s apart"
     for ended in ends:
-        if wrong := _bad_end(ended):
+        if wrong := crash(ended, 0, 1, 2):
             return *wrong, about
     refused = [message_of(ended.stderr) for ended in ends if ended.code]
     if len(refused) == 2:
         return Kind.difference, f"neither works: {refused[0][:200]}", about
-    if refused and "run" not in refused[0]:
-        return Kind.unclear, refused[0][:300], about
+    holders = (*(f"process {child.pid}" for child in (first, second)), "already holds a run")
+    if not refused and (has_met or words == _TRAIN):
+        return Kind.silent, "both say that all was well", about
+    if refused and not names_one(refused[0], holders):
+        return Kind.unclear, f"does not say who holds it: {refused[0][:300]}", about
     if wrong := differences(place / "run", material.finished):
         return Kind.difference, wrong, about
     return (Kind.clear, refused[0], about) if refused else (Kind.accepted, "one by one", about)
@@ -156,7 +149,7 @@ def _free_names(warm: Warm, material: Material, place: Path, rng: random.Random)
     children = [warm.start(words, place, Limits(seconds=90)) for _ in range(3)]
     for child in children:
         ended = child.wait()
-        if wrong := _bad_end(ended):
+        if wrong := crash(ended, 0, 1, 2):
             return *wrong, about
         if ended.code:
             return Kind.difference, f"refused: {message_of(ended.stderr)[:300]}", about
@@ -184,12 +177,12 @@ def _vanishing(warm: Warm, material: Material, place: Path, rng: random.Random) 
             with suppress(OSError):
                 shutil.rmtree(place / "run")
     ended = child.wait()
-    if wrong := _bad_end(ended):
+    if wrong := crash(ended, 0, 1, 2):
         return *wrong, about
     if ended.code == 0:
         return Kind.silent, "said that all was well", about
     said = message_of(ended.stderr)
-    if "run" not in said:
+    if not names_one(said, ("the run folder run was moved or deleted", "cannot write run")):
         return Kind.unclear, said[:300], about
     if is_renamed:
         shutil.rmtree(place / "run", ignore_errors=True)

@@ -9,12 +9,13 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable
+import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .gates.pictures import png
+from .hostile_requests import ACCEPTABLE, REQUESTS, WORDLESS, post, question
 from .outcomes import Kind, Outcome
 from .warm import Child, Limits, Warm
 
@@ -27,8 +28,12 @@ _COMMAND = (
     *("serve-reward", "brightness", "--port", "0", "--max-megabytes", "2"),
     *("--timeout", str(_TIMEOUT), "--queue", "2", "--max-batch", "4"),
 )
-_MIB = 900
-"""More than a server may grow by: its documents promise 768 MiB of decoded pictures."""
+_MIB = 320
+"""More than a server may grow by: its documents promise to unpack at most 192 MiB at once, as
+float32, which the reward copies once, and the picture itself has a quarter of that."""
+_LEAK_MIB = 12
+"""More than a server may keep of :data:`_REPEATED` requests of a megabyte."""
+_REPEATED = 30
 _ENDS = (("SIGTERM",), ("SIGINT",), ("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"))
 
 
@@ -67,11 +72,11 @@ class Server:
                 return data
         raise TimeoutError("it does not hang up")
 
-    def resident_mib(self) -> float:
-        """Memory now; 0 if it has ended."""
+    def resident_mib(self, which: str = "VmHWM") -> float:
+        """Largest memory so far, or with "VmRSS" that of now; 0 if it has ended."""
         with suppress(OSError):
             status = Path(f"/proc/{self.child.pid}/status").read_text()
-            if match := re.search(r"VmHWM:\s+(\d+) kB", status):
+            if match := re.search(rf"{which}:\s+(\d+) kB", status):
                 return int(match[1]) / 1024
         return 0.0
 
@@ -99,9 +104,9 @@ def _round(warm: Warm, folder: Path, first: int, size: int, seed: int) -> list[O
     outcomes = []
     for number in range(first, first + size):
         rng = random.Random(f"{seed}/clients/{number}")
-        name = rng.choice(sorted(_REQUESTS))
+        name = rng.choice(sorted(REQUESTS))
         start, before = time.monotonic(), server.resident_mib()
-        kind, detail = _meet(server, _REQUESTS[name](rng), name)
+        kind, detail = _meet(server, REQUESTS[name](rng), name)
         grown = server.resident_mib() - before
         if kind in (Kind.clear, Kind.accepted) and grown > _MIB:
             kind, detail = Kind.timeout, f"memory grew by {grown:.0f} MiB"
@@ -109,9 +114,12 @@ def _round(warm: Warm, folder: Path, first: int, size: int, seed: int) -> list[O
         outcomes.append(Outcome("clients", number, name, kind, detail, seconds, grown))
         if child.ended():
             return outcomes
+    last = outcomes[-1]
+    if kept := _leaks(server):
+        last = replace(last, about="a server that only scores", kind=Kind.timeout, detail=kept)
+        outcomes[-1] = last
     rng = random.Random(f"{seed}/clients/end/{first}")
     ends = rng.choice(_ENDS)
-    last = outcomes[-1]
     if wrong := _ends_badly(child, ends):
         outcomes[-1] = Outcome("clients", last.number, "+".join(ends), *wrong, last.seconds, 0.0)
     return outcomes
@@ -131,7 +139,7 @@ def _meet(server: Server, request: bytes | list[bytes], name: str) -> tuple[Kind
     try:
         if isinstance(request, list):
             _crowd(server, request)
-            answer = b"HTTP/1.1 400 crowd"
+            answer = b"HTTP/1.1 400 crowd\r\n\r\ncrowd"
         else:
             answer = server.ask(request)
     except TimeoutError as error:
@@ -142,14 +150,57 @@ def _meet(server: Server, request: bytes | list[bytes], name: str) -> tuple[Kind
         return Kind.traceback, f"the server ended: {server.child.text('stderr')[-300:]}"
     if wrong := _honest(server):
         return Kind.difference, f"afterwards: {wrong}"
-    is_right = name in _ACCEPTABLE
-    if answer.startswith((b"HTTP/1.0 200", b"HTTP/1.1 200")):
-        return (Kind.accepted, "") if is_right else (Kind.silent, repr(answer[-100:]))
+    return judge_answer(answer, name in ACCEPTABLE, name in WORDLESS)
+
+
+def judge_answer(answer: bytes, is_right: bool, may_hang_up: bool) -> tuple[Kind, str]:
+    """What kind of answer it is.
+
+    Args:
+        answer: All that came.
+        is_right: Whether the request is to be answered.
+        may_hang_up: Whether it says so little that no answer is one, too.
+    """
+    status = re.match(rb"HTTP/1\.[01] (\d{3}) ", answer)
+    said = answer.partition(b"\r\n\r\n")[2].strip()
+    if b"Traceback" in answer or (status and status[1] == b"500"):
+        return Kind.traceback, repr(answer[-300:])
+    if status and status[1] == b"200":
+        if not is_right:
+            return Kind.silent, repr(answer[-100:])
+        wrong = _wrong_scores(said)
+        return (Kind.difference, wrong) if wrong else (Kind.accepted, "")
     if is_right:
         return Kind.difference, f"refused: {answer[:200]!r}"
-    if b"Traceback" in answer:
-        return Kind.traceback, repr(answer[-300:])
+    if not answer and may_hang_up:
+        return Kind.clear, "hung up"
+    if not status or not said or status[1][:1] not in (b"4", b"5"):
+        return Kind.unclear, repr(answer[:300])
     return Kind.clear, repr(answer[-150:])
+
+
+def _wrong_scores(body: bytes) -> str:
+    """All our pictures are of the same grey, also in an answer to ``GET /health``."""
+    with suppress(ValueError, AttributeError, TypeError):
+        scores = json.loads(body).get("rewards", [])
+        strange = [score for score in scores if abs(score - 100 / 255) > 1e-3]
+        return f"the score is {strange[0]}" if strange else ""
+    return f"no scores: {body[:100]!r}"
+
+
+def _leaks(server: Server) -> str:
+    """Whether scoring noise again and again takes more and more memory; how much, or nothing."""
+    noise = random.Random(0).randbytes(256 * (256 * 3 + 1))
+    rows = b"".join(b"\0" + noise[n * 769 + 1 : (n + 1) * 769] for n in range(256))
+    picture = base64.b64encode(png(256, 256, 8, 2, zlib.compress(rows))).decode()
+    request = post(question(4, image=[picture] * 4))
+    kept = []
+    for _ in range(_REPEATED):
+        with suppress(OSError):
+            server.ask(request)
+        kept.append(server.resident_mib("VmRSS"))
+    grown = kept[-1] - kept[len(kept) // 3]
+    return f"{_REPEATED} equal requests left {grown:.0f} MiB" if grown > _LEAK_MIB else ""
 
 
 def _crowd(server: Server, requests: list[bytes]) -> None:
@@ -173,7 +224,7 @@ def _honest(server: Server) -> str:
     wrong = "no answer"
     for _ in range(20):
         try:
-            answer = server.ask(_post(_question(1)))
+            answer = server.ask(post(question(1)))
         except OSError as error:
             wrong = str(error)
             continue
@@ -198,126 +249,3 @@ def _ends_badly(child: Child, ends: tuple[str, ...]) -> tuple[Kind, str] | None:
         said = ended.stderr[max(0, ended.stderr.find("Traceback")) :]
         return Kind.traceback, f"status {ended.code}: {said[:2000]}"
     return None
-
-
-def _post(body: bytes, *headers: str, path: str = "/compute", length: int | None = None) -> bytes:
-    size = len(body) if length is None else length
-    lines = [f"POST {path} HTTP/1.1", *headers]
-    names = {line.partition(":")[0].lower() for line in headers}
-    for name, value in {
-        "Host": "127.0.0.1",
-        "Content-Type": "application/json",
-        "Content-Length": str(size),
-        "Connection": "close",
-    }.items():
-        if name.lower() not in names:
-            lines.append(f"{name}: {value}")
-    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body
-
-
-def _grey(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
-    import zlib
-
-    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour] * depth // 8
-    row = b"\0" + bytes([100]) * channels * width
-    packer = zlib.compressobj()
-    data = b"".join([*(packer.compress(row) for _ in range(height)), packer.flush()])
-    return png(width, height, depth, colour, data)
-
-
-def _question(count: int, **changes: object) -> bytes:
-    picture = base64.b64encode(_grey(8, 8)).decode()
-    question = {"prompt": ["a"] * count, "image": [picture] * count, **changes}
-    return json.dumps(question).encode()
-
-
-def _image(body: bytes) -> bytes:
-    return _post(_question(1, image=[base64.b64encode(body).decode()]))
-
-
-def _with(**changes: object) -> Callable[[random.Random], bytes]:
-    return lambda rng: _post(_question(1, **changes))
-
-
-def _raw(body: bytes) -> Callable[[random.Random], bytes]:
-    return lambda rng: body
-
-
-def _damaged(rng: random.Random) -> bytes:
-    from .mutate import damaged_bytes
-
-    body, _ = damaged_bytes(_grey(8, 8), rng)
-    return _image(body + b"\0")
-
-
-_SLOW = b"POST /compute HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-_ACCEPTABLE = ("honest", "four pictures", "metadata", "a query behind the path, honestly", "health")
-_REQUESTS: dict[str, Callable[[random.Random], bytes | list[bytes]]] = {
-    "honest": lambda rng: _post(_question(1)),
-    "four pictures": lambda rng: _post(_question(4)),
-    "metadata": _with(metadata=[{"a": [1, {"b": None}]}]),
-    "health": _raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-    "five pictures": lambda rng: _post(_question(5)),
-    "no pictures": lambda rng: _post(_question(0)),
-    "more prompts than pictures": _with(prompt=["a", "b"]),
-    "prompt as a text": _with(prompt="a"),
-    "image as null": _with(image=None),
-    "image as a number": _with(image=[5]),
-    "image that is no base64": _with(image=["%%%"]),
-    "image that is text": _with(image=["aGVsbG8="]),
-    "metadata as a list": _with(metadata=[[]]),
-    "metadata 50,000 deep": lambda rng: _post(
-        b'{"prompt":["a"],"image":["x"],"metadata":[' + b"[" * 50_000 + b"]" * 50_000 + b"]}"
-    ),
-    "JSON 100,000 deep": lambda rng: _post(b"[" * 100_000),
-    "a number of 5,000 digits": lambda rng: _post(b'{"prompt": ' + b"9" * 5000 + b"}"),
-    "NaN": lambda rng: _post(b'{"prompt": NaN}'),
-    "no JSON": lambda rng: _post(b"prompt=a"),
-    "nothing": lambda rng: _post(b""),
-    "not UTF-8": lambda rng: _post(b'{"prompt": "\xff\xfe"}'),
-    "half a million objects": lambda rng: _post(b"[" + b"{}," * 500_000 + b"{}]"),
-    "a damaged picture": _damaged,
-    "a grey picture": lambda rng: _image(_grey(8, 8, colour=0)),
-    "a 16-bit picture": lambda rng: _image(_grey(8, 8, depth=16)),
-    "a picture with alpha": lambda rng: _image(_grey(8, 8, colour=6)),
-    "60,000 x 60,000 pixels": lambda rng: _image(png(60_000, 60_000, 8, 2, b"")),
-    "8,192 x 8,192 pixels": lambda rng: _image(_grey(8192, 8192)),
-    "0 x 8 pixels": lambda rng: _image(png(0, 8, 8, 2, b"")),
-    "a JPEG": lambda rng: _image(b"\xff\xd8\xff\xe0" + bytes(100)),
-    "larger than allowed": lambda rng: _post(b" " * 3_000_000),
-    "a length of 10^30": lambda rng: _post(b"{}", length=10**30),
-    "a negative length": lambda rng: _post(b"{}", length=-5),
-    "a length as a word": lambda rng: _post(b"{}", "Content-Length: many"),
-    "two lengths": lambda rng: _post(b"{}", "Content-Length: 2", "Content-Length: 3"),
-    "no length": _raw(_SLOW + b"\r\n{}"),
-    "chunks": _raw(_SLOW + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"),
-    "length and chunks": _raw(
-        _SLOW + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
-    ),
-    "a body that never comes": lambda rng: _post(b"{", length=1000),
-    "another type": lambda rng: _post(_question(1), "Content-Type: text/plain"),
-    "another path": lambda rng: _post(_question(1), path="/../etc/passwd"),
-    "another host": lambda rng: _post(_question(1), "Host: evil.example"),
-    "a host with a user": lambda rng: _post(_question(1), "Host: evil@localhost"),
-    "two hosts": lambda rng: _post(_question(1), "Host: localhost", "Host: evil.example"),
-    "an empty host": lambda rng: _post(_question(1), "Host:"),
-    "another origin": lambda rng: _post(
-        _question(1), "Content-Type: text/plain", "Origin: http://evil.example"
-    ),
-    "another method": _raw(b"DELETE /compute HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-    "a method that there is not": _raw(b"NOPE / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-    "CONNECT": _raw(b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
-    "HTTP/0.9": _raw(b"GET /health\r\n\r\n"),
-    "HTTP/9.9": _raw(b"GET /health HTTP/9.9\r\nHost: localhost\r\n\r\n"),
-    "no HTTP": _raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)),
-    "noise": lambda rng: rng.randbytes(2000) + b"\r\n\r\n",
-    "a header of 200 KB": lambda rng: _post(_question(1), "X-A: " + "a" * 200_000),
-    "10,000 headers": lambda rng: _post(_question(1), *(f"X-{n}: a" for n in range(10_000))),
-    "a header with a zero byte": lambda rng: _post(_question(1), "X-A: a\0b"),
-    "a line of 1 MB": _raw(b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\n\r\n"),
-    "hung up at once": _raw(b""),
-    "8 bodies that never come": lambda rng: [_SLOW + b"Content-Length: 9000\r\n\r\n{"] * 8,
-    "30 that say nothing": lambda rng: [b""] * 30,
-    "30 slow ones": lambda rng: [b"POST /compute HTTP/1.1\r\nX-A: "] * 30,
-    "4 that hang up in the middle": lambda rng: [_post(_question(4))[:-50]] * 4,
-}

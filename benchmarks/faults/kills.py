@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .compare import differences, rows_of, whole_iterations
-from .material import Material
-from .outcomes import Kind, Outcome, message_of
+from .compare import differences, lines_of, rows_of, whole_iterations
+from .material import KILLED, Material
+from .outcomes import Kind, Outcome, crash, message_of
 from .warm import Child, Ended, Limits, Warm
 
-__all__ = ["Trial", "finish", "kill_trial", "trials"]
+__all__ = ["Trial", "empty_place", "finish", "kill_trial", "stopped_badly"]
 
 _SIGNALS: tuple[tuple[str, ...], ...] = (
     ("SIGKILL",),
@@ -66,21 +66,19 @@ class Trial:
     kills: int
 
 
-def trials(warm: Warm, material: Material, folder: Path, kills: int, seed: int) -> list[Trial]:
-    """Trials until ``kills`` signals have hit a running process."""
-    done: list[Trial] = []
-    while sum(trial.kills for trial in done) < kills:
-        done.append(kill_trial(warm, material, folder, seed, len(done)))
-    return done
+def empty_place(folder: Path, name: str, material: Material) -> Path:
+    """A new folder that holds nothing but the configuration of the finished run."""
+    place = folder / name
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    shutil.copy(material.finished.parent / "base.toml", place)
+    return place
 
 
 def kill_trial(warm: Warm, material: Material, folder: Path, seed: int, number: int) -> Trial:
     """One trial; its folder stays if something is wrong."""
     rng = random.Random(f"{seed}/kills/{number}")
-    place = folder / f"kills-{number}"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    shutil.copy(material.finished.parent / "base.toml", place)
+    place = empty_place(folder, f"kills-{number}", material)
     start = time.monotonic()
     story: list[str] = []
     hits, kind, detail = 0, Kind.accepted, ""
@@ -88,10 +86,11 @@ def kill_trial(warm: Warm, material: Material, folder: Path, seed: int, number: 
         signals = rng.choice(_SIGNALS)
         child = warm.start(_command(place), place, _LIMITS)
         moment = _wait_for_moment(rng, child, place / "run", material.seconds)
+        before = len(rows_of(place / "run" / "metrics.jsonl"))
         hit, ended = _hit(rng, child, signals)
         story.append(f"{'+'.join(signals)} {moment}: {_how(ended)}")
         hits += len(signals) if hit else 0
-        if hit and (wrong := _stopped_badly(place / "run", ended, signals)):
+        if hit and (wrong := stopped_badly(place / "run", ended, signals, before)):
             kind, detail = wrong
             break
         if not hit and ended.code != 0:
@@ -146,35 +145,59 @@ def _how(ended: Ended) -> str:
     return "still running" if ended.code is None else f"status {ended.code}"
 
 
-def _stopped_badly(run: Path, ended: Ended, signals: tuple[str, ...]) -> tuple[Kind, str] | None:
-    """What is wrong with the end of a process that was told to stop."""
+_EVERY: int = KILLED["checkpoint_every"]
+
+
+def stopped_badly(
+    run: Path, ended: Ended, signals: tuple[str, ...], before: int
+) -> tuple[Kind, str] | None:
+    """What is wrong with the end of a process that was told to stop, or nothing.
+
+    Args:
+        run: Its run folder.
+        ended: How it ended, :data:`_GRACE` seconds later at the latest.
+        signals: What it was sent.
+        before: Iterations that were done when the first one was sent.
+    """
+    names = "+".join(signals)
     if ended.code is None:
-        return Kind.timeout, f"still there {_GRACE:.0f} s after {'+'.join(signals)}"
-    if "Traceback (most recent call last)" in ended.stderr:
-        return Kind.traceback, f"{'+'.join(signals)}: {ended.stderr.splitlines()[-1][:200]}"
-    if "SIGKILL" in signals or len(signals) > 1 or ended.code == 0:
-        return None
-    if "base model" not in ended.stderr:
-        return None  # it had not begun: nothing can be lost
-    if ended.code < 0:
-        return Kind.difference, f"{signals[0]} ended it without a checkpoint and a word"
-    said = message_of(ended.stderr)
+        return Kind.timeout, f"still there {_GRACE:.0f} s after {names}"
+    numbers = [signal.Signals[name].value for name in signals]
+    killed = [-number for number in numbers]
+    if wrong := crash(ended, 0, *killed, *(128 + number for number in numbers)):
+        return wrong[0], f"{names}: {wrong[1]}"
     done, kept = len(rows_of(run / "metrics.jsonl")), whole_iterations(run)
-    if done and kept < done:
-        return Kind.difference, f"{signals[0]}: {done} iterations were done, {kept} are kept"
-    if (run / "run.toml").exists() and "resume" not in said:
-        return Kind.unclear, f"{signals[0]}: nothing says how to go on: {said[:200]}"
+    if ended.code == 0 and not (run / "lora.safetensors").is_file():
+        return Kind.silent, f"{names}: said that all was well, and there is no LoRA"
+    if ended.code in killed and ("SIGKILL" in signals or len(signals) > 1):
+        lost = done - kept >= 2 * _EVERY
+        return (Kind.difference, f"{names}: {kept} of {done} are kept") if lost else None
+    if ended.code in killed:  # before it could hear a signal, nothing may have happened yet
+        has_begun = bool(ended.stderr.strip()) or done > before
+        return (Kind.difference, f"{names} ended it without a word") if has_begun else None
+    if done > before + 1:
+        return Kind.difference, f"{names}: {done - before} iterations were done nevertheless"
+    if ended.code == 0:
+        return None
+    if kept < done:
+        return Kind.difference, f"{names}: {done} iterations were done, {kept} are kept"
+    said = ended.stderr.rpartition("stopped")[2]
+    way_on = "chunk-grpo resume run" if (run / "run.toml").exists() else "nothing was written"
+    if way_on not in said:
+        return Kind.unclear, f"{names}: does not say {way_on!r}: {said[:200]}"
     return None
 
 
 def finish(warm: Warm, material: Material, place: Path) -> tuple[Kind, str]:
-    """Let it end undisturbed, and compare."""
+    """Let it end undisturbed, and compare; what a checkpoint holds must not be trained again."""
+    rows = place / "run" / "metrics.jsonl"
+    kept = lines_of(rows)[: whole_iterations(place / "run")]
     ended = warm.run(_command(place), place, _LIMITS)
-    if ended.code is None:
-        return Kind.timeout, "the last resume does not end"
+    if wrong := crash(ended, 0, 1, 2):
+        return wrong[0], f"the last resume: {wrong[1]}"
     if ended.code != 0:
-        is_bug = "Traceback (most recent call last)" in ended.stderr
-        kind = Kind.traceback if is_bug else Kind.difference
-        return kind, f"cannot be resumed: {message_of(ended.stderr)[-300:]}"
+        return Kind.difference, f"cannot be resumed: {message_of(ended.stderr)[-300:]}"
+    if lines_of(rows)[: len(kept)] != kept:  # with their times
+        return Kind.difference, f"iterations 1 to {len(kept)} were trained again"
     wrong = differences(place / "run", material.finished)
     return (Kind.difference, wrong) if wrong else (Kind.accepted, "")

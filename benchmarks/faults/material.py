@@ -88,6 +88,8 @@ class Material:
     """How long the run takes here."""
     even_reward: float
     """Mean reward of one iteration of :data:`BASE` with the noise levels :data:`EVEN`."""
+    continued_reward: float
+    """The same of :data:`BASE` itself when it continues the LoRA of the finished run."""
 
     @property
     def lora(self) -> Path:
@@ -122,18 +124,24 @@ def prepare(warm: Warm, folder: Path) -> Material:
         ended = warm.run(words, folder / "finished", Limits(seconds=60))
         if ended.code != 0:
             raise RuntimeError(f"{words[0]} fails with a good LoRA: {ended.stderr}")
-    reward = _even_reward(warm, folder / "even")
+    even = {"grid": {"sigmas": list(EVEN)}, "plan": {"chunks": "step"}}
+    lora = runs["finished"][0] / "lora.safetensors"
+    continued = {"run.continue_from": str(lora), "lora.rank": 16}
+    rewards = [
+        _reward(warm, folder / name, put(BASE, changes))
+        for name, changes in {"even": even, "continued": continued}.items()
+    ]
     stopped = _stopped(warm, folder / "stopped", folder / "finished" / "base.toml")
-    return Material(runs["finished"][0], stopped, runs["other"][0], runs["other"][1], reward)
+    return Material(runs["finished"][0], stopped, runs["other"][0], runs["other"][1], *rewards)
 
 
-def _even_reward(warm: Warm, place: Path) -> float:
+def _reward(warm: Warm, place: Path, data: Mapping[str, Any]) -> float:
+    """Mean reward of the first iteration."""
     place.mkdir()
-    data = put(BASE, {"grid": {"sigmas": list(EVEN)}, "plan": {"chunks": "step"}})
-    (place / "even.toml").write_text(as_toml(data))
-    ended = warm.run(("train", "even.toml", "--out", "run"), place, Limits(seconds=120))
+    (place / "base.toml").write_text(as_toml(data))
+    ended = warm.run(("train", "base.toml", "--out", "run"), place, Limits(seconds=120))
     if ended.code != 0:
-        raise RuntimeError(f"an even grid fails: {ended.stderr}")
+        raise RuntimeError(f"a training of one iteration fails: {ended.stderr}")
     return rows_of(place / "run" / "metrics.jsonl")[0]["reward_mean"]
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from chunk_grpo_core.cli.outcome import BUG
+
 from .warm import Ended
 
 __all__ = [
@@ -19,12 +21,23 @@ __all__ = [
     "Expected",
     "Kind",
     "Outcome",
+    "crash",
     "judge",
     "message_of",
+    "names_one",
     "table",
 ]
 
 _LONGEST_MESSAGE = 1500
+_CRASHES = (
+    "Traceback (most recent call last)",
+    BUG,
+    "Exception ignored in",
+    "Fatal Python error",
+    "was never retrieved",
+    "was never awaited",
+)
+"""What no output of a command may hold. The command line hides tracebacks without ``--debug``."""
 _BAR = re.compile(r"[━╸╺]|^\s*$")
 _BOX = re.compile(r"[─│╭╮╰╯\s]+")
 
@@ -36,10 +49,13 @@ class Kind(str, Enum):
     """Exit status 2 or 1, and one short message that names the input."""
     accepted = "accepted"
     """Done, and rightly as far as the case can tell."""
+    skipped = "skipped"
+    """This machine cannot try it."""
     unclear = "unclear error"
-    """A message that does not name the input, is empty, or is endless."""
+    """A message that does not name the input, is empty, or is endless; the wrong exit status."""
     traceback = "traceback"
-    """A traceback, a crash, or an exit status that no command has."""
+    """A traceback, an error that the program calls its own bug, an exit status that no command
+    has."""
     timeout = "time-out"
     """Longer than its time limit."""
     silent = "silent acceptance"
@@ -71,9 +87,11 @@ class Case:
     about: str
     """What is unusual about it, on one line."""
     names: tuple[str, ...]
-    """A clear message has one of them; none lets any message pass."""
+    """A clear message has one of them, as a whole word; none lets any message pass."""
     expected: Expected = Expected.either
     check: Check | None = None
+    codes: tuple[int, ...] = (2,)
+    """Exit statuses that an error may have: 2 is a mistake of the user's, 1 is everything else."""
     never: tuple[str, ...] = ()
     """A message with one of them shows that the input was taken for something else."""
     seconds: float = 30.0
@@ -103,19 +121,34 @@ def judge(case: Case, ended: Ended, folder: Path) -> tuple[Kind, str]:
     """What kind of end it is, and a line about it."""
     if ended.code is None:
         return Kind.timeout, f"more than {case.seconds:.0f} s"
-    if "Traceback (most recent call last)" in ended.stderr + ended.stdout:
-        return Kind.traceback, _last_line(ended.stderr)
-    if ended.code not in (0, 1, 2):
-        return Kind.traceback, f"exit status {ended.code}: {_last_line(ended.stderr)}"
-    said = message_of(ended.stderr) or message_of(ended.stdout)
+    if wrong := crash(ended, 0, 1, 2):
+        return wrong
+    said = message_of(ended.stderr)
+    if not ended.code and case.expected is Expected.refused:
+        return Kind.silent, said or ended.stdout[:200]
+    if "--json" in case.argv and (wrong := _not_json(ended)):
+        return Kind.difference, wrong
     if ended.code:
         return _judge_error(case, ended, said)
-    if case.expected is Expected.refused:
-        return Kind.silent, said or ended.stdout[:200]
-    if "--json" in case.argv and (wrong := _not_json(ended.stdout)):
-        return Kind.difference, wrong
     wrong = case.check(folder, ended) if case.check else ""
     return (Kind.difference, wrong) if wrong else (Kind.accepted, "")
+
+
+def crash(ended: Ended, *codes: int) -> tuple[Kind, str] | None:
+    """What no command line may come to, whatever it was given.
+
+    Args:
+        ended: How it ended.
+        codes: Exit statuses that it may have.
+    """
+    if ended.code is None:
+        return Kind.timeout, "does not end"
+    printed = ended.stderr + ended.stdout
+    if any(sign in printed for sign in _CRASHES):
+        return Kind.traceback, _last_line(ended.stderr)
+    if ended.code not in codes:
+        return Kind.traceback, f"exit status {ended.code}: {_last_line(ended.stderr)}"
+    return None
 
 
 def _judge_error(case: Case, ended: Ended, said: str) -> tuple[Kind, str]:
@@ -127,9 +160,21 @@ def _judge_error(case: Case, ended: Ended, said: str) -> tuple[Kind, str]:
         return Kind.silent, f"taken as something else ({taken[0]}): {said}"
     if len(said) > _LONGEST_MESSAGE:
         return Kind.unclear, f"{len(said)} characters: {said[:200]}"
-    if case.names and not any(name.lower() in said.lower() for name in case.names):
+    if not names_one(said, case.names):
         return Kind.unclear, f"names none of {', '.join(case.names)}: {said}"
+    if ended.code not in case.codes:
+        return Kind.unclear, f"exit status {ended.code} is not {case.codes[0]}: {said}"
     return Kind.clear, said
+
+
+def names_one(said: str, names: tuple[str, ...]) -> bool:
+    """Whether a message has one of these words or pieces; ``rs`` is not in "errors"."""
+    return not names or any(
+        re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said, re.IGNORECASE)
+        if name.replace("_", "").isalnum()
+        else name.lower() in said.lower()
+        for name in names
+    )
 
 
 def message_of(stderr: str) -> str:
@@ -143,14 +188,18 @@ def _last_line(text: str) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "")[:300]
 
 
-def _not_json(text: str) -> str:
+def _not_json(ended: Ended) -> str:
+    """What is wrong with the one object of --json, on success and on failure; or nothing."""
+
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is not JSON")
 
     try:
-        json.loads(text, parse_constant=refuse)
+        facts = json.loads(ended.stdout, parse_constant=refuse)
     except ValueError as error:
         return f"--json printed what is not JSON: {error}"
+    if ended.code and not (facts.get("error") and facts.get("exit_code") == ended.code):
+        return f"--json says nothing of the error: {ended.stdout[:200]}"
     return ""
 
 

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KEYS", "Known", "nonsense_for", "sane_for"]
+__all__ = ["FLUX", "KEYS", "Known", "nonsense_for", "sane_for"]
 
 TOO_LARGE = (2**63, 9_200_000_000_000_000_000, 10**30)
 """Of sizes: more than any machine has."""
@@ -20,7 +20,7 @@ class Known:
     """What is known of one key."""
 
     kind: str
-    """whole, number, flag or word."""
+    """whole, number, flag, word or words."""
     sane: tuple[Any, ...]
     """Must be accepted, and stand in the record."""
     nonsense: tuple[Any, ...] = ()
@@ -40,6 +40,10 @@ def _number(
     """``harmless`` says that a huge number means no limit."""
     huge = () if harmless else (1e308, math.inf)
     return Known("number", sane, (-1e308, -1.0, -1e-9, *huge, *bad), none)
+
+
+def _words(*sane: list[str]) -> Known:
+    return Known("words", sane, ("divergence", ["no such"], ["divergence", 2], [["divergence"]]))
 
 
 def _seed() -> Known:
@@ -65,6 +69,7 @@ KEYS: dict[str, Known] = {
     "score_while_sampling": _FLAG,
     "checkpoint_every": _whole(1, 2, 10, harmless=True),
     "evaluate_every": _whole(0, 1, low=0, harmless=True),
+    "algorithm": _word("chunk_grpo"),
     "seed": _seed(),
     "self_test": _FLAG,
     "prompts.held_out": _whole(2, 3, low=0, harmless=True),
@@ -91,6 +96,7 @@ KEYS: dict[str, Known] = {
     "objective.step_weights": _word("equal"),
     "objective.kl_old": _number(0.0, 0.01),
     "objective.kl_ref": _number(0.0, 0.001),
+    "objective.kl_ref_k3": _number(0.0, 0.001),
     "optimizer.name": _word("adamw"),
     "optimizer.fused": _FLAG,
     "optimizer.learning_rate": _number(1e-5, 1e-3, 1e-2, bad=(0.0,)),
@@ -109,8 +115,37 @@ KEYS: dict[str, Known] = {
     "lora.rs": _FLAG,
     "lora.targets": _word("attention", "attention+mlp"),
     "window.kind": _word("all"),
+    "window.chunks": _whole(1, 2, 4),
+    "window.start": _whole(0, 1, low=0),
+    "window.stride": Known("whole", (1, 2, 4), (0, -1, 5, *TOO_LARGE)),
+    "window.every": _whole(1, 25, 1000),
     "run.pictures": _whole(1, 2),
+    "run.reward_retries": _whole(0, 1, 20, low=0),
+    "run.reward_wait": _number(0.0, 0.5, 600.0, bad=(601.0,)),
+    "run.stop_on": _words([], ["divergence"], ["no-signal", "collapse"], ["all-masked"]),
 }
+
+FLUX: dict[str, Known] = {
+    "model.width": Known("whole", (), (0, -512, 63, 100, 8208, *TOO_LARGE)),
+    "model.height": Known("whole", (), (0, -512, 63, 100, 8208, *TOO_LARGE)),
+    "model.guidance": _number(bad=(101.0,)),
+    "model.max_tokens": _whole(),
+    "model.gradient_checkpointing": _FLAG,
+    "model.compile": _FLAG,
+    "model.vae_tiling": _FLAG,
+    "model.attention": Known("word", (), ("fast", "a" * 5000)),
+    "model.weights": _word(),
+    "model.device": Known("word", (), ("", "cuda:99", "tpu")),
+    "model.text_cache": Known("word", (), ("a\0b",)),
+    "model.path": Known("word", (), ("", "no such folder", "nobody/nothing", "a" * 5000)),
+    "model.transformer": Known("word", (), ("no such.safetensors", "config.toml", ".")),
+    "model.vae": Known("word", (), ("no such.safetensors", "config.toml", ".")),
+    "model.clip": Known("word", (), ("no such.safetensors",)),
+    "model.t5": Known("word", (), ("no such.safetensors",)),
+    "model.clip_tokenizer": Known("word", (), ("no such folder",)),
+    "model.t5_tokenizer": Known("word", (), ("no such folder",)),
+}
+"""Of a real model nonsense alone is tried: its weights are not here."""
 
 
 def nonsense_for(known: Known, rng: random.Random) -> Any:
@@ -119,6 +154,8 @@ def nonsense_for(known: Known, rng: random.Random) -> Any:
         return rng.choice([1, 0, "yes", "true", [True], {"a": True}, 0.5, math.nan])
     if known.kind == "word":
         return rng.choice([*known.nonsense, 1, True, [], ["x"], {"a": "b"}, math.inf])
+    if known.kind == "words":
+        return rng.choice([*known.nonsense, 1, True, "", [1], {"a": "b"}, math.nan])
     every = [math.nan, -math.inf, True, *WRONG]
     wrong_kind = [0.5, -0.5, 1e300] if known.kind == "whole" else []
     return rng.choice([*every, *wrong_kind, *3 * known.nonsense])

@@ -28,13 +28,15 @@ from ..processes.launch import is_launched
 from ..train.batch_limit import is_out_of_memory
 from ..watch.strict_json import strict_json
 
-__all__ = ["AsJson", "Command", "CommandGroup", "Failed", "show_error"]
+__all__ = ["BUG", "AsJson", "Command", "CommandGroup", "Failed", "show_error"]
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object, also of an error, and nothing else.")
 ]
 """Parameter ``as_json`` of a command, which then returns the object."""
 
+BUG = "this is a bug, please report it"
+"""How the message begins of an error that nobody has thought of."""
 _LONGEST = 500
 _screen = Console(stderr=True)
 
@@ -140,8 +142,7 @@ def _failure(error: BaseException) -> Failed:
         )
         return Failed(message, exit_code=1, kind=name)
     return Failed(
-        f"this is a bug, please report it; run the command again with --debug to see where it "
-        f"happened ({name}: {first})",
+        f"{BUG}; run the command again with --debug to see where it happened ({name}: {first})",
         exit_code=1,
         kind=name,
     )

@@ -58,7 +58,8 @@ def score(
         prompts = tuple(Example(line.text, line.metadata) for line in lines)
     if len(prompts) not in (1, len(images)):
         raise ValueError(
-            f"{len(prompts)} prompts for {len(images)} pictures; give one, or one for each"
+            f"{prompt_file or '--prompt'}: {len(prompts)} prompts for {len(images)} pictures; give "
+            "one, or one for each"
         )
     if len(prompts) == 1:
         prompts = prompts * len(images)

@@ -34,6 +34,8 @@ _REASONS = {
     errno.EACCES: "permission denied; make the folder and its files yours to write",
     errno.EPERM: "permission denied; make the folder and its files yours to write",
     errno.EFBIG: "the file is too large for this disk or your limits; raise the limit",
+    errno.EISDIR: "a folder is in the way; rename it, or delete it",
+    errno.ELOOP: "a link that leads nowhere is in the way; delete it",
     errno.EIO: "the disk reports an error (input/output); check it",
     errno.ENAMETOOLONG: "the path is too long; choose a shorter one",
 }

@@ -106,6 +106,12 @@ def test_who_has_just_taken_the_lock_is_waited_for(tmp_path, monkeypatch):
         other.result()
 
 
+def test_a_folder_in_the_place_of_the_lock_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(CannotWrite, match="lock: a folder is in the way; rename it"):
+        locked(tmp_path).__enter__()
+
+
 def test_a_lock_whose_owner_never_says_who_it_is_is_a_lock_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_MOMENT", 0.05)
     with locked(tmp_path) as held:

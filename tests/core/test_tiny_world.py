@@ -88,10 +88,10 @@ def test_tokenize_pads_and_knows_every_caption() -> None:
     assert tokenize([""]).tolist() == [[0] * TEXT_LENGTH]
 
 
-def test_tokenize_names_unknown_word_and_known_ones() -> None:
-    with pytest.raises(ValueError, match="'purple'.*triangle"):
+def test_tokenize_names_the_prompt_the_unknown_word_and_known_ones() -> None:
+    with pytest.raises(ValueError, match="prompt 'a small purple circle' .* 'purple'.*triangle"):
         tokenize(["a small purple circle"])
-    with pytest.raises(ValueError, match="at most 8"):
+    with pytest.raises(ValueError, match="the prompt 'red .* has 9 words; at most 8"):
         tokenize(["red " * 9])
 
 

@@ -127,7 +127,10 @@ def test_a_picture_without_a_score_is_null_and_never_0(images, monkeypatch):
         (("--reward", "nothing"), "reward is 'nothing'"),
         (("--reward", "target_colour", "--setting", "colour"), "write KEY=VALUE"),
         (("--reward", "target_colour", "--setting", "color=1"), "color"),
-        (("--reward", "target_colour", "--prompt", "a", "--prompt", "b"), "2 prompts for 1"),
+        (
+            ("--reward", "target_colour", "--prompt", "a", "--prompt", "b"),
+            "--prompt: 2 prompts for 1",
+        ),
         (("--reward", "pickscore", "--setting", 'folders=["nowhere"]'), "get model.safetensors"),
     ],
 )
@@ -135,6 +138,13 @@ def test_mistakes_are_one_line(images, arguments, message):
     found = run("score", images[0], *arguments)
     assert found.exit_code == 2
     assert message in " ".join(found.stderr.split()) and "Traceback" not in found.stderr
+
+
+def test_a_file_with_too_many_prompts_is_named(images, tmp_path):
+    (tmp_path / "many.txt").write_text("a cat\na dog\n")
+    more = ("--reward", "target_colour", "--prompt-file", tmp_path / "many.txt")
+    found = run("score", images[0], *more)
+    assert found.exit_code == 2 and "many.txt: 2 prompts for 1" in found.stderr.replace("\n", "")
 
 
 def test_a_file_that_is_missing_is_named(tmp_path):

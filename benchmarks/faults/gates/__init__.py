@@ -33,6 +33,7 @@ Gate = Callable[[random.Random, Path, Material], Case]
 GATES: dict[str, tuple[int, Gate]] = {
     "configuration": (250, configurations.values),
     "configuration text": (100, configurations.texts),
+    "[model]": (60, configurations.models),
     "--set": (120, configurations.changes),
     "run.toml": (120, records.records),
     "prompt file": (200, prompts.prompt_files),

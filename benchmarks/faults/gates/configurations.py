@@ -13,10 +13,10 @@ from chunk_grpo_core.configfile.toml import toml_value
 from ..material import BASE, Material, as_toml, put
 from ..mutate import damaged_bytes
 from ..outcomes import Case, Expected
-from ..values import KEYS, nonsense_for, sane_for
+from ..values import FLUX, KEYS, nonsense_for, sane_for
 from ..warm import Ended
 
-__all__ = ["changes", "in_record", "texts", "train", "values"]
+__all__ = ["changes", "in_record", "models", "texts", "train", "values"]
 
 
 def train(
@@ -50,7 +50,11 @@ def in_record(run: Path, wanted: dict[str, Any]) -> str:
     for dotted, value in wanted.items():
         table, _, key = dotted.rpartition(".")
         place = record.get(table, {}) if table else record
-        if key not in place and not table.startswith("grid"):
+        if dotted in ("grid.steps", "grid.shift") and key not in place:  # its sigmas are written
+            if key == "steps" and len(place["sigmas"]) != value + 1:
+                return f"run.toml has {len(place['sigmas'])} sigmas for {value} steps"
+            continue
+        if key not in place:
             return f"run.toml says nothing of {dotted}"
         if key in place and place[key] != value:
             return f"run.toml says {dotted} = {place[key]!r}, not {value!r}"
@@ -66,7 +70,7 @@ def values(rng: random.Random, folder: Path, material: Material) -> Case:
             folder,
             as_toml(put(BASE, bad)),
             _shown(bad),
-            tuple(name.rpartition(".")[2] for name in names),
+            tuple(names),
             expected=Expected.refused,
         )
     good = {name: sane_for(KEYS[name], rng) for name in names}
@@ -74,10 +78,22 @@ def values(rng: random.Random, folder: Path, material: Material) -> Case:
         folder,
         as_toml(put(BASE, good)),
         _shown(good),
-        (),
+        tuple(names),
         expected=_fits(good),
         wanted=good,
     )
+
+
+def models(rng: random.Random, folder: Path, material: Material) -> Case:
+    """The table of a real model, with nonsense in it."""
+    name = rng.choice(sorted(FLUX))
+    value = nonsense_for(FLUX[name], rng)
+    (folder / "prompts.txt").write_text("a cat\na dog\na bird\n")
+    model = {"type": "flux", "path": "model"}
+    tables = {**BASE, "model": model, "prompts": {"file": "prompts.txt", "held_out": 1}}
+    data = put(tables, {"reward.name": "brightness", name: value})
+    names = (name, repr(value)[1:-1]) if isinstance(value, str) and len(value) > 2 else (name,)
+    return train(folder, as_toml(data), _shown({name: value}), names, expected=Expected.refused)
 
 
 def _fits(good: dict[str, Any]) -> Expected:
@@ -105,14 +121,14 @@ def changes(rng: random.Random, folder: Path, material: Material) -> Case:
     if "\0" in text:
         text = text.replace("\0", "\\u0000")
     dotted, _, value = text.partition("=")
-    table, more = dotted.rpartition(".")[0], (".safetensors",) if "continue_from" in dotted else ()
-    more += (f"[{table}]", table) if table else ()
-    key = dotted.strip().rpartition(".")[2]
+    table, _, key = dotted.strip().rpartition(".")
+    of_file = (value,) if dotted in ("prompts.file", "run.continue_from") else ()
+    reward = {"reward.name": "brightness"} if dotted == "reward.weight" else {}
     return train(
         folder,
-        as_toml(BASE),
+        as_toml(put(BASE, reward)),
         f"--set {text:.80}",
-        (key or text, text[:20], dotted, *([value] if len(value) > 2 else []), *more),
+        (dotted, repr(text)[1:20], f"[{table}] has no key {key}", *of_file),
         "--set",
         text,
         expected=expected,
@@ -178,7 +194,7 @@ def texts(rng: random.Random, folder: Path, material: Material) -> Case:
     kind = rng.randrange(3)
     if kind == 0:
         body, what = damaged_bytes(good.encode(), rng)
-        return train(folder, body, what, ("config.toml", "run.toml", "metrics"))
+        return train(folder, body, what, ("config.toml",))
     if kind == 1:
         lines = good.splitlines()
         for _ in range(rng.randrange(1, 4)):
@@ -187,7 +203,9 @@ def texts(rng: random.Random, folder: Path, material: Material) -> Case:
     name = rng.choice(sorted(_TEXTS))
     text, expected = _TEXTS[name]
     text = text.replace("GOOD", good) if isinstance(text, str) else text
-    return train(folder, text, name, ("config.toml", "reward", "weights of"), expected=expected)
+    return train(
+        folder, text, name, ("config.toml", "the weights of brightness"), expected=expected
+    )
 
 
 def _disturb(lines: list[str], rng: random.Random) -> None:

@@ -14,7 +14,6 @@ from ..outcomes import Case, Expected
 __all__ = ["flags"]
 
 _LINES = (
-    "",
     "nope",
     "--nope",
     "train",
@@ -67,7 +66,7 @@ _LINES = (
     "convert LORA x.txt --to native",
     "convert LORA c.toml --to native",
     "convert LORA x.safetensors --to nope",
-    "convert LORA nope/c.toml/x.safetensors --to native",
+    "convert LORA c.toml/x.safetensors --to native",
     "score p.png",
     "score --reward brightness",
     "score p.png --reward nope",
@@ -95,7 +94,7 @@ _LINES = (
     "demo --resume --out nope",
     "demo --resume --out RUN",
 )
-_EITHER = ("", "fetch brightness", "demo --resume --out RUN", "sample RUN --seed 9999")
+_EITHER = ("fetch brightness", "demo --resume --out RUN", "sample RUN --seed 9999")
 
 
 def flags(rng: random.Random, folder: Path, material: Material) -> Case:
@@ -106,11 +105,16 @@ def flags(rng: random.Random, folder: Path, material: Material) -> Case:
     if "RUN" in line:
         shutil.copytree(material.finished, folder / "run")
     words = line.replace("RUN", "run").replace("LORA", str(material.lora)).split()
-    is_open = any(line == start or (start and line.startswith(start)) for start in _EITHER)
     return Case(
         argv=tuple(words),
-        about=line or "nothing",
-        names=(),
-        expected=Expected.either if is_open else Expected.refused,
+        about=line,
+        names=_named(words),
+        expected=Expected.either if line.startswith(_EITHER) else Expected.refused,
         seconds=15,
     )
+
+
+def _named(words: list[str]) -> tuple[str, ...]:
+    """Options and arguments, as a message may name them; what is missing has no name."""
+    given = [word.lstrip("-") for word in words[1:] if len(word) > 2 and word != "run"]
+    return (*given, *(word.replace("-", "_") for word in given), words[0], "Missing")

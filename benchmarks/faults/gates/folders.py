@@ -19,7 +19,8 @@ from .loras import different_pictures
 
 __all__ = ["folders"]
 
-_DERIVED = ("metrics.jsonl", "held_out.jsonl", "evaluation.json", "group", "samples", "plots")
+_NEWEST = "step_000004"
+"""Newest checkpoint of the stopped run."""
 _JSON = (
     "null",
     "[]",
@@ -47,10 +48,11 @@ _DAMAGE = (
 
 def folders(rng: random.Random, folder: Path, material: Material) -> Case:
     """A run, finished or killed, one file of it damaged, and a command."""
-    source = rng.choice([material.finished, material.stopped])
+    command = rng.choice(["resume", "resume", "resume", "evaluate", "sample"])
+    whole = [material.finished]  # the others need a LoRA
+    source = rng.choice([material.stopped, *whole] if command == "resume" else whole)
     run = folder / "run"
     shutil.copytree(source, run)
-    command = rng.choice(["resume", "resume", "resume", "evaluate", "sample"])
     files = sorted(path for path in run.rglob("*") if path.is_file() and path.suffix != ".png")
     file = rng.choice(files)
     name = file.relative_to(run).as_posix()
@@ -60,9 +62,9 @@ def folders(rng: random.Random, folder: Path, material: Material) -> Case:
     return Case(
         argv=(command, "run", *more),
         about=f"{command}, {source.parent.name}: {name} {what}",
-        names=(name.rpartition("/")[2], "checkpoint", "lora.safetensors", "run", "--base"),
-        expected=_expected(command, source is material.finished, name),
-        check=_check(command, name, damage, material),
+        names=(name,),
+        expected=_expected(command, name, damage),
+        check=_check(command, name, damage, material, source is material.stopped),
     )
 
 
@@ -79,6 +81,10 @@ def _damage(file: Path, damage: str, rng: random.Random, material: Material) -> 
         theirs = next(iter(sorted(material.other.rglob(file.name))), None)
         if theirs and theirs.is_file():
             shutil.copy(theirs, file)
+        whole = material.other / "checkpoints" / file.parent.name
+        if whole.is_dir() and rng.random() < 0.5:
+            shutil.copytree(whole, file.parent, dirs_exist_ok=True)
+            return "and its whole checkpoint taken from another run"
         return "taken from another run"
     if damage == "renamed":
         file.rename(file.with_name(f"{file.name}.bak"))
@@ -101,31 +107,32 @@ def _a_line(file: Path) -> str:
     return "\n".join([*lines[:1], json.dumps([1, 2]), *lines[1:]]) + "\n"
 
 
-def _is_derived(name: str) -> bool:
-    return name.partition("/")[0] in _DERIVED
-
-
-def _expected(command: str, is_finished: bool, name: str) -> Expected:
-    if name in ("run.toml", "lock"):  # without a lock nobody may go on
+def _expected(command: str, name: str, damage: str) -> Expected:
+    if name == "run.toml":
         return Expected.either
-    if command == "resume":
-        # Derived files are written anew; of two checkpoints one is whole.
-        return Expected.accepted
-    if name == "lora.safetensors" or not is_finished:
+    if name == "lock" and damage in ("folder", "pipe", "link"):
+        return Expected.refused  # without a lock nobody may go on
+    if name == "lora.safetensors" and command != "resume":
         return Expected.either
+    # Derived files are written anew; of two checkpoints one is whole.
     return Expected.accepted
 
 
-def _check(command: str, name: str, damage: str, material: Material) -> Check | None:
+def _check(
+    command: str, name: str, damage: str, material: Material, is_stopped: bool
+) -> Check | None:
     if name == "lora.safetensors" and command != "resume":
         return None  # a turned bit of a weight is a weight like another
     if name == "run.toml":
         return None
+    checkpoint = name.split("/")[1] if name.startswith("checkpoints/") else ""
 
     def check(folder: Path, ended: Ended) -> str:
         if command == "resume":
-            rows_may_miss = name in ("metrics.jsonl", "held_out.jsonl")
-            return differences(folder / "run", material.finished, rows_may_miss=rows_may_miss)
+            if is_stopped and checkpoint == _NEWEST and checkpoint not in ended.stderr:
+                return f"says nothing of {checkpoint}, which is damaged"
+            least = {"metrics.jsonl": 2, "held_out.jsonl": 1}.get(name, 0) if is_stopped else 0
+            return differences(folder / "run", material.finished, damaged=name, least=least)
         if command == "sample":
             drawn = folder / "sampled"
             return different_pictures(drawn, material.finished.parent / "sampled")

@@ -6,11 +6,13 @@ import json
 import random
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 
+from ..compare import rows_of
 from ..material import BASE, Material, as_toml
 from ..mutate import damaged_bytes
 from ..outcomes import Case, Check, Expected
@@ -34,12 +36,13 @@ def lora_files(rng: random.Random, folder: Path, material: Material) -> Case:
     if kind == "wrong":
         name = rng.choice(sorted(_WRONG))
         body, expected = _WRONG[name](plain, rng)
-        if name == "another shape" and use.startswith("convert"):
+        if name == "another width" and use == "convert diffusers":
             expected = _ANY  # whether a model has such a layer is not known there
         return _case(folder, material, use, name, body, expected)
     body, what = damaged_bytes(material.lora.read_bytes(), rng)
-    # A turned bit of a weight is a weight like another.
-    return _case(folder, material, use, what, body, Expected.either)
+    # A turned bit of a weight is a weight like another; a file of another size is damaged.
+    expected = _ANY if len(body) == material.lora.stat().st_size else _NO
+    return _case(folder, material, use, what, body, expected)
 
 
 def _case(
@@ -57,7 +60,8 @@ def _case(
     if use == "continue":
         more = ("--set", "run.continue_from=lora.safetensors", "--set", "lora.rank=16")
         names = ("lora.safetensors", "LoRA to continue")
-        return train(folder, as_toml(BASE), about, names, *more, expected=expected)
+        case = train(folder, as_toml(BASE), about, names, *more, expected=expected)
+        return replace(case, check=_same_reward(material)) if same else case
     check: Check | None
     if use == "sample":
         argv = ("sample", str(material.finished), "--lora", "lora.safetensors", "--count", "1")
@@ -67,6 +71,17 @@ def _case(
         argv = ("convert", "lora.safetensors", "new.safetensors", "--to", to)
         check = _same_function(material, to) if same else _finite
     return Case(argv=argv, about=about, names=("lora.safetensors",), expected=expected, check=check)
+
+
+def _same_reward(material: Material) -> Check:
+    """The first iteration samples with the LoRA that is continued."""
+
+    def check(folder: Path, ended: Ended) -> str:
+        ours, theirs = rows_of(folder / "run" / "metrics.jsonl")[0], material.continued_reward
+        is_same = abs(ours["reward_mean"] - theirs) < 1e-3
+        return "" if is_same else f"the reward is {ours['reward_mean']}, not {theirs}"
+
+    return check
 
 
 def _same_pictures(material: Material) -> Check:
@@ -165,8 +180,13 @@ def _some(tensors: Tensors, rng: random.Random, end: str = ".lora_A.weight") -> 
 def _shape(tensors: Tensors, rng: random.Random) -> Tensors:
     module = _some(tensors, rng)
     rank = tensors[f"{module}.lora_A.weight"].shape[0]
-    side, shape = rng.choice([("A", (rank, 7)), ("B", (7, rank)), ("A", (rank + 1, 160))])
+    side, shape = rng.choice([("A", (rank, 7)), ("B", (7, rank))])
     return {**tensors, f"{module}.lora_{side}.weight": torch.randn(shape)}
+
+
+def _another_rank(tensors: Tensors, rng: random.Random) -> Tensors:
+    name = f"{_some(tensors, rng)}.lora_A.weight"
+    return {**tensors, name: torch.randn(tensors[name].shape[0] + 1, tensors[name].shape[1])}
 
 
 def _one_missing(tensors: Tensors, rng: random.Random) -> Tensors:
@@ -215,9 +235,9 @@ def _loha(tensors: Tensors, rng: random.Random) -> Tensors:
     }
 
 
-def _header(config: str, expected: Expected = _NO) -> Callable[..., tuple[bytes, Expected]]:
+def _header(config: str) -> Callable[..., tuple[bytes, Expected]]:
     def make(tensors: Tensors, rng: random.Random) -> tuple[bytes, Expected]:
-        return save(tensors, {"lora_adapter_metadata": config}), expected
+        return save(tensors, {"lora_adapter_metadata": config}), _NO
 
     return make
 
@@ -251,7 +271,8 @@ _WRONG: dict[str, Callable[..., tuple[bytes, Expected]]] = {
     "bool": _dtype(torch.bool),
     "complex": _dtype(torch.complex64),
     "rank 0": _changed(_rank_zero),
-    "another shape": _changed(_shape),
+    "another width": _changed(_shape),
+    "A and B of other ranks": _changed(_another_rank),
     "one tensor missing": _changed(_one_missing),
     "a convolution": _changed(lambda t, rng: {n: v[..., None, None] for n, v in t.items()}),
     "one dimension": _changed(lambda t, rng: {n: v.flatten() for n, v in t.items()}),
@@ -274,8 +295,8 @@ _WRONG: dict[str, Callable[..., tuple[bytes, Expected]]] = {
     "header: null": _header("null"),
     "header: no JSON": _header("{"),
     "header: 50,000 deep": _header("[" * 50_000),
-    "header: r 0": _header('{"transformer.r": 0, "transformer.lora_alpha": 1}', _ANY),
-    "header: r as a text": _header('{"transformer.r": "x", "transformer.lora_alpha": 1}', _ANY),
+    "header: r 0": _header('{"transformer.r": 0, "transformer.lora_alpha": 1}'),
+    "header: r as a text": _header('{"transformer.r": "x", "transformer.lora_alpha": 1}'),
     "header: alpha NaN": _header('{"transformer.r": 2, "transformer.lora_alpha": NaN}'),
     "empty": _raw(b""),
     "a pickle": _raw(b"\x80\x02}q\x00."),

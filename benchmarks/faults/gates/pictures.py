@@ -40,7 +40,8 @@ def picture_files(rng: random.Random, folder: Path, material: Material) -> Case:
     if kind == "damaged":
         body, what = damaged_bytes(body, rng)
         (folder / f"p{suffix}").write_bytes(body)
-        return _case(folder, f"p{suffix}", f"{name}, {what}", Expected.either, None)
+        check = _is_grey(level) if what.startswith("cut") else None  # what is left is still grey
+        return _case(folder, f"p{suffix}", f"{name}, {what}", Expected.either, check)
     (folder / f"p{suffix}").write_bytes(body)
     return _case(folder, f"p{suffix}", f"{name} of {level}", expected, _is_grey(level))
 

@@ -35,7 +35,7 @@ def sigmas(rng: random.Random, folder: Path, material: Material) -> Case:
         name, values, expected = "good", [1.0, *inner, 0.0], Expected.accepted
     data = put(BASE, {"grid": {"sigmas": values}, "plan": {"chunks": "step"}})
     about = f"{name}: {values!r:.80}"
-    case = train(folder, as_toml(data), about, ("sigma",), expected=expected)
+    case = train(folder, as_toml(data), about, ("grid.sigmas", "[grid]"), expected=expected)
     reference = material.even_reward if kind == "below 1" else None
     return Case(**{**vars(case), "check": _learns(values, reference)})
 
@@ -124,7 +124,7 @@ def _plan(
             return f"the chunks are {sizes}, not {wanted}"
         return in_record(place / "run", {"plan.chunks": chunks})
 
-    case = train(folder, as_toml(data), about, ("plan", "weights", "chunk"), expected=expected)
+    case = train(folder, as_toml(data), about, ("[plan]", "plan '", "weights '"), expected=expected)
     return Case(**{**vars(case), "check": check})
 
 

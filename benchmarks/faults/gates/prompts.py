@@ -76,7 +76,7 @@ def _score(
     return Case(
         argv=(*argv, "--prompt-file", f"prompts{suffix}"),
         about=about,
-        names=(f"prompts{suffix}", "prompts for"),
+        names=(f"prompts{suffix}",),
         expected=expected,
         check=check,
         seconds=15,

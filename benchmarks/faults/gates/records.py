@@ -50,18 +50,17 @@ def records(rng: random.Random, folder: Path, material: Material) -> Case:
         del lines[rng.randrange(len(lines))]
         file.write_text("\n".join(lines), encoding="utf-8")
         return Case(argv=argv, about=f"{command}: a line was deleted", names=names)
-    written = [line.partition(" = ")[0] for line in text.splitlines() if " = " in line]
-    name = rng.choice([key for key in sorted(KEYS) if key.rpartition(".")[2] in written])
+    name = rng.choice([key for key in sorted(KEYS) if _line_of(text, key)])
     is_sane = kind == 2
     value = (sane_for if is_sane else nonsense_for)(KEYS[name], rng)
     before = _line_of(text, name)
     after = f"{name.rpartition('.')[2]} = {toml_value(value)}"
-    file.write_text(text.replace(before, after, 1) if before else text, encoding="utf-8")
+    file.write_text(text.replace(before, after, 1), encoding="utf-8")
     key = name.rpartition(".")[2]
     expected = Expected.either
-    if before and not is_sane:
+    if not is_sane:
         expected = Expected.refused
-    if before and is_sane and command == "resume" and before != after:
+    if is_sane and command == "resume" and before != after:
         expected = Expected.either if name in _MAY_CHANGE else Expected.refused
     if name.startswith(("prompts.", "grid.")) or before == after:
         expected = Expected.either

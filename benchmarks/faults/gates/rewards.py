@@ -52,6 +52,8 @@ _FITS = {
     ("ocr", "threads", "null"),
     ("ocr", "no_target", "null"),
     ("pickscore", "folders", "[]"),
+    ("aesthetic", "path", "null"),
+    ("pickscore", "path", "null"),
 }
 """Nonsense that is none there."""
 _GOOD: tuple[tuple[str, str, float | None], ...] = (
@@ -69,6 +71,7 @@ _ODD = (
     "colour=#12345",
     "colour=#gggggg",
     "colour=blue",
+    "colour=204060",  # a number, where a text is wanted
     "colour=#ff0000ff",
     "colours=#ff0000",
     "colour.x=1",
@@ -96,19 +99,12 @@ def settings(rng: random.Random, folder: Path, material: Material) -> Case:
     reward = rng.choice(sorted(_KEYS))
     key, value = rng.choice(_KEYS[reward]), rng.choice(_NONSENSE)
     expected = Expected.either if (reward, key, value) in _FITS else Expected.refused
-    names = [
-        key,
-        "is a folder",
-        *(("no text", "target_text", "rapidocr") if reward == "ocr" else ()),
-    ]
+    names = (key,)
     others: list[str] = []
     if reward in ("remote_http", "vlm_judge"):
         others = [pair for pair in _PATIENCE if not pair.startswith(f"{key}=")]
         others += ["model=m"] if reward == "vlm_judge" and key != "model" else []
-        names.append(_URL)
-    if reward in ("pickscore", "aesthetic"):
-        names.append(reward)  # its files are not here
-    return _case(reward, (*others, f"{key}={value}"), expected, tuple(names), None)
+    return _case(reward, (*others, f"{key}={value}"), expected, names, None)
 
 
 def _case(

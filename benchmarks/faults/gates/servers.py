@@ -23,7 +23,9 @@ def servers(rng: random.Random, folder: Path, material: Material) -> Case:
     is_healthy = rng.random() < 0.8
     is_training = rng.random() < 0.3
     server = HostileServer(answer, is_healthy=is_healthy)
-    expected = Expected.accepted if is_good and is_healthy else Expected.either
+    expected = Expected.refused
+    if is_good or name in _UNSCORED:
+        expected = Expected.accepted if is_good and is_healthy else Expected.either
     reward = {
         "name": "remote_http",
         "url": server.url,
@@ -38,9 +40,10 @@ def servers(rng: random.Random, folder: Path, material: Material) -> Case:
         return Case(
             argv=("train", "c.toml", "--out", "run", "--json"),
             about=f"train: {about}",
-            names=(server.url, "hostile", "remote_http"),
+            names=(server.url,),
+            codes=(1,),
             # Equal scores are no signal, which a training may refuse in its own words.
-            expected=Expected.refused if not is_good and name not in _HARMLESS else Expected.either,
+            expected=Expected.either if is_good else Expected.refused,
             seconds=60,
             close=server.close,
         )
@@ -52,7 +55,7 @@ def servers(rng: random.Random, folder: Path, material: Material) -> Case:
         rows = json.loads(ended.stdout)["scores"]
         if not is_good:
             scored = [row for row in rows if row["score"] is not None]
-            return f"took the score {scored[0]['score']}" if scored else ""
+            return f"took the score {scored[0]['score']}" if scored or not rows else ""
         row = rows[0]
         is_right = row["score"] == 0.5 and row["image"] == "p.png" and row["prompt"] == "a cat"
         return "" if is_right else f"the row is {row}"
@@ -61,6 +64,7 @@ def servers(rng: random.Random, folder: Path, material: Material) -> Case:
         argv=("score", "p.png", "--prompt", "a cat", "--reward", "remote_http", "--json", *more),
         about=f"score: {about}",
         names=(server.url,),
+        codes=(1,),
         expected=expected,
         check=check,
         seconds=12,
@@ -68,5 +72,5 @@ def servers(rng: random.Random, folder: Path, material: Material) -> Case:
     )
 
 
-_HARMLESS: frozenset[str] = frozenset()
-"""Bad answers with which a training may end well."""
+_UNSCORED = ("all null", "NaN", "Infinity", "1e999")
+"""Bad answers that ``score`` may show as pictures without a score."""

@@ -35,12 +35,12 @@ def wildcards(rng: random.Random, folder: Path, material: Material) -> Case:
         body, what = damaged_bytes(b"red\nblue\n{green|yellow}\n", rng)
         (folder / "lists" / "colour.txt").write_bytes(body)
         prompt = "a small __colour__ {circle|square|cross} on a white background"
-        return _case(folder, prompt, f"a list {what}", ("colour", "caption", "held-out", "word"))
+        return _case(folder, prompt, f"a list {what}", ("colour.txt", "prompts.text", "the prompt"))
     if kind == "foreign":
         name = rng.choice(sorted(_FOREIGN))
         _lists(folder, {"colour": ("red", "blue"), "hair color": ("red", "blue")})
-        prompt, piece = _FOREIGN[name]
-        return _case(folder, prompt, name, (piece, *_SEVERAL), never=("caption of the tiny world",))
+        colour, piece = _FOREIGN[name]
+        return _case(folder, _with(colour), name, (piece, *_SEVERAL), never=_AS_TEXT)
     name = rng.choice(sorted(_HOSTILE))
     prompt, names, expected = _HOSTILE[name](folder)
     return _case(folder, prompt, name, names, expected)
@@ -131,91 +131,100 @@ def _good(rng: random.Random, folder: Path) -> Case:
 
 
 _END = "{circle|square|cross|triangle} on a white background"
+
+
+def _with(colour: str) -> str:
+    """A prompt whose colour is written in this way."""
+    return f"a small {colour} {_END}"
+
+
 _SEVERAL = ("red, blue", "blue, red", "red and blue", "blue and red")
 """What several at once come to, which is no caption of the tiny model."""
+_AS_TEXT = tuple(f"the prompt 'a small {sign}" for sign in "{_$^0123456789")
+"""How a message begins that shows that the syntax was taken for words of the prompt."""
 _FOREIGN = {
-    "a name with a space": (f"a small __hair color__ {_END}", "hair color"),
-    "a weight": (f"a small {{0.5::red|2::blue}} {_END}", "0.5::"),
-    "a whole weight": (f"a small {{3::red|blue}} {_END}", "3::"),
-    "two of several": (f"a small {{2$$red|blue}} {_END}", "2$$"),
-    "a range of several": (f"a small {{1-2$$red|blue}} {_END}", "1-2$$"),
-    "a separator": (f"a small {{2$$ and $$red|blue}} {_END}", "2$$"),
-    "a variable": (f"${{c=!{{red|blue}}}} a small ${{c}} {_END}", "${"),
-    "a number of draws": (f"a small 2#__colour__ {_END}", "2#"),
-    "a combinatorial choice": (f"a small {{^red|blue}} {_END}", "^"),
-    "a pattern": (f"a small __col*__ {_END}", "col*"),
-    "a cyclical sampler": (f"a small __@colour__ {_END}", "@"),
-    "a seeded wildcard": (f"a small __~colour__ {_END}", "~"),
-    "a parameter": (f"a small __colour(x=1)__ {_END}", "colour("),
+    "a name with a space": ("__hair color__", "hair color"),
+    "a weight": ("{0.5::red|2::blue}", "0.5::"),
+    "a whole weight": ("{3::red|blue}", "3::"),
+    "two of several": ("{2$$red|blue}", "2$$"),
+    "a range of several": ("{1-2$$red|blue}", "1-2$$"),
+    "a separator": ("{2$$ and $$red|blue}", "2$$"),
+    "a variable": ("${c=!{red|blue}} ${c}", "${"),
+    "a number of draws": ("2#__colour__", "2#"),
+    "a combinatorial choice": ("{^red|blue}", "^"),
+    "a pattern": ("__col*__", "col*"),
+    "a cyclical sampler": ("__@colour__", "@"),
+    "a seeded wildcard": ("__~colour__", "~"),
+    "a parameter": ("__colour(x=1)__", "colour("),
 }
 
 
 def _doubling(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
     lists = {f"a{n}": (f"__a{n + 1}__ __a{n + 1}__",) for n in range(60)}
     _lists(folder, {**lists, "a60": ("red",)})
-    return f"a small __a0__ {_END}", ("a0", "a1", "wildcard"), Expected.refused
+    return _with("__a0__"), ("a0", "a1", "wildcard"), Expected.refused
 
 
 def _wide(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
     lists = {f"a{n}": ("{" + "|".join([f"__a{n + 1}__"] * 10) + "}",) for n in range(40)}
     _lists(folder, {**lists, "a40": ("red", "blue")})
-    return f"a small __a0__ {_END}", ("a0", "wildcard"), Expected.either
+    return _with("__a0__"), ("a0", "wildcard"), Expected.either
 
 
 def _chain(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
     _lists(folder, {f"a{n}": (f"__a{n + 1}__",) for n in range(2000)} | {"a2000": ("red",)})
-    return f"a small __a0__ {_END}", ("a0", "a1", "wildcard", "deep"), Expected.either
+    return _with("__a0__"), ("a0", "a1", "wildcard", "deep"), Expected.either
 
 
 def _circle(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
     _lists(folder, {"a": ("__b__",), "b": ("__a__", "red")})
-    return f"a small __a__ {_END}", ("circle:", "a -> b"), Expected.refused
+    return _with("__a__"), ("circle:", "a -> b"), Expected.refused
 
 
 def _link(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
     _lists(folder, {"x": ("blue",)})
     (folder / "secret.txt").write_text("red\ngreen\n")
     (folder / "lists" / "colour.txt").symlink_to(folder / "secret.txt")
-    return f"a small __colour__ {_END}", ("colour",), Expected.refused
+    return _with("__colour__"), ("colour",), Expected.refused
 
 
 def _link_folder(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
     _lists(folder, {"x": ("blue",)})
     (folder / "lists" / "up").symlink_to(folder)
     (folder / "secret.txt").write_text("red\ngreen\n")
-    return f"a small __up/secret__ {_END}", ("up/secret",), Expected.refused
+    return _with("__up/secret__"), ("up/secret",), Expected.refused
 
 
 def _climb(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
     _lists(folder, {"x": ("blue",)})
     (folder / "secret.txt").write_text("red\ngreen\n")
-    return f"a small __../secret__ {_END}", ("../secret",), Expected.refused
+    return _with("__../secret__"), ("../secret",), Expected.refused
 
 
 def _no_folder(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
-    return f"a small __colour__ {_END}", ("lists",), Expected.refused
+    return _with("__colour__"), ("lists",), Expected.refused
 
 
 def _empty(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
     _lists(folder, {"colour": ("# nothing", "")})
-    return f"a small __colour__ {_END}", ("colour",), Expected.refused
+    return _with("__colour__"), ("colour",), Expected.refused
 
 
 def _binary(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
     _lists(folder, {})
     (folder / "lists" / "colour.txt").write_bytes(bytes(range(256)))
-    return f"a small __colour__ {_END}", ("colour",), Expected.refused
+    return _with("__colour__"), ("colour",), Expected.refused
 
 
 def _directory(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
     _lists(folder, {})
     (folder / "lists" / "colour.txt").mkdir()
-    return f"a small __colour__ {_END}", ("colour",), Expected.refused
+    return _with("__colour__"), ("colour",), Expected.refused
 
 
 def _many(folder: Path) -> tuple[str, tuple[str, ...], Expected]:
     _lists(folder, {"colour": tuple("red blue green yellow".split() * 50_000)})
-    return f"a small __colour__ {_END}", ("colour",), Expected.either
+    return _with("__colour__"), ("colour",), Expected.either
 
 
 def _text(prompt: str, *names: str) -> Callable[[Path], tuple[str, tuple[str, ...], Expected]]:
@@ -239,11 +248,11 @@ _HOSTILE = {
     "a binary list": _binary,
     "a folder as a list": _directory,
     "200,000 lines": _many,
-    "10,000 open braces": _text("{" * 10_000 + "red", "{", "brace", "nest"),
+    "10,000 open braces": _text("{" * 10_000 + "red", "{", "brace", "nested"),
     "10,000 nested groups": _text(
-        "{a|" * 10_000 + "b" + "}" * 10_000, "{", "brace", "nest", "deep"
+        "{a|" * 10_000 + "b" + "}" * 10_000, "{", "brace", "nested"
     ),
-    "an open brace": _text(f"a small {{red|blue {_END}", "{"),
-    "a brace that closes nothing": _text(f"a small red}} {_END}", "}"),
-    "an unknown name": _text(f"a small __color__ {_END}", "color"),
+    "an open brace": _text(_with("{red|blue"), "{"),
+    "a brace that closes nothing": _text(_with("red}"), "}"),
+    "an unknown name": _text(_with("__color__"), "color"),
 }

@@ -47,11 +47,13 @@ def tokenize(texts: Sequence[str]) -> Tensor:
         if unknown is not None:
             vocabulary = ", ".join(VOCABULARY[1:])
             raise ValueError(
-                f"unknown word {shortened(unknown)} in {shortened(text)}; known words: {vocabulary}"
+                f"the prompt {shortened(text)} has the unknown word {shortened(unknown)}; known "
+                f"words: {vocabulary}"
             )
         if len(words) > TEXT_LENGTH:
             raise ValueError(
-                f"{shortened(text)} has {len(words)} words, at most {TEXT_LENGTH} are possible"
+                f"the prompt {shortened(text)} has {len(words)} words; at most {TEXT_LENGTH} are "
+                "possible"
             )
         rows.append([_TOKENS[word] for word in words] + [0] * (TEXT_LENGTH - len(words)))
     return torch.tensor(rows, dtype=torch.long).reshape(-1, TEXT_LENGTH)
