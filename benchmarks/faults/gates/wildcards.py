@@ -249,9 +249,7 @@ _HOSTILE = {
     "a folder as a list": _directory,
     "200,000 lines": _many,
     "10,000 open braces": _text("{" * 10_000 + "red", "{", "brace", "nested"),
-    "10,000 nested groups": _text(
-        "{a|" * 10_000 + "b" + "}" * 10_000, "{", "brace", "nested"
-    ),
+    "10,000 nested groups": _text("{a|" * 10_000 + "b" + "}" * 10_000, "{", "brace", "nested"),
     "an open brace": _text(_with("{red|blue"), "{"),
     "a brace that closes nothing": _text(_with("red}"), "}"),
     "an unknown name": _text(_with("__color__"), "color"),
