@@ -228,6 +228,7 @@ def test_a_policy_that_large_steps_have_broken_is_told_of():
     assert {"collapse", "divergence", "no-signal"} & set(raised(events))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(), ("no-signal",)])
 def test_an_alarm_stops_the_run_with_a_checkpoint_if_it_shall(stops, tmp_path):
     folder = RunFolder(tmp_path)

@@ -136,6 +136,7 @@ def test_another_algorithm_learns_without_plan_noise_or_ratio(caplog):
     assert caplog.text.count("gradients are not tested") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 70, 140])
 def test_a_killed_run_of_another_algorithm_resumes_to_the_same_numbers(calls, tmp_path):
     rows, adapter = trained(config_of())
@@ -196,6 +197,7 @@ def run_unlisted(folder, config, **options):
     return rows, policy.adapter.state_dict()
 
 
+@pytest.mark.slow
 def test_an_algorithm_of_a_program_runs_without_a_plan_and_resumes_to_the_same_numbers(tmp_path):
     config = toy_config(plan=None, sde=SdeConfig(rule="ode"), iterations=5, checkpoint_every=2)
     rows, adapter = run_unlisted(tmp_path / "whole", config)

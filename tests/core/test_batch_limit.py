@@ -115,6 +115,7 @@ def test_the_batch_that_fits_is_kept_and_tried_only_once():
     assert max(policy.calls) == 2  # calls that failed are not counted
 
 
+@pytest.mark.slow
 def test_one_sample_that_does_not_fit_is_an_error_that_says_what_to_do():
     policy = SmallMemory(forward=0)  # the first call is the common start of a group, in four rows
     limit = BatchLimit(advice="buy memory")
@@ -123,6 +124,7 @@ def test_one_sample_that_does_not_fit_is_an_error_that_says_what_to_do():
     assert [samples for _, samples in policy.failures] == [4, 2, 1]
 
 
+@pytest.mark.slow
 def test_nothing_of_a_failed_try_is_left_when_the_cache_is_emptied():
     """Neither what its frames held nor what sat in a reference cycle."""
     held, alive = [], []
@@ -154,6 +156,7 @@ def test_what_is_no_lack_of_memory_goes_through_at_once():
     assert len(calls) == 1 and limit.size == 8
 
 
+@pytest.mark.slow
 def test_work_that_ignores_the_size_is_not_tried_for_ever():
     limit, calls = BatchLimit(), []
 
@@ -194,6 +197,7 @@ def test_an_error_that_only_the_host_knows_is_heard_in_every_phase():
     assert torch.equal(factors, run_of(ToyPolicy(), replace(config, batch_size=1))[1])
 
 
+@pytest.mark.slow
 def test_evaluation_halves_too_and_scores_the_same_pictures():
     def scores(policy, limit=None):
         grid = toy_config().grid

@@ -93,6 +93,7 @@ def test_flux_at_its_true_size_has_twelve_billion_weights_and_is_refused_without
     assert "needs a CUDA device" in done.stderr and "--tiny" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 def test_the_tiny_size_is_measured_on_the_cpu(precision):
     policy = random_flux.build(TINY, precision, 64, torch.device("cpu"), LoraConfig(rank=2))

@@ -46,6 +46,7 @@ from chunk_grpo_core.watch.plots import plot_dynamics, plot_plan, plot_training
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+@pytest.mark.slow
 def test_module_runs_as_a_command():
     command = [sys.executable, "-m", "chunk_grpo_core", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

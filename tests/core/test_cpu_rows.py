@@ -40,6 +40,7 @@ def test_a_row_of_a_product_does_not_depend_on_the_others(width, out):
     assert [n for n in sizes if not torch.equal(rows[:n] @ weight.T, whole[:n])] == []
 
 
+@pytest.mark.slow
 def test_the_command_line_asks_before_the_first_product():
     code = (
         "import os, sys; sys.argv = ['chunk-grpo', '--version']\n"

@@ -66,6 +66,7 @@ def whole(tmp_path_factory):
     return toy_run(folder), folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_run_goes_on_beside_damaged_files(shape, begun, whole, tmp_path, caplog):
     folder = shutil.copytree(begun, tmp_path / "run")
@@ -113,6 +114,7 @@ def test_rows_that_can_be_read_are_kept(begun, tmp_path):
     assert [row["iteration"] for row in read_metrics(folder / "metrics.jsonl")] == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["deleted", "shortened"])
 def test_numbers_that_are_lost_meanwhile_are_written_again(change, whole, tmp_path):
     def listen(event):
@@ -232,6 +234,7 @@ def test_equal_runs_give_equal_files(tmp_path):
         assert one == other, file
 
 
+@pytest.mark.slow
 def test_a_lora_tells_no_paths(tmp_path):
     toy_run(tmp_path)
     outcome = toy_run(tmp_path, resume=True, iterations=4)

@@ -173,6 +173,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_any_number_of_processes_trains_as_one_does(case):
     changes, reward, count, split = CASES[case]
@@ -245,6 +246,7 @@ def test_one_process_writes_and_every_one_knows_the_outcome(tmp_path):
         assert len(outcome.rows) == len(alone.rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1), (2, 4)])
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path, first, then):
     def run(folder, iterations, count):

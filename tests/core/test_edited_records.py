@@ -70,6 +70,7 @@ def other(key, value):
     return [*value, "x"] if isinstance(value, list) else {**value, "x": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FILES)
 def test_every_edited_key_of_a_record_is_honoured_or_refused_by_name(tmp_path, family):
     save_run(tmp_path, family)
@@ -231,6 +232,7 @@ def test_an_edit_that_a_program_does_not_share_is_refused_by_name(tmp_path):
     assert read_document(tmp_path)["iterations"] == 4
 
 
+@pytest.mark.slow
 def test_a_program_may_change_what_may_change_in_a_record_that_nobody_edited(tmp_path):
     experiment(tmp_path)
     experiment(tmp_path, resume=True, iterations=3)
@@ -239,6 +241,7 @@ def test_a_program_may_change_what_may_change_in_a_record_that_nobody_edited(tmp
     assert experiment(tmp_path, resume=True, iterations=5).iterations == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -260,6 +263,7 @@ def test_no_edit_of_a_program_s_record_is_overwritten(tmp_path, key, value, mess
     assert (tmp_path / "run.toml").read_text() == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "added",
     [

@@ -76,6 +76,7 @@ def expected(folder):
     return velocity, (pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
 
+@pytest.mark.slow
 def test_single_files_and_pipelines_compute_what_was_written(files, pipeline, tmp_path):
     velocity, pictures = expected(Path(pipeline["path"]))
     for keys in (files, pipeline):
@@ -85,6 +86,7 @@ def test_single_files_and_pipelines_compute_what_was_written(files, pipeline, tm
         torch.testing.assert_close(policy.decode(latents()), pictures, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_whole_checkpoint_gives_all_its_parts(files, tmp_path):
     prefixes = {
         "transformer": "model.diffusion_model.",

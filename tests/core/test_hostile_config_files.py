@@ -92,6 +92,7 @@ def with_value(document, table, name, literal):
     return text_of(changed).replace(f'"{mark}"', literal)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Possible nested set")
 @pytest.mark.parametrize("family", FILES)
 def test_every_key_takes_a_hostile_value_or_is_named_in_the_error(tmp_path, family):
@@ -202,6 +203,7 @@ def test_a_number_that_is_not_finite_or_too_long_is_refused_by_every_key():
 # The record of a run
 
 
+@pytest.mark.slow
 def test_a_record_of_any_other_shape_is_named_and_never_a_bug(tmp_path):
     save_run(tmp_path, "tiny")
     document = read_document(tmp_path)

@@ -398,6 +398,7 @@ def test_any_file_is_refused_or_becomes_finite_layers(tensors, to):
     assert found and all(bool(tensor.isfinite().all()) for tensor in found.values())
 
 
+@pytest.mark.slow
 @given(
     layout=st.sampled_from(["native", "diffusers", "kohya", "peft"]),
     changes=st.lists(st.tuples(st.integers(0, 2**32), st.integers(0, 255)), max_size=3),

@@ -50,6 +50,7 @@ def saved_by(model, method, chunk):
     return saved_bytes(weights, lambda: METHODS[method](policy, task, WIDE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixes_times", [True, False])
 def test_saved_bytes_do_not_depend_on_the_length_of_the_chunk(model, mixes_times, monkeypatch):
     monkeypatch.setattr(model[0], "mixes_times", mixes_times)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 
+import pytest
 import torch
 
 from chunk_grpo_core.configfile.reading import read_config_file
@@ -64,6 +65,7 @@ class AlwaysOpen:
         return "OPEN"
 
 
+@pytest.mark.slow
 def test_two_targets_of_one_prompt_are_scored_each_with_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(ocr, "RapidOcr", lambda **settings: AlwaysOpen())
     train(written(tmp_path, 'name = "ocr"'), tmp_path / "run")
@@ -97,6 +99,7 @@ def lent(reward):
         yield server.url
 
 
+@pytest.mark.slow
 def test_a_reward_server_receives_the_metadata_of_a_run(tmp_path):
     reward = CountsLetters()
     with lent(reward) as url:

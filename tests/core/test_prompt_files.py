@@ -220,6 +220,7 @@ PIECES = st.sampled_from(
 ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "shift-jis"])
 
 
+@pytest.mark.slow
 @given(
     st.lists(PIECES, max_size=12).map("".join) | TEXT,
     ENCODINGS,

@@ -114,6 +114,7 @@ def killing(server, after, events):
     return listen
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_was_killed_stops_and_resumes_to_the_same_numbers(
     server, whole, tmp_path
 ):
@@ -134,6 +135,7 @@ def test_a_run_whose_server_was_killed_stops_and_resumes_to_the_same_numbers(
     assert same(again, whole) and len(again[0]) == ITERATIONS
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_comes_back_goes_on_by_itself_with_the_same_numbers(
     server, whole, tmp_path
 ):

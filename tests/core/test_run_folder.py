@@ -67,6 +67,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_free_again(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE)
     assert process.stdout.readline().strip() == b"held"

@@ -172,6 +172,7 @@ def test_the_table_holds_keys_of_files_and_all_places_of_the_model():
         check_keys(["iterations", "lora.alpha"])
 
 
+@pytest.mark.slow
 def test_a_change_is_honoured_recorded_and_told_by_the_lora(tmp_path):
     experiment(tmp_path)
     outcome = experiment(tmp_path, resume=True, iterations=4, **faster())
@@ -193,6 +194,7 @@ def test_a_change_is_honoured_recorded_and_told_by_the_lora(tmp_path):
     assert last.changes == (*outcome.changes, Change(4, "iterations", 4, 5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -94,6 +94,7 @@ def same_files(folder, other):
         assert all((left[name] == right[name]).all() for name in left.keys() | right.keys())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_at_any_moment_loses_nothing(moment, whole, tmp_path):
     is_now, done = MOMENTS[moment]
@@ -111,6 +112,7 @@ def test_a_signal_at_any_moment_loses_nothing(moment, whole, tmp_path):
     same_files(tmp_path, whole[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, None])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_interrupt_while_a_checkpoint_is_written_loses_nothing(

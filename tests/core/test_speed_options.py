@@ -63,6 +63,7 @@ def assert_same(found, plain):
     assert float((adapter - wanted).abs().mean()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["native", "native-math"])
 def test_an_attention_kernel_changes_rounding_alone_and_no_ratio(attention, plain):
     found = trained(attention=attention)
@@ -70,6 +71,7 @@ def test_an_attention_kernel_changes_rounding_alone_and_no_ratio(attention, plai
     assert found[0][0]["ratio_error_first_update"] == 0.0
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_rounding_alone(plain):
     assert_same(trained(gradient_checkpointing=True), plain)
 
@@ -94,6 +96,7 @@ def test_compiled_blocks_train_as_plain_ones(monkeypatch):
     assert found[0][0]["ratio_error_first_update"] < 1e-6
 
 
+@pytest.mark.slow
 def test_a_policy_knows_that_it_is_compiled():
     policy = tiny_policy()
     assert not policy.is_compiled

@@ -85,6 +85,7 @@ def test_velocity_reacts_to_time_and_text(flux: TinyFlux) -> None:
     assert (out - later).abs().max() > 0.1 and (out - other).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_base_model_draws_well_but_has_headroom(flux: TinyFlux) -> None:
     captions = [caption(scene) for scene in HELD_OUT]
     batch = TinyWorldReward().score(sample_images(flux, captions, seed=1), captions)

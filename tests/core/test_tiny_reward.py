@@ -36,6 +36,7 @@ def test_weights_sum_to_one_and_name_extras(clean: Tensor) -> None:
     assert torch.allclose(total, batch.values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_clean_renders_get_full_marks(seed: int) -> None:
     batch = judge(render(SCENES, seed), [caption(scene) for scene in SCENES])
@@ -106,6 +107,7 @@ def _confetti(images: Tensor) -> Tensor:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [_dots, _texture, _saturated, _pastel, _blur, _confetti])
 def test_damage_costs_cleanliness(clean: Tensor, damage: Callable[[Tensor], Tensor]) -> None:
     before, after = judge(clean), judge(damage(clean))

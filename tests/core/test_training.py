@@ -127,6 +127,7 @@ class ScheduledCheckpoints(Checkpoints):
             super().save(checkpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 60, 107, 133, 151, 170, 180])
 def test_killed_run_resumes_to_the_same_numbers(calls, tmp_path, short_run):
     folder = RunFolder(tmp_path)
@@ -138,6 +139,7 @@ def test_killed_run_resumes_to_the_same_numbers(calls, tmp_path, short_run):
     assert_same_run(folder, short_run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 60, 107, 125, 133, 151, 170, 180])
 @pytest.mark.parametrize("reuse", [False, True])
 def test_cancelled_run_loses_no_whole_iteration(calls, reuse, tmp_path, short_run):
@@ -381,6 +383,7 @@ if __name__ == "__main__":
     GOLDEN.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
     [

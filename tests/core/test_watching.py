@@ -47,6 +47,7 @@ def experiment(path, policy=None, **options):
 # Held-out measurements
 
 
+@pytest.mark.slow
 def test_held_out_prompts_are_measured_on_the_way_and_training_does_not_notice(tmp_path):
     watched = experiment(tmp_path / "watched")
     alone = experiment(tmp_path / "alone", config=toy_config(iterations=4))
@@ -72,6 +73,7 @@ def test_a_measurement_on_the_way_is_that_of_a_run_which_ends_there(tmp_path):
     assert read_metrics(tmp_path / "held_out.jsonl")[1]["mean"] == found.mean
 
 
+@pytest.mark.slow
 def test_resuming_measures_again_only_what_is_not_known(tmp_path):
     whole = experiment(tmp_path / "whole")
 
@@ -175,6 +177,7 @@ def test_one_iteration_is_always_done(tmp_path):
     assert outcome.plot().shape[2] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("questions", [7, 13, 19, 26])
 def test_a_stopped_run_goes_on_to_the_numbers_of_one_that_was_not(questions, tmp_path):
     whole = experiment(tmp_path / "whole")

@@ -282,6 +282,7 @@ _SOUND = [
 ]
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(_SOUND),
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6),

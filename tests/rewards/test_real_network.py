@@ -60,6 +60,7 @@ def test_the_network_tells_text_from_a_blank_sheet(textness):
     assert batch.values[1] > batch.values[0] + 2.0
 
 
+@pytest.mark.slow
 def test_the_tiny_flux_trains_on_the_networks_scores(textness):
     package("diffusers")
     package("peft")

@@ -403,6 +403,7 @@ def test_a_request_without_a_score_in_time_is_given_up():
     assert reward.calls == 2, "a request nobody waits for any more was scored"
 
 
+@pytest.mark.slow
 def test_clients_that_dawdle_are_hung_up_on(monkeypatch):
     monkeypatch.setattr(server, "_ARRIVAL_TIME", 0.2)
     start = b"POST /compute HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: 999\r\n"
@@ -456,6 +457,7 @@ def test_limits_that_cannot_work_are_refused(limits):
         ServerLimits(**limits)
 
 
+@pytest.mark.slow
 def test_the_command_lends_a_reward_to_another_process(tmp_path):
     command = [sys.executable, "-m", "chunk_grpo_core", "serve-reward", "target_colour"]
     command += ["--port", "0", "--setting", "colour=#ff8000", "--max-batch", "3"]
