@@ -111,11 +111,13 @@ def pilot_sentence(analysis: Analysis) -> str:
     stable = [pair.difference for pair in analysis.pilot if pair.rate <= STABLE_RATE]
     if not stable:
         return ""
+    gains = [run.gain for run in analysis.others if run.name.startswith("pilot/")]
     return (
         f"At rates up to {STABLE_RATE:g}, {len(stable)} pairs have a mean difference "
         f"`chunk` - `step` of {fmean(stable):+.4f}, and `chunk` is higher in "
-        f"{sum(difference > 0 for difference in stable)} of them. At higher rates runs break the "
-        "model, and say nothing about chunks."
+        f"{sum(difference > 0 for difference in stable)} of them. The lowest gain of a run of the "
+        f"pilot is {min(gains):+.2f}: rates that break a model say "
+        "little about chunks."
     )
 
 

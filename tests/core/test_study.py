@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from benchmarks.chunk_vs_step.analysis import Study, analyse, best_rates
+from benchmarks.chunk_vs_step.analysis import OtherRun, Study, analyse, best_rates
 from benchmarks.chunk_vs_step.checks import pilot_pairs
 from benchmarks.chunk_vs_step.design import (
     ALONE,
@@ -246,10 +246,11 @@ def test_runs_of_the_pilot_are_paired_where_only_the_plan_differs():
     )
     assert [(p.folder, p.rate, p.seed) for p in pairs] == [("a", 1e-3, 1), ("a", 2e-3, 1)]
     assert [p.difference for p in pairs] == pytest.approx([0.2, -0.3])
-    found = replace(analyse(study_of(sweep_runs()[:1])), pilot=pairs)
+    runs = tuple(OtherRun(name=f"pilot/{gain}", updates=30, gain=gain) for gain in (0.3, -0.4))
+    found = replace(analyse(study_of(sweep_runs()[:1])), pilot=pairs, others=runs)
     text = pilot_sentence(found)
     assert "1 pairs have a mean difference `chunk` - `step` of +0.2000" in text
-    assert "higher in 1 of them" in text
+    assert "higher in 1 of them" in text and "lowest gain of a run of the pilot is -0.40" in text
     assert pilot_sentence(replace(found, pilot=())) == ""
 
 
