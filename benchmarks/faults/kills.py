@@ -181,6 +181,8 @@ def stopped_badly(
         return None
     if kept < done:
         return Kind.difference, f"{names}: {done} iterations were done, {kept} are kept"
+    if ended.stderr.strip() in ("", "stopped") and done == before:
+        return None  # it was still importing, and had nothing to say yet
     said = ended.stderr.rpartition("stopped")[2]
     way_on = "chunk-grpo resume run" if (run / "run.toml").exists() else "nothing was written"
     if way_on not in said:

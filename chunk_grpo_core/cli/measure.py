@@ -32,6 +32,7 @@ from ..watch.comparison import Comparison
 from ..watch.pictures import save_png, write_pictures
 from ..watch.plots import plot_dynamics
 from .outcome import AsJson
+from .outputs import file_to_write, folder_to_write
 from .progress import ProgressBar, clear_errors
 from .train import Changes
 
@@ -43,6 +44,7 @@ Source = Annotated[
         metavar="SOURCE", help="A configuration file (.toml), or the folder of a finished run."
     ),
 ]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Noise seed of the first prompt.")]
 LoraOption = Annotated[
     Path | None, typer.Option(help="A LoRA file. Default: that of the run folder.")
 ]
@@ -60,13 +62,14 @@ def sample(
     steps: Annotated[
         int | None, typer.Option(min=2, help="Sampling steps, shift 3. Default: the run's grid.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Noise seed of the first prompt.")] = EVALUATION_SEED,
+    seed: Seed = EVALUATION_SEED,
     out: Annotated[Path, typer.Option(help="Folder to write PNG files to.")] = Path("sampled"),
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> dict[str, object] | None:
     """Draw pictures with the model, with or without a LoRA, without sampling noise."""
     with clear_errors("pictures so far were not written"), ProgressBar() as bar:
+        folder_to_write(out)
         opened = _open(source, changes)
         config = opened.config
         chosen = None if base else lora or opened.lora
@@ -119,6 +122,8 @@ def analyze(
     The base model is measured, with the grid and the rule that would train.
     """
     with clear_errors("nothing was written"), ProgressBar() as bar:
+        if out is not None:
+            file_to_write(out)
         opened = _open(source, changes)
         config = opened.config
         chosen = load_prompts(config).train[:prompts]
@@ -165,7 +170,7 @@ def evaluate(
     pictures: Annotated[
         int | None, typer.Option(min=1, help="Pictures of each prompt. Default: run.pictures.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Noise seed of the first prompt.")] = EVALUATION_SEED,
+    seed: Seed = EVALUATION_SEED,
     out: Annotated[
         Path | None, typer.Option(help="Folder for table.md, gains.png, pairs.png.")
     ] = None,
@@ -177,6 +182,8 @@ def evaluate(
     Judge also with a reward that was not trained on: what rises alone may be reward hacking.
     """
     with clear_errors("nothing was written"), ProgressBar() as bar:
+        if out is not None:
+            folder_to_write(out)
         opened = _open(source, changes)
         config = opened.config
         if reward is not None:
@@ -184,7 +191,10 @@ def evaluate(
             config = replace(config, rewards=(entry,))
         chosen = lora or opened.lora
         if chosen is None:
-            raise ValueError(f"{source} has no LoRA of its own; name one with --lora")
+            raise ValueError(
+                f"{source} has no lora.safetensors, which a run has at its end; name a file with "
+                "--lora"
+            )
         judge, held_out = load_rewards(config), load_prompts(config).held_out
         if reward is None:
             opened.check_reward(judge)

@@ -47,7 +47,8 @@ def draw(
         prompts: What to draw.
         grid: Noise levels; sampling is deterministic.
         count: S, 1 or more.
-        seed: Noise seed of the first prompt; the next one has the next.
+        seed: Noise seed of the first prompt, 0 to 2^64 - 1; the next one has the next, and 0
+            comes behind the last.
         solver: What follows the ODE, one of :data:`~chunk_grpo_core.method.solvers.SOLVERS`.
         limit: Samples that fit into memory at once; as many as do when None.
         progress: Called with the fraction sampled.
@@ -69,7 +70,7 @@ def draw(
     def sample(velocity: Velocity) -> list[Tensor]:
         latents = []
         for index, example in enumerate(prompts):
-            generator = torch.Generator().manual_seed(seed + index)
+            generator = torch.Generator().manual_seed((seed + index) % 2**64)
             latents.append(
                 sample_ode(
                     limit.fit(velocity),

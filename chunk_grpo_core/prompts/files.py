@@ -121,7 +121,7 @@ def read_prompt_file(path: str | Path, tell: Tell = tell_log) -> list[PromptLine
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path.name} is no prompt file; it must end in {', '.join(SUFFIXES)}")
+        raise ValueError(f"{path} is no prompt file; it must end in {', '.join(SUFFIXES)}")
     text, name = read_text(path, tell), path.name
     if path.suffix.lower() == ".txt":
         lines, reason = parse_lines(text, name), "all of its lines are blank or comments (#)"

@@ -79,8 +79,8 @@ class PromptSet:
             object.__setattr__(self, name, examples_of(getattr(self, name)))
         if not self.train:
             raise ValueError(
-                f"{len(self.held_out)} prompts are held out and none is left to train on; write "
-                "more prompts, one per line, or hold out fewer"
+                f"prompts: {len(self.held_out)} held out, and none is left to train on; write more "
+                "prompts, one per line, or hold out fewer"
             )
         if both := set(_by_text(self.train)) & set(_by_text(self.held_out)):
             raise ValueError(f"{min(both)!r} is held out and trained on; take it out of one list")

@@ -169,6 +169,14 @@ def target_colour(colour: str = "#2060c0") -> AnalyticReward:
     )
 
 
+def _target(file: str | Path) -> Tensor:
+    """The picture in a file; errors name the setting, too."""
+    try:
+        return load_picture(file)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"image: {error}") from None
+
+
 def target_image(image: str | Path | Tensor) -> AnalyticReward:
     """How close the pixels are to those of one picture, 0..1.
 
@@ -182,7 +190,7 @@ def target_image(image: str | Path | Tensor) -> AnalyticReward:
             pictures by more than 2 %.
         FileNotFoundError: There is no such file.
     """
-    picture = image if isinstance(image, Tensor) else load_picture(image)
+    picture = image if isinstance(image, Tensor) else _target(image)
     if picture.ndim != 3 or picture.shape[-1] != 3 or not torch.isfinite(picture).all():
         raise ValueError(
             f"the target must be finite, of shape (H, W, 3), and has shape {tuple(picture.shape)}"

@@ -86,7 +86,10 @@ class WeightFile:
 
 
 def find_file(
-    weights: WeightFile, path: str | Path | None = None, folders: Sequence[str | Path] = ()
+    weights: WeightFile,
+    path: str | Path | None = None,
+    folders: Sequence[str | Path] = (),
+    setting: str = "path",
 ) -> Path:
     """Find a file of weights on this machine.
 
@@ -95,6 +98,7 @@ def find_file(
         path: The file, or the folder that holds it, if the user named one; nothing else is tried.
         folders: Folders of models. Looked for in each: ``<folder>/<weights.folder>/<name>``, then
             ``<folder>/<name>``.
+        setting: Of the reward, from which ``path`` comes; for messages.
 
     Raises:
         FileNotFoundError: It is not there. The message names file, size, licence, source and where
@@ -104,7 +108,9 @@ def find_file(
         path = Path(path)
         file = path / weights.name if path.is_dir() else path
         if not file.is_file():
-            raise FileNotFoundError(f"there is no file {file}; {_how_to_get(weights, folders)}")
+            raise FileNotFoundError(
+                f"{setting}: there is no file {file}; {_how_to_get(weights, folders)}"
+            )
         return file
     for folder in map(Path, folders):
         for file in (folder / weights.folder / weights.name, folder / weights.name):

@@ -50,7 +50,10 @@ def check_held_out(prompts: Sequence[Prompt]) -> None:
         ValueError: There are fewer than two, which have no interval.
     """
     if len(prompts) < 2:
-        raise ValueError(f"{len(prompts)} held-out prompts; a measurement needs at least 2")
+        raise ValueError(
+            f"prompts held out: {len(prompts)}; a measurement needs at least 2, so raise "
+            "prompts.held_out or write more prompts"
+        )
 
 
 def run_experiment(

@@ -141,5 +141,7 @@ def write_pictures(
     for index, (group, prompt) in enumerate(zip(pictures, prompts, strict=True)):
         title = re.sub(r"\W+", "_", prompt).strip("_")[:60] or "prompt"
         for number, picture in enumerate(group):
-            files.append(save_png(picture, folder / f"{title}_{seed + index}_{number}.png"))
+            files.append(
+                save_png(picture, folder / f"{title}_{(seed + index) % 2**64}_{number}.png")
+            )
     return files

@@ -337,7 +337,7 @@ def test_a_stop_before_anything_is_trained_says_so(config, tmp_path, monkeypatch
     ("changes", "message"),
     [
         (["prompts.file=absent.txt"], "there is no prompt file "),
-        (["prompts.held_out=1"], "1 held-out prompts; a measurement needs at least 2"),
+        (["prompts.held_out=1"], "prompts held out: 1; a measurement needs at least 2"),
         (["run.log=['wandb']"], "chunk-grpo-core[tracking]"),
         (["reward.name=target_colour", "reward.colour=blue"], "colour is 'blue'"),
     ],
@@ -366,11 +366,27 @@ def test_mistakes_are_one_line(config, trained, tmp_path):
         (["resume", trained[0], "--set", "lora.alpha=9"], "lora.alpha may not change when a run"),
         (["resume", trained[0], "--set", "iterations"], "write KEY=VALUE"),
         (["sample", config, "--set", "prompts.held_out=0"], "say what to draw with --prompt"),
-        (["evaluate", config], "has no LoRA of its own; name one with --lora"),
+        (
+            ["evaluate", config],
+            "has no lora.safetensors, which a run has at its end; name a file with --lora",
+        ),
         (["presets", "--write", "safe"], "there is no preset 'safe'"),
+        (["sample", trained[0], "--out", config], f"--out {config} is a file; name a folder"),
+        (["evaluate", trained[0], "--out", config], f"--out {config} is a file; name a folder"),
+        (["analyze", config, "--out", tmp_path], f"--out {tmp_path} is a folder; name a file"),
     ):
         code, _, errors = run(*words)
         assert code == 2 and message in errors and errors.count("\n") == 1
+
+
+def test_a_noise_seed_beyond_64_bits_is_refused_and_the_last_one_is_not(trained, tmp_path):
+    words = ["sample", trained[0], "--count", 1, "--prompt", "red", "--prompt", "blue"]
+    code, _, errors = run(*words, "--seed", 2**64)
+    assert code == 2 and "--seed" in errors
+    finished(*words, "--seed", 2**64 - 1, "--out", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"red_{2**64 - 1}_0.png", "blue_0_0.png"
+    }  # fmt: skip
 
 
 def test_the_file_in_the_help_is_a_file(tmp_path):

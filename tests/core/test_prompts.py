@@ -179,7 +179,7 @@ def test_without_variants_everything_is_text():
             ["text, line 1", "empty"],
         ),
         (lambda: make_prompt_set(()), ["none is left"]),
-        (lambda: make_prompt_set(lines("a", "b")), ["2 prompts are held out", "fewer"]),
+        (lambda: make_prompt_set(lines("a", "b")), ["prompts: 2 held out", "fewer"]),
         (lambda: PromptSet(train=("A b",), held_out=("a  B",)), ["'a b'", "trained on"]),
         (lambda: PromptConfig(held_out=-1), ["held_out is -1"]),
         (lambda: PromptConfig(variants=-2), ["variants is -2"]),

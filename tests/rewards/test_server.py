@@ -489,6 +489,7 @@ def test_the_command_lends_a_reward_to_another_process(tmp_path):
     ("options", "message"),
     [
         (["--host", "0.0.0.0"], "set a token"),
+        (["--host", "no.such.host.invalid"], "host is 'no.such.host.invalid', which has no"),
         (["--setting", "colour"], "KEY=VALUE"),
         (["--setting", "shade=1"], "shade"),
         (["--token-env", "HOME"], "CHUNK_GRPO_"),

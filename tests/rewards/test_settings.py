@@ -70,6 +70,8 @@ def test_a_setting_is_given_once():
         ("hpsv2", {"scale": "much"}, "scale is 'much'; it must be a finite number"),
         ("geneval", {"partial": "yes"}, "partial is 'yes'; it must be true or false"),
         ("vlm_judge", {"url": "http://a", "model": 7}, "model is 7; it must be a text"),
+        ("pickscore", {"device": "gpu"}, "device is 'gpu'; it must be cpu, cuda"),
+        ("target_image", {"image": ""}, "image: . is a folder; name the pictures in it"),
         (None, {}, "reward is None; it must be one of"),
     ],
 )

@@ -94,6 +94,8 @@ _LINES = (
     "demo --resume --out nope",
     "demo --resume --out RUN",
 )
+_CANNOT = ("train c.toml --out /proc/nope",)
+"""Rightly asked, and the system says no: status 1."""
 _EITHER = ("fetch brightness", "demo --resume --out RUN", "sample RUN --seed 9999")
 
 
@@ -110,6 +112,7 @@ def flags(rng: random.Random, folder: Path, material: Material) -> Case:
         about=line,
         names=_named(words),
         expected=Expected.either if line.startswith(_EITHER) else Expected.refused,
+        codes=(1,) if line in _CANNOT else (2,),
         seconds=15,
     )
 
@@ -117,4 +120,7 @@ def flags(rng: random.Random, folder: Path, material: Material) -> Case:
 def _named(words: list[str]) -> tuple[str, ...]:
     """Options and arguments, as a message may name them; what is missing has no name."""
     given = [word.lstrip("-") for word in words[1:] if len(word) > 2 and word != "run"]
-    return (*given, *(word.replace("-", "_") for word in given), words[0], "Missing")
+    given += [word.partition("=")[0] for word in given if "=" in word]
+    given += [word.rpartition("-")[2] for word in given if "-" in word]
+    about_run = ("start a new run",) if words[:2] == ["demo", "--resume"] else ()
+    return (*given, *(w.replace("-", "_") for w in given), words[0], "Missing", *about_run)

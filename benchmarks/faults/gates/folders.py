@@ -65,6 +65,7 @@ def folders(rng: random.Random, folder: Path, material: Material) -> Case:
         names=(name,),
         expected=_expected(command, name, damage),
         check=_check(command, name, damage, material, source is material.stopped),
+        codes=(1, 2) if name == "lock" else (2,),  # what cannot be written is no mistake
     )
 
 

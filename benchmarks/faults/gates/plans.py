@@ -124,7 +124,13 @@ def _plan(
             return f"the chunks are {sizes}, not {wanted}"
         return in_record(place / "run", {"plan.chunks": chunks})
 
-    case = train(folder, as_toml(data), about, ("[plan]", "plan '", "weights '"), expected=expected)
+    case = train(
+        folder,
+        as_toml(data),
+        about,
+        ("[plan]", "plan.chunks", "plan '", "weights '"),
+        expected=expected,
+    )
     return Case(**{**vars(case), "check": check})
 
 

@@ -82,6 +82,10 @@ _ODD = (
 )
 
 
+_PROMPT = 'a sign that says "HI"'
+"""Also for the reward that reads what a prompt asks for."""
+
+
 def settings(rng: random.Random, folder: Path, material: Material) -> Case:
     """One picture and a reward with a setting."""
     Image.new("RGB", (8, 8), (0x20, 0x40, 0x60)).save(folder / "p.png")
@@ -116,7 +120,7 @@ def _case(
 ) -> Case:
     more = [word for pair in pairs for word in ("--setting", pair)]
     return Case(
-        argv=("score", "p.png", "--prompt", "a cat", "--reward", reward, "--json", *more),
+        argv=("score", "p.png", "--prompt", _PROMPT, "--reward", reward, "--json", *more),
         about=f"{reward}: {', '.join(pairs):.80}",
         names=names,
         expected=expected,

@@ -40,7 +40,7 @@ def servers(rng: random.Random, folder: Path, material: Material) -> Case:
         return Case(
             argv=("train", "c.toml", "--out", "run", "--json"),
             about=f"train: {about}",
-            names=(server.url,),
+            names=(server.url, "reward remote_http"),
             codes=(1,),
             # Equal scores are no signal, which a training may refuse in its own words.
             expected=Expected.either if is_good else Expected.refused,

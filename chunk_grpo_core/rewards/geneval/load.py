@@ -49,7 +49,7 @@ def load_geneval(
 
 
 def _clip_colours(options: LoadOptions, clip: str | Path | None) -> ClipColours:
-    path = find_file(CLIP_WEIGHTS["clip-l"], clip, options.folders)
+    path = find_file(CLIP_WEIGHTS["clip-l"], clip, options.folders, "clip")
     tokens = clip_tokens((path.parent, *options.tokenizers), length=CLIP_L.tokens)
     network = clip_network(CLIP_L, read_weights(path), path)
     facts = {"weights": digest(path), "tokenizer": tokens.digest}

@@ -53,6 +53,12 @@ class LoadOptions:
     """Pictures in one call of the network. Changes no score."""
 
     def __post_init__(self) -> None:
+        try:
+            torch.device(self.device)
+        except RuntimeError:
+            raise ValueError(
+                f"device is {shortened(self.device)}; it must be cpu, cuda, cuda:1, mps, ..."
+            ) from None
         if self.dtype not in _DTYPES:
             raise ValueError(
                 f"dtype is {shortened(self.dtype)}; it must be one of {', '.join(_DTYPES)}"

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from ...method.reward import Reward, RewardBatch, RewardFailed
 from ...optional import require
-from ...settings.declared import Range, check_settings
+from ...settings.declared import Range, check_settings, shortened
 from ...version import __version__
 from .address import is_local
 from .wire import parse_question, to_answer
@@ -82,13 +82,19 @@ class RewardServer:
         Clients must send ``token``; without one every local process may come in.
 
         Raises:
-            ValueError: The address is not loopback and there is no token.
+            ValueError: ``host`` has no address, or one that is not loopback without a token.
             OSError: The address cannot be listened on.
         """
         self.limits, self.token, self.reward = limits or ServerLimits(), token, reward
         facts = {"name": reward.name, "fingerprint": dict(reward.fingerprint)}
         self.health = {"status": "ok", **facts, "version": __version__}
-        family, *_, (address, *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        try:
+            family, *_, (address, *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        except (socket.gaierror, UnicodeError) as error:
+            raise ValueError(
+                f"host is {shortened(host)}, which has no address ({error}); name one of this "
+                "machine's"
+            ) from None
         if not token and not is_local(str(address)):
             raise ValueError(
                 f"host is {host!r}, which other machines can reach; set a token (--token-env), or "
