@@ -66,24 +66,26 @@ _SETTINGS = (
     SettingInput(
         "kl_ref",
         "objective.kl_ref",
-        "Pull towards the base model: weight of mean (v - v_base)^2. 0.001 (Flow-Factory's advice, "
-        "as in safe-lora) against reward hacking, more if pictures still degrade; costs one more "
-        "forward pass. 0: off.",
+        "Pull towards the base model: weight of the distance that kl_type names. With velocity "
+        "0.001 (Flow-Factory's advice, as in safe-lora) against reward hacking, more if pictures "
+        "still degrade; costs one more forward pass. 0: off.",
         step=1e-5,
     ),
     SettingInput(
-        "kl_ref_k3",
-        "objective.kl_ref_k3",
-        "The KL term of Eq. 14 of the paper to the base model, estimated from the ratio (k3). Its "
-        "size depends on the noise of the step: prefer kl_ref, unless you repeat a paper. 0: off.",
-        step=1e-5,
+        "kl_type",
+        "objective.kl_type",
+        "What kl_ref weighs. velocity: mean (v - v_base)^2, all steps alike. flow-grpo: the KL "
+        "term of Flow-GRPO's code, 0.01 to 0.04 there. exact: the KL of a step per latent "
+        "dimension (Eq. 14 of the paper). The last two hold late steps much tighter than early "
+        "ones.",
         is_rare=True,
     ),
     SettingInput(
         "kl_old",
         "objective.kl_old",
-        "Pull towards the policy that made the rollout (kl_coeff of the official code, 0 there). "
-        "Acts only from the second update of a rollout on. 0: off.",
+        "Pull towards the policy that made the rollout: weight of the exact KL per latent "
+        "dimension. Acts only from the second update of a rollout on, and keeps one more latent "
+        "for each step in memory. 0: off.",
         step=1e-5,
         is_rare=True,
     ),

@@ -96,7 +96,7 @@ KEYS: dict[str, Known] = {
     "objective.step_weights": _word("equal"),
     "objective.kl_old": _number(0.0, 0.01),
     "objective.kl_ref": _number(0.0, 0.001),
-    "objective.kl_ref_k3": _number(0.0, 0.001),
+    "objective.kl_type": _word("velocity", "flow-grpo", "exact"),
     "optimizer.name": _word("adamw"),
     "optimizer.fused": _FLAG,
     "optimizer.learning_rate": _number(1e-5, 1e-3, 1e-2, bad=(0.0,)),

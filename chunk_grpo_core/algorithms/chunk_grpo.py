@@ -19,6 +19,8 @@ Where the training departs from the official code (github.com/xingzhejun/GCPO, J
 7. Where batch shapes can change last bits (accelerators), old log-probs are measured again in the
    geometry of the update; the official loop compares a batch of one with a batch of a chunk.
 8. Chunks are drawn before the rollout, so that noise can be left out where nothing is trained.
+9. ``objective.kl_old`` weighs the exact KL to the policy that sampled; the official ``kl_coeff``,
+   0 in every script, weighs the k3 of the chunk ratio (``docs/units.md``).
 
 One step per chunk is step-level GRPO. Legend: G samples in a group, K chunks, N steps.
 """

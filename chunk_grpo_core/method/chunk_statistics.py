@@ -16,12 +16,11 @@ from .objective import (
     StepTerms,
     chunk_means,
     is_held_back,
-    k3,
     log_ratios,
     plain_log_ratios,
 )
 
-__all__ = ["ChunkStatistics", "chunk_statistics"]
+__all__ = ["ChunkStatistics", "chunk_statistics", "k3"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class ChunkStatistics:
     clipped: Tensor
     """Samples (or their share of steps, for step ratios) whose gradient the trust region cut."""
     kl: Tensor
-    """Sum of the k3 estimate of KL(old || new) per step and dimension."""
+    """Sum of :func:`k3` of the ratios."""
     gap: Tensor
     """Sum of mean |v - v_ref|^2; 0 when no reference was measured."""
 
@@ -102,3 +101,14 @@ def chunk_statistics(
         kl=torch.where(counted, kl, zero).sum(0),
         gap=torch.where(counted, gap, zero).sum(0),
     )
+
+
+def k3(log_ratio: Tensor) -> Tensor:
+    """exp(-d) - 1 + d, 0 or more, where d = log p - log q at samples of p.
+
+    The estimator of Schulman's "Approximating KL Divergence" (2020): unbiased for KL(p || q) if d
+    is the log-ratio of whole densities. Of a log-ratio that is a mean over D dimensions and n steps
+    it estimates KL^2 / 2 + KL / (n D), KL being per dimension and step: a small number that grows
+    with the square of the KL. ``approx_kl`` of the sources' logs is the same, or its leading term.
+    """
+    return torch.expm1(-log_ratio) + log_ratio

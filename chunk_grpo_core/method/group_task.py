@@ -25,8 +25,6 @@ class Reference:
 
     v_t: Tensor
     """Velocities, shape (N - 1, G, *latent); only the steps that are trained are filled in."""
-    log_p: Tensor
-    """Log-densities, shape (G, N - 1)."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,14 @@ class GroupTask:
 
     def facts(self) -> GroupFacts:
         """The part of it that the objective knows."""
-        pairs = self.trajectory.grid.pairs()[:-1]
+        sde, pairs = self.trajectory.sde, self.trajectory.grid.pairs()[:-1]
         return GroupFacts(
             plan=self.plan,
             advantages=self.advantages,
             drawn=self.drawn,
             old_log_p=self.trajectory.log_p.T,
-            std=torch.tensor([self.trajectory.sde.std(t, s) for t, s in pairs]),
+            std=torch.tensor([sde.std(t, s) for t, s in pairs]),
             dt=torch.tensor([s - t for t, s in pairs]),
-            reference_log_p=self.reference.log_p if self.reference else None,
+            v_factor=torch.tensor([sde.coefficients(t, s).b for t, s in pairs]),
+            noise_level=torch.tensor([sde.noise_level(t, s) for t, s in pairs]),
         )

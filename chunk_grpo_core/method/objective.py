@@ -3,7 +3,7 @@
     r_j  = exp( mean over t in ch_j of (log p_new(x_s | x_t) - log p_old(x_s | x_t)) )   (Eq. 15)
     loss = - mean over samples and their drawn chunks of
              min( r_j A, clip(r_j, 1 - eps_low, 1 + eps_high) A )                        (Eq. 14)
-           + beta KL
+           + the mean of what penalties add, over the same steps
 
 The geometric mean inside a chunk is GSPO's; with one step per chunk r_j is the step ratio of
 Flow-GRPO, with one chunk in all it is the sequence ratio. Equation numbers: GCPO v3.
@@ -17,6 +17,7 @@ References:
     GRPO-Guard (Wang et al., 2025), arXiv 2510.22319: ratio normalisation, step weights.
     TempFlow-GRPO (He et al., 2025), arXiv 2508.04324: step weights.
     Flow-DPPO (2026), arXiv 2606.11025: the exact KL as trust region.
+    Flow-GRPO (Liu et al., 2025), arXiv 2505.05470; github.com/yifan123/flow_grpo: its KL term.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ..settings.declared import OneOf, Range, check_settings
 from .chunks import ChunkPlan
 
 __all__ = [
+    "KL_TYPES",
     "RATIOS",
     "STEP_WEIGHTS",
     "TRUST_REGIONS",
@@ -40,15 +42,16 @@ __all__ = [
     "chunk_means",
     "group_loss",
     "is_held_back",
-    "k3",
     "log_ratios",
     "plain_log_ratios",
+    "reference_distance",
     "step_weights",
 ]
 
 RATIOS = ("chunk", "step")
 TRUST_REGIONS = ("clip", "kl-mask")
 STEP_WEIGHTS = ("equal", "guard", "tempflow")
+KL_TYPES = ("velocity", "flow-grpo", "exact")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,12 +81,16 @@ class ObjectiveConfig:
     (TempFlow-GRPO, Eq. 7). All are scaled to mean 1 (GRPO-Guard's own are not), so that the
     gradient-norm clip keeps its meaning. A chunk has the mean weight of its steps."""
     kl_old: Annotated[float, Range(0, 1e6)] = 0.0
-    """Coefficient of the k3 estimate of KL(old || new), old being the policy that sampled, on the
-    plain ratios. Official code: ``kl_coeff``, 0."""
+    """Coefficient of the exact KL(old || new) per latent dimension, old being the policy that
+    sampled, mean over the steps of a ratio. The official code's ``kl_coeff``, 0 in every script,
+    weighs the k3 of the ratio instead, which is about the square of that KL (``docs/units.md``)."""
     kl_ref: Annotated[float, Range(0, 1e6)] = 0.0
-    """Coefficient of mean |v - v_ref|^2 to the reference (adapter off)."""
-    kl_ref_k3: Annotated[float, Range(0, 1e6)] = 0.0
-    """Coefficient of the k3 estimate of KL(new || reference), on the plain ratios."""
+    """Coefficient of the distance to the reference (adapter off) that ``kl_type`` names."""
+    kl_type: Annotated[str, OneOf(KL_TYPES)] = "velocity"
+    """Distance to the reference, mean over the steps of a ratio; each is a mean over latent
+    dimensions. velocity: |v - v_ref|^2 (Flow-Factory: v-based). exact: KL(new || reference) =
+    |mean - mean_ref|^2 / (2 std^2). flow-grpo: the same with the noise level sigma_t of the SDE in
+    place of std = sigma_t sqrt(-dt), as Flow-GRPO's code has it: the KL times -dt."""
 
     def __post_init__(self) -> None:
         check_settings(self, "objective")
@@ -91,12 +98,12 @@ class ObjectiveConfig:
     @property
     def needs_old_mean(self) -> bool:
         """Whether the exact KL to the sampling policy is used."""
-        return self.ratio_norm or self.trust_region == "kl-mask"
+        return self.ratio_norm or self.trust_region == "kl-mask" or self.kl_old > 0
 
     @property
     def needs_reference(self) -> bool:
         """Whether the adapter-off policy is used."""
-        return self.kl_ref > 0 or self.kl_ref_k3 > 0
+        return self.kl_ref > 0
 
     @property
     def has_penalty(self) -> bool:
@@ -134,8 +141,10 @@ class GroupFacts:
     """Standard deviation of each stochastic step, shape (N - 1,)."""
     dt: Tensor
     """s - t of each stochastic step, below 0, shape (N - 1,)."""
-    reference_log_p: Tensor | None = None
-    """Log-densities under the reference policy, shape (G, N - 1), for ``kl_ref_k3``."""
+    v_factor: Tensor
+    """Factor b of the velocity in the mean of each stochastic step, shape (N - 1,)."""
+    noise_level: Tensor
+    """sigma_t of each stochastic step, shape (N - 1,): ``SdeConfig.noise_level``."""
 
 
 def chunk_means(values: Tensor, plan: ChunkPlan) -> Tensor:
@@ -186,6 +195,23 @@ def is_held_back(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -
     return is_far & (((a > 0) & (ratio > 1.0)) | ((a < 0) & (ratio < 1.0)))
 
 
+def reference_distance(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -> Tensor:
+    """Distance of each step to the reference, shape (G, N - 1); see ``kl_type``.
+
+    Two policies differ in the mean of a step, a x_t + b v_t, only by b (v - v_ref), so that every
+    kind is the gap of the velocities times a number of the step.
+    """
+    squared = facts.v_factor.square()
+    return (
+        terms.gap
+        * {
+            "velocity": torch.ones_like(squared),
+            "flow-grpo": squared / (2.0 * facts.noise_level.square()),
+            "exact": squared / (2.0 * facts.std.square()),
+        }[config.kl_type]
+    )
+
+
 def group_loss(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -> Tensor:
     """Loss of one group, a scalar that carries gradients to ``terms``."""
     log_ratio, a = log_ratios(terms, facts, config), facts.advantages[:, None]
@@ -200,22 +226,10 @@ def group_loss(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -> 
         weights = step_weights(facts, config).expand(len(a), -1)
         gain = gain * _per_ratio(weights, facts, config)
     if config.kl_old:
-        gain = gain - config.kl_old * k3(-plain_log_ratios(terms, facts, config))
+        gain = gain - config.kl_old * _per_ratio(terms.kl_old, facts, config)
     if config.kl_ref:
-        gain = gain - config.kl_ref * _per_ratio(terms.gap, facts, config)
-    if config.kl_ref_k3:
-        if facts.reference_log_p is None:
-            raise ValueError("objective.kl_ref_k3 needs the log-densities of the reference")
-        against = _per_ratio(terms.log_p - facts.reference_log_p, facts, config)
-        gain = gain - config.kl_ref_k3 * k3(against)
+        distance = reference_distance(terms, facts, config)
+        gain = gain - config.kl_ref * _per_ratio(distance, facts, config)
     gain = _per_chunk(gain, facts, config)
     per_sample = torch.where(facts.drawn, gain, 0.0).sum(1) / facts.drawn.sum(1)
     return -per_sample.mean()
-
-
-def k3(log_ratio: Tensor) -> Tensor:
-    """exp(-d) - 1 + d, 0 or more, unbiased for KL(p || q) where d = log p - log q at samples of p.
-
-    The estimator of Schulman's "Approximating KL Divergence" (2020) that GRPO uses.
-    """
-    return torch.expm1(-log_ratio) + log_ratio

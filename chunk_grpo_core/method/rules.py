@@ -182,6 +182,13 @@ class SdeConfig:
         """Standard deviation of the step t -> s, which depends on no picture."""
         return self.coefficients(t, s).std
 
+    def noise_level(self, t: float, s: float) -> float:
+        """What Flow-GRPO's code calls ``std_dev_t``: the sigma_t of an SDE, whose step has the
+        standard deviation sigma_t sqrt(t - s); of ``cps``, which has no SDE, the deviation itself.
+        """
+        std = self.std(t, s)
+        return std if self.rule == "cps" else std / math.sqrt(t - s)
+
 
 ODE = SdeConfig(rule="ode")
 """Steps without noise."""

@@ -51,7 +51,8 @@ def _terms_of(
     if config.needs_old_mean:
         if task.trajectory.means is None:
             raise ValueError(
-                "the rollout kept no means; ratio_norm and kl-mask need rollout(keep_means=True)"
+                "the rollout kept no means; ratio_norm, kl-mask and kl_old need "
+                "rollout(keep_means=True)"
             )
         old = task.trajectory.means[step][part].to(new.v_t.device)
         kl_old = 0.5 * ((new.transition.mean - old) / new.transition.std).square().flatten(1).mean(
@@ -66,8 +67,8 @@ def _terms_of(
 
 
 def _on_policy_terms(task: GroupTask) -> StepTerms:
-    """The terms right after a rollout. The distance to the reference is not known yet, but it
-    enters the loss linearly, so that its coefficient is."""
+    """The terms right after a rollout. The gap to the reference is not known yet, but it enters
+    the loss linearly, so that its coefficient is."""
     log_p = task.trajectory.log_p.T.clone()
     return StepTerms(log_p, torch.zeros_like(log_p), torch.zeros_like(log_p))
 
@@ -142,11 +143,9 @@ def with_reference(stream: Stream, task: GroupTask, config: ObjectiveConfig) -> 
     """
     trajectory = task.trajectory
     v_t = torch.zeros_like(trajectory.states[: task.plan.steps])
-    log_p = trajectory.log_p.T.clone()
     for step, samples, reference in _replays(stream, task, config):
         v_t[step, samples] = reference.v_t.float().cpu()
-        log_p[samples, step] = reference.log_p.cpu()
-    return replace(task, reference=Reference(v_t, log_p))
+    return replace(task, reference=Reference(v_t))
 
 
 def accumulate_group(

@@ -52,7 +52,6 @@ _OFF: dict[str, object] = {
     "objective.trust_region": "clip",
     "objective.kl_old": 0.0,
     "objective.kl_ref": 0.0,
-    "objective.kl_ref_k3": 0.0,
     "objective.ratio_norm": False,
     "objective.step_weights": "equal",
     "optimizer.ema_decay": None,

@@ -60,6 +60,7 @@ SAFE_LORA = Preset(
                     "Flow-Factory's advice for velocities; a leash against reward hacking, for one "
                     "more forward pass",
                 ),
+                "objective.kl_type": ("velocity", "Flow-Factory's kl_type v-based"),
                 "optimizer.learning_rate": (
                     1e-4,
                     "LoRA scripts take 3e-4 for updates of 96 pictures and more; here they have 24",

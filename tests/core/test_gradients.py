@@ -285,15 +285,16 @@ GUARDED = {
     "tempflow": replace(TIGHT, step_weights="tempflow"),
     "kl to old": replace(TIGHT, kl_old=0.5),
     "velocity to reference": replace(TIGHT, kl_ref=1e-2),
-    "k3 to reference": replace(TIGHT, kl_ref_k3=0.5, ratio="step"),
+    "kl to reference": replace(TIGHT, kl_ref=0.5, kl_type="exact", ratio="step"),
+    "flow-grpo's kl": replace(TIGHT, kl_ref=5.0, kl_type="flow-grpo"),
     "all": ObjectiveConfig(
         clip_low=2e-4,
         clip_high=3e-4,
         ratio_norm=True,
         step_weights="tempflow",
         kl_old=0.5,
-        kl_ref=1e-2,
-        kl_ref_k3=0.5,
+        kl_ref=0.5,
+        kl_type="exact",
     ),
 }
 
@@ -373,7 +374,7 @@ def test_kl_to_the_reference_is_zero_for_an_adapter_that_does_nothing():
     [
         (GUARDED["kl-mask"], "keep_means=True"),
         (GUARDED["velocity to reference"], "call with_reference"),
-        (GUARDED["k3 to reference"], "needs the log-densities of the reference"),
+        (GUARDED["kl to old"], "keep_means=True"),
     ],
 )
 def test_what_a_guard_needs_must_be_measured_first(config, message):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from chunk_grpo_core.method.chunk_statistics import chunk_statistics
+from chunk_grpo_core.method.chunk_statistics import chunk_statistics, k3
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.objective import (
     GroupFacts,
@@ -20,7 +20,6 @@ from chunk_grpo_core.method.objective import (
     StepTerms,
     group_loss,
     is_held_back,
-    k3,
     log_ratios,
     step_weights,
 )
@@ -38,6 +37,8 @@ def group(ratio, advantages, plan, drawn=None, **facts):
     known = {
         "std": torch.ones(steps),
         "dt": -torch.ones(steps),
+        "v_factor": torch.ones(steps),
+        "noise_level": torch.ones(steps),
         "old_log_p": zero,
         "drawn": torch.ones(len(ratio), plan.count, dtype=torch.bool) if drawn is None else drawn,
         **facts,
@@ -173,18 +174,20 @@ def test_kl_mask_holds_back_what_moves_on_and_is_far():
 def test_penalties_add_their_mean_over_drawn_chunks():
     drawn = torch.tensor([[True, False], [True, True]])
     terms, facts = group([[1.1, 5.0], [0.9, 0.8]], [0.0, 0.0], ChunkPlan((1, 1)), drawn)
-    reference = torch.tensor([[0.2, 0.1], [-0.1, 0.3]])
-    facts = replace(facts, reference_log_p=reference)
-    terms = terms._replace(gap=torch.tensor([[1.0, 9.0], [2.0, 4.0]]))
-    log_p = terms.log_p.detach()
+    step = {"v_factor": torch.tensor([3.0, -2.0]), "std": torch.tensor([0.5, 0.2])}
+    facts = replace(facts, **step, noise_level=torch.tensor([1.0, 0.8]))
+    terms = terms._replace(
+        kl_old=torch.tensor([[0.1, 0.2], [0.3, 0.4]]), gap=torch.tensor([[1.0, 9.0], [2.0, 4.0]])
+    )
     mean = lambda values: (values[0, 0] + (values[1, 0] + values[1, 1]) / 2) / 2  # noqa: E731
     cases = {
-        "kl_old": log_p.exp() - 1 - log_p,
-        "kl_ref": terms.gap,
-        "kl_ref_k3": (reference - log_p).exp() - 1 - (reference - log_p),
+        ("kl_old", "velocity"): terms.kl_old,
+        ("kl_ref", "velocity"): terms.gap,
+        ("kl_ref", "flow-grpo"): terms.gap * torch.tensor([9 / 2, 4 / (2 * 0.64)]),
+        ("kl_ref", "exact"): terms.gap * torch.tensor([9 / (2 * 0.25), 4 / (2 * 0.04)]),
     }
-    for name, values in cases.items():
-        loss = group_loss(terms, facts, replace(WIDE, **{name: 0.3}))
+    for (name, kind), values in cases.items():
+        loss = group_loss(terms, facts, replace(WIDE, **{name: 0.3}, kl_type=kind))
         assert loss.item() == pytest.approx(0.3 * float(mean(values)), rel=1e-5)
 
 

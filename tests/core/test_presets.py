@@ -64,6 +64,8 @@ def test_every_setting_of_a_run_has_a_value_and_a_source(name):
         without_use |= {"window.stride", "window.every"}
     if values["objective.trust_region"] == "clip":
         without_use.add("objective.kl_threshold")
+    if values["objective.kl_ref"] == 0:
+        without_use.add("objective.kl_type")
     without_use |= {key for key in setting_keys() if key.startswith("run.")}  # no training depends
     wanted = {key for key, _ in leaves(config_of(name))} - FREE - without_use
     assert wanted - set(keys) == set()

@@ -390,7 +390,7 @@ if __name__ == "__main__":
         {"trust_region": "kl-mask", "kl_threshold": 1e-6},
         {"ratio_norm": True, "step_weights": "guard"},
         {"ratio": "step", "step_weights": "tempflow"},
-        {"kl_ref": 1e-3, "kl_ref_k3": 0.1, "kl_old": 0.1},
+        {"kl_ref": 0.1, "kl_type": "exact", "kl_old": 0.1},
     ],
     ids=lambda settings: "+".join(settings),
 )

@@ -46,7 +46,7 @@ OBJECTIVE = {
     "ratio_norm": "on",
     "step_weights": "guard",
     "kl_ref": 0.1,
-    "kl_ref_k3": 0.2,
+    "kl_type": "flow-grpo",
     "kl_old": 0.3,
     "advantage_scale": "global-std",
     "advantage_centre": "median",
