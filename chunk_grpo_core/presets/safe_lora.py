@@ -53,8 +53,8 @@ SAFE_LORA = Preset(
                     "GDPO: with several rewards the easiest would win; nothing for one reward",
                 ),
                 "objective.ratio": ("chunk", "as gcpo-script"),
-                "objective.clip_low": (5e-5, "as gcpo-script"),
-                "objective.clip_high": (5e-5, "as gcpo-script"),
+                "objective.clip_low": (5e-5, "as gcpo-script, which has 720 x 720 pictures"),
+                "objective.clip_high": (5e-5, "as gcpo-script, which has 720 x 720 pictures"),
                 "objective.kl_ref": (
                     1e-3,
                     "Flow-Factory's advice for velocities; a leash against reward hacking, for one "
