@@ -73,6 +73,12 @@ def test_the_top_level_stays_small():
     assert sum(map(len, rooms.values())) <= 110
 
 
+def test_no_file_is_longer_than_350_lines():
+    files = [path for folder in (CORE, NODES, ROOT / "tools") for path in python_files(folder)]
+    lengths = {str(path.relative_to(ROOT)): path.read_text("utf-8").count("\n") for path in files}
+    assert {name: lines for name, lines in lengths.items() if lines > 350} == {}
+
+
 def test_only_the_registry_and_what_the_tiny_world_brings_import_a_family_of_models():
     families = tuple(f"models/{path.parent.name}/" for path in CORE.glob("models/*/family.py"))
     readers = {

@@ -22,6 +22,7 @@ from ..method.reward import Reward
 from ..method.schedule import shifted_grid
 from ..prompts.example import examples_of
 from ..rewards.settings import reward_settings
+from ..runs.experiment import check_held_out
 from ..runs.folder import RunFolder
 from ..runs.load import load_adapter, load_policy, load_prompts, load_rewards
 from ..runs.outcome import EVALUATION_SEED
@@ -195,7 +196,9 @@ def evaluate(
                 f"{source} has no lora.safetensors, which a run has at its end; name a file with "
                 "--lora"
             )
-        judge, held_out = load_rewards(config), load_prompts(config).held_out
+        held_out = load_prompts(config).held_out
+        check_held_out(held_out)
+        judge = load_rewards(config)
         if reward is None:
             opened.check_reward(judge)
         policy, settings = load_policy(config, held_out), config.settings

@@ -52,11 +52,6 @@ class Key:
         return type(None) in getattr(self.kind, "__args__", ())
 
     @property
-    def has_plain_kind(self) -> bool:
-        """Whether :func:`checked` knows its type."""
-        return _plain(self.kind) in _CHOICES
-
-    @property
     def allowed(self) -> str:
         """What may stand there."""
         choices = _CHOICES[_plain(self.kind)]

@@ -52,7 +52,7 @@ def check_held_out(prompts: Sequence[Prompt]) -> None:
     if len(prompts) < 2:
         raise ValueError(
             f"prompts held out: {len(prompts)}; a measurement needs at least 2, so raise "
-            "prompts.held_out or write more prompts"
+            "prompts.held_out (held_out of Prompt Set) or write more prompts"
         )
 
 

@@ -169,8 +169,9 @@ class TrainConfig:
             )
         if self.optimizer.updates_per_rollout > self.prompts_per_iteration:
             raise ValueError(
-                f"updates_per_rollout is {self.optimizer.updates_per_rollout}, but there are only "
-                f"{self.prompts_per_iteration} prompts per iteration; each update needs a group"
+                f"optimizer.updates_per_rollout is {self.optimizer.updates_per_rollout}, but "
+                f"prompts_per_iteration is {self.prompts_per_iteration}; each update needs a group "
+                "of its own: lower the former, or raise the latter"
             )
 
     def flat(self) -> dict[str, object]:

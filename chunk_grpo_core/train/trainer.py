@@ -108,8 +108,7 @@ class Trainer:
         self.policy, self.reward, self.config = policy, reward, config
         self.prompts = examples_of(prompts)
         self.iteration = self._saved = 0
-        self._adapter = trained_adapter(policy)
-        self._processes = processes or Processes()
+        self._adapter, self._processes = trained_adapter(policy), processes or Processes()
         self._shares = self._processes.shares(config.prompts_per_iteration, config.group_size)
         writes = self._processes.is_writer
         self._checkpoints, self._listen = (checkpoints, listener) if writes else (None, ignore)

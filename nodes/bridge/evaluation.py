@@ -9,6 +9,7 @@ import torch
 from ...chunk_grpo_core.measure.evaluate import Evaluation, evaluate
 from ...chunk_grpo_core.method.reward import Reward
 from ...chunk_grpo_core.method.schedule import TimeGrid
+from ...chunk_grpo_core.runs.experiment import check_held_out
 from ...chunk_grpo_core.watch.comparison import Comparison
 from ..types import PromptSet
 from .conditioning import Conditioning
@@ -57,11 +58,7 @@ def compare_models(
         ValueError: Fewer than two prompts are held out, or something does not fit.
         InterruptProcessingException: The user pressed Cancel.
     """
-    if len(prompts.held_out) < 2:
-        raise ValueError(
-            f"{len(prompts.held_out)} prompts are held out; a comparison needs at least 2. Raise "
-            "held_out in Prompt Set"
-        )
+    check_held_out(prompts.held_out)
     bar = progress_bar(2 * _UNITS)
     limit = batch_limit(batch_size)
 

@@ -220,7 +220,9 @@ def test_evaluate_needs_held_out_prompts(trained, comfy):
     prompt = change(applied(trained), "ChunkGRPO_PromptSet", held_out=1)
     prompt["evaluate"] = evaluation(second_model=["apply", 0])
     message = failed(comfy, prompt)
-    assert "1 prompts are held out" in message and "held_out" in message
+    assert (
+        "prompts held out: 1; a measurement needs at least 2" in message and "Prompt Set" in message
+    )
 
 
 def failed(client, prompt):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from small_runs import TINY, without_seconds
 from typer.testing import CliRunner
 
-from chunk_grpo_core.cli import demo
+from chunk_grpo_core.cli import demo, measure
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.cli.progress import ProgressBar
 from chunk_grpo_core.configfile.reading import read_config_file
@@ -331,6 +331,12 @@ def test_a_stop_before_anything_is_trained_says_so(config, tmp_path, monkeypatch
     code, _, errors = run("train", config, "--out", tmp_path / "new")
     assert (code, errors) == (130, "stopped; nothing was written\n")
     assert not (tmp_path / "new").exists()
+
+
+def test_one_held_out_prompt_is_refused_before_anything_is_measured(trained, monkeypatch):
+    monkeypatch.setattr(measure, "load_policy", None)
+    code, _, errors = run("evaluate", trained[0], "--set", "prompts.held_out=1")
+    assert code == 2 and "prompts held out: 1; a measurement needs at least 2" in errors
 
 
 @pytest.mark.parametrize(

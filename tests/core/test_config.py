@@ -91,7 +91,10 @@ def test_unknown_setting_is_refused_with_the_nearest_known_one(part, key, messag
         ({"chunk_fraction": 0.0}, "chunk_fraction is 0.0; it must be a number from 0.01 to 1"),
         ({"chunk_fraction": 1.5}, r"chunk_fraction is 1.5"),
         ({"batch_size": 0}, "batch_size is 0; it must be a whole number from 1 to 1024, or none"),
-        ({"prompts_per_iteration": 1}, "updates_per_rollout is 2, but there are only 1"),
+        (
+            {"prompts_per_iteration": 1},
+            "optimizer.updates_per_rollout is 2, but prompts_per_iteration is 1",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused_with_name_value_and_range(changes, message):
