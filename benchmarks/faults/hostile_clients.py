@@ -151,7 +151,9 @@ def _meet(server: Server, request: bytes | list[bytes], name: str) -> tuple[Kind
         return Kind.traceback, f"the server ended: {server.child.text('stderr')[-300:]}"
     if wrong := _honest(server):
         return Kind.difference, f"afterwards: {wrong}"
-    return judge_answer(answer, name in ACCEPTABLE, name in WORDLESS)
+    # A turned bit may lie where it changes no pixel; the score says whether it does.
+    is_whole = name == "a damaged picture" and b" 200 " in answer[:16]
+    return judge_answer(answer, is_whole or name in ACCEPTABLE, name in WORDLESS)
 
 
 def judge_answer(answer: bytes, is_right: bool, may_hang_up: bool) -> tuple[Kind, str]:
@@ -162,7 +164,7 @@ def judge_answer(answer: bytes, is_right: bool, may_hang_up: bool) -> tuple[Kind
         is_right: Whether the request is to be answered.
         may_hang_up: Whether it says so little that no answer is one, too.
     """
-    status = re.match(rb"HTTP/1\.[01] (\d{3}) ", answer)
+    status = re.match(rb"HTTP/(?:0\.9|1\.[01]) (\d{3}) ", answer)
     said = answer.partition(b"\r\n\r\n")[2].strip()
     if b"Traceback" in answer or (status and status[1] == b"500"):
         return Kind.traceback, repr(answer[-300:])

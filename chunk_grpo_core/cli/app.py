@@ -24,6 +24,7 @@ from ..version import __version__
 from .demo import DemoResult, run_demo, tiny_config
 from .measure import analyze, evaluate, sample
 from .outcome import AsJson, Command, CommandGroup
+from .outputs import folder_to_write
 from .progress import ProgressBar, clear_errors
 from .rewards import fetch, score
 from .serve import serve_reward
@@ -155,6 +156,7 @@ def convert(
         tensors, metadata = load_lora(source)
         if target.exists():
             raise FileExistsError(f"{target} exists already; choose another name")
+        folder_to_write(target.parent)
         with blaming(source):
             converted = convert_lora(tensors, to.value)
         written = save_lora(converted, target, metadata)
@@ -172,7 +174,7 @@ def _demo_folders() -> list[Path]:
 
 def _demo_folder(out: Path | None, resume: bool) -> AbstractContextManager[Path]:
     if out or resume:
-        return nullcontext(out or _newest_demo())
+        return nullcontext(folder_to_write(out or _newest_demo()))
     return numbered_folder(Path("runs"), "demo-")
 
 

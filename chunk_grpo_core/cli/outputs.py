@@ -8,22 +8,24 @@ __all__ = ["file_to_write", "folder_to_write"]
 
 
 def folder_to_write(out: Path) -> Path:
-    """The folder of ``--out``; it need not exist.
+    """The folder of an option; it need not exist.
 
     Raises:
-        ValueError: It is a file.
+        ValueError: It is a file, or below one.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; name a folder")
+    for path in (out, *out.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{out} cannot be a folder: {path} is a file; name another one")
     return out
 
 
 def file_to_write(out: Path) -> Path:
-    """The file of ``--out``; it need not exist.
+    """The file of an option; it need not exist.
 
     Raises:
-        ValueError: It is a folder.
+        ValueError: It is a folder, or below a file.
     """
     if out.is_dir():
-        raise ValueError(f"--out {out} is a folder; name a file in it")
+        raise ValueError(f"{out} is a folder; name a file in it")
+    folder_to_write(out.parent)
     return out

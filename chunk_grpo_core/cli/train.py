@@ -23,6 +23,7 @@ from ..runs.start import TrainedRun
 from ..runs.start import resume as resume_run
 from ..runs.start import train as train_run
 from .outcome import AsJson
+from .outputs import folder_to_write
 from .progress import ProgressBar, clear_errors
 from .signals import stop_signals
 
@@ -95,7 +96,9 @@ def train(
 
         def read() -> tuple[RunConfig, Path]:
             settings = read_config_file(config, changes or ())
-            return settings, out or stack.enter_context(_new_folder(settings))
+            if out is not None:
+                return settings, folder_to_write(out)
+            return settings, stack.enter_context(_new_folder(settings))
 
         settings, folder = processes.from_writer(read)
         run = train_run(

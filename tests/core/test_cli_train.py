@@ -377,9 +377,12 @@ def test_mistakes_are_one_line(config, trained, tmp_path):
             "has no lora.safetensors, which a run has at its end; name a file with --lora",
         ),
         (["presets", "--write", "safe"], "there is no preset 'safe'"),
-        (["sample", trained[0], "--out", config], f"--out {config} is a file; name a folder"),
-        (["evaluate", trained[0], "--out", config], f"--out {config} is a file; name a folder"),
-        (["analyze", config, "--out", tmp_path], f"--out {tmp_path} is a folder; name a file"),
+        (["sample", trained[0], "--out", config], f"{config} is a file; name another one"),
+        (["evaluate", trained[0], "--out", config], f"{config} is a file; name another one"),
+        (["train", config, "--out", config], f"{config} is a file; name another one"),
+        (["train", config, "--out", config / "a"], f"{config} is a file; name another one"),
+        (["demo", "--out", config], f"{config} is a file; name another one"),
+        (["analyze", config, "--out", tmp_path], f"{tmp_path} is a folder; name a file in it"),
     ):
         code, _, errors = run(*words)
         assert code == 2 and message in errors and errors.count("\n") == 1

@@ -62,7 +62,7 @@ def folders(rng: random.Random, folder: Path, material: Material) -> Case:
     return Case(
         argv=(command, "run", *more),
         about=f"{command}, {source.parent.name}: {name} {what}",
-        names=(name,),
+        names=(name, "it belongs to another run") if name == "run.toml" else (name,),
         expected=_expected(command, name, damage),
         check=_check(command, name, damage, material, source is material.stopped),
         codes=(1, 2) if name == "lock" else (2,),  # what cannot be written is no mistake
