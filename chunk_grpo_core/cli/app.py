@@ -24,7 +24,7 @@ from ..version import __version__
 from .demo import DemoResult, run_demo, tiny_config
 from .measure import analyze, evaluate, sample
 from .outcome import AsJson, Command, CommandGroup
-from .outputs import folder_to_write
+from .outputs import file_to_write, folder_to_write
 from .progress import ProgressBar, clear_errors
 from .rewards import fetch, score
 from .serve import serve_reward
@@ -156,7 +156,7 @@ def convert(
         tensors, metadata = load_lora(source)
         if target.exists():
             raise FileExistsError(f"{target} exists already; choose another name")
-        folder_to_write(target.parent)
+        file_to_write(target, "OUT")
         with blaming(source):
             converted = convert_lora(tensors, to.value)
         written = save_lora(converted, target, metadata)

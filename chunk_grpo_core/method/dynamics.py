@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..settings.declared import shortened
 from .rollout import Trajectory
 
 __all__ = [
@@ -138,7 +139,9 @@ def dynamics_curve(
             values that are not finite, or the distance is unknown.
     """
     if distance not in DISTANCES:
-        raise ValueError(f"distance is {distance!r}; it must be one of {', '.join(DISTANCES)}")
+        raise ValueError(
+            f"distance is {shortened(distance)}; it must be one of {', '.join(DISTANCES)}"
+        )
     if not trajectories:
         raise ValueError("there is no trajectory to analyse; roll out at least one prompt")
     first = trajectories[0]

@@ -27,6 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..settings.declared import shortened
+
 __all__ = ["SOLVERS", "LastStep", "Solver", "solver_named"]
 
 
@@ -84,5 +86,5 @@ def solver_named(name: str) -> Solver:
         ValueError: There is none of this name.
     """
     if name not in SOLVERS:
-        raise ValueError(f"solver is {name!r}; it must be one of {', '.join(SOLVERS)}")
+        raise ValueError(f"solver is {shortened(name)}; it must be one of {', '.join(SOLVERS)}")
     return SOLVERS[name]

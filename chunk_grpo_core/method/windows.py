@@ -23,7 +23,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ..settings.declared import OneOf, Range, check_settings
+from ..settings.declared import OneOf, Range, check_settings, shortened
 from .chunks import ChunkPlan
 from .noise import derive_seed
 from .solvers import SOLVERS
@@ -127,7 +127,9 @@ def check_noise(noise: str, ode_solver: str, window: WindowConfig) -> None:
     """
     for name, value, choices in (("noise", noise, NOISE), ("ode_solver", ode_solver, SOLVERS)):
         if value not in choices:
-            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+            raise ValueError(
+                f"{name} is {shortened(value)}; it must be one of {', '.join(choices)}"
+            )
     if noise == "window" and window.kind == "all":
         raise ValueError(
             "noise is 'window', but window.kind is 'all', so that no step is outside; choose "

@@ -127,7 +127,7 @@ class DiffusersModel(ModelTable):
             device = torch.device(self.device)
         except RuntimeError as error:
             raise ValueError(
-                f"model.device is {self.device!r}; write auto, cpu, cuda or cuda:1"
+                f"model.device is {shortened(self.device)}; write auto, cpu, cuda or cuda:1"
             ) from error
         if device.type == "cuda" and not has_gpu:
             raise ValueError(f"model.device is {self.device}, but torch finds no CUDA device")

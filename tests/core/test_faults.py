@@ -173,8 +173,18 @@ def test_a_run_that_was_told_to_stop_keeps_what_it_has_done(
     run = run_folder(tmp_path / "run", iterations=range(done))
     (run / "lora.safetensors").unlink()
     (run / "checkpoints" / f"step_{kept:06}").mkdir(parents=True)
-    wrong = stopped_badly(run, end, signals, before)
+    wrong = stopped_badly(run, end, signals, before, [])
     assert (wrong and wrong[0]) is kind
+
+
+def test_a_row_that_a_killed_process_left_is_not_lost_by_the_next(tmp_path):
+    run = run_folder(tmp_path / "run", iterations=range(1))
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    end = ended(130, "stopped by SIGINT; go on with: chunk-grpo resume run")
+    (run / "run.toml").touch()
+    assert stopped_badly(run, end, ("SIGINT",), 1, rows) is None
+    wrong = stopped_badly(run, end, ("SIGINT",), 1, [rows[0].replace("}", " }")])
+    assert wrong is not None and wrong[0] is Kind.difference
 
 
 @pytest.mark.parametrize(

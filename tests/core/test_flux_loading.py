@@ -305,6 +305,7 @@ def test_files_with_missing_and_unknown_tensors_are_refused(files, tmp_path):
         ({"t5": "transformer"}, "is a FLUX.1 transformer, not a T5 text encoder"),
         ({"t5_tokenizer": "clip_tokenizer"}, r"holds no T5 tokenizer .* from ComfyUI"),
         ({"weights": "int4"}, r"model\.weights is 'int4'; it must be one of float32"),
+        ({"weights": "a" * 5000}, r"model\.weights is 'a{10,100}\.\.\.[a']*; it must be one"),
         ({"weights": "gguf"}, r"weights is 'gguf'; 'gguf' is for"),
         ({"device": "gpu"}, "model.device is 'gpu'; write auto, cpu"),
         ({"path": "nobody/nothing", "vae": ""}, "neither a folder nor in the Hugging Face cache"),

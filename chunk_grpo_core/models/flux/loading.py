@@ -9,6 +9,7 @@ import torch
 
 from ...lora.adapter import LoraConfig
 from ...prompts.example import Prompt
+from ...settings.declared import shortened
 from ..speed import speed_up
 from ..tensor_cache import TensorCache
 from .config import FluxModel
@@ -49,7 +50,7 @@ def flux_policy(
     """
     if model.weights not in WEIGHTS:
         raise ValueError(
-            f"model.weights is {model.weights!r}; it must be one of {', '.join(WEIGHTS)}"
+            f"model.weights is {shortened(model.weights)}; it must be one of {', '.join(WEIGHTS)}"
         )
     device = model.compute_device()
     dtype = WEIGHTS[model.weights]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...optional import require
+from ...settings.declared import shortened
 from ..fp8 import replace_linears, to_fp8, widened
 from .convert import diffusers_state, flux_config
 from .files import SCALE, Part, find_part, read_header, read_tensors
@@ -57,7 +58,7 @@ def load_transformer(source: Path, weights: str, device: torch.device) -> nn.Mod
         ImportError: A package is missing; the message says how to install it.
     """
     if weights not in WEIGHTS:
-        raise ValueError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
+        raise ValueError(f"weights is {shortened(weights)}; it must be one of {', '.join(WEIGHTS)}")
     if weights in _BITSANDBYTES:
         require("bitsandbytes", f"To keep weights as {weights}")
         require("accelerate", f"To keep weights as {weights}")

@@ -79,8 +79,10 @@ def load_aesthetic(options: LoadOptions, *, head: str | Path | None = None) -> A
         FileNotFoundError: A file is not on this machine.
         ValueError: A file is that of another model.
     """
-    path = find_file(CLIP_WEIGHTS["clip-l"], options.path, options.folders)
+    if options.path is not None:  # what was named is looked at first
+        find_file(CLIP_WEIGHTS["clip-l"], options.path)
     head_path = find_file(HEAD, head, options.folders, "head")
+    path = find_file(CLIP_WEIGHTS["clip-l"], options.path, options.folders)
     tower = vision_network(CLIP_L, read_weights(path), path)
     tower = tower.to(options.device, options.torch_dtype)
     layers = linear_head(read_weights(head_path), head_path).to(options.device)
