@@ -22,6 +22,7 @@ from ..disk.atomic import CannotWrite
 from ..method.reward import NothingScored, RewardFailed
 from ..processes.collective import PeerFailed
 from ..processes.launch import PeerLost, is_launched
+from ..settings.declared import shortened
 from ..train.alarms import AlarmStop
 from ..train.batch_limit import NothingFits
 from ..train.events import (
@@ -152,7 +153,7 @@ def clear_errors(hint: str | Callable[[], str]) -> Iterator[None]:
     except _MISTAKES as error:
         number = getattr(error, "errno", None)
         is_mistake = not isinstance(error, _NETWORK) and number not in _DISK
-        raise _failed(error, 2 if is_mistake else 1, str(error) or repr(error)) from error
+        raise _failed(error, 2 if is_mistake else 1, _words(error)) from error
     except Stopped as stop:
         text, code = f"{stop}. What the run folder holds is whole; {_text(hint)}", 128 + stop.signal
         if is_launched():  # each process says so; launchers send SIGTERM when one has failed
@@ -164,6 +165,13 @@ def clear_errors(hint: str | Callable[[], str]) -> Iterator[None]:
 
 def _failed(error: BaseException, code: int, message: str, *, is_error: bool = True) -> Failed:
     return Failed(message, exit_code=code, kind=type(error).__name__, is_error=is_error)
+
+
+def _words(error: BaseException) -> str:
+    """The message of an error; that of the system, with a path of bearable length."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {shortened(str(error.filename))}"
+    return str(error) or repr(error)
 
 
 def _text(hint: str | Callable[[], str]) -> str:

@@ -101,13 +101,19 @@ def find_file(
         setting: Of the reward, from which ``path`` comes; for messages.
 
     Raises:
+        ValueError: ``path`` can be none.
         FileNotFoundError: It is not there. The message names file, size, licence, source and where
             to put it.
     """
     if path is not None:
         path = Path(path)
-        file = path / weights.name if path.is_dir() else path
-        if not file.is_file():
+        try:
+            file = path / weights.name if path.is_dir() else path
+            is_there = file.is_file()
+        except OSError as error:  # a name that is too long, say
+            name = shortened(str(path))
+            raise ValueError(f"{setting} is {name}, which is no file: {error.strerror}") from None
+        if not is_there:
             raise FileNotFoundError(
                 f"{setting}: there is no file {file}; {_how_to_get(weights, folders)}"
             )

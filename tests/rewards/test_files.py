@@ -78,6 +78,12 @@ def test_a_named_path_is_not_replaced_by_another_file(tmp_path):
         find_file(WANTED, tmp_path / "typo.safetensors", [tmp_path])
 
 
+def test_a_path_that_no_system_takes_is_named_and_shortened(tmp_path):
+    with pytest.raises(ValueError, match="^head is .*, which is no file: File name too") as error:
+        find_file(WANTED, "[" * 5000, [tmp_path], "head")
+    assert len(str(error.value)) < 300
+
+
 def test_the_message_says_what_to_get_and_where_to_put_it(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         find_file(WANTED, folders=[tmp_path / "models"])

@@ -120,7 +120,7 @@ def changes(rng: random.Random, folder: Path, material: Material) -> Case:
     kind = rng.randrange(5)
     if kind == 0:
         value = sane_for(KEYS[name], rng)
-        text, expected, wanted = f"{name}={toml_value(value)}", Expected.accepted, {name: value}
+        text, expected, wanted = f"{name}={toml_value(value)}", _fits({name: value}), {name: value}
     elif kind == 1:
         value = nonsense_for(KEYS[name], rng)
         text, expected, wanted = f"{name}={toml_value(value)}", Expected.refused, {}
