@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = ["file_to_write", "folder_to_write"]
@@ -13,9 +14,7 @@ def folder_to_write(out: Path, name: str = "--out") -> Path:
     Raises:
         ValueError: It is a file, or below one.
     """
-    for path in (out, *out.parents):
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{name} {out} cannot be a folder: {path} is a file; name another one")
+    _no_file(out, (out, *out.parents), name)
     return out
 
 
@@ -27,5 +26,11 @@ def file_to_write(out: Path, name: str = "--out") -> Path:
     """
     if out.is_dir():
         raise ValueError(f"{name} {out} is a folder; name a file in it")
-    folder_to_write(out.parent, name)
+    _no_file(out, out.parents, name)
     return out
+
+
+def _no_file(out: Path, folders: Iterable[Path], name: str) -> None:
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{name} {out} cannot be: {folder} is a file; name another one")
