@@ -107,8 +107,8 @@ def _measure(policy: Any, prompts: int, named: Callable[[str], str]) -> dict[str
     def core(name: str) -> Any:
         return import_module(named(name))
 
-    trainer, spent, calls = core("train.trainer"), [], []
-    plain = trainer.self_test
+    trainer, tests, spent, calls = core("train.trainer"), core("train.self_test.run"), [], []
+    plain = tests.self_test
 
     def timed(velocity: Callable, *args: object, **options: object) -> object:
         def counted(*inputs: object) -> object:
@@ -128,7 +128,7 @@ def _measure(policy: Any, prompts: int, named: Callable[[str], str]) -> dict[str
         prompts_per_iteration=prompts,
         group_size=GROUP,
     )
-    trainer.self_test = timed
+    tests.self_test = timed
     reward = core("rewards").load_reward("target_colour")
     start = time.process_time()
     trainer.Trainer(policy, reward, TEXTS[:prompts], config).train()

@@ -120,9 +120,9 @@ _SETTINGS = (
     SettingInput(
         "self_test",
         "self_test",
-        "Before the first update, compare one gradient with a measured change, and stop if they "
-        "differ: some models and patches give wrong gradients without an error. Costs a few calls "
-        "of the model, once.",
+        "Before the first update, compare gradients with measured changes, and a few pictures and "
+        "scores with new ones; stop if they differ. Some models and patches give wrong gradients "
+        "without an error. Costs a few calls of the model, once.",
         is_rare=True,
     ),
     SettingInput(

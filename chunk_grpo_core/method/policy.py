@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ..prompts.example import Prompt
 
-__all__ = ["Adapter", "Policy", "Velocity", "base_model", "trained_adapter"]
+__all__ = ["Adapter", "PictureEncoder", "Policy", "Velocity", "base_model", "trained_adapter"]
 
 T = TypeVar("T")
 
@@ -111,6 +111,15 @@ class Policy(Protocol):
 
     def decode(self, x_0: Tensor) -> Tensor:
         """Decode latents (B, *latent) to pictures (B, H, W, 3), CPU float32 in 0..1."""
+        ...
+
+
+@runtime_checkable
+class PictureEncoder(Protocol):
+    """A policy that may be able to undo :meth:`Policy.decode`; only the self-test asks for it."""
+
+    def encode(self, images: Tensor) -> Tensor | None:
+        """Encode pictures (B, H, W, 3) in 0..1 to latents (B, *latent); None without an encoder."""
         ...
 
 

@@ -52,6 +52,7 @@ class DiffusersPolicy(ABC, Generic[Conditioning]):
         lora: LoraConfig,
         seed: int = 0,
         device: torch.device | None = None,
+        encode_pictures: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Freeze the transformer and put a fresh LoRA on it.
 
@@ -65,9 +66,12 @@ class DiffusersPolicy(ABC, Generic[Conditioning]):
             lora: Size and place of the adapter.
             seed: Seed of the adapter's initial weights.
             device: Where the model will compute; where the transformer is when None.
+            encode_pictures: Pictures (B, H, W, 3) in 0..1 -> latents, the inverse of ``decode``;
+                the self-test checks one against the other.
         """
         self._name, self._latent_shape = name, tuple(latent_shape)
         self._encode, self._decode = lru_cache(_CAPTIONS)(torch.no_grad()(encode)), decode
+        self._encode_pictures = encode_pictures
         self._adapter = PeftAdapter(transformer, lora, seed, self.targets)
         self._transformer = transformer.eval()
         self._scaled = self._loss_scale()
@@ -126,6 +130,13 @@ class DiffusersPolicy(ABC, Generic[Conditioning]):
     def decode(self, x_0: Tensor) -> Tensor:
         """See :class:`~chunk_grpo_core.method.policy.Policy`."""
         return self._decode(x_0.to(self._device)).clamp(0.0, 1.0).cpu().float()
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor | None:
+        """See :class:`~chunk_grpo_core.method.policy.PictureEncoder`."""
+        if self._encode_pictures is None:
+            return None
+        return self._encode_pictures(images.to(self._device)).cpu().float()
 
     def _loss_scale(self) -> Callable[[Tensor], Tensor]:
         """Other types than float16 have no need of it, and it would change no bit."""

@@ -90,6 +90,10 @@ class ShardedPolicy:
         """See :class:`~chunk_grpo_core.method.policy.Policy`."""
         return self._policy.decode(x_0)
 
+    def encode(self, images: Tensor) -> Tensor | None:
+        """See :class:`~chunk_grpo_core.method.policy.PictureEncoder`."""
+        return self._policy.encode(images)
+
     def _idle(self, with_gradient: bool) -> None:
         """One call, and one backward pass that leaves no gradient in the adapter."""
         x_t = torch.zeros(1, *self.latent_shape, device=self.device)

@@ -156,8 +156,8 @@ class TrainConfig:
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Of everything that is drawn: the same seed gives the same numbers."""
     self_test: bool = True
-    """Before the first update, compare one derivative with a finite difference; see
-    ``train/self_test.py``."""
+    """Before the first update, compare derivatives with finite differences, and pictures and scores
+    with new ones; see ``train/self_test/``."""
 
     def __post_init__(self) -> None:
         check_settings(self)

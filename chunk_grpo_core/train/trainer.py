@@ -43,7 +43,7 @@ from .optimizer import AdapterOptimizer
 from .patience import Patience
 from .requests import requests_of_iteration
 from .score_queue import GroupScorer, ScoreQueue, whole_groups
-from .self_test import test_groups
+from .self_test import SelfTests
 from .update import Updater
 
 __all__ = ["Trainer"]
@@ -126,7 +126,7 @@ class Trainer:
             processes=self._processes,
             check_cancel=check_cancel,
         )
-        self._is_tested = not config.self_test
+        self._self_tests = SelfTests(policy, reward, config)
         self._facts = facts or {}
         self.changes: tuple[Change, ...] = ()
         self._alarms = AlarmWatch(config, self._listen)
@@ -228,6 +228,7 @@ class Trainer:
                 groups = self.sample(queue)
             with timed(seconds, "score"):
                 rewards = self.score(queue)
+                self._self_tests.check_rewards(groups, rewards)
         advantages = self.compare(groups, rewards)
         with timed(seconds, "update"):
             report = self.update(groups, advantages)
@@ -299,7 +300,8 @@ class Trainer:
             tasks[group.request.number] = task
 
         def phase(velocity: Velocity) -> UpdateReport:
-            self._limit.attempt(lambda: self._test(velocity, groups))
+            test, limit = self._self_tests.check_gradients, self._limit
+            limit.attempt(lambda: test(velocity, groups, limit, self._check_cancel))
             return self._updater.steps(
                 velocity,
                 tasks,
@@ -309,22 +311,9 @@ class Trainer:
 
         return self._run(phase)
 
-    def _test(self, velocity: Velocity, groups: Sequence[SampledGroup]) -> None:
-        """Test the gradients once, on the first group that has a step with noise."""
-        if self._is_tested:
-            return
-        test_groups(
-            velocity,
-            self._adapter.parameters(),
-            [group.trajectory for group in groups],
-            device=self.policy.device,
-            limit=self._limit,
-            check_cancel=self._check_cancel,
-        )
-        self._is_tested = True
-
     def _tell(self, group: Trajectory, images: torch.Tensor, batch: RewardBatch) -> None:
         self._pixels.append(some_pixels(images))
+        self._self_tests.keep(group, images)
         self._listen(RolloutEnd(self.iteration, group.example, images, batch.known))
 
     def _run(self, work: Callable[[Velocity], T]) -> T:

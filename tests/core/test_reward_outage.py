@@ -171,7 +171,7 @@ class Absent(Brightness):
 @pytest.mark.parametrize("in_thread", [False, True])
 def test_a_retry_scores_the_same_pictures_and_samples_none(in_thread):
     policy, reward, events = ToyPolicy(), Absent(0, 1, 2, 3), []
-    config = toy_config(iterations=1, score_while_sampling=in_thread)
+    config = toy_config(iterations=1, score_while_sampling=in_thread, self_test=False)
     Trainer(policy, reward, PROMPTS, config, listener=events.append).train()
     expected = ToyPolicy()
     Trainer(expected, Brightness(), PROMPTS, config).train()
@@ -207,7 +207,7 @@ def test_a_wait_can_be_cancelled():
 @pytest.mark.parametrize("first", [0, 2 + 2 * 2])  # of the first measurement, of the last one
 def test_a_measurement_waits_too_and_scores_the_same_pictures(first, tmp_path):
     reward = Absent(first, first + 1)
-    waited = run(tmp_path / "waited", reward, iterations=2)
+    waited = run(tmp_path / "waited", reward, iterations=2, self_test=False)
     whole = run(tmp_path / "whole", Brightness(), iterations=2)
     assert same(waited, whole)
     for side in ("before", "after"):
@@ -217,8 +217,8 @@ def test_a_measurement_waits_too_and_scores_the_same_pictures(first, tmp_path):
 
 def test_a_measurement_that_no_wait_helps_stops_the_run_which_goes_on(tmp_path):
     with pytest.raises(NothingScored, match="no picture of the evaluation has a score"):
-        run(tmp_path / "stopped", FailsAfter(2 + 2 * 2), iterations=2)
-    again = run(tmp_path / "stopped", Brightness(), iterations=2, resume=True)
+        run(tmp_path / "stopped", FailsAfter(2 + 2 * 2), iterations=2, self_test=False)
+    again = run(tmp_path / "stopped", Brightness(), iterations=2, self_test=False, resume=True)
     assert same(again, run(tmp_path / "whole", Brightness(), iterations=2))
 
 

@@ -34,7 +34,9 @@ class Watched(Brightness):
 def run_of(*, is_on, seconds=0.0, reward=None, check=lambda: None):
     policy, events = ToyPolicy(), []
     reward = reward or Watched(policy, seconds)
-    config = toy_config(iterations=2, prompts_per_iteration=4, score_while_sampling=is_on)
+    config = toy_config(
+        iterations=2, prompts_per_iteration=4, score_while_sampling=is_on, self_test=False
+    )
     Trainer(policy, reward, PROMPTS, config, listener=events.append, check_cancel=check).train()
     rows = [
         {key: value for key, value in event.metrics.items() if key != "seconds"}

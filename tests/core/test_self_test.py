@@ -10,14 +10,14 @@ import torch
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 
 from chunk_grpo_core.method.cancel import Cancelled
-from chunk_grpo_core.method.noise import Noise
+from chunk_grpo_core.method.noise import Noise, derive_seed
 from chunk_grpo_core.method.rollout import rollout
 from chunk_grpo_core.method.rules import RULES, SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.loss_scale import LossScale
-from chunk_grpo_core.train import self_test as self_test_module
 from chunk_grpo_core.train.batch_limit import BatchLimit
-from chunk_grpo_core.train.self_test import SelfTestFailed, self_test
+from chunk_grpo_core.train.self_test import THOROUGH, SelfTestFailed, self_test
+from chunk_grpo_core.train.self_test import run as self_test_run
 from chunk_grpo_core.train.trainer import Trainer
 
 GRID = shifted_grid(6, 2.0)
@@ -68,7 +68,7 @@ def outcome(policy, *, sampler=None, sde=SdeConfig(), **options):  # noqa: B008 
     sampled = rollout(
         (sampler or policy).velocity, "warm", GRID, sde, Noise(True, 5, 4), policy.latent_shape
     )
-    return self_test(policy.velocity, policy.adapter.parameters(), sampled, **options)
+    return self_test(policy.velocity, policy.adapter.parameters(), [sampled], **options)
 
 
 @pytest.mark.parametrize("rule", sorted(RULES.keys() - {"ode"}))
@@ -141,6 +141,91 @@ def test_another_model_than_the_one_that_sampled_is_named():
         outcome(ToyPolicy(seed=1), sampler=ToyPolicy(seed=0))
 
 
+# The policy that sampled
+
+
+def recorded(seed=5):
+    policy = ToyPolicy()
+    return policy, rollout(
+        policy.velocity, "warm", GRID, SdeConfig(), Noise(True, seed, 4), policy.latent_shape
+    )
+
+
+FAR = max(map(str, range(50)), key=lambda text: derive_seed(text) % 1000)
+"""A caption that the toy policy takes for quite another one."""
+CHANGES = {
+    "another caption": lambda v: lambda x, t, example: v(x, t, FAR),
+    "another time": lambda v: lambda x, t, example: v(x, 0.9 * t, example),
+    "a velocity 5 % larger": lambda v: lambda x, t, example: 1.05 * v(x, t, example),
+}
+
+
+@pytest.mark.parametrize("is_in_both", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_is_another_one_in_training_is_caught(change, is_in_both):
+    policy, sampled = recorded()
+    changed = CHANGES[change](policy.velocity)
+
+    def velocity(x, t, example):
+        return (changed if is_in_both or torch.is_grad_enabled() else policy.velocity)(
+            x, t, example
+        )
+
+    with pytest.raises(SelfTestFailed, match="is not the one that sampled"):
+        self_test(velocity, policy.adapter.parameters(), [sampled])
+
+
+def one_step_off(step):
+    def change(sampled):
+        log_p = sampled.log_p.clone()
+        log_p[step] += 1.0
+        return {"log_p": log_p}
+
+    return change
+
+
+RECORDS = {
+    "log-densities of another sample": lambda s: {"log_p": s.log_p.roll(1, 1)},
+    "states of another sample": lambda s: {"states": s.states.roll(1, 1)},
+    "log-densities of another step": lambda s: {"log_p": s.log_p.roll(1, 0)},
+    **{f"a log-density + 1 at step {step}": one_step_off(step) for step in range(4)},
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_wrong_records_are_caught(name):
+    policy, sampled = recorded()
+    wrong = replace(sampled, **RECORDS[name](sampled))
+    with pytest.raises(SelfTestFailed, match="not the one that sampled|another step or sample"):
+        self_test(policy.velocity, policy.adapter.parameters(), [wrong])
+
+
+@pytest.mark.parametrize(("clip", "is_caught"), [(1e-5, True), (1e-3, False)])
+def test_the_ratio_may_be_off_by_the_clip_range(clip, is_caught):
+    policy, sampled = recorded()
+    wrong = replace(sampled, log_p=sampled.log_p + 5e-4)
+    options = {"clip": clip}
+    if is_caught:
+        with pytest.raises(SelfTestFailed, match="allowed 1.1e-05"):
+            self_test(policy.velocity, policy.adapter.parameters(), [wrong], **options)
+    else:
+        result = self_test(policy.velocity, policy.adapter.parameters(), [wrong], **options)
+        assert result.ratio_error == pytest.approx(5e-4, rel=0.01)
+
+
+def test_the_thorough_form_replays_every_step():
+    policy, sampled = recorded()
+    log_p = sampled.log_p.clone()
+    log_p[3, 3] += 1e-3  # the sample whose turn it is at this step; no cell of the standard form
+    wrong = replace(sampled, log_p=log_p)
+    parameters = policy.adapter.parameters()
+    assert self_test(policy.velocity, parameters, [wrong]).cells == 2
+    with pytest.raises(SelfTestFailed, match="not the one that sampled"):
+        self_test(policy.velocity, parameters, [wrong], effort=THOROUGH)
+    result = self_test(policy.velocity, parameters, [sampled], effort=THOROUGH)
+    assert result.directions > 6 and result.error < FINE / 4
+
+
 def test_nothing_is_changed():
     policy = Layers(is_trained=True)
     parameters = policy.adapter.parameters()
@@ -166,9 +251,9 @@ def test_the_batch_is_small_and_no_larger_than_allowed():
         )
         policy.calls.clear()
         self_test(
-            policy.velocity, policy.adapter.parameters(), sampled, limit=BatchLimit(size=allowed)
+            policy.velocity, policy.adapter.parameters(), [sampled], limit=BatchLimit(size=allowed)
         )
-        assert set(policy.calls) == {expected} and len(policy.calls) <= 12
+        assert set(policy.calls) == {expected} and len(policy.calls) <= 14
 
 
 def test_only_steps_that_took_noise_are_used():
@@ -183,7 +268,7 @@ def test_only_steps_that_took_noise_are_used():
         policy.latent_shape,
         stochastic=stochastic,
     )
-    assert self_test(policy.velocity, policy.adapter.parameters(), sampled).error < FINE
+    assert self_test(policy.velocity, policy.adapter.parameters(), [sampled]).error < FINE
 
 
 # In the trainer
@@ -203,7 +288,7 @@ def test_a_training_tests_once_before_its_first_update(monkeypatch, caplog):
         seen.append([p.detach().clone() for p in parameters])
         return self_test(velocity, parameters, *more, **options)
 
-    monkeypatch.setattr(self_test_module, "self_test", watched)
+    monkeypatch.setattr(self_test_run, "self_test", watched)
     with caplog.at_level(logging.INFO):
         on = train(ToyPolicy())
     fresh = ToyPolicy().adapter.parameters()

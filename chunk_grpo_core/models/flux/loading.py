@@ -17,7 +17,7 @@ from .files import find_part, read_header
 from .policy import FluxPolicy
 from .text import encode_prompts
 from .transformer import WEIGHTS, load_transformer
-from .vae import decoder, load_vae, pixels_per_latent
+from .vae import decoder, encoder, load_vae, pixels_per_latent
 
 __all__ = ["flux_policy"]
 
@@ -79,6 +79,7 @@ def flux_policy(
         transformer=transformer,
         encode=encode,
         decode=decoder(vae),
+        encode_pictures=encoder(vae),
         latent_shape=(channels, model.height // scale, model.width // scale),
         lora=lora or LoraConfig(),
         seed=seed,

@@ -1,4 +1,4 @@
-"""The picture decoder of FLUX.1, from a folder or from ae.safetensors.
+"""The picture decoder and encoder of FLUX.1, from a folder or from ae.safetensors.
 
 Legend: B pictures, C latent channels, h w latent size, H W picture size.
 """
@@ -17,7 +17,14 @@ from ...optional import require
 from .files import find_part, read_header, read_tensors
 from .transformer import check_same_names, to_type
 
-__all__ = ["decoder", "diffusers_vae_state", "load_vae", "pixels_per_latent", "vae_config"]
+__all__ = [
+    "decoder",
+    "diffusers_vae_state",
+    "encoder",
+    "load_vae",
+    "pixels_per_latent",
+    "vae_config",
+]
 
 #: FLUX.1's own numbers: latents are (z - shift) * scaling.
 _SCALING, _SHIFT = 0.3611, 0.1159
@@ -95,6 +102,21 @@ def decoder(vae: Any) -> Callable[[Tensor], Tensor]:
         return (torch.cat(pictures).permute(0, 2, 3, 1) + 1.0) / 2.0
 
     return decode
+
+
+def encoder(vae: Any) -> Callable[[Tensor], Tensor]:
+    """Make the function that turns pictures (B, H, W, 3) in 0..1 into latents (B, C, h, w).
+
+    One picture at a time; the most probable latent, without noise.
+    """
+    scaling, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+
+    def encode(images: Tensor) -> Tensor:
+        pictures = (images.permute(0, 3, 1, 2) * 2.0 - 1.0).to(vae.dtype)
+        latents = [vae.encode(p[None], return_dict=False)[0].mode().float() for p in pictures]
+        return (torch.cat(latents) - shift) * scaling
+
+    return encode
 
 
 def diffusers_vae_state(native: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ def tiny_policy(lora: LoraConfig | None = None, seed: int = 0, path: Path = ASSE
         transformer=flux.transformer,
         encode=lambda caption: flux.text.encode([caption]),
         decode=flux.codec.decode,
+        encode_pictures=flux.codec.encode,
         latent_shape=LATENT_SHAPE,
         lora=lora or LoraConfig(),
         seed=seed,
