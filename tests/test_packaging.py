@@ -25,6 +25,12 @@ def package(requirement):
     return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
 
 
+@pytest.mark.parametrize("folder", ["chunk_grpo_core", "nodes", "tests", "benchmarks", "tools"])
+def test_no_file_needs_the_toml_reader_of_python_3_11(folder):
+    files = (ROOT / folder).rglob("*.py")
+    assert not [file for file in files if "\nimport tomllib" in file.read_text(encoding="utf-8")]
+
+
 def test_the_pack_root_needs_no_comfyui(pack):
     assert pack.WEB_DIRECTORY == "./web"
     imported = {"annotations", "logging", "TYPE_CHECKING"}

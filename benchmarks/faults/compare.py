@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tomllib
 from safetensors.torch import load_file
 
 from chunk_grpo_core.configfile.record import read_document, settings_are_edited
 
-__all__ = ["differences", "lines_of", "rows_of", "whole_iterations"]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["differences", "lines_of", "record_of", "rows_of", "whole_iterations"]
 
 
 def differences(disturbed: Path, whole: Path, *, damaged: str = "", least: int = 0) -> str:
@@ -97,6 +102,11 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def record_of(folder: Path) -> dict[str, Any]:
+    """``run.toml`` of a run folder, read without the library."""
+    return tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
+
+
 def lines_of(path: Path) -> list[str]:
     """Lines of a file as they are, times included; none if there is no file."""
     return path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
@@ -122,7 +132,7 @@ def _record(folder: Path) -> Mapping[str, Any]:
     """The record by dotted key. Of what every run has of its own (its id, where it lies, and the
     digests, which depend on both) only the form counts; that the digests are right, the library
     says."""
-    document: dict[str, Any] = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
+    document = record_of(folder)
     record, run = document.get("record", {}), document.get("run", {})
     if document.get("record"):
         record["digests"] = _of_digests(folder)

@@ -6,10 +6,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-import tomllib
-
 from chunk_grpo_core.configfile.toml import toml_value
 
+from ..compare import record_of
 from ..material import BASE, Material, as_toml, put
 from ..mutate import damaged_bytes
 from ..outcomes import Case, Expected
@@ -46,7 +45,7 @@ def train(
 
 def in_record(run: Path, wanted: dict[str, Any]) -> str:
     """What of ``wanted`` (dotted key -> value) the record of a run does not say."""
-    record = tomllib.loads((run / "run.toml").read_text(encoding="utf-8"))
+    record = record_of(run)
     for dotted, value in wanted.items():
         table, _, key = dotted.rpartition(".")
         place = record.get(table, {}) if table else record

@@ -7,8 +7,7 @@ import math
 import random
 from pathlib import Path
 
-import tomllib
-
+from ..compare import record_of
 from ..material import BASE, EVEN, Material, as_toml, put
 from ..outcomes import Case, Check, Expected
 from ..warm import Ended
@@ -114,7 +113,7 @@ def _plan(
     about = f"chunks {chunks!r:.60}, weights {weights!r:.60}"
 
     def check(place: Path, ended: Ended) -> str:
-        record = tomllib.loads((place / "run" / "run.toml").read_text(encoding="utf-8"))
+        record = record_of(place / "run")
         if "plan" in record["record"]:
             sizes = record["record"]["plan"]["sizes"]
         else:

@@ -7,8 +7,7 @@ import random
 from collections.abc import Callable, Set
 from pathlib import Path
 
-import tomllib
-
+from ..compare import record_of
 from ..material import BASE, Material, as_toml, put
 from ..mutate import damaged_bytes
 from ..outcomes import Case, Check, Expected
@@ -77,7 +76,7 @@ def _lists(folder: Path, lists: dict[str, tuple[str, ...]]) -> None:
 
 
 def _prompts_of(folder: Path) -> Set[str]:
-    record = tomllib.loads((folder / "run" / "run.toml").read_text(encoding="utf-8"))["record"]
+    record = record_of(folder / "run")["record"]
     return {item if isinstance(item, str) else item["text"] for item in record["train"]} | {
         item if isinstance(item, str) else item["text"] for item in record["held_out"]
     }
