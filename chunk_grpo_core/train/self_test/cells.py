@@ -33,8 +33,9 @@ class Effort:
 
 STANDARD = Effort(cells=2, groups=6, fine_groups=2)
 """Before every training: at most 5 % of a first iteration of the default size."""
-THOROUGH = Effort(cells=6, groups=96, fine_groups=96, is_thorough=True)
-"""Every layer on its own, up to 96 groups of them."""
+THOROUGH = Effort(cells=6, groups=6, fine_groups=96, is_thorough=True)
+"""Where rounding is small, every layer on its own, up to 96 groups of them; else all groups in
+every cell."""
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ _FINE_MOVE, _COARSE_MOVE, _RANDOM_MOVE = 0.003, 0.02, 0.003
 """Relative change of the velocity that a move should make, within a factor."""
 _NEAR_COARSE, _NEAR_FINE = (0.4, 2.5), (0.1, 4.0)
 """That factor, at least and at most."""
-_ATTEMPTS = 4
+_ATTEMPTS = 6
 _FINE_CURVATURE = 0.1
 """Largest noise of a fine move, relative to it, of a model that rounds finely."""
-_CURVATURE = 0.5
-"""Largest even part of a move, relative to it; a coarse move that has more is halved."""
+_CURVATURE, _SMALLER = (0.05, 0.5), (0.25, 0.5)
+"""Largest even part of a fine and of a coarse move, relative to it; one that has more is made
+smaller by this factor, a coarse one once."""
 _OTHER_VELOCITY = 0.01
 """Largest even part of a move, relative to the velocity, rounding left out."""
 _RANDOM_NOISE = 5e-4
@@ -101,7 +102,7 @@ class Slopes:
             return self._first
         move = factor * (_FINE_MOVE if self.is_fine else _COARSE_MOVE)
         least, most = _NEAR_FINE if self.is_fine else _NEAR_COARSE
-        size, is_halved, slope, change, even = rms(at.here.v_t), False, None, 0.0, 0.0
+        size, is_smaller, slope, change, even = rms(at.here.v_t), False, None, 0.0, 0.0
         for _ in range(_ATTEMPTS):
             h, ahead, behind = self._pair(cell, at, direction, move)
             change = rms(ahead.v_t - behind.v_t) / 2.0 / size
@@ -113,8 +114,9 @@ class Slopes:
             curvature = math.sqrt(max(even**2 - 6.0 * self.rounding**2, 0.0))
             if not least <= change / move <= most:
                 self._cosine *= min(max(move / max(change, 1e-30), 1e-3), 30.0)
-            elif curvature > _CURVATURE * 2.0 * change and not (self.is_fine or is_halved):
-                move, is_halved = move / 2.0, True
+            elif curvature > _CURVATURE[not self.is_fine] * 2.0 * change and not is_smaller:
+                move *= _SMALLER[not self.is_fine]
+                is_smaller = not self.is_fine
             else:
                 break
         if slope is None or not 0.0 < change < math.inf:
