@@ -135,7 +135,8 @@ def test_a_reward_that_fails_ends_the_run_with_the_command_to_go_on(trained, con
         score = reward.score
 
         def once(*arguments):
-            if next(calls) >= 2 + 2 * 2:  # two held-out prompts, two iterations of two groups
+            # Two held-out prompts, two pictures of the self-test, two iterations of two groups.
+            if next(calls) >= 2 + 2 + 2 * 2:
                 raise RewardFailed("no answer from the server")
             return score(*arguments)
 

@@ -340,7 +340,7 @@ def test_experiment_measures_around_training_and_resumes(tmp_path):
         run(False)
     with pytest.raises(FileNotFoundError):
         run(True, tmp_path / "other")
-    with pytest.raises(ValueError, match="1 held-out prompts"):
+    with pytest.raises(ValueError, match="prompts held out: 1; a measurement needs at least 2"):
         run(False, tmp_path / "other", ["one"])
     kept = {path.name for path in tmp_path.iterdir()}
     assert {"run.toml", "metrics.jsonl", "samples", "checkpoints"} <= kept

@@ -42,6 +42,7 @@ OTHER = {
     "run.log": ["tensorboard"],
     "run.stop_on": ["collapse"],
     "prompts.text": ["another", "and another", "and one more"],
+    "objective.kl_type": "exact",
     "reward.1.name": "jpeg_incompressibility",
     "reward.2.device": "cuda",
     "reward.2.name": "pickscore",

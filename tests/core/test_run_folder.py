@@ -134,7 +134,7 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, caplo
 
 
 def test_what_begins_and_fails_leaves_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="held-out"):
+    with pytest.raises(ValueError, match="prompts held out: "):
         run_experiment(
             ToyPolicy(), Brightness(), PROMPTS, ("one",), toy_config(), RunFolder(tmp_path / "a")
         )
