@@ -18,13 +18,13 @@ from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.dynamics import DynamicsCurve, dynamics_curve
 from chunk_grpo_core.method.noise import derive_seed
 from chunk_grpo_core.method.rules import RULES, SdeConfig
-from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.models.tiny.model import LATENT_SHAPE, TinyFlux, load_tiny_flux, sample_latents
 from chunk_grpo_core.models.tiny.reward import TinyWorldReward
 from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.train.trainer import Trainer
 from chunk_grpo_core.watch.history import MetricsWriter, read_metrics
 
+from ..tiny import checkerboard, flux_and_policy, saturation
 from .design import CHOOSING, GRID, SDE, TESTING, TRAINING, Run, config_of
 
 __all__ = ["measure_base", "measure_curves", "perform", "read_curve", "write_json"]
@@ -47,23 +47,9 @@ def read_curve(path: Path) -> DynamicsCurve:
     return DynamicsCurve.from_json(json.loads(path.read_text(encoding="utf-8"))[SDE.rule])
 
 
-def _policy(lora: LoraConfig, seed: int) -> tuple[TinyFlux, FluxPolicy]:
-    flux = load_tiny_flux()
-    policy = FluxPolicy(
-        name="tiny-flux",
-        transformer=flux.transformer,
-        encode=lambda caption: flux.text.encode([caption]),
-        decode=flux.codec.decode,
-        latent_shape=LATENT_SHAPE,
-        lora=lora,
-        seed=seed,
-    )
-    return flux, policy
-
-
 def measure_curves() -> dict[str, object]:
     """Relative-L1 curves of the base model under every rule, by rule name."""
-    _, policy = _policy(LoraConfig(), 0)
+    _, policy = flux_and_policy(LoraConfig(), 0)
     curves, prompts = {}, TRAINING[:8]
     seeds = [derive_seed("curve", index) for index in range(len(prompts))]
     for rule in RULES:
@@ -75,14 +61,7 @@ def measure_curves() -> dict[str, object]:
 
 def _quality(images: Tensor) -> dict[str, Tensor]:
     """Signs of damage, one number for each picture (B, H, W, 3): grid and saturation."""
-    grey = images.mean(-1)
-    cell = grey[:, 1:, 1:] - grey[:, :-1, 1:] - grey[:, 1:, :-1] + grey[:, :-1, :-1]
-    top, bottom = images.amax(-1), images.amin(-1)
-    saturation = (top - bottom) / top.clamp(min=1e-3)
-    return {
-        "grid": (cell / 4).abs().flatten(1).mean(1),
-        "saturation": saturation.flatten(1).mean(1),
-    }
+    return {"grid": checkerboard(images), "saturation": saturation(images)}
 
 
 @torch.no_grad()
@@ -138,7 +117,7 @@ def perform(run: Run, curves: Path, results: Path, work: Path) -> str:
     if target.exists():
         return run.name
     config = config_of(run, read_curve(curves))
-    flux, policy = _policy(config.lora, run.seed)
+    flux, policy = flux_and_policy(config.lora, run.seed)
     folder = RunFolder(work / run.name)
     trainer = Trainer(
         policy,
