@@ -12,10 +12,14 @@ from typing import Any
 from ..settings.declared import shortened
 from .algorithm import Algorithm
 from .chunk_grpo import ChunkGrpo
+from .forward import Forward
 
 __all__ = ["ALGORITHMS", "algorithm_of", "name_of"]
 
-ALGORITHMS: dict[str, Callable[[Any], Algorithm[Any, Any]]] = {"chunk_grpo": ChunkGrpo}
+ALGORITHMS: dict[str, Callable[[Any], Algorithm[Any, Any]]] = {
+    "chunk_grpo": ChunkGrpo,
+    "forward": Forward,
+}
 """Value of the setting ``algorithm`` -> what makes one from a TrainConfig, or refuses it."""
 
 

@@ -61,6 +61,12 @@ whatever tasks, updates or processes they are of; it is pickled between processe
 class Algorithm(Protocol[Task, Measured]):
     """See :mod:`.chunk_grpo` for the first one."""
 
+    @property
+    def old_decay(self) -> float | None:
+        """Of the average of weights that samples, the part that each iteration keeps
+        (``train/old_policy.py``); None if the newest weights sample."""
+        ...
+
     def doubts(self, model: str) -> list[str]:
         """Say, in sentences, what of the settings is allowed but does not fit together.
 
@@ -75,6 +81,15 @@ class Algorithm(Protocol[Task, Measured]):
         Args:
             stream: The model, adapter on.
             request: Prompt, noise and size.
+        """
+        ...
+
+    def recorded(self, stream: Stream, group: SampledGroup) -> Trajectory:
+        """What the self-test replays of a group: a trajectory with noisy steps, if there is one.
+
+        Args:
+            stream: The model that sampled, adapter on.
+            group: As sampled.
         """
         ...
 
@@ -94,7 +109,7 @@ class Algorithm(Protocol[Task, Measured]):
         It may be asked again, with smaller batches, after memory ran out.
 
         Args:
-            stream: The model, adapter on, with the batches of the updates.
+            stream: The model, with the weights that sampled, and the batches of the updates.
             task: The group.
             policy: For its adapter, which can be switched off meanwhile.
         """
@@ -111,7 +126,7 @@ class Algorithm(Protocol[Task, Measured]):
             scale: Weight of its group in the update (1 / groups); the weight of the task comes on
                 top.
             update: 0-based number of the update in the iteration. The policy of the first is the
-                one that sampled.
+                one that sampled, unless an average sampled.
         """
         ...
 

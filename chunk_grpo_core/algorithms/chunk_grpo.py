@@ -36,6 +36,7 @@ from torch import Tensor
 from ..method.chunk_statistics import ChunkStatistics
 from ..method.chunks import ChunkPlan, draw_chunks, drawn_count
 from ..method.group_task import GroupTask
+from ..method.matching import ForwardConfig
 from ..method.noise import derive_seed
 from ..method.objective import ObjectiveConfig
 from ..method.plan_mismatches import plan_mismatches
@@ -52,6 +53,7 @@ from ..method.windows import (
     window_chunks,
     window_positions,
 )
+from ..settings.declared import changed_fields
 from .algorithm import GroupRequest, SampledGroup
 
 __all__ = ["ChunkGrpo", "ChunkGrpoSettings", "ChunkMeasurement"]
@@ -81,6 +83,8 @@ class ChunkGrpoSettings(Protocol):
     def sde(self) -> SdeConfig: ...
     @property
     def objective(self) -> ObjectiveConfig: ...
+    @property
+    def forward(self) -> ForwardConfig: ...
     @property
     def optimizer(self) -> OptimizerSettings: ...
     @property
@@ -141,7 +145,17 @@ class ChunkGrpo:
         for window in window_positions(config.window, config.plan):
             drawn_count(config.plan, config.chunk_fraction, window)
         check_noise(config.noise, config.ode_solver, config.window)
+        for name in changed_fields(config.forward):
+            raise ValueError(
+                f"forward.{name} is {getattr(config.forward, name)!r}, but the algorithm "
+                'chunk_grpo does not use it; leave it out, or set algorithm to "forward"'
+            )
         self._config, self._plan = config, config.plan
+
+    @property
+    def old_decay(self) -> None:
+        """See :class:`~.algorithm.Algorithm`: the newest weights sample."""
+        return None
 
     def doubts(self, model: str) -> list[str]:
         """See :class:`~.algorithm.Algorithm`: a plan read off the curve of another training."""
@@ -166,6 +180,10 @@ class ChunkGrpo:
             keep_means=config.objective.needs_old_mean,
             check_cancel=stream.check_cancel,
         )
+
+    def recorded(self, stream: Stream, group: SampledGroup) -> Trajectory:
+        """See :class:`~.algorithm.Algorithm`: what was sampled."""
+        return group.trajectory
 
     def task(self, group: SampledGroup, advantages: Tensor, weight: float) -> GroupTask:
         """See :class:`~.algorithm.Algorithm`."""

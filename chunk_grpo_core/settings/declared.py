@@ -18,7 +18,16 @@ from numbers import Integral, Real
 from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["EachOf", "Limits", "OneOf", "Range", "check_settings", "limits_of", "shortened"]
+__all__ = [
+    "EachOf",
+    "Limits",
+    "OneOf",
+    "Range",
+    "changed_fields",
+    "check_settings",
+    "limits_of",
+    "shortened",
+]
 
 _LONGEST = 80
 """Characters of a value that a message shows."""
@@ -164,3 +173,8 @@ def _limits(hint: Any) -> Limits:
 
 def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def changed_fields(settings: Any) -> list[str]:
+    """Names of the fields of a dataclass that differ from their defaults."""
+    return [item.name for item in fields(settings) if getattr(settings, item.name) != item.default]

@@ -19,6 +19,7 @@ from ..lora.adapter import LoraConfig
 from ..method.advantage import AdvantageConfig
 from ..method.chunks import ChunkPlan
 from ..method.dynamics import DynamicsCurve, PlanSource
+from ..method.matching import ForwardConfig
 from ..method.objective import ObjectiveConfig
 from ..method.plan_text import read_plan
 from ..method.rules import SdeConfig
@@ -116,6 +117,7 @@ class TrainConfig:
     sde: SdeConfig = field(default_factory=SdeConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    forward: ForwardConfig = field(default_factory=ForwardConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     run: RunSettings = field(default_factory=RunSettings)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,12 @@ class UpdateReport:
     """L2 norm of the gradient before clipping, one for each update."""
     columns: Mapping[str, object]
     """The algorithm's own, JSON-ready."""
+    velocity_norm: float | None = None
+    """|v| / |v_ref| after the last step (``velocity_norm.py``)."""
+
+    def with_norm(self, velocity_norm: float | None) -> UpdateReport:
+        """The same, with the norm."""
+        return replace(self, velocity_norm=velocity_norm)
 
 
 def metrics_row(
@@ -71,6 +77,7 @@ def metrics_row(
         "zero_variance_groups": advantages.zero_variance_groups,
         "masked_scores": advantages.masked,
         **update.columns,
+        "velocity_norm": update.velocity_norm,
         "grad_norm": sum(update.grad_norms) / len(update.grad_norms),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_gib": peak_memory_gib,

@@ -39,12 +39,14 @@ from .events import (
 )
 from .may_change import Change, load_to_resume, trained_with
 from .metrics import UpdateReport, metrics_row, picture_spread, some_pixels
+from .old_policy import OldPolicy
 from .optimizer import AdapterOptimizer
 from .patience import Patience
 from .requests import requests_of_iteration
 from .score_queue import GroupScorer, ScoreQueue, whole_groups
 from .self_test import SelfTests
 from .update import Updater
+from .velocity_norm import velocity_norm
 
 __all__ = ["Trainer"]
 
@@ -115,6 +117,7 @@ class Trainer:
         self._check_cancel, self._wants_stop = check_cancel, wants_stop
         self._processes.copy_from_writer(self._adapter.parameters())
         self._optimizer = AdapterOptimizer(self._adapter.parameters(), config.optimizer)
+        self._old = OldPolicy(self._adapter.parameters(), self._algorithm.old_decay)
         self._limit = limit or BatchLimit(size=config.batch_size)
         self._decode_limit = replace(self._limit, size=None)
         self._updater = Updater(
@@ -123,6 +126,7 @@ class Trainer:
             optimizer=self._optimizer,
             config=config,
             limit=self._limit,
+            old=self._old,
             processes=self._processes,
             check_cancel=check_cancel,
         )
@@ -150,7 +154,7 @@ class Trainer:
         )
         if checkpoint:
             self._adapter.load_state_dict(checkpoint.adapter)
-            self._optimizer.restore(checkpoint.optimizer)
+            self._optimizer.restore(self._old.restore(checkpoint.optimizer))
             self.iteration = checkpoint.iteration
         return self.iteration
 
@@ -165,7 +169,7 @@ class Trainer:
         return Checkpoint(
             TrainingState(self.iteration, self.trained_with),
             self._adapter.state_dict(),
-            self._optimizer.tensors(),
+            {**self._optimizer.tensors(), **self._old.tensors()},
         )
 
     def train(self, watch: Callable[[int], None] = lambda done: None) -> None:
@@ -245,6 +249,7 @@ class Trainer:
             batch_size=smallest(self._processes.gather(self._limit.size)),
             picture_spread=picture_spread([part for parts in pixels for part in parts]),
         )
+        self._old.take()
         self.iteration += 1  # first: whatever a listener does, this iteration is whole
         self._listen(IterationEnd(self.iteration - 1, row))
         return row
@@ -258,16 +263,14 @@ class Trainer:
         def phase(velocity: Velocity) -> list[SampledGroup]:
             groups = []
             for request in requests:
-                stream = Stream.of(
-                    self.policy, velocity, batch_size=self._limit.size, check_cancel=self._check
-                )
-                trajectory = self._algorithm.sample(stream, request)
+                trajectory = self._algorithm.sample(self._stream(velocity, self._check), request)
                 groups.append(SampledGroup(request, trajectory))
                 queue.add(trajectory)
                 self._progress("rollout", 0.5 * len(groups) / len(self._shares))
             return groups
 
-        return self._run(phase)
+        with self._old.applied():
+            return self._run(phase)
 
     def score(self, queue: ScoreQueue) -> list[RewardBatch]:
         """Wait for the scores of the groups of all processes; one batch for each whole group.
@@ -301,13 +304,13 @@ class Trainer:
 
         def phase(velocity: Velocity) -> UpdateReport:
             test, limit = self._self_tests.check_gradients, self._limit
-            limit.attempt(lambda: test(velocity, groups, limit, self._check_cancel))
+            limit.attempt(lambda: test(self._stream(velocity), groups, self._algorithm, limit))
             return self._updater.steps(
                 velocity,
                 tasks,
                 self.iteration,
                 lambda fraction: self._progress("update", 0.5 + 0.5 * fraction),
-            )
+            ).with_norm(velocity_norm(self._stream(velocity), self.policy, groups))
 
         return self._run(phase)
 
@@ -319,6 +322,11 @@ class Trainer:
     def _run(self, work: Callable[[Velocity], T]) -> T:
         """One phase, with a velocity that never takes more samples than fit."""
         return self.policy.run(lambda velocity: work(self._limit.fit(velocity)))
+
+    def _stream(self, velocity: Velocity, check: CheckCancel | None = None) -> Stream:
+        """Calls without gradients, of as many samples as fit."""
+        check = check or self._check_cancel
+        return Stream.of(self.policy, velocity, batch_size=self._limit.size, check_cancel=check)
 
     def _is_stopped(self) -> bool:
         """Whether training ends here; the wish of the first process counts for all."""

@@ -17,6 +17,7 @@ from .batch_limit import BatchLimit
 from .config import TrainConfig
 from .cost import smallest
 from .metrics import UpdateReport
+from .old_policy import OldPolicy
 from .optimizer import AdapterOptimizer
 
 __all__ = ["Updater"]
@@ -31,6 +32,7 @@ class Updater:
     optimizer: AdapterOptimizer
     config: TrainConfig
     limit: BatchLimit
+    old: OldPolicy
     processes: Processes
     check_cancel: CheckCancel
     """Called after every micro-step."""
@@ -84,7 +86,8 @@ class Updater:
         )
         algorithm, every = self.algorithm, self.config.optimizer.updates_per_rollout
         if update == 0:  # with the batch shapes of this try
-            tasks = [task and algorithm.prepare(stream, task, self.policy) for task in tasks]
+            with self.old.applied():
+                tasks = [task and algorithm.prepare(stream, task, self.policy) for task in tasks]
         chosen = tasks[update % every :: every]
         return tasks, [
             algorithm.gradient(stream, task, scale=1.0 / len(chosen), update=update)

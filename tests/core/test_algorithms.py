@@ -54,6 +54,8 @@ class BestOfN:
             raise ValueError("plan is set, but best_of_n trains no chunks; leave it out")
         self._config = config
 
+    old_decay = None
+
     def doubts(self, model):
         return []
 
@@ -69,6 +71,9 @@ class BestOfN:
             batch_size=stream.batch_size,
             check_cancel=stream.check_cancel,
         )
+
+    def recorded(self, stream, group):
+        return group.trajectory
 
     def task(self, group, advantages, weight):
         request = group.request
@@ -237,7 +242,10 @@ def test_a_run_of_an_algorithm_of_a_program_does_not_go_on_with_another_one(tmp_
             {"algorithm": "chunk_grpo"},
             "plan is missing, and the algorithm chunk_grpo",
         ),
-        ({"algorithm": "grpo"}, "algorithm is 'grpo'; it must be one of chunk_grpo, best_of_n"),
+        (
+            {"algorithm": "grpo"},
+            "algorithm is 'grpo'; it must be one of chunk_grpo, forward, best_of_n",
+        ),
         ({"plan": toy_config().plan}, "plan is set, but best_of_n trains no chunks"),
     ],
 )

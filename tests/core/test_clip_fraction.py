@@ -8,6 +8,8 @@ is 1.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from fakes import ToyPolicy, toy_config
@@ -31,6 +33,9 @@ class StepAdapter(nn.ParameterDict):
 
     def parameters(self, recurse=True):
         return list(super().parameters(recurse))
+
+    def disabled(self):
+        return nullcontext()
 
 
 _FAR = 100.0

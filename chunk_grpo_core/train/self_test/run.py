@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from ...algorithms.algorithm import SampledGroup
+from ...algorithms.algorithm import Algorithm, SampledGroup
 from ...method.cancel import CheckCancel, never_cancel
 from ...method.policy import Policy, Velocity, trained_adapter
 from ...method.replay import replay_step
 from ...method.reward import Reward, RewardBatch
 from ...method.rollout import Trajectory
+from ...method.stream import Stream
 from ..batch_limit import BatchLimit
 from ..config import TrainConfig
 from .cells import BATCH, STANDARD, Cell, Effort, cells_of
@@ -126,27 +128,33 @@ class SelfTests:
 
     def check_gradients(
         self,
-        velocity: Velocity,
+        stream: Stream,
         groups: Sequence[SampledGroup],
+        algorithm: Algorithm[Any, Any],
         limit: BatchLimit,
-        check_cancel: CheckCancel,
     ) -> None:
         """:func:`self_test`, once, on those groups that have a step with noise, if there are any.
+
+        Args:
+            stream: The model, adapter on.
+            groups: Of this process.
+            algorithm: Says what is replayed of them.
+            limit: Samples that fit into memory at once.
 
         Raises:
             SelfTestFailed: See :func:`self_test`.
         """
         if self._is_tested:
             return
-        trajectories = [group.trajectory for group in groups]
+        trajectories = [algorithm.recorded(stream, group) for group in groups]
         if noisy := [trajectory for trajectory in trajectories if trajectory.stochastic.any()]:
             self_test(
-                velocity,
+                stream.velocity,
                 trained_adapter(self._policy).parameters(),
                 noisy,
                 device=self._policy.device,
                 limit=limit,
-                check_cancel=check_cancel,
+                check_cancel=stream.check_cancel,
                 clip=min(self._objective.clip_low, self._objective.clip_high),
             )
         else:

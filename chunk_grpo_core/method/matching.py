@@ -1,0 +1,280 @@
+"""The forward form: pull the velocity at noised pictures, in proportion to their advantages.
+
+A finished picture x_0 of any sampler is noised to x_t = (1 - t) x_0 + t eps with fresh noise, and
+the velocity v there is compared with the one that leads back to this picture, eps - x_0. With
+
+    L = |v - (eps - x_0)|^2    matching error       P = |v - v_old|^2    move since the rollout
+    R = |v - v_ref|^2          gap to the reference
+    N = max(0, |v| / |v_ref| - 1)^2                 excess of the norm
+
+(means over latent dimensions), the loss of a group is the mean over samples and times of
+
+    awm    w(t) A L                                 advantage-weighted matching
+    nft    w(t) (A (L - P) + beta P)                DiffusionNFT
+    elbo   w(t) [r A] L                             a PPO ratio of likelihood estimates
+    all    + kl_ref R + norm_guard N
+
+*nft*: L - P is, up to a constant, the tangent of L at v_old. DiffusionNFT's own loss,
+c |v+ - y|^2 + (1 - c) |v- - y|^2 with v+- = v_old +- b (v - v_old), y = eps - x_0 and
+c = 1/2 + A / (2 A_max), is (b / A_max) times this one plus a constant, with beta = b A_max.
+*elbo*: log r = mean over the times of w(t) (L_old - L), the difference of two estimates of log p on
+common (t, eps); [r A] is r A where PPO's clip lets a gradient through, and 0 where not.
+At v = v_old the three have the same gradient, w(t) A dL.
+
+Everything here is a function of small tensors; ``method/matching_stream.py`` brings the network in.
+
+Legend: G samples in a group, K times of a sample, B sample-times in a micro-batch, ``*latent`` the
+model's latent shape.
+
+References:
+    Advantage Weighted Matching (Xue et al., 2025), arXiv 2509.25050: awm.
+    DiffusionNFT (Zheng et al., 2025), arXiv 2509.16117: nft, the weight ``adaptive``.
+    Flow Policy Optimization (McAllister et al., 2025), arXiv 2507.21053: elbo; arXiv 2602.04663
+    (2026) compares such estimates for images.
+    NormGuard (Pan et al., 2026), arXiv 2606.27771: the penalty on the norm.
+    Scaling Rectified Flow Transformers (Esser et al., 2024), arXiv 2403.03206: logit-normal times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..settings.declared import OneOf, Range, check_settings
+from .noise import derive_seed
+
+__all__ = [
+    "OBJECTIVES",
+    "OLD_POLICIES",
+    "TIMES",
+    "WEIGHTS",
+    "ForwardConfig",
+    "MatchingTerms",
+    "NoisedTimes",
+    "clipped_advantages",
+    "draw_times",
+    "matching_loss",
+    "matching_terms",
+    "time_weights",
+]
+
+OBJECTIVES = ("awm", "nft", "elbo")
+TIMES = ("grid", "uniform", "logit-normal")
+WEIGHTS = ("equal", "x0", "adaptive")
+OLD_POLICIES = ("rollout", "average")
+
+_LEAST_TIME = 1e-3
+"""Below it a picture carries no noise that a model was trained on."""
+_LEAST_ERROR = 1e-5
+"""Of the weight ``adaptive``, as in DiffusionNFT's code."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForwardConfig:
+    """What the algorithm ``forward`` trains; Chunk-GRPO does not use it."""
+
+    objective: Annotated[str, OneOf(OBJECTIVES)] = "awm"
+    """awm: advantage-weighted matching. nft: DiffusionNFT, the same along its tangent at the policy
+    that sampled, with a pull back to that policy. elbo: a clipped ratio of likelihood estimates. On
+    the first update of a rollout the three are one."""
+    times: Annotated[int, Range(1, 64)] = 2
+    """K: at how many noise levels each picture is trained."""
+    time_distribution: Annotated[str, OneOf(TIMES)] = "grid"
+    """grid: K different levels of the rollout's own grid, so that the model is trained where it is
+    used. uniform: K even parts of (0, 1], one drawn in each. logit-normal: the sigmoid of a
+    standard normal number, which prefers the middle."""
+    weight: Annotated[str, OneOf(WEIGHTS)] = "equal"
+    """w(t). equal: 1, the error of the velocity. x0: t^2, that of the picture it points to.
+    adaptive: t over the size of that error, DiffusionNFT's."""
+    share_times: bool = False
+    """All samples of a group get the same levels and the same noise, so that what they have in
+    common cancels."""
+    kl_ref: Annotated[float, Range(0, 1e6)] = 0.3
+    """Leash: coefficient of |v - v_ref|^2, the distance to the model without its LoRA, for one more
+    call of the model. Without one, pictures spoil before the reward shows it."""
+    norm_guard: Annotated[float, Range(0, 1e6)] = 0.0
+    """Coefficient of max(0, |v| / |v_ref| - 1)^2, which holds the length of the velocity down to
+    the reference's (NormGuard)."""
+    beta: Annotated[float, Range(0, 1e4)] = 1.0
+    """For ``nft``: coefficient of |v - v_old|^2, the pull back to the policy that sampled.
+    DiffusionNFT's beta times its largest advantage (there 5)."""
+    clip: Annotated[float, Range(1e-7, 10)] = 1e-3
+    """For ``elbo``: the ratio may move from 1 by this much."""
+    old: Annotated[str, OneOf(OLD_POLICIES)] = "rollout"
+    """For ``nft`` and ``elbo``: the policy that samples and is compared with. rollout: the newest
+    weights. average: a slow average of them (DiffusionNFT)."""
+    old_decay: Annotated[float, Range(0, 0.9999)] = 0.5
+    """For ``old = average``: part of the average that each iteration keeps."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, "forward")
+
+    @property
+    def needs_old(self) -> bool:
+        """Whether later updates of a rollout compare with the policy that sampled."""
+        return self.objective != "awm"
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the adapter-off policy is used."""
+        return self.kl_ref > 0 or self.norm_guard > 0
+
+
+@dataclass(frozen=True)
+class NoisedTimes:
+    """At which levels, and with which noise, the pictures of a group are trained."""
+
+    t: Tensor
+    """Levels in (0, 1], CPU float32, shape (K, G)."""
+    eps: Tensor
+    """N(0, 1), CPU float32, shape (K, G, *latent)."""
+
+    def noised(self, x_0: Tensor, times: Tensor, samples: Tensor) -> Tensor:
+        """x_t of some sample-times, shape (B, *latent).
+
+        Args:
+            x_0: All finished latents of the group, CPU, shape (G, *latent).
+            times: 0-based numbers of times, shape (B,).
+            samples: The sample of each, shape (B,).
+        """
+        t = self.t[times, samples].view(-1, *[1] * (x_0.ndim - 1))
+        return (1.0 - t) * x_0[samples] + t * self.eps[times, samples]
+
+    def target(self, x_0: Tensor, times: Tensor, samples: Tensor) -> Tensor:
+        """The velocity that leads back to each picture, eps - x_0; shapes as in :meth:`noised`."""
+        return self.eps[times, samples] - x_0[samples]
+
+
+def draw_times(
+    config: ForwardConfig,
+    levels: Sequence[float],
+    latent_shape: Sequence[int],
+    samples: range,
+    seed: int,
+) -> NoisedTimes:
+    """Draw levels and noise; those of a sample depend on its number and the seed alone.
+
+    Args:
+        config: K, the distribution, and what is shared.
+        levels: Levels of the rollout's grid above 0, for ``grid``; at least K.
+        latent_shape: Shape of one latent.
+        samples: Numbers of the samples in their whole group.
+        seed: Of the group.
+    """
+    columns = []
+    for number in [0] * len(samples) if config.share_times else samples:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "sample", number))
+        t = _levels(config, levels, generator)
+        columns.append((t, torch.randn(config.times, *latent_shape, generator=generator)))
+    t, eps = (torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
+    return NoisedTimes(t, eps)
+
+
+def _levels(config: ForwardConfig, levels: Sequence[float], generator: torch.Generator) -> Tensor:
+    """The K levels of one sample, falling."""
+    count = config.times
+    if config.time_distribution == "grid":
+        chosen = torch.randperm(len(levels), generator=generator)[:count].sort().values
+        return torch.tensor(levels)[chosen]
+    if config.time_distribution == "uniform":
+        strata = torch.arange(count, 0, -1) - torch.rand(count, generator=generator)
+        return (strata / count).clamp(_LEAST_TIME, 1.0)
+    normal = torch.randn(count, generator=generator)
+    return normal.sigmoid().clamp(_LEAST_TIME, 1.0).sort(descending=True).values
+
+
+class MatchingTerms(NamedTuple):
+    """All that the loss takes from the network: one number for each sample-time, shape (B,)."""
+
+    error: Tensor
+    """L."""
+    move: Tensor
+    """P; 0 where nobody asked for it."""
+    gap: Tensor
+    """R; 0 where nobody asked for it."""
+    norm: Tensor
+    """|v| / |v_ref|; 1 where nobody asked for it."""
+
+
+def matching_terms(
+    v_t: Tensor, target: Tensor, old: Tensor | None, reference: Tensor | None
+) -> MatchingTerms:
+    """Measure velocities.
+
+    Args:
+        v_t: Of the present policy, float32, shape (B, *latent).
+        target: eps - x_0.
+        old: Velocities of the policy that sampled, if they are asked for.
+        reference: Those without the adapter, if they are asked for.
+    """
+    zero, one = v_t.new_zeros(len(v_t)), v_t.new_ones(len(v_t))
+    norm = one
+    if reference is not None:
+        norm = (_mean_square(v_t) / _mean_square(reference).clamp_min(1e-12)).sqrt()
+    return MatchingTerms(
+        error=_mean_square(v_t - target),
+        move=zero if old is None else _mean_square(v_t - old),
+        gap=zero if reference is None else _mean_square(v_t - reference),
+        norm=norm,
+    )
+
+
+def _mean_square(values: Tensor) -> Tensor:
+    return values.square().flatten(1).mean(1)
+
+
+def time_weights(config: ForwardConfig, t: Tensor, error: Tensor) -> Tensor:
+    """w(t) of each sample-time, shape (B,), without gradients.
+
+    Args:
+        config: Which weight.
+        t: Levels, shape (B,).
+        error: L there, for ``adaptive``: the error of the picture is t sqrt(L).
+    """
+    if config.weight == "equal":
+        return torch.ones_like(t)
+    if config.weight == "x0":
+        return t.square()
+    return t.square() / (t * error.detach().sqrt()).clamp_min(_LEAST_ERROR)
+
+
+def matching_loss(
+    terms: MatchingTerms, t: Tensor, advantages: Tensor, config: ForwardConfig
+) -> Tensor:
+    """Loss of each sample-time, shape (B,), before the mean over samples and times.
+
+    Args:
+        terms: Of the network.
+        t: Levels, shape (B,).
+        advantages: A of each row; for ``elbo`` those of :func:`clipped_advantages`.
+        config: The objective, its weight and its penalties.
+    """
+    pull = advantages * terms.error
+    if config.objective == "nft":
+        pull = advantages * (terms.error - terms.move) + config.beta * terms.move
+    loss = time_weights(config, t, terms.error) * pull
+    if config.kl_ref:
+        loss = loss + config.kl_ref * terms.gap
+    if config.norm_guard:
+        loss = loss + config.norm_guard * (terms.norm - 1.0).clamp_min(0.0).square()
+    return loss
+
+
+def clipped_advantages(advantages: Tensor, log_ratio: Tensor, clip: float) -> Tensor:
+    """[r A] of each sample: what PPO's clipped surrogate leaves of its gradient.
+
+    The gradient of min(r A, clip(r) A) is r A dlog r, and 0 where r has moved out of the clip range
+    in the direction that A asks for.
+
+    Args:
+        advantages: A, shape (G,).
+        log_ratio: log r, shape (G,).
+        clip: r may move from 1 by this much.
+    """
+    ratio = log_ratio.exp()
+    held = ((advantages > 0) & (ratio > 1.0 + clip)) | ((advantages < 0) & (ratio < 1.0 - clip))
+    return torch.where(held, 0.0, ratio * advantages)
