@@ -8,7 +8,7 @@ for which the limit of 5 % holds, and with a single prompt, the least there can 
 through diffusers and through ComfyUI's own blocks (found like in the tests: ``COMFYUI_PATH``).
 Each case runs three times, each in a process of its own, on one thread; the run with the largest
 share counts. Counted is processor time, which depends less than a clock on what else the machine
-does. ``calls`` are calls of the model with two samples.
+does. Calls of the model are those of the self-test, each with two samples.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,12 @@ DIFFUSERS, COMFYUI = "diffusers", "ComfyUI"
 CASES = tuple(
     (*model, prompts)
     for prompts in (DEFAULT, SINGLE)
-    for model in ((DIFFUSERS, "float32"), (COMFYUI, "float32"), (COMFYUI, "bfloat16"))
+    for model in (
+        (DIFFUSERS, "float32"),
+        (DIFFUSERS, "bfloat16"),
+        (COMFYUI, "float32"),
+        (COMFYUI, "bfloat16"),
+    )
 )
 """Blocks, type of weights, and prompts in an iteration."""
 
@@ -64,9 +69,19 @@ class Case:
     """In an iteration."""
     iteration: float
     """The first iteration, with the self-test in it."""
-    self_test: float
+    rewards: float
+    """Checks of pictures and scores."""
+    gradients: float
+    """Checks of gradients and log-densities."""
     calls: int
-    """Of the model by the self-test."""
+    """Of the model by the self-test, without gradients."""
+    backward: int
+    """The same with gradients."""
+
+    @property
+    def self_test(self) -> float:
+        """Both checks."""
+        return self.rewards + self.gradients
 
     @property
     def share(self) -> float:
@@ -79,6 +94,7 @@ def measure(blocks: str, weights: str, prompts: int, stubs: Path) -> Case:
     torch.set_num_threads(1)
     if blocks == DIFFUSERS:
         policy, _ = load_policy("cpu")
+        policy.transformer.to(getattr(torch, weights))
         timed = _measure(policy, prompts, lambda name: f"chunk_grpo_core.{name}")
         return Case(blocks=blocks, weights=weights, prompts=prompts, **timed)
     lab = enter_comfyui(str(comfyui_path()), str(stubs))
@@ -107,19 +123,33 @@ def _measure(policy: Any, prompts: int, named: Callable[[str], str]) -> dict[str
     def core(name: str) -> Any:
         return import_module(named(name))
 
-    trainer, tests, spent, calls = core("train.trainer"), core("train.self_test.run"), [], []
-    plain = tests.self_test
+    trainer, tests = core("train.trainer"), core("train.self_test").SelfTests
+    spent: dict[str, float] = {}
+    calls = {False: 0, True: 0}
 
-    def timed(velocity: Callable, *args: object, **options: object) -> object:
-        def counted(*inputs: object) -> object:
-            calls.append(inputs)
+    def timed(name: str) -> None:
+        plain = getattr(tests, name)
+
+        def method(*args: object) -> None:
+            start = time.process_time()
+            plain(*args)
+            spent[name] = spent.get(name, 0.0) + time.process_time() - start
+
+        setattr(tests, name, method)
+
+    def counted(velocity: Callable) -> Callable:
+        def call(*inputs: object) -> object:
+            calls[torch.is_grad_enabled()] += 1
             return velocity(*inputs)
 
-        start = time.process_time()
-        result = plain(counted, *args, **options)
-        spent.append(time.process_time() - start)
-        return result
+        return call
 
+    timed("check_rewards")
+    timed("check_gradients")
+    check = tests.check_gradients
+    tests.check_gradients = lambda self, stream, *others: check(
+        self, replace(stream, velocity=counted(stream.velocity)), *others
+    )
     config = core("train.config").TrainConfig(
         grid=core("method.schedule").shifted_grid(STEPS, 3.0),
         plan=core("method.chunks").ChunkPlan(CHUNKS),
@@ -128,12 +158,17 @@ def _measure(policy: Any, prompts: int, named: Callable[[str], str]) -> dict[str
         prompts_per_iteration=prompts,
         group_size=GROUP,
     )
-    tests.self_test = timed
     reward = core("rewards").load_reward("target_colour")
     start = time.process_time()
     trainer.Trainer(policy, reward, TEXTS[:prompts], config).train()
     iteration = time.process_time() - start
-    return {"iteration": iteration, "self_test": spent[0], "calls": len(calls)}
+    return {
+        "iteration": iteration,
+        "rewards": spent["check_rewards"],
+        "gradients": spent["check_gradients"],
+        "calls": calls[False],
+        "backward": calls[True],
+    }
 
 
 def check(cases: Sequence[Case]) -> list[str]:
@@ -147,13 +182,16 @@ def check(cases: Sequence[Case]) -> list[str]:
 
 def table(cases: Sequence[Case]) -> str:
     """Seconds of processor time, calls and share of each case."""
-    head = "| blocks | weights | prompts | iteration, s | self-test, s | calls | share |"
+    head = (
+        "| blocks | weights | prompts | iteration, s | pictures and scores, s | "
+        "gradients, s | calls | with gradients | share |"
+    )
     rows = [
-        f"| {c.blocks} | {c.weights} | {c.prompts} | {c.iteration:.1f} | {c.self_test:.2f} | "
-        f"{c.calls} | {c.share:.1%} |"
+        f"| {c.blocks} | {c.weights} | {c.prompts} | {c.iteration:.1f} | {c.rewards:.2f} | "
+        f"{c.gradients:.2f} | {c.calls} | {c.backward} | {c.share:.1%} |"
         for c in cases
     ]
-    return "\n".join([head, "|---" * 7 + "|", *rows])
+    return "\n".join([head, "|---" * 9 + "|", *rows])
 
 
 def _in_own_process(blocks: str, weights: str, prompts: int) -> Case:

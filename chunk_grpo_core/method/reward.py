@@ -24,6 +24,8 @@ __all__ = [
     "RewardPart",
     "check_scored",
     "checked_inputs",
+    "is_groupwise",
+    "is_remote",
     "last_error",
     "score_or_mask",
 ]
@@ -258,6 +260,19 @@ class Reward(Protocol):
             RewardFailed: Nothing could be scored this time.
         """
         ...
+
+
+def is_groupwise(reward: Reward) -> bool:
+    """Whether scores depend on the other pictures of a group, as those of a
+    :class:`~chunk_grpo_core.rewards.function.FunctionReward` may. Such rewards say
+    ``groupwise = True``."""
+    return bool(getattr(reward, "groupwise", False))
+
+
+def is_remote(reward: Reward) -> bool:
+    """Whether each question costs somebody else something: those of a server, or of a combination
+    with one. Such rewards say ``is_remote = True``; without that word a reward is local."""
+    return bool(getattr(reward, "is_remote", False))
 
 
 def checked_inputs(

@@ -22,6 +22,8 @@ from ..method.reward import (
     RewardFailed,
     RewardPart,
     checked_inputs,
+    is_groupwise,
+    is_remote,
 )
 from ..prompts.example import Example, Prompt
 
@@ -99,6 +101,16 @@ class CombinedReward:
             entries[f"{name}/weight"] = part.weight
             entries |= {f"{name}/{key}": value for key, value in part.reward.fingerprint.items()}
         return entries
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a part is."""
+        return any(is_remote(part.reward) for part in self.parts.values())
+
+    @property
+    def groupwise(self) -> bool:
+        """Whether a part is."""
+        return any(is_groupwise(part.reward) for part in self.parts.values())
 
     def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`; never raises RewardFailed.

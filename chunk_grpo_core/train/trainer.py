@@ -232,7 +232,7 @@ class Trainer:
                 groups = self.sample(queue)
             with timed(seconds, "score"):
                 rewards = self.score(queue)
-                self._self_tests.check_rewards(groups, rewards)
+                self._self_tests.check_rewards(groups, rewards, seconds["rollout"])
         advantages = self.compare(groups, rewards)
         with timed(seconds, "update"):
             report = self.update(groups, advantages)
@@ -316,7 +316,7 @@ class Trainer:
 
     def _tell(self, group: Trajectory, images: torch.Tensor, batch: RewardBatch) -> None:
         self._pixels.append(some_pixels(images))
-        self._self_tests.keep(group, images)
+        self._self_tests.keep(group, images, batch.valid)
         self._listen(RolloutEnd(self.iteration, group.example, images, batch.known))
 
     def _run(self, work: Callable[[Velocity], T]) -> T:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.self_test_power import Run, is_caught, layer_faults, start, whole_faults
+from benchmarks.self_test_power import is_caught, layer_faults, whole_faults
+from benchmarks.self_test_runs import Run, start
 from chunk_grpo_core.train.self_test import STANDARD
 
 EVERY = 19

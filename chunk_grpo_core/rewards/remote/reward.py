@@ -27,6 +27,7 @@ class RemoteReward:
     """
 
     name = "remote_http"
+    is_remote = True
 
     def __init__(self, server: JsonServer, *, batch_size: int = 8) -> None:
         """Ask ``server``, up to ``batch_size`` pictures in one request (1 to 1024)."""

@@ -128,6 +128,8 @@ def load_judge(name: str) -> Judge:
 class VlmJudge:
     """Asks a model about every picture; one request for each, ``server.concurrency`` at once."""
 
+    is_remote = True
+
     def __init__(self, server: JsonServer, *, model: str, judge: Judge) -> None:
         """Ask ``model`` (its name on the server) at ``server``, whose URL ends before
         ``/chat/completions``, for example ``http://127.0.0.1:8000/v1``."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...algorithms.algorithm import Algorithm, SampledGroup
 from ...method.cancel import CheckCancel, never_cancel
+from ...method.noise import derive_seed
 from ...method.policy import Policy, Velocity, trained_adapter
 from ...method.replay import replay_step
 from ...method.reward import Reward, RewardBatch
@@ -103,27 +104,42 @@ class SelfTests:
 
     def __init__(self, policy: Policy, reward: Reward, config: TrainConfig) -> None:
         """Prepare; with ``config.self_test`` off nothing is tested."""
-        self._policy, self._objective = policy, config.objective
+        self._policy, self._objective, self._seed = policy, config.objective, config.seed
         self._chain = RewardChain(policy, reward) if config.self_test else None
         self._is_tested = not config.self_test
+        self._heard, self._kept = 0, -1
 
-    def keep(self, group: Trajectory, images: torch.Tensor) -> None:
-        """Hear of a group that was scored, images (G, H, W, 3)."""
+    def keep(self, group: Trajectory, images: torch.Tensor, valid: torch.Tensor) -> None:
+        """Hear of a group, images (G, H, W, 3), and which of them have a score (G,)."""
         if self._chain:
-            self._chain.keep(group, images)
+            turn, self._heard = self._turn(self._heard), self._heard + 1
+            if turn > self._kept and valid.any():
+                self._chain.keep(group, images)
+                self._kept = turn
 
-    def check_rewards(self, groups: Sequence[SampledGroup], rewards: Sequence[RewardBatch]) -> None:
+    def _turn(self, number: int) -> int:
+        """Groups with large numbers are looked at; which these are depends on the seed of the run,
+        so that over runs every group has its turn."""
+        return derive_seed("self-test", self._seed, number)
+
+    def check_rewards(
+        self,
+        groups: Sequence[SampledGroup],
+        rewards: Sequence[RewardBatch],
+        seconds: float,
+    ) -> None:
         """Check the reward chain, once.
 
         Args:
             groups: Of this process.
             rewards: Of every group of the iteration.
+            seconds: That sampling took.
 
         Raises:
             SelfTestFailed: A score does not belong to its sample.
         """
         if self._chain:
-            self._chain.check(groups, rewards)
+            self._chain.check(groups, rewards, seconds)
             self._chain = None
 
     def check_gradients(
@@ -146,7 +162,8 @@ class SelfTests:
         """
         if self._is_tested:
             return
-        trajectories = [algorithm.recorded(stream, group) for group in groups]
+        order = sorted(range(len(groups)), key=self._turn, reverse=True)
+        trajectories = [algorithm.recorded(stream, groups[number]) for number in order]
         if noisy := [trajectory for trajectory in trajectories if trajectory.stochastic.any()]:
             self_test(
                 stream.velocity,
