@@ -3,17 +3,14 @@
 python -m benchmarks.race --screen --arms few-step first-chunk    # chooses among the candidates
 python -m benchmarks.race --arms demo first-chunk --seeds 0-4     # the final
 python -m benchmarks.race --world form --arms demo first-chunk    # the second world
+python -m benchmarks.race --report                                # REPORT.md and plots, at any time
 python -m benchmarks.race --smallest                              # a trial of seconds, kept nowhere
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -21,6 +18,8 @@ import torch
 from chunk_grpo_core.algorithms import ALGORITHMS
 
 from .arms import ARMS, SCREENING_SEED, SCREENING_UNITS
+from .pool import run_all
+from .report import write_report
 from .results import RESULTS, choices, read_base
 from .run import Run, perform
 from .worlds import WORLDS
@@ -30,30 +29,6 @@ def seeds_of(text: str) -> list[int]:
     """``0-4`` or ``0,3``, as numbers."""
     low, dash, high = text.partition("-")
     return list(range(int(low), int(high) + 1)) if dash else [int(part) for part in text.split(",")]
-
-
-def _timed(run: Run, results: Path) -> str:
-    start = time.process_time()
-    last = perform(run, results)[-1]
-    seconds = time.process_time() - start
-    return (
-        f"{run.path} {last['units']} units, reward {last['reward']:.3f}, "
-        f"clean {last['clean']:.3f}, {seconds:.0f} s"
-    )
-
-
-def run_all(runs: list[Run], results: Path, jobs: int) -> None:
-    """Do runs, one thread each, and print progress."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_be_nice) as pool:
-        left = [pool.submit(_timed, run, results) for run in runs]
-        for done, job in enumerate(as_completed(left), 1):
-            print(f"{time.strftime('%H:%M:%S')} {done}/{len(runs)} {job.result()}", flush=True)
-
-
-def _be_nice() -> None:
-    os.nice(19)
-    torch.set_num_threads(1)
 
 
 def _screening(arms: list[str]) -> list[Run]:
@@ -103,6 +78,7 @@ def main() -> None:
     parser.add_argument("--world", choices=WORLDS, default="whole")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--screen", action="store_true", help="choose among the candidates")
+    parser.add_argument("--report", action="store_true", help="write the report and do no more")
     parser.add_argument("--smallest", action="store_true", help="one iteration of each arm")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -111,12 +87,14 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     read_base(options.results, options.world, options.screen)
-    runs = (
-        _screening(options.arms)
-        if options.screen
-        else _final(options.arms, options.seeds, options.units, options.world, options.results)
-    )
-    run_all(runs, options.results, options.jobs)
+    if not options.report:
+        runs = (
+            _screening(options.arms)
+            if options.screen
+            else _final(options.arms, options.seeds, options.units, options.world, options.results)
+        )
+        run_all(runs, options.results, options.jobs)
+    write_report(options.results)
 
 
 if __name__ == "__main__":
