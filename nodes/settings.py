@@ -155,8 +155,8 @@ _SETTINGS = (
         "run.stop_on",
         "Alarms that stop the run with a checkpoint, with commas between them: no-signal (no "
         "picture is better than the others), collapse (no gradient, or all pictures alike), "
-        "divergence (numbers explode), all-masked (the reward gives no scores). none: only show "
-        "them.",
+        "divergence (numbers explode), all-masked (the reward gives no scores), velocity-norm "
+        "(pictures will spoil). none: only show them.",
         is_rare=True,
     ),
     SettingInput(

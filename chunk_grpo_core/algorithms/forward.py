@@ -78,6 +78,8 @@ class ForwardSettings(Protocol):
     @property
     def window(self) -> WindowConfig: ...
     @property
+    def chunk_fraction(self) -> float: ...
+    @property
     def noise(self) -> str: ...
     @property
     def ode_solver(self) -> str: ...
@@ -238,6 +240,7 @@ def _refuse_settings_of_chunks(config: ForwardSettings) -> None:
             "plan is set, but the algorithm forward trains no chunks of steps; leave the plan out"
         )
     for name, value, unset in (
+        ("chunk_fraction", config.chunk_fraction, 0.5),
         ("noise", config.noise, "all"),
         ("window.kind", config.window.kind, "all"),
         ("optimizer.recompute_log_p", config.optimizer.recompute_log_p, None),

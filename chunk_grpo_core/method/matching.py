@@ -193,7 +193,7 @@ class MatchingTerms(NamedTuple):
     error: Tensor
     """L."""
     move: Tensor
-    """P; 0 where nobody asked for it."""
+    """P."""
     gap: Tensor
     """R; 0 where nobody asked for it."""
     norm: Tensor
@@ -201,24 +201,32 @@ class MatchingTerms(NamedTuple):
 
 
 def matching_terms(
-    v_t: Tensor, target: Tensor, old: Tensor | None, reference: Tensor | None
+    v_t: Tensor,
+    target: Tensor,
+    old: Tensor | None,
+    reference: Tensor | None,
+    config: ForwardConfig,
 ) -> MatchingTerms:
-    """Measure velocities.
+    """Measure velocities; terms that the loss does not use carry no gradient.
 
     Args:
         v_t: Of the present policy, float32, shape (B, *latent).
         target: eps - x_0.
-        old: Velocities of the policy that sampled, if they are asked for.
+        old: Velocities of the policy that sampled; v_t itself if None.
         reference: Those without the adapter, if they are asked for.
+        config: Says what the loss uses.
     """
-    zero, one = v_t.new_zeros(len(v_t)), v_t.new_ones(len(v_t))
-    norm = one
+    fixed = v_t.detach()
+    moving = v_t if config.objective == "nft" else fixed
+    gap, norm = v_t.new_zeros(len(v_t)), v_t.new_ones(len(v_t))
     if reference is not None:
-        norm = (_mean_square(v_t) / _mean_square(reference).clamp_min(1e-12)).sqrt()
+        gap = _mean_square((v_t if config.kl_ref else fixed) - reference)
+        size = _mean_square(v_t if config.norm_guard else fixed)
+        norm = (size / _mean_square(reference).clamp_min(1e-12)).sqrt()
     return MatchingTerms(
         error=_mean_square(v_t - target),
-        move=zero if old is None else _mean_square(v_t - old),
-        gap=zero if reference is None else _mean_square(v_t - reference),
+        move=_mean_square(moving - (fixed if old is None else old)),
+        gap=gap,
         norm=norm,
     )
 

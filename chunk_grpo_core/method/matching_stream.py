@@ -169,45 +169,41 @@ def accumulate_matching(
     if config.objective == "elbo" and not is_on_policy:
         advantages, measured = _elbo_advantages(stream, task, config)
     share = scale * task.weight / task.noised.t.numel()
-    with torch.enable_grad():
-        for batch in matching_batches(task, stream):
-            v_t = _velocity(stream, task, batch)
-            counted = slice(batch.count)
-            times, samples = batch.steps[counted], batch.samples[counted]
-            terms = _terms_of(v_t[counted], task, times, samples)
-            t = task.noised.t[times, samples].to(v_t.device)
-            a = advantages[samples].to(v_t.device)
-            (share * matching_loss(terms, t, a, config).sum()).backward()
-            with torch.no_grad():
-                size = v_t[counted].square().flatten(1).mean(1)
-                measured += _measured(terms, size, is_first=is_on_policy and task.old is not None)
-            stream.check_cancel()
-    return measured
+    for batch in matching_batches(task, stream):
+        measured += _backward(stream, replace(task, advantages=advantages), batch, config, share)
+        stream.check_cancel()
+    is_first = is_on_policy and task.old is not None
+    return measured if is_first else replace(measured, first_error=None)
 
 
-def _terms_of(v_t: Tensor, task: MatchingTask, times: Tensor, samples: Tensor) -> MatchingTerms:
-    old = v_t.detach() if task.old is None else task.old[times, samples].to(v_t.device)
-    reference = task.reference
-    return matching_terms(
-        v_t,
-        task.noised.target(task.x_0, times, samples).to(v_t.device),
-        old,
-        None if reference is None else reference[times, samples].to(v_t.device),
+@torch.enable_grad()
+def _backward(
+    stream: Stream, task: MatchingTask, batch: MicroBatch, config: ForwardConfig, share: float
+) -> MatchingMeasurement:
+    """Add the gradient of one micro-batch, each row of which counts ``share``."""
+    counted = slice(batch.count)
+    times, samples = batch.steps[counted], batch.samples[counted]
+    v_t = _velocity(stream, task, batch)[counted]
+    target = task.noised.target(task.x_0, times, samples).to(v_t.device)
+    old, reference = (
+        None if velocities is None else velocities[times, samples].to(v_t.device)
+        for velocities in (task.old, task.reference)
     )
+    terms = matching_terms(v_t, target, old, reference, config)
+    t, a = task.noised.t[times, samples], task.advantages[samples]
+    loss = matching_loss(terms, t.to(v_t.device), a.to(v_t.device), config)
+    (share * loss.sum()).backward()
+    return _measured(MatchingTerms(*(term.detach() for term in terms)), v_t.detach())
 
 
-def _measured(terms: MatchingTerms, size: Tensor, *, is_first: bool) -> MatchingMeasurement:
-    """Sums of a micro-batch; ``size`` is |v|^2 of each row."""
+def _measured(terms: MatchingTerms, v_t: Tensor) -> MatchingMeasurement:
+    """Sums of a micro-batch, in one transfer from the device."""
+    size = v_t.square().flatten(1).mean(1)
     farthest = (terms.move / size.clamp_min(1e-12)).max().sqrt()
     sums = torch.stack([*(term.sum() for term in terms), farthest]).tolist()
     error, move, gap, norm, first_error = sums
     return MatchingMeasurement(
-        passes=len(size),
-        error=error,
-        move=move,
-        gap=gap,
-        norm=norm,
-        first_error=first_error if is_first else None,
+        passes=len(v_t), error=error, move=move, gap=gap, norm=norm, first_error=first_error
     )
 
 
@@ -223,8 +219,10 @@ def _elbo_advantages(
         counted = slice(batch.count)
         times, samples = batch.steps[counted], batch.samples[counted]
         target = task.noised.target(task.x_0, times, samples)
-        old = matching_terms(task.old[times, samples], target, None, None).error
-        new = matching_terms(v_t[counted], target, None, None).error
+        old, new = (
+            matching_terms(v, target, None, None, config).error
+            for v in (task.old[times, samples], v_t[counted])
+        )
         weights = time_weights(config, task.noised.t[times, samples], old)
         log_ratio.index_add_(0, samples, weights * (old - new) / len(task.noised.t))
         stream.check_cancel()

@@ -5,13 +5,15 @@
                   pictures of a group have become one
     divergence    a number is not finite, ratios are far from 1, or gradients have exploded
     all-masked    most pictures have no score
+    velocity-norm velocities have grown longer than the model's own, and pictures will spoil
 
 Where the thresholds come from: the 176 committed runs of ``benchmarks/results/chunk_vs_step``, also
 those with four times the best learning rate, stay well inside those of divergence and of clipping.
 There, ratios are at most 0.11 from 1, three gradients in a row at most twice the median of those
 before, and at most 100 % of the samples that can be clipped are clipped once, 75 % three times in a
 row. They recorded neither advantages, nor missing scores, nor how alike pictures are, and so say
-nothing about the other signs.
+nothing about the other signs. That of the norm is the most that NormGuard's authors saw velocities
+grow by (arXiv 2606.27771: 5 to 15 %).
 """
 
 from __future__ import annotations
@@ -25,14 +27,14 @@ from typing import Any, Protocol
 
 __all__ = ["ALARMS", "Alarm", "AlarmSettings", "AlarmStop", "alarms_of", "standing_alarms"]
 
-ALARMS = ("no-signal", "collapse", "divergence", "all-masked")
+ALARMS = ("no-signal", "collapse", "divergence", "all-masked", "velocity-norm")
 """Names, as ``run.stop_on`` takes them."""
 
 Row = Mapping[str, Any]
 
 _NUMBERS = ("iteration", "advantage_std", "masked_scores")
 _NUMBERS_OR_NULL = ("reward_mean", "grad_norm")
-_OPTIONAL = ("reward_std", "picture_spread", "approx_kl")
+_OPTIONAL = ("reward_std", "picture_spread", "approx_kl", "velocity_norm")
 _LISTS = ("clip_fraction", "ratio_max_deviation", "ratio_mean")
 """Columns that are judged; not every algorithm reports the last ones."""
 
@@ -49,6 +51,8 @@ _EXPLODED = 100.0
 """Gradient norms, relative to the median of those before."""
 _BEFORE = 20
 """Iterations that this median looks at, at most; at least ``_LONG``."""
+_LONGER = 1.15
+"""|v| / |v_ref|."""
 _MISSING = 0.5
 """Part of the pictures without a score."""
 
@@ -235,11 +239,26 @@ def _all_masked(rows: Sequence[Row], config: AlarmSettings) -> _Sign:
     )
 
 
+def _velocity_norm(rows: Sequence[Row], config: AlarmSettings) -> _Sign:
+    last = _last(rows, _LONG, config)
+    if not last or not all((row.get("velocity_norm") or 0.0) > _LONGER for row in last):
+        return None
+    times = last[-1]["velocity_norm"]
+    return (
+        f"in {_times(last)} velocities were more than {_LONGER} times as long as those of the "
+        f"model without its LoRA ({times:.2f} times in the last one); pictures lose their flat "
+        "areas and edges before the reward shows it",
+        "Go back to an earlier checkpoint, and raise the leash (objective.kl_ref, or "
+        "forward.kl_ref), or lower optimizer.learning_rate",
+    )
+
+
 _JUDGES: dict[str, Callable[[Sequence[Row], AlarmSettings], _Sign]] = {
     "no-signal": _no_signal,
     "collapse": _collapse,
     "divergence": _divergence,
     "all-masked": _all_masked,
+    "velocity-norm": _velocity_norm,
 }
 
 

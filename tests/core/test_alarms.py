@@ -36,6 +36,7 @@ HEALTHY = {
     "ratio_max_deviation": [1e-4, 2e-4],
     "ratio_mean": [1.0, 1.0],
     "approx_kl": 1e-9,
+    "velocity_norm": 1.02,
 }
 
 
@@ -56,6 +57,7 @@ NO_ADVANTAGE = {"advantage_std": 0.0, "reward_std": 0.0, "grad_norm": 0.0}
 CASES = {
     "equal scores": ("no-signal", 5, NO_ADVANTAGE, "the same score"),
     "tiny scores": ("no-signal", 5, {**NO_ADVANTAGE, "reward_std": 1e-8}, "a millionth.*weight"),
+    "long velocities": ("velocity-norm", 5, {"velocity_norm": 1.2}, "1.20 times.*kl_ref"),
     "no gradient": ("collapse", 5, {"grad_norm": 0.0}, "no gradient.*learning_rate"),
     "clipped": ("collapse", 5, {"clip_fraction": [0.5, 0.5]}, "clipped away.*clip_low"),
     "gradient": ("divergence", 1, {"grad_norm": math.nan}, "the gradient is not finite.*learning"),
