@@ -5,12 +5,14 @@ Legend: B pictures, H = W = 64.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.models.flux.policy import FluxPolicy
-from chunk_grpo_core.models.tiny.model import LATENT_SHAPE, TinyFlux, load_tiny_flux
+from chunk_grpo_core.models.tiny.model import ASSET, LATENT_SHAPE, TinyFlux, load_tiny_flux
 
 __all__ = ["checkerboard", "flux_and_policy", "patch_grid", "saturation"]
 
@@ -18,9 +20,9 @@ PATCH = 8
 """Pixels of a token of the tiny FLUX: 2 latent pixels of 4 x 4 pixels."""
 
 
-def flux_and_policy(lora: LoraConfig, seed: int) -> tuple[TinyFlux, FluxPolicy]:
+def flux_and_policy(lora: LoraConfig, seed: int, path: Path = ASSET) -> tuple[TinyFlux, FluxPolicy]:
     """The tiny FLUX, and the policy that trains it; pictures of the first show what was learnt."""
-    flux = load_tiny_flux()
+    flux = load_tiny_flux(path)
     policy = FluxPolicy(
         name="tiny-flux",
         transformer=flux.transformer,

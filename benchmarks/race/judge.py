@@ -80,12 +80,11 @@ class Judge:
         return float(torch.cat(ratios).mean())
 
     @torch.no_grad()
-    def pictures(self, flux: TinyFlux) -> Tensor:
+    def pictures(self, flux: TinyFlux, steps: int = EVALUATION_STEPS) -> Tensor:
         """Draw every caption from its noise with Euler's steps along the ODE, (B, H, W, 3)."""
         parts = [slice(i, i + _BATCH) for i in range(0, len(self.texts), _BATCH)]
         latents = [
-            sample_latents(flux, self._noise[part], self.texts[part], EVALUATION_STEPS)
-            for part in parts
+            sample_latents(flux, self._noise[part], self.texts[part], steps) for part in parts
         ]
         return flux.codec.decode(torch.cat(latents)).clamp(0, 1)
 

@@ -1,0 +1,1 @@
+"""What does training do to a model that was distilled to four steps?"""

@@ -1,0 +1,150 @@
+"""Tables and a picture from what was measured; the words around them are written by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from chunk_grpo_core.optional import require
+
+from ..race.outcomes import interval_of
+from .arms import ARMS
+from .run import read_rows
+
+__all__ = ["RESULTS", "chosen_rates", "damage", "verdict", "write_report"]
+
+RESULTS = Path(__file__).parent.parent / "results" / "distilled"
+Row = dict[str, Any]
+COLUMNS = ("reward_4", "strict_4", "clean_4", "reward_17", "clean_17", "gap")
+_MARGIN = 64
+
+
+def chosen_rates(results: Path) -> dict[str, float]:
+    """Arm -> the learning rate of the highest reward of four steps, of all that were screened."""
+    chosen = {}
+    for name, arm in ARMS.items():
+        paths = [results / "screening" / f"{name}-{rate:g}.jsonl" for rate in arm.rates]
+        if not all(path.exists() for path in paths):
+            raise SystemExit(
+                f"{name} is not screened yet; run 'python -m benchmarks.distilled screen'"
+            )
+        rewards = [read_rows(path)[-1]["reward_4"] for path in paths]
+        chosen[name] = arm.rates[rewards.index(max(rewards))]
+    return chosen
+
+
+def _finals(results: Path) -> dict[str, list[list[Row]]]:
+    """Arm -> rows of each seed, without the first, which says what ran."""
+    runs = {}
+    for name in ARMS:
+        paths = sorted((results / "final").glob(f"{name}-*.jsonl"))
+        runs[name] = [read_rows(path)[1:] for path in paths]
+    return runs
+
+
+def damage(gap: float, student: float, base: float) -> float:
+    """Part of what distillation brought that training took away again.
+
+    Args:
+        gap: Distance between pictures of 4 and of 17 steps, of a trained student.
+        student: The same of the untrained student.
+        base: The same of the model it was distilled from.
+    """
+    return (gap - student) / (base - student)
+
+
+def verdict(changes: Sequence[float], is_better: Callable[[float], bool]) -> str:
+    """``better``, ``worse``, or ``kept`` if the 95 % interval of changes over seeds contains 0."""
+    interval = interval_of(changes)
+    if interval.low <= 0.0 <= interval.high:
+        return "kept"
+    return "better" if is_better(interval.mean) else "worse"
+
+
+def _shown(values: Sequence[float], signed: bool = True) -> str:
+    interval = interval_of(values)
+    half = interval.high - interval.mean
+    return f"{interval.mean:{'+' if signed else ''}.3f} ± {half:.3f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _untrained_table(untrained: dict[str, Row]) -> str:
+    names = (*COLUMNS, "strict_17", "to_teacher")
+    rows = [[name, *(f"{row[key]:.3f}" for key in names)] for name, row in untrained.items()]
+    return _table(["model", *names], rows)
+
+
+def _marks(runs: list[list[Row]]) -> list[int]:
+    return list(range(len(runs[0])))
+
+
+def _changes_table(results: Path, untrained: dict[str, Row]) -> str:
+    student, base = untrained["student"], untrained["base"]
+    rates, body = chosen_rates(results), []
+    for name, runs in _finals(results).items():
+        for mark in _marks(runs) if runs else []:
+            rows = [run[mark] for run in runs]
+            cells = [_shown([row[key] - student[key] for row in rows]) for key in COLUMNS]
+            undone = [damage(row["gap"], student["gap"], base["gap"]) for row in rows]
+            gap = verdict([row["gap"] - student["gap"] for row in rows], lambda mean: mean < 0)
+            units = sum(row["units"] for row in rows) / len(rows)
+            seconds = sum(row["seconds"] for row in rows) / len(rows)
+            body.append(
+                [name, f"{rates[name]:g}", str(len(rows)), f"{units:,.0f}", f"{seconds:.0f}"]
+                + [*cells, _shown(undone), gap]
+            )
+    head = ["road", "rate", "seeds", "units", "seconds", *COLUMNS, "undone", "few-step quality"]
+    return _table(head, body)
+
+
+def _screening_table(results: Path) -> str:
+    rows = []
+    for name, arm in ARMS.items():
+        for rate in arm.rates:
+            last = read_rows(results / "screening" / f"{name}-{rate:g}.jsonl")[-1]
+            cells = [f"{last[key]:.3f}" for key in ("reward_4", "clean_4", "reward_17", "gap")]
+            is_chosen = chosen_rates(results)[name] == rate
+            rows.append([name, f"{rate:g}", *cells, "chosen" if is_chosen else ""])
+    return _table(["road", "rate", "reward_4", "clean_4", "reward_17", "gap", ""], rows)
+
+
+def _draw(results: Path) -> None:
+    """Stack the strips of seed 0 with their names at the left."""
+    image, draw = require("PIL.Image", "To draw pictures"), require("PIL.ImageDraw", "To write")
+    names = {"base": "base", "student": "student"}
+    strips = [(names[name], results / f"{name}.png") for name in names]
+    strips += [(name, results / "final" / f"{name}-0.png") for name in ARMS]
+    opened = [(name, image.open(path)) for name, path in strips if path.exists()]
+    width, height = opened[0][1].size
+    sheet = image.new("RGB", (width + _MARGIN, height * len(opened)), (24, 24, 27))
+    pen = draw.Draw(sheet)
+    for index, (name, strip) in enumerate(opened):
+        sheet.paste(strip, (_MARGIN, index * height))
+        for row, steps in enumerate((4, 17)):
+            place = (4, index * height + row * height // 2 + 20)
+            pen.text(place, f"{name}\n{steps} steps", fill=(228, 228, 231))
+    sheet.save(results / "pictures.png")
+
+
+def write_report(results: Path) -> None:
+    """Write the tables into REPORT.md between their marks, and draw pictures.png."""
+    untrained = json.loads((results / "untrained.json").read_text(encoding="utf-8"))
+    path = results / "REPORT.md"
+    text = path.read_text(encoding="utf-8")
+    for name, body in (
+        ("untrained", _untrained_table(untrained)),
+        ("screening", _screening_table(results)),
+        ("changes", _changes_table(results, untrained)),
+    ):
+        start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
+        before, _, rest = text.partition(start)
+        _, _, after = rest.partition(end)
+        text = f"{before}{start}\n{body}\n{end}{after}"
+    path.write_text(text, encoding="utf-8")
+    _draw(results)

@@ -1,0 +1,95 @@
+"""The study of distilled models: the student's lines, the roads, and what counts as damage."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks.distilled import distil as distillation
+from benchmarks.distilled.arms import ARMS, config_of
+from benchmarks.distilled.distil import PIECES, DistilSettings, distil
+from benchmarks.distilled.report import damage, verdict
+from benchmarks.distilled.run import Run, measures, perform
+from chunk_grpo_core.algorithms import algorithm_of
+from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.models.tiny.model import SHIFT, load_tiny_flux, sample_latents
+
+SMALLEST = DistilSettings(paths=8, teacher_steps=8, steps=12, batch=8, at_start=1.0)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    path = tmp_path_factory.mktemp("student") / "student.safetensors"
+    distil(path, SMALLEST)
+    return path
+
+
+def test_the_students_noise_levels_are_among_the_teachers():
+    teacher = shifted_grid(DistilSettings.teacher_steps, SHIFT).sigmas
+    every = DistilSettings.teacher_steps // PIECES
+    assert teacher[::every] == pytest.approx(shifted_grid(PIECES, SHIFT).sigmas, abs=1e-7)
+
+
+def test_paths_end_where_the_teacher_ends():
+    states, captions = distillation._paths(SMALLEST)
+    assert states.shape[:2] == (PIECES + 1, 8)
+    pictures = sample_latents(load_tiny_flux(), states[0], captions, SMALLEST.teacher_steps)
+    assert torch.allclose(states[-1], pictures, atol=1e-5)
+
+
+def test_distilling_brings_four_steps_nearer_to_the_teacher(student):
+    states, captions = distillation._paths(SMALLEST)
+
+    def distance(flux):
+        return float((sample_latents(flux, states[0], captions, PIECES) - states[-1]).norm())
+
+    assert distance(load_tiny_flux(student)) < 0.95 * distance(load_tiny_flux())
+
+
+def test_every_road_is_one_that_the_library_takes():
+    for arm in ARMS.values():
+        for rate in arm.rates:
+            algorithm_of(config_of(arm, rate, seed=0))
+
+
+def test_a_run_starts_from_the_student_and_measures_four_and_many_steps(
+    student, tmp_path, monkeypatch
+):
+    small = {"prompts_per_iteration": 2, "group_size": 2, "self_test": False}
+    arm = dataclasses.replace(ARMS["forward"], settings={**ARMS["forward"].settings, **small})
+    monkeypatch.setitem(ARMS, "forward", arm)
+    monkeypatch.setattr(Run, "judge", _few_captions(Run.judge.fget))
+    run = Run("forward", 1e-3, seed=1, units=1)
+    first, last = perform(run, student, tmp_path)
+    assert first["settings"]["grid"] == list(shifted_grid(PIECES, SHIFT).sigmas)
+    # 4 samples: 4 steps, the reference at 2 times, and 2 trained times.
+    assert last["units"] == 4 * (4 + 2 + 2 * 3) and last["iterations"] == 1
+    assert perform(run, student, tmp_path) == [first, last]
+
+    untrained = load_tiny_flux(student)
+    pictures = [run.judge.pictures(untrained, steps) for steps in (4, 17)]
+    before = measures(run.judge, *pictures)
+    assert 0 < abs(last["gap"] - before["gap"]) < 0.02
+
+
+def _few_captions(whole):
+    def judge(run):
+        made = whole(run)
+        return dataclasses.replace(made, captions=made.captions[:2])
+
+    return property(judge)
+
+
+def test_damage_is_the_part_of_the_distillation_that_is_gone():
+    assert damage(0.02, student=0.02, base=0.08) == 0.0
+    assert damage(0.05, student=0.02, base=0.08) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [([0.01, -0.01, 0.0], "kept"), ([0.01, 0.011, 0.012], "worse"), ([-0.02, -0.021], "better")],
+)
+def test_few_step_quality_is_kept_where_the_interval_contains_no_change(changes, expected):
+    assert verdict(changes, lambda mean: mean < 0) == expected
