@@ -148,7 +148,7 @@ def perform(run: Run, student: Path, results: Path) -> list[dict[str, Any]]:
     if run.seed == 0:
         save_strip(few, many, target.with_suffix(".png"))
     write_rows(rows, target)
-    return rows
+    return read_rows(target)
 
 
 def measure_untrained(model: Path, judge: Judge, strip: Path | None = None) -> dict[str, float]:

@@ -64,8 +64,8 @@ def test_a_run_starts_from_the_student_and_measures_four_and_many_steps(
     run = Run("forward", 1e-3, seed=1, units=1)
     first, last = perform(run, student, tmp_path)
     assert first["settings"]["grid"] == list(shifted_grid(PIECES, SHIFT).sigmas)
-    # 4 samples: 4 steps, the reference at 2 times, and 2 trained times.
-    assert last["units"] == 4 * (4 + 2 + 2 * 3) and last["iterations"] == 1
+    # 4 samples: 4 steps, the reference at 2 times, 2 trained times; and what velocity_norm takes.
+    assert last["units"] == 4 * (4 + 2 + 2 * 3) + 8 and last["iterations"] == 1
     assert perform(run, student, tmp_path) == [first, last]
 
     untrained = load_tiny_flux(student)
