@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chunk_grpo_core.cli.demo import tiny_config
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.tiny.model import SHIFT
 from chunk_grpo_core.presets import preset_values
@@ -78,7 +77,17 @@ _RATES = tuple({"optimizer.learning_rate": rate} for rate in (3e-4, 1e-3, 2e-3, 
 _LR, _LEASH, _KEEP = "optimizer.learning_rate", "objective.kl_ref", "advantage.keep"
 
 ARMS: dict[str, Arm] = {
-    "demo": Arm("`chunk-grpo demo` of 30 November 2026", tiny_config().flat(), units=72_000),
+    "demo": Arm(
+        "`chunk-grpo demo` of 29 November 2026",
+        {
+            **_TINY,
+            **_grid(9),
+            "plan": {"sizes": [1, 2, 2, 3], "weights": [0.4, 0.35, 0.2, 0.05]},
+            "objective.clip_low": 1e-4,
+            "objective.clip_high": 1e-4,
+        },
+        units=72_000,
+    ),
     "gcpo-script": Arm(
         "the preset, scaled: 4 prompts instead of 16, the demo's LoRA, gradient norm 1",
         _preset(

@@ -14,7 +14,8 @@ from torch import Tensor
 from chunk_grpo_core.method.reward import Reward
 from chunk_grpo_core.models.flux.policy import predict_velocity
 from chunk_grpo_core.models.tiny.model import LATENT_SHAPE, TinyFlux, load_tiny_flux, sample_latents
-from chunk_grpo_core.models.tiny.world import HELD_OUT, TRAIN, caption
+from chunk_grpo_core.models.tiny.render import render
+from chunk_grpo_core.models.tiny.world import HELD_OUT, TRAIN, caption, parse
 
 from ..tiny import checkerboard, patch_grid, saturation
 
@@ -91,6 +92,14 @@ class Judge:
     def measure(self, flux: TinyFlux, images: Tensor | None = None) -> dict[str, float]:
         """All cheap measures of a model; ``images`` if its pictures are drawn already."""
         images = self.pictures(flux) if images is None else images
+        return {**self.look(images), "velocity_ratio": round(self.velocity_ratio(flux), 4)}
+
+    def true_pictures(self, seed: int) -> Tensor:
+        """What the tiny world's renderer draws of the captions, (B, H, W, 3)."""
+        return render([parse(text) for text in self.texts], seed)
+
+    def look(self, images: Tensor) -> dict[str, float]:
+        """All cheap measures of pictures of the captions, from whatever they are."""
         score = self.reward.score(images, self.texts)
         pairs = images.view(-1, _SEEDS, *images.shape[1:])
         numbers = {
@@ -101,8 +110,7 @@ class Judge:
             "saturation": saturation(images),
             "diversity": (pairs[:, 0] - pairs[:, 1]).square().flatten(1).mean(1).sqrt(),
         }
-        means = {name: round(float(values.mean()), 5) for name, values in numbers.items()}
-        return {**means, "velocity_ratio": round(self.velocity_ratio(flux), 4)}
+        return {name: round(float(values.mean()), 5) for name, values in numbers.items()}
 
 
 def _normal(seed: int, count: int) -> Tensor:

@@ -8,7 +8,9 @@ pictures, D = 1280 features.
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from torch.nn import functional
 from chunk_grpo_core.models.tiny.render import render
 from chunk_grpo_core.models.tiny.world import parse
 
-__all__ = ["is_installed", "kernel_distance", "network_measures"]
+__all__ = ["NetworkJudge", "is_installed", "kernel_distance"]
 
 _SIZE, _BATCH, _RENDER_SEED = 128, 32, 40_000
 
@@ -69,18 +71,29 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     return float(within(a) + within(b) - 2 * kernel(a, b).mean())
 
 
-def network_measures(images: Tensor, base_pictures: Tensor, texts: list[str]) -> dict[str, float]:
-    """How far pictures are from true ones of their captions, and from the base model's.
+@dataclass(frozen=True)
+class NetworkJudge:
+    """Compares pictures with the base model's, and with true ones of the same captions."""
 
-    Returns:
-        ``kid``: :func:`kernel_distance` of their features to those of pictures that the tiny
+    base_pictures: Tensor
+    """(B, H, W, 3), of the same captions and noise as the pictures that are judged."""
+    texts: Sequence[str]
+    """B captions."""
+
+    @cached_property
+    def _base(self) -> Tensor:
+        return _features(self.base_pictures)
+
+    @cached_property
+    def _true(self) -> Tensor:
+        return _features(render([parse(text) for text in self.texts], _RENDER_SEED))
+
+    def measure(self, images: Tensor) -> dict[str, float]:
+        """``kid``: :func:`kernel_distance` of the features to those of pictures that the tiny
         world's renderer draws of the captions. ``moved``: mean over pictures of 1 - cosine between
-        the features of a picture and of the base model's from the same noise.
-    """
-    drawn = _features(images)
-    true = _features(render([parse(text) for text in texts], _RENDER_SEED))
-    moved = 1 - functional.cosine_similarity(drawn, _features(base_pictures))
-    return {
-        "kid": round(kernel_distance(drawn, true), 5),
-        "moved": round(float(moved.mean()), 5),
-    }
+        the features of a picture and of the base model's.
+        """
+        drawn = _features(images)
+        moved = 1 - functional.cosine_similarity(drawn, self._base)
+        distance = kernel_distance(drawn, self._true)
+        return {"kid": round(distance, 5), "moved": round(float(moved.mean()), 5)}

@@ -13,7 +13,7 @@ from chunk_grpo_core.watch.pictures import save_png
 from .arms import ARMS, SCREENING_SEED
 from .figures import draw_measure
 from .outcomes import CLEAN_MARGIN, at_units, interval_of, reached, winner
-from .results import choices, read_base, read_finals, read_screening
+from .results import choices, read_base, read_finals, read_screening, read_true
 
 __all__ = ["write_report"]
 
@@ -81,9 +81,9 @@ def _damage_row(arm: str, runs: Runs, units: int) -> list[str]:
     return [arm, *(_mean(_at(runs, units, name), 4 if name == "kid" else 3) for name in DAMAGE)]
 
 
-def _base_row(base: Mapping[str, float]) -> list[str]:
-    cells = [base.get(name) for name in DAMAGE]
-    return ["base model", *("-" if value is None else f"{value:.3f}" for value in cells)]
+def _one_row(name: str, numbers: Mapping[str, float]) -> list[str]:
+    cells = [numbers.get(measure) for measure in DAMAGE]
+    return [name, *("-" if value is None else f"{value:.3f}" for value in cells)]
 
 
 def _screening_table(results: Path) -> str:
@@ -180,7 +180,11 @@ def _markdown(results: Path, base: Mapping[str, float], finals: Mapping[str, Run
         "network that nobody trained on; a dash: not measured there.",
         _table(
             ("arm", *DAMAGE),
-            [_base_row(base), *(_damage_row(a, runs, 24_000) for a, runs in finals.items())],
+            [
+                _one_row("true pictures", read_true(results)),
+                _one_row("base model", base),
+                *(_damage_row(a, runs, 24_000) for a, runs in finals.items()),
+            ],
         ),
         "![Cleanliness against units](clean.png)" if finals else "",
         *(["### At 48,000 units"] if _has_long(finals) else []),

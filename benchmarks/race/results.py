@@ -10,9 +10,9 @@ from typing import Any
 from ..chunk_vs_step.measure import write_json
 from .arms import ARMS
 from .outcomes import chosen_candidate
-from .run import measure_base, read_rows
+from .run import measure_base, measure_true, read_rows
 
-__all__ = ["RESULTS", "choices", "read_base", "read_finals", "read_screening"]
+__all__ = ["RESULTS", "choices", "read_base", "read_finals", "read_screening", "read_true"]
 
 RESULTS = Path(__file__).parent.parent / "results" / "race"
 Rows = list[dict[str, Any]]
@@ -23,6 +23,14 @@ def read_base(results: Path, world: str, screening: bool = False) -> dict[str, f
     path = results / world / ("screening" if screening else "final") / "base.json"
     if not path.exists():
         write_json(path, measure_base(world, screening))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_true(results: Path) -> dict[str, float]:
+    """Measures of true pictures of the held-out captions; taken if they were not yet."""
+    path = results / "whole" / "final" / "true.json"
+    if not path.exists():
+        write_json(path, measure_true("whole"))
     return json.loads(path.read_text(encoding="utf-8"))
 
 

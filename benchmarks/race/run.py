@@ -24,15 +24,16 @@ from ..machine import facts
 from ..tiny import flux_and_policy
 from .arms import ARMS, config_of
 from .judge import CHOOSING, TESTING, TRAINING, Judge
-from .network import is_installed, network_measures
+from .network import NetworkJudge, is_installed
 from .units import CountedPolicy
 from .worlds import WORLDS
 
-__all__ = ["Run", "marks", "measure_base", "perform", "read_rows"]
+__all__ = ["Run", "marks", "measure_base", "measure_true", "perform", "read_rows"]
 
 _DENSE, _SPARSE, _CHANGE = 2_000, 4_000, 12_000
 _NETWORK_AT = 24_000
 _PAIRS = 24
+_TRUE_SEED = 50_000
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,22 @@ def _judge(run: Run) -> Judge:
     return Judge(WORLDS[run.world], captions[:4] if run.smallest else captions)
 
 
+def _network(judge: Judge) -> NetworkJudge | None:
+    return NetworkJudge(judge.base_pictures, judge.texts) if is_installed() else None
+
+
 def measure_base(world: str, screening: bool = False) -> dict[str, float]:
     """All measures of the model that nothing was trained on, on the captions that judge."""
     judge = Judge(WORLDS[world], CHOOSING if screening else TESTING)
-    return judge.measure(judge.base, judge.base_pictures) | _network(judge, judge.base_pictures)
+    network, images = _network(judge), judge.base_pictures
+    return judge.measure(judge.base, images) | (network.measure(images) if network else {})
 
 
-def _network(judge: Judge, images: torch.Tensor) -> dict[str, float]:
-    return network_measures(images, judge.base_pictures, judge.texts) if is_installed() else {}
+def measure_true(world: str) -> dict[str, float]:
+    """The same of true pictures of the held-out captions: what a perfect model would have."""
+    judge = Judge(WORLDS[world])
+    network, images = _network(judge), judge.true_pictures(_TRUE_SEED)
+    return judge.look(images) | (network.measure(images) if network else {})
 
 
 def perform(run: Run, results: Path) -> list[dict[str, Any]]:
@@ -96,6 +105,7 @@ def perform(run: Run, results: Path) -> list[dict[str, Any]]:
     config = config_of(ARMS[run.arm], run.candidate, run.seed)
     flux, inner = flux_and_policy(config.lora, run.seed)
     policy, judge = CountedPolicy(inner), _judge(run)
+    network = _network(judge)
     judge.velocity_ratio(judge.base)  # what is made once, before any clock runs
     due, is_over, alarms = marks(run), False, []
     mark = next(due)
@@ -124,8 +134,8 @@ def perform(run: Run, results: Path) -> list[dict[str, Any]]:
         spent = start - begin - measuring
         images = judge.pictures(flux)
         numbers = judge.measure(flux, images)
-        if is_over or policy.units >= _NETWORK_AT > rows[-1].get("units", 0):
-            numbers |= _network(judge, images)
+        if network and (is_over or policy.units >= _NETWORK_AT > rows[-1].get("units", 0)):
+            numbers |= network.measure(images)
         if is_over and run.seed == 0 and not run.screening:
             _save_pairs(judge.base_pictures, images, target.with_suffix(".png"))
         measuring += time.process_time() - start
