@@ -144,24 +144,36 @@ def wrong_records(
     return sum(caught), len(caught)
 
 
-def count(run: Run, precision: str, is_trained: bool, every: int = 1) -> list[Counts]:
-    """Put every fault into one run."""
+def half_faults(run: Run, effort: Effort, factor: float) -> tuple[int, int]:
+    """The gradients of all factors A, or of all factors B, times a factor."""
+    caught = []
+    for first in (0, 1):
+        with scaled(run.policy.adapter.parameters()[first::2], factor):
+            caught.append(is_caught(run, effort))
+    return sum(caught), len(caught)
+
+
+def count(run: Run, precision: str, is_trained: bool, every: int, kinds: str) -> list[Counts]:
+    """Put every fault of some kinds into one run."""
     counts = []
 
     def note(fault: str, result: tuple[int, int], effort: str = "standard") -> None:
         counts.append(Counts(fault, precision, is_trained, effort, *result))
         print(counts[-1], flush=True)
 
-    for factor in (0.9, 1.1, 1.01):
-        note(f"all gradients x {factor}", whole_faults(run, STANDARD, factor))
-    for factor in (0.0, -1.0, 0.9):
-        note(f"one layer x {factor:g}", layer_faults(run, STANDARD, factor, every))
-    for name, change in VELOCITIES.items():
-        note(name, other_model(run, STANDARD, change))
-    for name, change_records in RECORDS.items():
-        note(name, wrong_records(run, STANDARD, change_records))
-    if precision != "float32":
-        for factor in (-1.0, 0.5):
+    if kinds != "layers":
+        for factor in (0.9, 1.1, 1.01):
+            note(f"all gradients x {factor}", whole_faults(run, STANDARD, factor))
+        for factor in (0.9, 0.5):
+            note(f"all factors A, or all B, x {factor}", half_faults(run, STANDARD, factor))
+        for name, change in VELOCITIES.items():
+            note(name, other_model(run, STANDARD, change))
+        for name, change_records in RECORDS.items():
+            note(name, wrong_records(run, STANDARD, change_records))
+    if kinds != "whole":
+        for factor in (0.0, -1.0, 0.9):
+            note(f"one layer x {factor:g}", layer_faults(run, STANDARD, factor, every))
+        for factor in (-1.0, 0.5) if precision != "float32" else ():
             result = layer_faults(run, THOROUGH, factor, 3 * every)
             note(f"one layer x {factor:g}", result, "thorough")
     return counts
@@ -211,7 +223,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, nargs="*", default=PRECISIONS)
     parser.add_argument("--every", type=int, default=1, help="try every n-th layer only")
     parser.add_argument(
-        "--only", choices=("faults", "alarms"), help="only faults, or only false alarms"
+        "--only",
+        choices=("whole", "layers", "alarms"),
+        help="only faults of the whole model, only those of single layers, or only false alarms",
     )
     parser.add_argument("--json", type=Path, help="replace what was counted anew in a file")
     options = parser.parse_args()
@@ -219,7 +233,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     counts: list[Counts] = []
     for precision, is_trained in product(options.precision, (False, True)):
-        if options.only != "faults":
+        if options.only in (None, "alarms"):
             for model in MODELS:
                 counts.append(false_alarms(model, precision, is_trained, options.seeds))
                 print(counts[-1], flush=True)
@@ -229,7 +243,7 @@ def main() -> None:
                 is_trained,
                 0,
                 lambda run, p=precision, t=is_trained: counts.extend(
-                    count(run, p, t, options.every)
+                    count(run, p, t, options.every, options.only or "all")
                 ),
             )
     if options.json:

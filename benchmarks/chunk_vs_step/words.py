@@ -107,17 +107,29 @@ def best_arms(analysis: Analysis, regime: str) -> str:
 
 
 def pilot_sentence(analysis: Analysis) -> str:
-    """What the pairs of the pilot say; empty without pairs."""
-    stable = [pair.difference for pair in analysis.pilot if pair.rate <= STABLE_RATE]
-    if not stable:
+    """What the pairs of the pilot say, each regime apart; empty without pairs."""
+    sentences = []
+    for regime, name in REGIME_NAMES.items():
+        differences = [
+            pair.difference
+            for pair in analysis.pilot
+            if pair.rate <= STABLE_RATE and pair.regime == regime
+        ]
+        if differences:
+            sentences.append(
+                f"{name.capitalize()}, at rates up to {STABLE_RATE:g}, the mean difference "
+                f"`chunk` - `step` is {fmean(differences):+.5f} ({len(differences)} pairs, "
+                f"`chunk` higher in {sum(difference > 0 for difference in differences)})."
+            )
+    if not sentences:
         return ""
     gains = [run.gain for run in analysis.others if run.name.startswith("pilot/")]
-    return (
-        f"At rates up to {STABLE_RATE:g}, {len(stable)} pairs have a mean difference "
-        f"`chunk` - `step` of {fmean(stable):+.4f}, and `chunk` is higher in "
-        f"{sum(difference > 0 for difference in stable)} of them. The lowest gain of a run of the "
-        f"pilot is {min(gains):+.2f}: rates that break a model say "
-        "little about chunks."
+    return " ".join(
+        [
+            *sentences,
+            f"The lowest gain of a run of the pilot is {min(gains):+.2f}: rates that break a model "
+            "say little about chunks.",
+        ]
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.self_test_power import is_caught, layer_faults, whole_faults
-from benchmarks.self_test_runs import Run, start
+from benchmarks.self_test_runs import RANDOM, Run, start
 from chunk_grpo_core.train.self_test import STANDARD
 
 EVERY = 19
@@ -32,3 +32,14 @@ def test_in_lower_precision_layers_without_a_gradient_are_caught(precision):
         assert whole_faults(run, STANDARD, 1.5) == (1, 1)
 
     start(precision, False, 0, work)
+
+
+@pytest.mark.parametrize(("is_trained", "seed"), [(False, 1000), (True, 1005)])
+def test_layers_that_hardly_matter_and_saturate_are_no_fault_in_lower_precision(is_trained, seed):
+    def work(run: Run) -> None:
+        assert not is_caught(run, STANDARD)
+        assert layer_faults(run, STANDARD, 0.0, 11) == (4, 4)
+        assert whole_faults(run, STANDARD, 1.5) == (1, 1)
+        assert whole_faults(run, STANDARD, 0.7) == (1, 1)
+
+    start("bfloat16", is_trained, seed, work, model=RANDOM)

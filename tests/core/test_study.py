@@ -230,9 +230,9 @@ def test_long_comparisons_are_shown_by_halves_of_the_seeds():
     assert halves == [whole[:5], whole[5:]]
 
 
-def test_runs_of_the_pilot_are_paired_where_only_the_plan_differs():
-    def run(arm, rate, seed=1):
-        return {"arm": arm, "regime": "on", "seed": seed, "learning_rate": rate, "sweep": True}
+def test_runs_of_the_pilot_are_paired_where_only_the_plan_differs_and_regimes_stay_apart():
+    def run(arm, rate, seed=1, regime="on"):
+        return {"arm": arm, "regime": regime, "seed": seed, "learning_rate": rate, "sweep": True}
 
     pairs = pilot_pairs(
         {
@@ -242,15 +242,27 @@ def test_runs_of_the_pilot_are_paired_where_only_the_plan_differs():
             "a/3": (run("chunk", 1e-3, seed=2), 0.5),
             "a/4": (run("chunk", 2e-3), -0.4),
             "a/5": (run("step", 2e-3), -0.1),
+            "c/1": (run("chunk", 1e-3, regime="off"), 0.0),
+            "c/2": (run("step", 1e-3, regime="off"), 0.5),
         }
     )
-    assert [(p.folder, p.rate, p.seed) for p in pairs] == [("a", 1e-3, 1), ("a", 2e-3, 1)]
-    assert [p.difference for p in pairs] == pytest.approx([0.2, -0.3])
+    assert [(p.folder, p.rate, p.seed) for p in pairs] == [
+        ("a", 1e-3, 1),
+        ("a", 2e-3, 1),
+        ("c", 1e-3, 1),
+    ]
+    assert [p.difference for p in pairs] == pytest.approx([0.2, -0.3, -0.5])
     runs = tuple(OtherRun(name=f"pilot/{gain}", updates=30, gain=gain) for gain in (0.3, -0.4))
     found = replace(analyse(study_of(sweep_runs()[:1])), pilot=pairs, others=runs)
     text = pilot_sentence(found)
-    assert "1 pairs have a mean difference `chunk` - `step` of +0.2000" in text
-    assert "higher in 1 of them" in text and "lowest gain of a run of the pilot is -0.40" in text
+    assert (
+        "On-policy, at rates up to 0.001, the mean difference `chunk` - `step` is +0.20000 (1 "
+        in text
+    )
+    assert (
+        "Off-policy, at rates up to 0.001, the mean difference `chunk` - `step` is -0.50000" in text
+    )
+    assert "`chunk` higher in 1)" in text and "lowest gain of a run of the pilot is -0.40" in text
     assert pilot_sentence(replace(found, pilot=())) == ""
 
 

@@ -32,7 +32,7 @@ class Effort:
 
 
 STANDARD = Effort(cells=2, groups=6, fine_groups=2)
-"""Before every training: at most 5 % of a first iteration of the default size."""
+"""Before every training: at most 5 % of a first iteration of the default size in float32."""
 THOROUGH = Effort(cells=6, groups=6, fine_groups=96, is_thorough=True)
 """Where rounding is small, every layer on its own, up to 96 groups of them; else all groups in
 every cell."""

@@ -125,17 +125,22 @@ class GradientTest:
         """Compare along a gradient; measure again before calling it too large.
 
         A coarse move that is too large saturates, and one that is too small drowns in rounding:
-        either makes a difference that is too small.
+        either makes a difference that is too small. Of two moves that saturate, the slope at no
+        move is taken.
         """
         slope = measure.along(cell, at, direction)
         tolerance = self._tolerance(measure)
         comparison = self._comparison(at.gradients, at.z, slope, tolerance)
         if not measure.is_fine and comparison.derivative > comparison.difference > 0.0:
-            for factor in (0.5, 2.0):
+            first, whole = slope, comparison
+            for factor in (0.5, 0.25, 2.0):
                 if comparison.is_good:
                     break
                 other = measure.along(cell, at, direction, factor)
                 again = self._comparison(at.gradients, at.z, other, tolerance)
+                if 1.3 * other.h < first.h and again.difference > whole.difference:
+                    other = other.of_no_move(first)
+                    again = self._comparison(at.gradients, at.z, other, tolerance)
                 if again.strain < comparison.strain:
                     slope, comparison = other, again
         self._take(comparison)

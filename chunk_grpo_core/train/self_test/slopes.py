@@ -37,6 +37,8 @@ _FINE_CURVATURE = 0.1
 _CURVATURE, _SMALLER = (0.05, 0.5), (0.25, 0.5)
 """Largest even part of a fine and of a coarse move, relative to it; one that has more is made
 smaller by this factor, a coarse one once."""
+_SEEN = 2.0
+"""A change of the velocity counts if it is larger than so many times the rounding."""
 _OTHER_VELOCITY = 0.01
 """Largest even part of a move, relative to the velocity, rounding left out."""
 _RANDOM_NOISE = 5e-4
@@ -53,10 +55,25 @@ class Slope(NamedTuple):
     """dm/dh, shape (B, *latent)."""
     noise: float = 0.0
     """Standard deviation of the entries of ``values`` by rounding."""
+    h: float = 0.0
+    """Of the move."""
 
     def spread(self, z: Tensor) -> float:
         """Standard deviation of <z, values> by rounding."""
         return rms(z) * self.noise * math.sqrt(len(z) / z[0].numel())
+
+    def of_no_move(self, farther: Slope) -> Slope:
+        """Slope at h = 0 of a mean that saturates, so that slopes fall in proportion to h.
+
+        Args:
+            farther: By a longer move along the same direction.
+        """
+        weight = self.h / (farther.h - self.h)
+        return Slope(
+            self.direction,
+            (1.0 + weight) * self.values - weight * farther.values,
+            math.hypot((1.0 + weight) * self.noise, weight * farther.noise),
+        )
 
 
 @dataclass
@@ -103,14 +120,20 @@ class Slopes:
         move = factor * (_FINE_MOVE if self.is_fine else _COARSE_MOVE)
         least, most = _NEAR_FINE if self.is_fine else _NEAR_COARSE
         size, is_smaller, slope, change, even = rms(at.here.v_t), False, None, 0.0, 0.0
+        shorter: tuple[Slope, float, float, float] | None = None
         for _ in range(_ATTEMPTS):
             h, ahead, behind = self._pair(cell, at, direction, move)
             change = rms(ahead.v_t - behind.v_t) / 2.0 / size
+            if shorter and not self._goes_on(h, change, *shorter[:2]):
+                slope, change, even, self._cosine = shorter
+                break
             if not math.isfinite(change):
                 break
             even = rms(ahead.v_t + behind.v_t - 2.0 * at.here.v_t) / size
             noise = self.rounding * size * cell.velocity_in_std / (math.sqrt(2.0) * h)
-            slope = Slope(direction, (ahead.mean - behind.mean) / (2.0 * h), noise)
+            slope = Slope(direction, (ahead.mean - behind.mean) / (2.0 * h), noise, h)
+            if change > (shorter[1] if shorter else 0.0):
+                shorter = slope, change, even, self._cosine
             curvature = math.sqrt(max(even**2 - 6.0 * self.rounding**2, 0.0))
             if not least <= change / move <= most:
                 self._cosine *= min(max(move / max(change, 1e-30), 1e-3), 30.0)
@@ -122,12 +145,18 @@ class Slopes:
         if slope is None or not 0.0 < change < math.inf:
             raise without_effect(change)
         if even / 2.0 > _OTHER_VELOCITY + 2.5 * self.rounding:
+            self._check_velocity(cell, at)  # or the move is only curved
+        return slope
+
+    def _check_velocity(self, cell: Cell, at: Backward) -> None:
+        """Compare the velocity without gradients with that of the backward pass."""
+        change = rms(self.model.moved(cell, {}, 0.0).v_t - at.here.v_t) / rms(at.here.v_t)
+        if not change <= _OTHER_VELOCITY + 2.5 * self.rounding:
             raise SelfTestFailed(
                 "self-test: with gradients this model gives another velocity than without, off by "
-                f"{even / 2.0:.2g} of its size, so the model that is trained is not the one that "
+                f"{change:.2g} of its size, so the model that is trained is not the one that "
                 f"sampled. {REMEDY}"
             )
-        return slope
 
     def at_random(self, cell: Cell, at: Backward, direction: Direction) -> Slope | None:
         """Measure along a random direction; None if rounding does not allow it.
@@ -151,6 +180,15 @@ class Slopes:
         """Standard deviation of the log-density of one sample by rounding, of two replays."""
         of_mean = self.rounding * rms(at.here.v_t) * cell.velocity_in_std
         return math.sqrt(2.0 / at.z[0].numel()) * rms(at.z) * of_mean
+
+    def _goes_on(self, h: float, change: float, shorter: Slope, before: float) -> bool:
+        """Whether a longer move changes the velocity further, and not only up to a bound; of
+        changes that drown in rounding nobody knows as long as they are numbers."""
+        if not math.isfinite(change):
+            return False
+        growth = h / shorter.h
+        is_seen = before > _SEEN * self.rounding
+        return growth <= 2.0 or not is_seen or change >= 0.5 * growth * before
 
     def _pair(
         self, cell: Cell, at: Backward, direction: Direction, move: float
