@@ -30,6 +30,8 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What network file systems without locks answer."""
 _BEHIND = 1 << 30
 """On Windows the place of the locked byte, far behind what is to be read."""
+_PAUSE = 0.005
+"""Seconds between two tries to take it."""
 _MOMENT = 2.0
 """Seconds given to who has just taken a lock to write down who it is."""
 
@@ -55,24 +57,28 @@ class FolderLock:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[FolderLock]:
+def locked(folder: Path, *, wait: float = 0.0) -> Iterator[FolderLock]:
     """Hold the lock of a folder, which must be there, for as long as the block lasts.
 
     A file system without locks (some network drives) gets a warning instead.
+
+    Args:
+        folder: It gets a file ``lock``.
+        wait: Seconds to wait for somebody who holds it.
 
     Raises:
         InUse: Somebody holds it.
         CannotWrite: The lock's file cannot be made.
     """
     file = folder / LOCK_FILE
-    lock = _take(file)
+    lock = _take(file, time.monotonic() + wait)
     try:
         yield lock
     finally:
         _release(lock)
 
 
-def _take(file: Path) -> FolderLock:
+def _take(file: Path, deadline: float) -> FolderLock:
     while True:
         with writing(file):
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
@@ -87,6 +93,9 @@ def _take(file: Path) -> FolderLock:
                 _write(handle, _owner())
         except BlockingIOError:
             os.close(handle)
+            if time.monotonic() < deadline:
+                time.sleep(_PAUSE)
+                continue
             raise InUse(_holder(file)) from None
         except BaseException:
             os.close(handle)

@@ -28,8 +28,13 @@ _MOST_VALUES = 4_000_000
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-def jsonl_rows(text: str, name: str) -> Rows:
+def jsonl_rows(text: str, name: str, example: str = '{"prompt": "..."}') -> Rows:
     """One object for each line that is not blank.
+
+    Args:
+        text: The file.
+        name: What to call it in messages.
+        example: How such an object looks, for messages.
 
     Raises:
         ValueError: A line is something else; the message names it.
@@ -41,7 +46,7 @@ def jsonl_rows(text: str, name: str) -> Rows:
         where = f"{name}, line {number}"
         row = _parsed(line, where)
         if not isinstance(row, dict):
-            raise ValueError(f'{where}: not an object; write {{"prompt": "..."}}')
+            raise ValueError(f"{where}: not an object; write {example}")
         yield where, row
 
 
