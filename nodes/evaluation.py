@@ -31,7 +31,7 @@ class EvaluateLoRA(io.ComfyNode):
             display_name="Evaluate LoRA",
             category=CATEGORY,
             description="Compare a LoRA with its base model on the held-out prompts: same noise "
-            "for both, Euler steps without sampling noise, mean gain with its 95 % interval.",
+            "for both, Euler steps or the sampler you connect, mean gain with its 95 % interval.",
             inputs=[
                 io.Model.Input("model", tooltip="The base: any flow-matching MODEL."),
                 io.Vae.Input("vae", tooltip="Decodes the pictures that the reward sees."),
@@ -81,6 +81,12 @@ class EvaluateLoRA(io.ComfyNode):
                     "for another strength or a part of the steps.",
                 ),
                 *guidance_inputs(),
+                io.Sampler.Input(
+                    "sampler",
+                    optional=True,
+                    tooltip="What draws the pictures, such as KSamplerSelect; that of the training "
+                    "if the LoRA was trained with Forward Objective. Not connected: Euler.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -118,6 +124,7 @@ class EvaluateLoRA(io.ComfyNode):
         second_model: Any = None,
         negative: Conditioning | None = None,
         cfg: float = 1.0,
+        sampler: Any = None,
     ) -> io.NodeOutput:
         """Measure both and compare."""
         if (lora is None) == (second_model is None):
@@ -138,6 +145,7 @@ class EvaluateLoRA(io.ComfyNode):
             batch_size=batch_size or None,
             negative=negative,
             cfg=cfg,
+            sampler=sampler,
         )
         table = comparison.table()
         plot, pairs = comparison.plot(dark=dark)[None], comparison.pairs()[None]

@@ -9,6 +9,7 @@ from .bridge.routes import add_routes
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
 from .evaluation import EvaluateLoRA
 from .exploration import GRPOExploration
+from .forward_objective import ForwardObjective
 from .load_reward import LoadReward
 from .loras import LoadLoRAFile, SaveLoRA
 from .objective import GRPOObjective
@@ -45,6 +46,7 @@ class ChunkGRPOExtension(ComfyExtension):
             GRPOSettings,
             GRPOObjective,
             GRPOExploration,
+            ForwardObjective,
             TrainLoRA,
             PlotTraining,
             SaveLoRA,

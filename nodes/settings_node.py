@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
-from .patch import Patch, check_patch, in_force
+from .patch import Patch, check_patch, in_force, plain
 from .setting_inputs import SettingInput
 
 __all__ = ["SettingsNode"]
@@ -17,6 +17,10 @@ class SettingsNode(io.ComfyNode):
     """Settings -> settings, with those that somebody set."""
 
     SETTINGS: ClassVar[Sequence[SettingInput]] = ()
+    ALWAYS: ClassVar[Patch] = {}
+    """What the node sets whatever its inputs say."""
+    LEFT_OUT: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the keys that have no effect behind this node: what comes in is left out."""
 
     @classmethod
     def check(cls, others: Patch, **given: Any) -> None:
@@ -30,6 +34,7 @@ class SettingsNode(io.ComfyNode):
             ValueError: They do, or one is out of range.
         """
         set_here = [setting.patch(given.get(setting.name)) for setting in cls.SETTINGS]
+        set_here.append(dict(cls.ALWAYS))
         check_patch({**others, **{key: v for patch in set_here for key, v in patch.items()}})
 
     @classmethod
@@ -42,7 +47,9 @@ class SettingsNode(io.ComfyNode):
         Raises:
             ValueError: A value is out of range or contradicts another.
         """
-        incoming, set_here = settings or {}, {}
+        left_out = {k: v for k, v in (settings or {}).items() if k.startswith(cls.LEFT_OUT)}
+        incoming = {k: v for k, v in (settings or {}).items() if k not in left_out}
+        set_here = dict(cls.ALWAYS)
         for setting in cls.SETTINGS:
             set_here |= setting.patch(inputs.get(setting.name))
         patch = {**incoming, **set_here}
@@ -55,6 +62,13 @@ class SettingsNode(io.ComfyNode):
             {"key": key, "value": setting.shown(value), "source": source}
             for setting in cls.SETTINGS
             for key, value, source in in_force(setting.keys, set_here, incoming)
+        ]
+        rows += [
+            {"key": key, "value": plain(value), "source": "this node"}
+            for key, value in cls.ALWAYS.items()
+        ]
+        rows += [
+            {"key": key, "value": "not used", "source": "left out by this node"} for key in left_out
         ]
         text = "\n".join("{key} = {value}   [{source}]".format(**row) for row in rows)
         return io.NodeOutput(patch, text, ui={"chunk_grpo_settings": rows})

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..chunk_grpo_core.algorithms import algorithm_of
 from ..chunk_grpo_core.lora.adapter import LoraConfig
 from ..chunk_grpo_core.method.chunks import ChunkPlan
 from ..chunk_grpo_core.method.plan_mismatches import plan_mismatches
 from ..chunk_grpo_core.method.reward import Reward
+from ..chunk_grpo_core.method.sampler import OWN_WALK
 from ..chunk_grpo_core.method.schedule import TimeGrid
 from ..chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
+from .bridge.any_sampler import rollouts_of
 from .bridge.conditioning import Conditioning
 from .bridge.host import run_folder
 from .bridge.monitor import Asker
-from .bridge.sampler import sde_of
 from .bridge.training import RunRequest, train_lora
-from .patch import Patch, is_training_setting, model_settings, span
+from .patch import Patch, declared, is_training_setting, model_settings, span
 from .types import (
     CATEGORY,
     LogSocket,
@@ -58,8 +58,16 @@ class TrainLoRA(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Decodes the pictures that the reward sees."),
                 PromptsSocket.Input("prompts", tooltip="From Prompt Set."),
                 RewardSocket.Input("reward", tooltip="From Load Reward or Combine Rewards."),
-                PlanSocket.Input("plan", tooltip="From Plan Chunks."),
-                io.Sampler.Input("sampler", tooltip="From Flow SDE Sampler."),
+                PlanSocket.Input(
+                    "plan",
+                    optional=True,
+                    tooltip="From Plan Chunks. Needed by Chunk-GRPO; Forward Objective needs none.",
+                ),
+                io.Sampler.Input(
+                    "sampler",
+                    tooltip="From Flow SDE Sampler. With Forward Objective any SAMPLER, such as "
+                    "that of KSamplerSelect: rollouts and held-out pictures are made with it.",
+                ),
                 io.Sigmas.Input("sigmas", tooltip="Noise levels of the rollouts."),
                 io.Latent.Input("latent", tooltip="An empty latent: it gives the picture size."),
                 io.Int.Input(
@@ -127,8 +135,8 @@ class TrainLoRA(io.ComfyNode):
                 SettingsSocket.Input(
                     "settings",
                     optional=True,
-                    tooltip="From GRPO Preset, Settings, Objective or Exploration. The inputs "
-                    "of this node replace what they say.",
+                    tooltip="From GRPO Preset, Settings, Objective or Exploration, or Forward "
+                    "Objective. The inputs of this node replace what they say.",
                 ),
                 io.LoraModel.Input(
                     "continue_from",
@@ -177,7 +185,6 @@ class TrainLoRA(io.ComfyNode):
         vae: Any,
         prompts: PromptSet,
         reward: Reward,
-        plan: ChunkPlan | str,
         sampler: Any,
         sigmas: torch.Tensor,
         latent: dict[str, Any],
@@ -195,13 +202,17 @@ class TrainLoRA(io.ComfyNode):
         continue_from: dict[str, torch.Tensor] | None = None,
         negative: Conditioning | None = None,
         cfg: float = 1.0,
+        plan: ChunkPlan | str | None = None,
     ) -> io.NodeOutput:
         """Train."""
         patch = settings or {}
+        algorithm = str(patch.get("algorithm", declared("algorithm").default))
+        _check_plan(plan, patch, algorithm)
+        sde, handed = rollouts_of(sampler, algorithm, cfg)
         from_inputs = {
             "grid": TimeGrid.of(sigmas.tolist()),
-            "plan": plan,
-            **{f"sde.{name}": value for name, value in asdict(sde_of(sampler)).items()},
+            **({} if plan is None else {"plan": plan}),
+            **{f"sde.{name}": value for name, value in asdict(sde).items()},
             "iterations": iterations,
             "prompts_per_iteration": prompts_per_iteration,
             "group_size": group_size,
@@ -213,7 +224,6 @@ class TrainLoRA(io.ComfyNode):
         of_model = model_settings(patch)
         for_training = {key: value for key, value in patch.items() if is_training_setting(key)}
         config = TrainConfig.of({**for_training, **from_inputs})
-        algorithm_of(config)  # refuses what does not suit it before the MODEL is loaded
         lora, log = train_lora(
             model=model,
             vae=vae,
@@ -228,6 +238,7 @@ class TrainLoRA(io.ComfyNode):
             negative=negative,
             cfg=cfg,
             activation_offloading=of_model.activation_offloading,
+            sampler=handed,
         )
         summary = describe(log)
         rows = log.outcome.rows
@@ -236,6 +247,20 @@ class TrainLoRA(io.ComfyNode):
         grid = log.outcome.before_after_grid()[None]
         shown = {**ui.PreviewText(summary).as_dict(), "chunk_grpo_run": [Path(log.run_folder).name]}
         return io.NodeOutput(lora, {"loss": losses}, log, grid, summary, ui=shown)
+
+
+def _check_plan(plan: object, patch: Patch, algorithm: str) -> None:
+    """Refuse a plan that nothing trains, and a training of chunks without one."""
+    if plan is not None and algorithm == "forward":
+        raise ValueError(
+            "plan is connected, but the algorithm forward, which Forward Objective sets, trains no "
+            "chunks of steps; take the link off"
+        )
+    if plan is None and algorithm == "chunk_grpo" and patch.get("plan") is None:
+        raise ValueError(
+            "plan is not connected; connect Plan Chunks, or put Forward Objective in front of "
+            "settings: the algorithm forward needs no plan"
+        )
 
 
 def asker_of(hidden: Any) -> Asker:
@@ -264,6 +289,7 @@ def describe(log: TrainingLog) -> str:
         *([] if error is None else [f"Ratio error at the first update: {error:.1e}."]),
         f"Run folder: {log.run_folder}",
         *([] if fitted in (None, config.batch_size) else [_MEMORY.format(fitted)]),
+        *([] if outcome.sampler == OWN_WALK else [f"Sampler: {outcome.sampler}."]),
         *(f"Warning: {warning}" for warning in (*outcome.warnings, *mismatches)),
     ]
     return "\n".join(lines)

@@ -182,6 +182,7 @@ FIRST_RUN: Prompt = {
     "offloaded": node("ChunkGRPO_GRPOSettings", activation_offloading="on", settings=["preset", 0]),
     "objective": node("ChunkGRPO_GRPOObjective", kl_ref=0.002, settings=["preset", 0]),
     "exploration": node("ChunkGRPO_GRPOExploration", noise="drawn", settings=["preset", 0]),
+    "forward": node("ChunkGRPO_ForwardObjective", kl_ref=0.5, settings=["preset", 0]),
     "preset": node("ChunkGRPO_GRPOPreset", preset="safe-lora", batch_size=-1),
     "preset_text": _text(["preset", 10]),
     "train": node(
@@ -275,6 +276,7 @@ VIEWS = {
     "GRPOSettings": _stack(("offloaded", 760)),
     "GRPOObjective": _stack(("objective", 560)),
     "GRPOExploration": _stack(("exploration", 330)),
+    "ForwardObjective": _stack(("forward", 520)),
     "GRPOPreset": _stack("preset", ("preset_text", 330)),
     "TrainLoRA": View([[Shown("train", 460)]]),
     "PlotTraining": _stack("training", ("training_plot", 380)),

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..method.noise import Noise
 from ..method.policy import Policy
 from ..method.rollout import Trajectory
+from ..method.sampler import Sampler
 from ..method.stream import Stream
 from ..prompts.example import Example
 
@@ -65,6 +66,12 @@ class Algorithm(Protocol[Task, Measured]):
     def old_decay(self) -> float | None:
         """Of the average of weights that samples, the part that each iteration keeps
         (``train/old_policy.py``); None if the newest weights sample."""
+        ...
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """Who makes the pictures that are trained on; the same measures the gain. None is the
+        library's own walk, and Euler steps without noise where the gain is measured."""
         ...
 
     def doubts(self, model: str) -> list[str]:

@@ -157,6 +157,11 @@ class ChunkGrpo:
         """See :class:`~.algorithm.Algorithm`: the newest weights sample."""
         return None
 
+    @property
+    def sampler(self) -> None:
+        """See :class:`~.algorithm.Algorithm`: steps of other samplers have no density."""
+        return None
+
     def doubts(self, model: str) -> list[str]:
         """See :class:`~.algorithm.Algorithm`: a plan read off the curve of another training."""
         mismatches = plan_mismatches(self._plan, self._config.grid, self._config.sde, model)

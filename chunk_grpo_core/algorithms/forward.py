@@ -1,6 +1,7 @@
 """The forward form: sample with anything, train on noised finished pictures.
 
-1. Roll out without densities: the ODE with the solver of your choice, or a noisy rule.
+1. Roll out without densities: the ODE with the solver of your choice, a noisy rule, or whatever
+   sampler is handed over (``method/sampler.py``).
 2. Draw K noise levels and fresh noise for every picture (``method/matching.py``).
 3. Measure the reference and, where a later update compares with it, the policy that sampled.
 4. Stream the gradient of the matching loss, weighted by the advantages; the first update is
@@ -33,6 +34,7 @@ from ..method.objective import ObjectiveConfig
 from ..method.policy import Policy, base_model
 from ..method.rollout import Trajectory, rollout
 from ..method.rules import SdeConfig
+from ..method.sampler import Sampler
 from ..method.schedule import TimeGrid
 from ..method.stream import Stream
 from ..method.windows import WindowConfig
@@ -92,25 +94,21 @@ class ForwardSettings(Protocol):
 class Forward:
     """See :class:`~.algorithm.Algorithm`."""
 
-    def __init__(self, config: ForwardSettings) -> None:
+    def __init__(self, config: ForwardSettings, sampler: Sampler | None = None) -> None:
         """Check the settings.
 
+        Args:
+            config: Those that the forward form reads.
+            sampler: Makes the rollouts, on the levels of ``config.grid``; ``config.sde`` says then
+                that the walk takes no noise. The library's own walk if None.
+
         Raises:
-            ValueError: A setting of Chunk-GRPO is set, there are more times than levels, or all
-                pictures of a group would be the same.
+            ValueError: A setting of Chunk-GRPO is set, there are more times than levels, all
+                pictures of a group would be the same, or a setting of the library's walk is set
+                beside a sampler.
         """
         _refuse_settings_of_chunks(config)
-        if not config.sde.is_stochastic and config.share_initial_noise:
-            raise ValueError(
-                f"share_initial_noise is true and sde is {config.sde.rule} with eta "
-                f"{config.sde.eta}: without noise, all pictures of a group would be the same; set "
-                "share_initial_noise to false"
-            )
-        if config.sde.is_stochastic and config.ode_solver != "euler":
-            raise ValueError(
-                f"ode_solver is {config.ode_solver!r}, but every step takes noise, so that none "
-                'follows the ODE; set sde.rule to "ode"'
-            )
+        _check_sampling(config, sampler)
         count, levels = config.forward.times, config.grid.steps
         if config.forward.time_distribution == "grid" and count > levels:
             raise ValueError(
@@ -123,13 +121,18 @@ class Forward:
                 f'forward.old is "average", but forward.objective is "{forward.objective}", which '
                 'compares with no old policy; use objective "nft" or "elbo", or old "rollout"'
             )
-        self._config = config
+        self._config, self._sampler = config, sampler
 
     @property
     def old_decay(self) -> float | None:
         """See :class:`~.algorithm.Algorithm`."""
         forward = self._config.forward
         return forward.old_decay if forward.old == "average" else None
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """See :class:`~.algorithm.Algorithm`."""
+        return self._sampler
 
     def doubts(self, model: str) -> list[str]:
         """See :class:`~.algorithm.Algorithm`."""
@@ -142,7 +145,12 @@ class Forward:
 
     def sample(self, stream: Stream, request: GroupRequest) -> Trajectory:
         """See :class:`~.algorithm.Algorithm`."""
-        return self._rollout(stream, request, self._config.sde, request.noise)
+        if self._sampler is None:
+            return self._rollout(stream, request, self._config.sde, request.noise)
+        example, grid, noise = request.example, self._config.grid, request.noise
+        x_1 = noise.initial(request.latent_shape)
+        x_0 = self._sampler.sample(stream, example, grid, x_1, noise.step_seeds)
+        return Trajectory.of_ends(example, grid, x_1, x_0)
 
     def recorded(self, stream: Stream, group: SampledGroup) -> Trajectory:
         """See :class:`~.algorithm.Algorithm`: a small group with noise, which has densities."""
@@ -227,6 +235,37 @@ class Forward:
         optimizer, forward = self._config.optimizer, self._config.forward
         later = optimizer.epochs > 1 or task.number % optimizer.updates_per_rollout > 0
         return forward.old == "average" or (forward.needs_old and later)
+
+
+def _check_sampling(config: ForwardSettings, sampler: Sampler | None) -> None:
+    """Refuse a walk that nobody takes, and rollouts that cannot differ.
+
+    Raises:
+        ValueError: See :meth:`Forward.__init__`.
+    """
+    sde, is_noisy = config.sde, config.sde.is_stochastic
+    if sampler is not None and is_noisy:
+        raise ValueError(
+            f"sde is {sde.rule} with eta {sde.eta}, but the sampler {sampler.name} makes the "
+            'rollouts; set sde.rule to "ode"'
+        )
+    if sampler is not None and config.ode_solver != "euler":
+        raise ValueError(
+            f"ode_solver is {config.ode_solver!r}, but the sampler {sampler.name} makes the "
+            "rollouts; leave it out"
+        )
+    if is_noisy and config.ode_solver != "euler":
+        raise ValueError(
+            f"ode_solver is {config.ode_solver!r}, but every step takes noise, so that none "
+            'follows the ODE; set sde.rule to "ode"'
+        )
+    if config.share_initial_noise and not (is_noisy or (sampler and sampler.draws_noise)):
+        who = f"sde is {sde.rule} with eta {sde.eta}" if sampler is None else sampler.name
+        draws = "" if sampler is None else " draws no noise"
+        raise ValueError(
+            f"share_initial_noise is true and {who}{draws}: without noise, all pictures of a group "
+            "would be the same; set share_initial_noise to false"
+        )
 
 
 def _refuse_settings_of_chunks(config: ForwardSettings) -> None:

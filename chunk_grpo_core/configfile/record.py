@@ -24,6 +24,7 @@ from typing import Any
 
 from ..disk.atomic import write_whole
 from ..method.chunks import ChunkPlan
+from ..method.sampler import OWN_WALK
 from ..prompts.example import Example
 from ..prompts.split import PromptSet
 from ..train.config import TrainConfig
@@ -77,6 +78,8 @@ class Record:
     """Prompts to train on."""
     held_out: Sequence[Example]
     """Prompts to measure on."""
+    sampler: str = OWN_WALK
+    """Name of what made the rollouts; see ``method/sampler.py``."""
     changes: tuple[Change, ...] = ()
     """What was changed on the way, oldest first."""
     version: str = __version__
@@ -124,7 +127,7 @@ def write_run(
 
 def _lines(settings: TrainConfig, tables: Mapping[str, Any], record: Record) -> list[str]:
     plan, lines = settings.plan, []
-    for name in ("id", "version", "model", "reward", "reward_fingerprint"):
+    for name in ("id", "version", "model", "sampler", "reward", "reward_fingerprint"):
         lines.append(entry(name, getattr(record, name)))
     for name in ("train", "held_out"):
         lines.append(f"{name} = {toml_list([_written(item) for item in getattr(record, name)])}")
@@ -224,7 +227,7 @@ def _record_of(document: Mapping[str, Any], folder: Path) -> Record:
     part = document["record"]
     try:
         changes = tuple(Change(**change) for change in part.get("changes", ()))
-        names = ("id", "version", "model", "reward", "reward_fingerprint")
+        names = ("id", "version", "model", "sampler", "reward", "reward_fingerprint")
         return Record(
             **{name: part[name] for name in names},
             train=tuple(map(_read, part["train"])),

@@ -22,6 +22,7 @@ from ..method.reward import (
     last_error,
     score_or_mask,
 )
+from ..method.sampler import Sampler
 from ..method.schedule import TimeGrid
 from ..prompts.example import Example, Prompt, examples_of
 from ..train.batch_limit import BatchLimit
@@ -110,6 +111,7 @@ def evaluate(
     seeds: int,
     seed: int = 0,
     solver: str = "euler",
+    sampler: Sampler | None = None,
     limit: BatchLimit | None = None,
     settle: Callable[[Callable[[], list[RewardBatch]]], object] | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
@@ -122,10 +124,11 @@ def evaluate(
         reward: The judge. Where it raises :class:`~chunk_grpo_core.method.reward.RewardFailed`, the
             pictures of that prompt have no valid score.
         prompts: P prompts; the reward gets their metadata.
-        grid: Noise levels; sampling is deterministic.
+        grid: Noise levels; sampling is deterministic without a ``sampler``.
         seeds: S, pictures of each prompt.
         seed: Seed of the noise; the same seed gives the same noise to every policy.
         solver: What follows the ODE, one of :data:`~chunk_grpo_core.method.solvers.SOLVERS`.
+        sampler: Draws the pictures instead.
         limit: Samples that fit into memory at once; as many as do when None.
         settle: Calls its argument, which scores what has no score yet, until it is content, or
             raises; see :meth:`~chunk_grpo_core.train.patience.Patience.until_scored`. Without it,
@@ -145,6 +148,7 @@ def evaluate(
         count=seeds,
         seed=seed,
         solver=solver,
+        sampler=sampler,
         limit=limit,
         progress=progress,
         check_cancel=check_cancel,

@@ -16,9 +16,11 @@ from ..method.noise import Noise
 from ..method.policy import Policy, Velocity
 from ..method.rollout import Trajectory, rollout
 from ..method.rules import SdeConfig
+from ..method.sampler import Sampler
 from ..method.schedule import TimeGrid
+from ..method.stream import Stream
 from ..method.walk import sample_ode
-from ..prompts.example import Prompt
+from ..prompts.example import Example, Prompt, examples_of
 from ..train.batch_limit import BatchLimit
 
 __all__ = ["draw", "roll_out"]
@@ -33,6 +35,7 @@ def draw(
     count: int,
     seed: int,
     solver: str = "euler",
+    sampler: Sampler | None = None,
     limit: BatchLimit | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
     check_cancel: CheckCancel = never_cancel,
@@ -50,6 +53,7 @@ def draw(
         seed: Noise seed of the first prompt, 0 to 2^64 - 1; the next one has the next, and 0
             comes behind the last.
         solver: What follows the ODE, one of :data:`~chunk_grpo_core.method.solvers.SOLVERS`.
+        sampler: Samples instead; noise that it draws depends on ``seed`` and on the picture.
         limit: Samples that fit into memory at once; as many as do when None.
         progress: Called with the fraction sampled.
         check_cancel: Called after every call of the model, and before a prompt's pictures are
@@ -67,22 +71,28 @@ def draw(
     limit = limit or BatchLimit()
     decode_limit = replace(limit, size=None)
 
+    def x_0_of(velocity: Velocity, example: Example, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        x_1 = torch.randn(count, *policy.latent_shape, generator=generator)
+        size, fitting = limit.size, limit.fit(velocity)
+        if sampler is None:
+            return sample_ode(
+                fitting,
+                example,
+                grid,
+                x_1,
+                solver=solver,
+                device=policy.device,
+                batch_size=size,
+                check_cancel=check_cancel,
+            )
+        stream = Stream.of(policy, fitting, batch_size=size, check_cancel=check_cancel)
+        return sampler.sample(stream, example, grid, x_1, Noise(False, seed, count).step_seeds)
+
     def sample(velocity: Velocity) -> list[Tensor]:
         latents = []
-        for index, example in enumerate(prompts):
-            generator = torch.Generator().manual_seed((seed + index) % 2**64)
-            latents.append(
-                sample_ode(
-                    limit.fit(velocity),
-                    example,
-                    grid,
-                    torch.randn(count, *policy.latent_shape, generator=generator),
-                    solver=solver,
-                    device=policy.device,
-                    batch_size=limit.size,
-                    check_cancel=check_cancel,
-                )
-            )
+        for index, example in enumerate(examples_of(prompts)):
+            latents.append(x_0_of(velocity, example, (seed + index) % 2**64))
             progress((index + 1) / len(prompts))
         return latents
 

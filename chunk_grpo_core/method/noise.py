@@ -39,9 +39,14 @@ class Noise:
     first: int = 0
     """Number of the first of them, where only a part of the group is rolled out."""
 
+    @property
+    def step_seeds(self) -> list[int]:
+        """One seed for each sample, for the noise of its steps."""
+        return [derive_seed(self.seed, "steps", i) for i in self._numbers]
+
     def generators(self) -> list[torch.Generator]:
         """One fresh CPU generator for each sample, for the noise of its steps."""
-        return [_generator(self.seed, "steps", i) for i in self._numbers]
+        return [torch.Generator().manual_seed(seed) for seed in self.step_seeds]
 
     @property
     def _numbers(self) -> range:

@@ -33,7 +33,8 @@ class Trajectory:
     grid: TimeGrid
     sde: SdeConfig
     states: Tensor
-    """x at every level, shape (N + 1, G, *latent); states[0] is noise, states[N] is x_0."""
+    """x at every level, shape (N + 1, G, *latent); states[0] is noise, states[N] is x_0. Of a
+    sampler that shows no more, both ends alone: shape (2, G, *latent)."""
     log_p: Tensor
     """Log-density of each step under the policy that sampled it, shape (N - 1, G); 0 where the step
     was deterministic."""
@@ -41,6 +42,20 @@ class Trajectory:
     """Whether a step took noise, bool, shape (N - 1, G); only such steps can be trained on."""
     means: Tensor | None = None
     """Mean of each stochastic step's Gaussian, shape (N - 1, G, *latent), if they were kept."""
+
+    @classmethod
+    def of_ends(cls, example: Example, grid: TimeGrid, x_1: Tensor, x_0: Tensor) -> Trajectory:
+        """What is left of a rollout whose steps nobody saw; none of them can be trained on.
+
+        Args:
+            example: What all samples show.
+            grid: N steps.
+            x_1: Initial noise, shape (G, *latent).
+            x_0: The finished latents, shape (G, *latent).
+        """
+        log_p = torch.zeros(grid.trainable_steps, len(x_1))
+        states, no_noise = torch.stack([x_1, x_0]), SdeConfig(rule="ode", eta=0.0)
+        return cls(example, grid, no_noise, states, log_p, torch.zeros_like(log_p).bool())
 
     @property
     def x_0(self) -> Tensor:

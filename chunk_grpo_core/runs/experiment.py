@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..algorithms import algorithm_of
 from ..algorithms.algorithm import Algorithm
 from ..configfile.edits import check_edits
 from ..configfile.facts import loaded_facts
@@ -15,6 +16,7 @@ from ..measure.evaluate import Evaluation, evaluate, paired_gain
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, base_model
 from ..method.reward import Reward, RewardBatch
+from ..method.sampler import name_of_sampler
 from ..processes.collective import Processes
 from ..prompts.example import Prompt, examples_of
 from ..train.batch_limit import BatchLimit
@@ -167,6 +169,7 @@ def _experiment(
     )
     before_resume = read_record(folder.path) if resume and processes.is_writer else None
     run_id = before_resume.id if before_resume else new_run_id()
+    algorithm = algorithm or algorithm_of(config)
     trainer = Trainer(
         policy,
         reward,
@@ -196,6 +199,7 @@ def _experiment(
         kept = tuple(change for change in before if change.iteration < trainer.iteration)
         record = Record(
             model=policy.name,
+            sampler=name_of_sampler(algorithm.sampler),
             reward=reward.name,
             reward_fingerprint=dict(reward.fingerprint),
             train=examples_of(prompts),
@@ -226,6 +230,7 @@ def _experiment(
                 config.grid,
                 seeds=evaluation_seeds,
                 seed=EVALUATION_SEED + share.start,
+                sampler=algorithm.sampler,
                 limit=limit,
                 settle=all_scores,
                 progress=lambda fraction: listener(EvaluationProgress(which, fraction)),
@@ -267,6 +272,7 @@ def _experiment(
     return Outcome(
         config=config,
         model=policy.name,
+        sampler=name_of_sampler(algorithm.sampler),
         reward=reward.name,
         iterations=trainer.iteration,
         changes=changes,

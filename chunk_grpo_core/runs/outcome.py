@@ -29,6 +29,8 @@ class Outcome:
 
     config: TrainConfig
     model: str
+    sampler: str
+    """Name of what made the rollouts; see ``method/sampler.py``."""
     reward: str
     iterations: int
     """Iterations done."""
@@ -102,6 +104,7 @@ class Outcome:
         untrained = {c.key: c.old for c in self.changes if c.iteration >= self.iterations}
         return {
             "base_model": self.model,
+            "sampler": self.sampler,
             "reward": self.reward,
             "chunk_grpo_version": __version__,
             "chunk_grpo_recipe": json.dumps({**config.flat(), **untrained}),

@@ -17,6 +17,7 @@ from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, Velocity, trained_adapter
 from ..method.reward import Reward, RewardBatch
 from ..method.rollout import Trajectory
+from ..method.sampler import name_of_sampler
 from ..method.stream import Stream
 from ..processes.collective import Processes
 from ..prompts.example import Prompt, examples_of
@@ -131,7 +132,7 @@ class Trainer:
             check_cancel=check_cancel,
         )
         self._self_tests = SelfTests(policy, reward, config)
-        self._facts = facts or {}
+        self._facts = {"sampler": name_of_sampler(self._algorithm.sampler), **(facts or {})}
         self.changes: tuple[Change, ...] = ()
         self._alarms = AlarmWatch(config, self._listen)
 

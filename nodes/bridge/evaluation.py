@@ -12,6 +12,7 @@ from ...chunk_grpo_core.method.schedule import TimeGrid
 from ...chunk_grpo_core.runs.experiment import check_held_out
 from ...chunk_grpo_core.watch.comparison import Comparison
 from ..types import PromptSet
+from .any_sampler import AnySampler, check_sampler
 from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress
 from .memory import batch_limit
@@ -37,6 +38,7 @@ def compare_models(
     batch_size: int | None,
     negative: Conditioning | None = None,
     cfg: float = 1.0,
+    sampler: Any = None,
 ) -> Comparison:
     """Evaluate both MODELs on the held-out prompts, one after the other.
 
@@ -53,12 +55,15 @@ def compare_models(
         batch_size: Samples in one call of the model; all of a prompt when None.
         negative: Negative conditioning for all prompts; needed when ``cfg`` is not 1.
         cfg: Scale of classifier-free guidance; 1 means none.
+        sampler: SAMPLER that draws the pictures; Euler steps of the library when None.
 
     Raises:
         ValueError: Fewer than two prompts are held out, or something does not fit.
         InterruptProcessingException: The user pressed Cancel.
     """
     check_held_out(prompts.held_out)
+    if sampler is not None:
+        check_sampler(sampler, cfg)
     bar = progress_bar(2 * _UNITS)
     limit = batch_limit(batch_size)
 
@@ -81,6 +86,7 @@ def compare_models(
             grid,
             seeds=seeds,
             seed=noise_seed,
+            sampler=None if sampler is None else AnySampler(sampler, policy, limit),
             limit=limit,
             progress=lambda fraction: show_progress(bar, done + int(_UNITS * fraction)),
             check_cancel=check_interrupt,

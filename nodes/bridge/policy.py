@@ -10,7 +10,7 @@ applied), in which noise is N(0, 1).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import comfy.sample
 import comfy.samplers
@@ -29,7 +29,7 @@ from .adapter import HookLora
 from .conditioning import Conditioning, Processed, processed, trainable
 from .session import check_flow_model, training_session, without_dynamic_vram
 
-__all__ = ["NativePolicy", "latent_shape_of"]
+__all__ = ["Borrowed", "NativePolicy", "latent_shape_of"]
 
 T = TypeVar("T")
 
@@ -83,6 +83,14 @@ class _Borrow(comfy.samplers.Sampler):
     ) -> Tensor:
         self.result = self.work(model_wrap, extra_args, noise)
         return noise
+
+
+class Borrowed(NamedTuple):
+    """The guider of a phase, ready for one prompt."""
+
+    guider: comfy.samplers.CFGGuider
+    options: dict[str, Any]
+    """``model_options`` of its calls."""
 
 
 class NativePolicy:
@@ -151,6 +159,7 @@ class NativePolicy:
             self._adapter = HookLora(model, lora, seed, activation_offloading=activation_offloading)
             self._scaled = LossScale(self._adapter.parameters(), self._shape)
         self._trainee: ModelPatcher | None = None
+        self._lent: Callable[[Prompt], Borrowed] | None = None
 
     @property
     def name(self) -> str:
@@ -186,7 +195,15 @@ class NativePolicy:
         """Load the MODEL, call ``work(velocity)`` with autograd enabled, and let the MODEL go."""
         if self._trainee is None:
             self._trainee = without_dynamic_vram(self._model)
-        sampler = _Borrow(lambda *borrowed: work(self._velocity(*borrowed)))
+
+        def lent(*borrowed: Any) -> T:
+            self._lent, velocity = self._with_prompts(*borrowed)
+            try:
+                return work(velocity)
+            finally:
+                self._lent = None
+
+        sampler = _Borrow(lent)
         batch = min(self._batch, self._limit.size or self._batch)
         noise = torch.zeros(1, *self._shape).expand(batch, *self._shape)
         with training_session(self._trainee, self._adapter, noise.shape) as session:
@@ -203,12 +220,25 @@ class NativePolicy:
         conditioning = {"positive": self._positive[text]}
         return conditioning | ({"negative": self._negative} if self._negative else {})
 
-    def _velocity(
+    def borrowed(self, example: Prompt) -> Borrowed:
+        """The guider of the phase under way, its conditioning that of one prompt: for samplers that
+        call it themselves.
+
+        Raises:
+            RuntimeError: No phase is under way.
+            ValueError: The prompt has no conditioning.
+        """
+        if self._lent is None:
+            raise RuntimeError("a sampler was called outside the phases of its policy")
+        return self._lent(example)
+
+    def _with_prompts(
         self, guider: comfy.samplers.CFGGuider, extra_args: dict[str, Any], noise: Tensor
-    ) -> Velocity:
+    ) -> tuple[Callable[[Prompt], Borrowed], Velocity]:
+        """The guider with the conditioning of any prompt, and its velocity."""
         entries: dict[str, Processed] = {}
 
-        def velocity(x_t: Tensor, t: float, example: Prompt) -> Tensor:
+        def lent(example: Prompt) -> Borrowed:
             text = Example.of(example).text
             if text not in self._positive:
                 raise ValueError(f"no conditioning was given for the prompt {text!r}")
@@ -217,11 +247,15 @@ class NativePolicy:
                 entries[text] = processed(guider.inner_model, noise, conditioning)
             # ComfyUI averages the entries of one list, so each call sees one prompt's entries only.
             guider.conds = entries[text]
+            return Borrowed(guider, extra_args["model_options"])
+
+        def velocity(x_t: Tensor, t: float, example: Prompt) -> Tensor:
+            lent(example)
             sigma = torch.full((x_t.shape[0],), t, device=x_t.device)
             denoised = guider(x_t, sigma, **extra_args)  # x_t - t v_t
             return self._scaled((x_t - denoised) / t)
 
-        return velocity
+        return lent, velocity
 
     def decode(self, x_0: Tensor) -> Tensor:
         """See :class:`~chunk_grpo_core.method.policy.Policy`.

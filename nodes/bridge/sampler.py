@@ -19,7 +19,7 @@ from ...chunk_grpo_core.method.schedule import falling_pairs
 from ...chunk_grpo_core.method.walk import StepNoise, walk_to_end
 from .session import check_flow_model
 
-__all__ = ["check_part", "flow_sde_sampler", "sde_of"]
+__all__ = ["check_part", "flow_sde_sampler", "is_whole_flow_sde", "sde_of"]
 
 _OPTION = "chunk_grpo_sde"
 _PART = "chunk_grpo_noise"
@@ -49,7 +49,12 @@ def flow_sde_sampler(
         ValueError: ``noise_from`` is not below ``noise_to``.
     """
     check_part(noise_from, noise_to)
-    return KSAMPLER(_sample, extra_options={_OPTION: sde, _PART: (noise_from, noise_to)})
+    return KSAMPLER(sample_flow_sde, extra_options={_OPTION: sde, _PART: (noise_from, noise_to)})
+
+
+def is_whole_flow_sde(sampler: object) -> bool:
+    """Whether a SAMPLER is a Flow SDE Sampler that follows its rule on all steps."""
+    return _options_of(sampler).get(_PART) == _WHOLE
 
 
 def sde_of(sampler: object) -> SdeConfig:
@@ -59,7 +64,7 @@ def sde_of(sampler: object) -> SdeConfig:
         ValueError: It is another sampler, whose steps have no density to train on; or it adds noise
             to a part of the steps only.
     """
-    options = getattr(sampler, "extra_options", {})
+    options = _options_of(sampler)
     sde = options.get(_OPTION)
     if sde is None:
         name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler))
@@ -76,7 +81,11 @@ def sde_of(sampler: object) -> SdeConfig:
     return sde
 
 
-def _sample(
+def _options_of(sampler: object) -> dict[str, Any]:
+    return getattr(sampler, "extra_options", {})
+
+
+def sample_flow_sde(
     model: Any,
     x: Tensor,
     sigmas: Tensor,

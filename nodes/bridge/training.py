@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...chunk_grpo_core.algorithms import algorithm_of
+from ...chunk_grpo_core.algorithms.forward import Forward
 from ...chunk_grpo_core.configfile.record import COMFYUI
 from ...chunk_grpo_core.disk.atomic import CannotWrite
 from ...chunk_grpo_core.lora.contents import blaming
@@ -33,6 +35,7 @@ from ...chunk_grpo_core.train.events import (
 )
 from ...chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from ..types import PromptSet, TrainingLog
+from .any_sampler import AnySampler
 from .conditioning import Conditioning
 from .host import (
     check_interrupt,
@@ -138,12 +141,14 @@ def train_lora(
     negative: Conditioning | None = None,
     cfg: float = 1.0,
     activation_offloading: bool = False,
+    sampler: Any = None,
 ) -> tuple[dict[str, Tensor], TrainingLog]:
     """Measure, train, measure again.
 
     The measurement before is that of the MODEL alone, also when ``continue_from`` gives the weights
     the LoRA starts with. A checkpoint of a resumed run takes their place. Pages can watch the run
-    and end it early; what was learnt until then is measured and returned.
+    and end it early; what was learnt until then is measured and returned. A ``sampler`` (SAMPLER)
+    makes rollouts and measurements of the algorithm ``forward``.
 
     Returns:
         The LORA_MODEL and the log.
@@ -170,6 +175,8 @@ def train_lora(
             limit=limit,
             activation_offloading=activation_offloading,
         )
+        handed = None if sampler is None else AnySampler(sampler, policy, limit)
+        algorithm = Forward(config, handed) if handed else algorithm_of(config)
         if continue_from is not None:
             adapter = trained_adapter(policy)
             with blaming("continue_from"):
@@ -188,6 +195,7 @@ def train_lora(
                 config,
                 folder,
                 resume=request.resume,
+                algorithm=algorithm,
                 evaluation_seeds=evaluation_seeds,
                 listener=broadcast(_Progress(config.iterations), run.listen),
                 check_cancel=check_interrupt,

@@ -70,7 +70,9 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def sampling(key: str, model: list, caption: str, seed: int, batch: int) -> Prompt:
+def sampling(
+    key: str, model: list, caption: str, seed: int, batch: int, sampler: str = "euler"
+) -> Prompt:
     """Return nodes that sample a caption as the measurement does, with standard nodes only."""
     names = ("positive", "latent", "noise", "guider", "sampler", "sampled", "images")
     ids = {name: f"{key}.{name}" for name in names}
@@ -80,7 +82,7 @@ def sampling(key: str, model: list, caption: str, seed: int, batch: int) -> Prom
         "latent": node("EmptySD3LatentImage", width=64, height=64, batch_size=batch),
         "noise": node("RandomNoise", noise_seed=seed),
         "guider": node("BasicGuider", model=model, conditioning=link["positive"]),
-        "sampler": node("KSamplerSelect", sampler_name="euler"),
+        "sampler": node("KSamplerSelect", sampler_name=sampler),
         "sampled": node(
             "SamplerCustomAdvanced",
             noise=link["noise"],
@@ -110,6 +112,17 @@ def tuned(prompt: Prompt, class_type: str, info: dict, **inputs: object) -> Prom
     return prompt
 
 
+def forward(prompt: Prompt, info: dict, sampler: str, steps: int = 5, **inputs: object) -> Prompt:
+    """Return a copy that trains with the forward form and a sampler of ComfyUI."""
+    prompt = tuned(prompt, "ChunkGRPO_ForwardObjective", info, **inputs)
+    prompt = change(prompt, "ChunkGRPO_ShiftedSigmas", steps=steps)
+    train = find(prompt, "ChunkGRPO_TrainLoRA")
+    prompt["ks"] = node("KSamplerSelect", sampler_name=sampler)
+    prompt[train]["inputs"]["sampler"] = ["ks", 0]
+    del prompt[train]["inputs"]["plan"]
+    return upstream(prompt, train)
+
+
 def with_preset(prompt: Prompt, name: str, *left_alone: str, **inputs: object) -> Prompt:
     """Return a copy whose Train node takes all that a preset gives, but for some inputs."""
     prompt, train = copy.deepcopy(prompt), find(prompt, "ChunkGRPO_TrainLoRA")
@@ -120,7 +133,10 @@ def with_preset(prompt: Prompt, name: str, *left_alone: str, **inputs: object) -
     return prompt
 
 
-SETTINGS_NODES = tuple(f"ChunkGRPO_GRPO{name}" for name in ("Settings", "Objective", "Exploration"))
+SETTINGS_NODES = tuple(
+    f"ChunkGRPO_{name}"
+    for name in ("GRPOSettings", "GRPOObjective", "GRPOExploration", "ForwardObjective")
+)
 
 
 def without_inherited(prompt: Prompt) -> Prompt:

@@ -138,7 +138,9 @@ def test_widgets_start_with_the_defaults_of_the_library(comfy):
         assert {key: options[key]["default"] for key in values} == values, name
 
 
-@pytest.mark.parametrize("name", ["GRPOSettings", "GRPOObjective", "GRPOExploration"])
+@pytest.mark.parametrize(
+    "name", ["GRPOSettings", "GRPOObjective", "GRPOExploration", "ForwardObjective"]
+)
 def test_inputs_of_settings_nodes_start_by_inheriting_and_say_so(name, comfy):
     options = graphs.input_options(comfy.object_info(PREFIX + name))
     del options["settings"]

@@ -62,7 +62,7 @@ CLASSES = (
     "LoadReward", "PromptSet", "PlanChunks", "FlowSDESampler", "ShiftedSigmas", "GRPOSettings",
     "GRPOObjective", "GRPOExploration", "GRPOPreset", "TrainLoRA", "SaveLoRA", "LoadLoRAFile",
     "ApplyLoRA", "ScoreImages", "PickBestImages", "CombineRewards", "EvaluateLoRA", "PlotTraining",
-    "RollOutTrajectories", "AnalyzeTemporalDynamics",
+    "RollOutTrajectories", "AnalyzeTemporalDynamics", "ForwardObjective",
 )  # fmt: skip
 TINY = "ChunkGRPO_LoadTinyFlux"
 """The one node without widgets."""

@@ -55,6 +55,7 @@ class BestOfN:
         self._config = config
 
     old_decay = None
+    sampler = None
 
     def doubts(self, model):
         return []

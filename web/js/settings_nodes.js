@@ -1,4 +1,4 @@
-// GRPO Settings, Objective and Exploration: what is in force after the last run, and where it comes from.
+// GRPO Settings, Objective, Exploration and Forward Objective: what is in force after the last run, and where it comes from.
 
 import { app } from "../../../scripts/app.js";
 import { h, useStyle } from "./lib/dom.js";
@@ -7,7 +7,8 @@ import { t } from "./lib/i18n.js";
 import { nodesOfType } from "./lib/nodes.js";
 import { addPanel } from "./lib/panel.js";
 
-const TYPES = ["ChunkGRPO_GRPOSettings", "ChunkGRPO_GRPOObjective", "ChunkGRPO_GRPOExploration"];
+const TYPES = ["ChunkGRPO_GRPOSettings", "ChunkGRPO_GRPOObjective", "ChunkGRPO_GRPOExploration",
+  "ChunkGRPO_ForwardObjective"];
 const HEIGHT = 110; // pixels; longer lists scroll
 
 const lists = new WeakMap();
