@@ -29,7 +29,7 @@ from ..train.batch_limit import BatchLimit
 from .interval import Interval, mean_interval
 from .sampling import draw
 
-__all__ = ["Evaluation", "evaluate", "paired_gain", "prompt_gains", "win_rate"]
+__all__ = ["Evaluation", "evaluate", "paired_gain", "paired_means", "prompt_gains", "win_rate"]
 
 
 @dataclass(frozen=True)
@@ -255,6 +255,20 @@ def paired_gain(before: Evaluation, after: Evaluation, extra: str | None = None)
             "reward"
         )
     return mean_interval(gains)
+
+
+def paired_means(before: Evaluation, after: Evaluation) -> tuple[float, float]:
+    """Mean rewards of both over the pictures that have a score in both, the mean over prompts of
+    their means, so that they differ by :func:`paired_gain`. Arguments: see :func:`prompt_gains`."""
+    in_both = _differences(before, after, None).isfinite()
+    if in_both.all():
+        return before.mean, after.mean
+
+    def mean(evaluation: Evaluation) -> float:
+        rewards = torch.where(in_both, evaluation.rewards.double(), torch.nan)
+        return float(rewards.nanmean(1).nanmean())
+
+    return mean(before), mean(after)
 
 
 def win_rate(before: Evaluation, after: Evaluation, extra: str | None = None) -> float:

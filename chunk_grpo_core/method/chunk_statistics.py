@@ -1,6 +1,6 @@
 """What the ratios of an update looked like, chunk by chunk.
 
-Legend: G samples in a group, K chunks.
+Legend: D latent dimensions, G samples in a group, K chunks, N steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .objective import (
     plain_log_ratios,
 )
 
-__all__ = ["ChunkStatistics", "chunk_statistics", "k3"]
+__all__ = ["ChunkStatistics", "chunk_statistics"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ChunkStatistics:
     clipped: Tensor
     """Samples (or their share of steps, for step ratios) whose gradient the trust region cut."""
     kl: Tensor
-    """Sum of :func:`k3` of the ratios."""
+    """Sum of KL(old || new) per latent dimension and step."""
     gap: Tensor
     """Sum of mean |v - v_ref|^2; 0 when no reference was measured."""
 
@@ -72,7 +72,7 @@ class ChunkStatistics:
 
 
 def chunk_statistics(
-    terms: StepTerms, facts: GroupFacts, counted: Tensor, config: ObjectiveConfig
+    terms: StepTerms, facts: GroupFacts, counted: Tensor, config: ObjectiveConfig, dimensions: int
 ) -> ChunkStatistics:
     """Measure one group's ratios.
 
@@ -81,16 +81,17 @@ def chunk_statistics(
         facts: The group.
         counted: Bool, shape (G, K): the chunks that were trained.
         config: Kind of ratio and trust region.
+        dimensions: D, which log-densities are means over.
     """
     terms = StepTerms(*(term.detach().double() for term in terms))
     log_ratio = log_ratios(terms, facts, config)
-    ratio, kl = log_ratio.exp(), k3(-plain_log_ratios(terms, facts, config))
+    ratio = log_ratio.exp()
     deviation = (ratio - 1.0).abs()
     clipped = is_held_back(terms, facts, config).double()
     if config.ratio == "step":
         plan = facts.plan
         deviation = torch.stack([deviation[:, a:b].amax(1) for a, b in plan.bounds()], dim=1)
-        ratio, clipped, kl = (chunk_means(values, plan) for values in (ratio, clipped, kl))
+        ratio, clipped = (chunk_means(values, plan) for values in (ratio, clipped))
     gap = chunk_means(terms.gap, facts.plan)
     zero = torch.zeros_like(ratio)
     return ChunkStatistics(
@@ -98,17 +99,28 @@ def chunk_statistics(
         ratio=torch.where(counted, ratio, zero).sum(0),
         deviation=torch.where(counted, deviation, zero).amax(0),
         clipped=torch.where(counted, clipped, zero).sum(0),
-        kl=torch.where(counted, kl, zero).sum(0),
+        kl=_kl(terms, facts, counted, config, dimensions),
         gap=torch.where(counted, gap, zero).sum(0),
     )
 
 
-def k3(log_ratio: Tensor) -> Tensor:
-    """exp(-d) - 1 + d, 0 or more, where d = log p - log q at samples of p.
+def _kl(
+    terms: StepTerms, facts: GroupFacts, counted: Tensor, config: ObjectiveConfig, dimensions: int
+) -> Tensor:
+    """Sum over samples of the KL per dimension and step, shape (K,): exact where the objective
+    compares means, else from the squares of the log-ratios.
 
-    The estimator of Schulman's "Approximating KL Divergence" (2020): unbiased for KL(p || q) if d
-    is the log-ratio of whole densities. Of a log-ratio that is a mean over D dimensions and n steps
-    it estimates KL^2 / 2 + KL / (n D), KL being per dimension and step: a small number that grows
-    with the square of the KL. ``approx_kl`` of the sources' logs is the same, or its leading term.
+    A log-ratio that is a mean over M = n D numbers (n steps) is N(-KL, 2 KL / M), so that its mean
+    square is 2 KL / M + KL^2, and KL = (sqrt(1 + M^2 square) - 1) / M, which is also the estimate
+    of maximum likelihood (``docs/units.md``).
     """
-    return torch.expm1(-log_ratio) + log_ratio
+    plan = facts.plan
+    if config.needs_old_mean:
+        return torch.where(counted, chunk_means(terms.kl_old, plan), 0.0).sum(0)
+    is_chunk = config.ratio == "chunk"
+    of_ratio = counted if is_chunk else plan.spread(counted)
+    square = torch.where(of_ratio, plain_log_ratios(terms, facts, config).square(), 0.0).sum(0)
+    square = square / of_ratio.sum(0).clamp(min=1)
+    size = dimensions * (torch.tensor(plan.sizes) if is_chunk else torch.ones_like(square))
+    kl = size * square / (1.0 + (1.0 + (size * size) * square).sqrt())
+    return counted.sum(0) * (kl if is_chunk else chunk_means(kl[None], plan)[0])

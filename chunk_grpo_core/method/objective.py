@@ -201,15 +201,10 @@ def reference_distance(terms: StepTerms, facts: GroupFacts, config: ObjectiveCon
     Two policies differ in the mean of a step, a x_t + b v_t, only by b (v - v_ref), so that every
     kind is the gap of the velocities times a number of the step.
     """
-    squared = facts.v_factor.square()
-    return (
-        terms.gap
-        * {
-            "velocity": torch.ones_like(squared),
-            "flow-grpo": squared / (2.0 * facts.noise_level.square()),
-            "exact": squared / (2.0 * facts.std.square()),
-        }[config.kl_type]
-    )
+    if config.kl_type == "velocity":
+        return terms.gap
+    noise = facts.noise_level if config.kl_type == "flow-grpo" else facts.std
+    return terms.gap * (facts.v_factor.square() / (2.0 * noise.square()))
 
 
 def group_loss(terms: StepTerms, facts: GroupFacts, config: ObjectiveConfig) -> Tensor:

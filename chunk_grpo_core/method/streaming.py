@@ -165,7 +165,9 @@ def accumulate_group(
         backward with a gradient.
     """
     facts, terms = task.facts(), _on_policy_terms(task)
-    whole, rest = task.batches(config, stream)
+    # At the policy that sampled, the KL to it has no gradient.
+    needed = replace(config, kl_old=0.0) if is_on_policy else config
+    whole, rest = task.batches(needed, stream)
 
     def weights_of_terms() -> StepTerms:
         per_term = coefficients(lambda leaves: group_loss(leaves, facts, config), terms)
@@ -189,7 +191,8 @@ def accumulate_group(
             else:
                 passes += _backward(of_batch, weights, batch)
             stream.check_cancel()
-    return chunk_statistics(terms, facts, task.trained_chunks(config), config), passes
+    counted, dimensions = task.trained_chunks(needed), task.trajectory.states[0, 0].numel()
+    return chunk_statistics(terms, facts, counted, config, dimensions), passes
 
 
 def _step_batches(needed: Tensor, stream: Stream) -> Iterator[MicroBatch]:

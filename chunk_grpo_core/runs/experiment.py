@@ -12,7 +12,7 @@ from ..configfile.edits import check_edits
 from ..configfile.facts import loaded_facts
 from ..configfile.record import PYTHON, Record, new_run_id, read_record, write_run
 from ..disk.atomic import write_whole
-from ..measure.evaluate import Evaluation, evaluate, paired_gain
+from ..measure.evaluate import Evaluation, evaluate, paired_gain, paired_means
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, base_model
 from ..method.reward import Reward, RewardBatch
@@ -245,8 +245,9 @@ def _experiment(
 
     def tell(iterations: int, evaluation: Evaluation) -> None:
         gain = paired_gain(before, evaluation)
-        low, high = before.mean + gain.low, before.mean + gain.high
-        listener(HeldOutEnd(iterations, evaluation.mean, low, high, evaluation.missing))
+        base, mean = paired_means(before, evaluation)
+        low, high = base + gain.low, base + gain.high
+        listener(HeldOutEnd(iterations, mean, low, high, evaluation.missing))
 
     def watch(iterations: int) -> None:
         if iterations and config.evaluate_every and iterations % config.evaluate_every == 0:

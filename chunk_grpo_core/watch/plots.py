@@ -150,7 +150,7 @@ def plot_training(
             _legend_above(left, theme)
         distance = [_number(row.get("approx_kl")) for row in rows]
         right.plot(x, distance, color=GREEN, label="KL")
-        right.set_ylabel("KL to the sampler", color=GREEN)
+        right.set_ylabel("KL to the sampler, per dim.", color=GREEN)
         norm = right.twinx()
         norm.plot(x, [_number(row.get("grad_norm")) for row in rows], color=ORANGE, lw=1.2)
         norm.set_ylabel("gradient norm", color=ORANGE)

@@ -14,7 +14,7 @@ import torch
 from fakes import PROMPTS, Brightness, Broken, FailsAfter, ToyPolicy, toy_config
 from PIL import Image
 
-from chunk_grpo_core.measure.evaluate import Evaluation, evaluate, paired_gain
+from chunk_grpo_core.measure.evaluate import Evaluation, evaluate, paired_gain, paired_means
 from chunk_grpo_core.measure.sampling import draw
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.dynamics import dynamics_curve
@@ -288,6 +288,18 @@ def test_an_evaluation_without_any_score_says_so(error, message):
 def evaluation_of(rewards, prompts="abc"):
     rewards = torch.tensor(rewards)
     return Evaluation(tuple(prompts), rewards, {}, torch.zeros(len(rewards), 2, 2, 3))
+
+
+def test_means_are_of_the_pictures_that_the_paired_gain_is_of():
+    lost = float("nan")
+    before = evaluation_of([[0.0, 0.2], [1.0, 1.0], [lost, 0.4]])
+    after = evaluation_of([[0.5, 0.3], [lost, 1.2], [9.0, 0.6]])
+    base, mean = paired_means(before, after)
+    assert (base, mean) == pytest.approx(((0.1 + 1.0 + 0.4) / 3, (0.4 + 1.2 + 0.6) / 3))
+    assert mean - base == pytest.approx(paired_gain(before, after).mean)
+    assert paired_means(after, after) != (after.mean, after.mean)  # prompts count alike
+    whole = evaluation_of([[0.1, 0.2], [0.3, 0.4], [0.5, 0.7]])
+    assert paired_means(whole, whole) == (whole.mean, whole.mean)
 
 
 def test_paired_gain_is_the_interval_computed_by_hand():

@@ -116,8 +116,12 @@ def step_level_grpo(log_p, old_log_p, advantages, trained, config):
     return loss
 
 
+def size_of(task):
+    return task.trajectory.states[0, 0].numel()
+
+
 def assert_off_policy_and_clipping(terms, task, plan, config):
-    stats = chunk_statistics(terms, task.facts(), task.drawn, config)
+    stats = chunk_statistics(terms, task.facts(), task.drawn, config, size_of(task))
     assert float(stats.deviation.max()) > 1e-3
     assert 0 < int(stats.clipped.sum()) < int(task.drawn.sum())
 
@@ -167,7 +171,7 @@ def test_streamed_gradient_is_that_of_the_whole_clipped_objective(plan, batch_si
     )
     error = (2.0 * gradient(policy) - expected).norm() / expected.norm()
     assert float(error) < 1e-6
-    whole = chunk_statistics(terms, task.facts(), task.drawn, TIGHT)
+    whole = chunk_statistics(terms, task.facts(), task.drawn, TIGHT, size_of(task))
     assert stats.clipped.tolist() == whole.clipped.tolist()
     assert torch.allclose(stats.ratio, whole.ratio) and torch.allclose(stats.kl, whole.kl)
     widths = torch.tensor(plan.sizes)
@@ -322,7 +326,7 @@ def test_streamed_gradient_of_guards_and_penalties_is_that_of_the_whole_objectiv
         Stream(policy.velocity, batch_size=batch_size), task, config, scale=1.0, is_on_policy=False
     )
     assert float((gradient(policy) - expected).norm() / expected.norm()) < 1e-6
-    whole = chunk_statistics(terms, task.facts(), task.drawn, config)
+    whole = chunk_statistics(terms, task.facts(), task.drawn, config, size_of(task))
     for found, wanted in ((stats.kl, whole.kl), (stats.clipped, whole.clipped)):
         assert torch.allclose(found, wanted, rtol=1e-4)
 
@@ -436,3 +440,16 @@ def test_an_off_policy_update_takes_one_pass_where_chunks_fit(
     )
     needed = int(task.needed_steps(TIGHT).sum())
     assert passes * needed <= sum(policy.calls) <= passes * needed + 4
+
+
+def test_a_penalty_to_the_old_policy_costs_nothing_at_that_policy():
+    plan, config = ChunkPlan((1, 2, 2, 3)), replace(TIGHT, kl_old=0.5)
+    policy, task = moved_policy(plan, amount=0.0)
+    task = replace(task, advantages=task.advantages.index_fill(0, torch.tensor([0, 2]), 0.0))
+    passes = {}
+    for name, used in (("with", config), ("without", TIGHT)):
+        _, passes[name] = accumulate_group(
+            Stream(policy.velocity), task, used, scale=1.0, is_on_policy=True
+        )
+    assert passes["with"] == passes["without"] == int(task.needed_steps(TIGHT).sum())
+    assert int(task.needed_steps(config).sum()) > passes["with"]  # once the policy has moved

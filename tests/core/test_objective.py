@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from chunk_grpo_core.method.chunk_statistics import chunk_statistics, k3
+from chunk_grpo_core.method.chunk_statistics import chunk_statistics
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.objective import (
     GroupFacts,
@@ -71,7 +71,7 @@ def test_step_ratios_inside_chunks_are_clipped_one_by_one():
     config = replace(WIDE, ratio="step")
     terms, facts = group([[1.0, 1.5, 0.9]], [1.0], ChunkPlan((1, 2)))
     assert group_loss(terms, facts, config).item() == pytest.approx(-(1.0 + (1.15 + 0.9) / 2) / 2)
-    stats = chunk_statistics(terms, facts, facts.drawn, config)
+    stats = chunk_statistics(terms, facts, facts.drawn, config, 64)
     assert stats.clipped.tolist() == [0.0, 0.5]
     assert stats.ratio.tolist() == pytest.approx([1.0, 1.2])
     assert stats.deviation.tolist() == pytest.approx([0.0, 0.5])
@@ -82,26 +82,35 @@ def test_statistics_of_known_ratios():
     drawn = torch.tensor([[True, False], [True, True]])
     config = ObjectiveConfig(clip_low=0.15, clip_high=0.05)
     terms, facts = group(ratio, [1.0, -1.0], ChunkPlan((1, 1)), drawn)
-    stats = chunk_statistics(terms, facts, drawn, config)
+    stats = chunk_statistics(terms, facts, drawn, config, 64)
     assert stats.count.tolist() == [2, 1] and stats.clipped.tolist() == [2, 0]
     assert stats.ratio.tolist() == pytest.approx([1.9, 1.3])
     assert stats.deviation.tolist() == pytest.approx([0.2, 0.3])
-    kl = (ratio - 1 - ratio.log()).tolist()
-    assert stats.kl.tolist() == pytest.approx([kl[0][0] + kl[1][0], kl[1][1]], rel=1e-4)
+    square = ratio.log().square()
+    square = torch.stack([square[:, 0].mean(), square[1, 1]])
+    kl = ((1 + 64**2 * square).sqrt() - 1) / 64
+    assert stats.kl.tolist() == pytest.approx([2 * float(kl[0]), float(kl[1])], rel=1e-4)
     both = stats + stats
     assert both.count.tolist() == [4, 2] and both.deviation.tolist() == stats.deviation.tolist()
 
 
-def test_k3_is_an_unbiased_estimate_of_kl():
-    p, q = (
-        Normal(torch.tensor(0.0), torch.tensor(1.0)),
-        Normal(torch.tensor(0.3), torch.tensor(1.1)),
-    )
-    torch.manual_seed(0)
-    x = p.sample((400_000,))
-    estimate = k3(p.log_prob(x) - q.log_prob(x))
-    assert (estimate >= 0).all()
-    assert float(estimate.mean()) == pytest.approx(float(kl_divergence(p, q)), rel=0.02)
+@pytest.mark.parametrize("ratio", ["chunk", "step"])
+@pytest.mark.parametrize("kl", [1e-7, 1e-4, 0.01])
+def test_the_kl_that_is_shown_is_the_kl_of_the_gaussians(ratio, kl):
+    """Per dimension and step, whatever the length of the chunks; far below and above 1 / D."""
+    size, plan = 400, ChunkPlan((1, 3))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(500, 4, size, generator=generator)
+    shift = torch.full((size,), math.sqrt(2 * kl))
+    log_ratio = ((noise.square() - (noise - shift).square()) / 2).mean(2)
+    terms, facts = group(log_ratio.exp(), [1.0] * 500, plan)
+    terms = terms._replace(log_p=facts.old_log_p + log_ratio)
+    config = ObjectiveConfig(ratio=ratio)
+    stats = chunk_statistics(terms, facts, facts.drawn, config, size)
+    assert (stats.kl / stats.count).tolist() == pytest.approx([kl, kl], rel=0.15)
+    exact = terms._replace(kl_old=torch.full((500, 4), kl))
+    stats = chunk_statistics(exact, facts, facts.drawn, replace(config, kl_old=1.0), size)
+    assert (stats.kl / stats.count).tolist() == pytest.approx([kl, kl], rel=1e-5)
 
 
 def test_normalised_ratio_is_the_projection_of_the_shift_on_the_noise():
