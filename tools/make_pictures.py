@@ -32,6 +32,7 @@ PICTURES = {  # workflow -> picture of its graph after a run; None: the thumbnai
     "03_score_and_pick": None,
     "04_use_the_lora": "use_the_lora_graph",
     "05_grpo_preset": None,
+    "06_few_steps": None,
 }
 CLOSE_UPS = {  # workflow -> nodes of which there is a picture of their own, after the run
     "01_quick_start_tiny_flux": {"ChunkGRPO_ScoreImages": "score_grid"},
@@ -41,7 +42,8 @@ CLOSE_UPS = {  # workflow -> nodes of which there is a picture of their own, aft
 WATCHED, WATCHED_AT = "01_quick_start_tiny_flux", 0.8
 """The training that has its picture taken while it runs, and when."""
 SHORT = {"ChunkGRPO_TrainLoRA": {"iterations": 2, "group_size": 4}}
-QUICK = dict.fromkeys(("01_quick_start_tiny_flux", "04_use_the_lora", "05_grpo_preset"), SHORT)
+TRAINS = ("01_quick_start_tiny_flux", "04_use_the_lora", "05_grpo_preset", "06_few_steps")
+QUICK = dict.fromkeys(TRAINS, SHORT)
 SET_WIDGETS = """(wishes) => {
   for (const node of window.app.graph.nodes)
     for (const [name, value] of Object.entries(wishes[node.type] ?? {}))
