@@ -1,8 +1,7 @@
 """Distil the tiny FLUX, train the student on three roads, and report. Finished runs are read.
 
 python -m benchmarks.distilled distil              # the student, once, outside the repository
-python -m benchmarks.distilled screen              # chooses a learning rate for each road
-python -m benchmarks.distilled final --seeds 0-4
+python -m benchmarks.distilled train --seeds 0-4
 python -m benchmarks.distilled report
 """
 
@@ -17,15 +16,18 @@ from pathlib import Path
 import torch
 
 from chunk_grpo_core.models.tiny.model import ASSET
+from chunk_grpo_core.models.tiny.reward import TinyWorldReward
 
 from ..chunk_vs_step.measure import write_json
 from ..race.__main__ import seeds_of
+from ..race.judge import TESTING, Judge
 from .arms import ARMS
 from .distil import DistilSettings, distil, student_file
-from .report import RESULTS, chosen_rates, write_report
+from .report import RESULTS, write_report
 from .run import Run, measure_untrained, perform
 
-SCREENING_SEED, SCREENING_UNITS = 100, 6_000
+CAPTIONS = 48
+"""Held-out captions that measure, 2 pictures of each."""
 
 
 def _distil(student: Path, results: Path) -> None:
@@ -33,7 +35,7 @@ def _distil(student: Path, results: Path) -> None:
     if not student.exists():
         spent = distil(student, DistilSettings())
         write_json(results / "distillation.json", {"settings": str(DistilSettings()), **spent})
-    judge = Run("forward", 0.0, 0, 0).judge
+    judge = Judge(TinyWorldReward(), TESTING[:CAPTIONS])
     models = {"base": ASSET, "student": student}
     rows = {
         name: measure_untrained(path, judge, results / f"{name}.png")
@@ -46,7 +48,7 @@ def _distil(student: Path, results: Path) -> None:
 def _do(runs: list[Run], student: Path, results: Path) -> None:
     for run in runs:
         begin = time.process_time()
-        last = perform(run, student, results)[-1]
+        last = perform(run, student, results, Judge(TinyWorldReward(), TESTING[:CAPTIONS]))[-1]
         shown = {key: last[key] for key in ("units", "reward_4", "clean_4", "reward_17", "gap")}
         spent = time.process_time() - begin
         print(f"{time.strftime('%H:%M:%S')} {run.path} {shown} {spent:.0f} s", flush=True)
@@ -59,7 +61,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=("distil", "screen", "final", "report"))
+    parser.add_argument("command", choices=("distil", "train", "report"))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=seeds_of, default=seeds_of("0-4"), help="0-4 or 0,3")
     parser.add_argument("--student", type=Path, default=student_file())
@@ -75,19 +77,7 @@ def main() -> None:
         return
     if not options.student.exists():
         raise SystemExit("there is no student yet; run 'python -m benchmarks.distilled distil'")
-    if options.command == "screen":
-        runs = [
-            Run(name, rate, SCREENING_SEED, SCREENING_UNITS, screening=True)
-            for name in options.arms
-            for rate in ARMS[name].rates
-        ]
-    else:
-        rates = chosen_rates(options.results)
-        runs = [
-            Run(name, rates[name], seed, ARMS[name].units)
-            for seed in options.seeds
-            for name in options.arms
-        ]
+    runs = [Run(name, seed, ARMS[name].units) for seed in options.seeds for name in options.arms]
     _do(runs, options.student, options.results)
 
 

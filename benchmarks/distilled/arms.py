@@ -29,8 +29,6 @@ _TINY: Patch = {
 _OWN_STEPS: Patch = {"grid": shifted_grid(PIECES, SHIFT)}
 """The steps that the student was made for."""
 
-_RATES = (1e-3, 2e-3)
-
 
 @dataclass(frozen=True)
 class Arm:
@@ -39,9 +37,7 @@ class Arm:
     what: str
     settings: Patch
     units: int
-    """Length of a final run."""
-    rates: tuple[float, ...] = _RATES
-    """Learning rates that are tried."""
+    """Length of a run."""
 
 
 def _without_clip(patch: Patch) -> dict[str, object]:
@@ -59,8 +55,9 @@ ARMS: dict[str, Arm] = {
             "share_initial_noise": False,
             "forward.times": 2,
             "forward.kl_ref": 0.3,
+            "optimizer.learning_rate": 2e-3,
         },
-        units=12_000,
+        units=6_000,
     ),
     "few-step": Arm(
         "GRPO with the model's own 4 steps, noise in the first alone, leash",
@@ -73,8 +70,9 @@ ARMS: dict[str, Arm] = {
             "noise": "window",
             "chunk_fraction": 1.0,
             "objective.kl_ref": 0.003,
+            "optimizer.learning_rate": 1e-3,
         },
-        units=12_000,
+        units=6_000,
     ),
     "standard": Arm(
         "the preset safe-lora: 17 steps, noise in the first 9",
@@ -82,18 +80,19 @@ ARMS: dict[str, Arm] = {
             **preset_values("safe-lora"),
             **_TINY,
             "batch_size": None,
+            "optimizer.learning_rate": 1e-3,
             "optimizer.ema_decay": None,
+            "optimizer.warmup_updates": 0,
         },
-        units=48_000,
+        units=12_000,
     ),
 }
 
 
-def config_of(arm: Arm, rate: float, seed: int) -> TrainConfig:
+def config_of(arm: Arm, seed: int) -> TrainConfig:
     """All settings of a run, which ends by its units and not by its iterations.
 
     Raises:
         ValueError: A setting is unknown or out of range.
     """
-    of_all = {"seed": seed, "iterations": 100_000, "run.stop_on": ()}
-    return TrainConfig.of({**arm.settings, "optimizer.learning_rate": rate, **of_all})
+    return TrainConfig.of({**arm.settings, "seed": seed, "iterations": 100_000, "run.stop_on": ()})

@@ -13,7 +13,7 @@ from ..race.outcomes import interval_of
 from .arms import ARMS
 from .run import read_rows
 
-__all__ = ["RESULTS", "chosen_rates", "damage", "verdict", "write_report"]
+__all__ = ["RESULTS", "damage", "verdict", "write_report"]
 
 RESULTS = Path(__file__).parent.parent / "results" / "distilled"
 Row = dict[str, Any]
@@ -21,25 +21,11 @@ COLUMNS = ("reward_4", "strict_4", "clean_4", "reward_17", "clean_17", "gap")
 _MARGIN = 64
 
 
-def chosen_rates(results: Path) -> dict[str, float]:
-    """Arm -> the learning rate of the highest reward of four steps, of all that were screened."""
-    chosen = {}
-    for name, arm in ARMS.items():
-        paths = [results / "screening" / f"{name}-{rate:g}.jsonl" for rate in arm.rates]
-        if not all(path.exists() for path in paths):
-            raise SystemExit(
-                f"{name} is not screened yet; run 'python -m benchmarks.distilled screen'"
-            )
-        rewards = [read_rows(path)[-1]["reward_4"] for path in paths]
-        chosen[name] = arm.rates[rewards.index(max(rewards))]
-    return chosen
-
-
-def _finals(results: Path) -> dict[str, list[list[Row]]]:
+def _rows_of_runs(results: Path) -> dict[str, list[list[Row]]]:
     """Arm -> rows of each seed, without the first, which says what ran."""
     runs = {}
     for name in ARMS:
-        paths = sorted((results / "final").glob(f"{name}-*.jsonl"))
+        paths = sorted((results / "runs").glob(f"{name}-*.jsonl"))
         runs[name] = [read_rows(path)[1:] for path in paths]
     return runs
 
@@ -80,15 +66,11 @@ def _untrained_table(untrained: dict[str, Row]) -> str:
     return _table(["model", *names], rows)
 
 
-def _marks(runs: list[list[Row]]) -> list[int]:
-    return list(range(len(runs[0])))
-
-
 def _changes_table(results: Path, untrained: dict[str, Row]) -> str:
     student, base = untrained["student"], untrained["base"]
-    rates, body = chosen_rates(results), []
-    for name, runs in _finals(results).items():
-        for mark in _marks(runs) if runs else []:
+    body = []
+    for name, runs in _rows_of_runs(results).items():
+        for mark in range(len(runs[0])) if runs else ():
             rows = [run[mark] for run in runs]
             cells = [_shown([row[key] - student[key] for row in rows]) for key in COLUMNS]
             undone = [damage(row["gap"], student["gap"], base["gap"]) for row in rows]
@@ -96,22 +78,11 @@ def _changes_table(results: Path, untrained: dict[str, Row]) -> str:
             units = sum(row["units"] for row in rows) / len(rows)
             seconds = sum(row["seconds"] for row in rows) / len(rows)
             body.append(
-                [name, f"{rates[name]:g}", str(len(rows)), f"{units:,.0f}", f"{seconds:.0f}"]
+                [name, str(len(rows)), f"{units:,.0f}", f"{seconds:.0f}"]
                 + [*cells, _shown(undone), gap]
             )
-    head = ["road", "rate", "seeds", "units", "seconds", *COLUMNS, "undone", "few-step quality"]
+    head = ["road", "seeds", "units", "seconds", *COLUMNS, "undone", "few-step quality"]
     return _table(head, body)
-
-
-def _screening_table(results: Path) -> str:
-    rows = []
-    for name, arm in ARMS.items():
-        for rate in arm.rates:
-            last = read_rows(results / "screening" / f"{name}-{rate:g}.jsonl")[-1]
-            cells = [f"{last[key]:.3f}" for key in ("reward_4", "clean_4", "reward_17", "gap")]
-            is_chosen = chosen_rates(results)[name] == rate
-            rows.append([name, f"{rate:g}", *cells, "chosen" if is_chosen else ""])
-    return _table(["road", "rate", "reward_4", "clean_4", "reward_17", "gap", ""], rows)
 
 
 def _draw(results: Path) -> None:
@@ -119,7 +90,7 @@ def _draw(results: Path) -> None:
     image, draw = require("PIL.Image", "To draw pictures"), require("PIL.ImageDraw", "To write")
     names = {"base": "base", "student": "student"}
     strips = [(names[name], results / f"{name}.png") for name in names]
-    strips += [(name, results / "final" / f"{name}-0.png") for name in ARMS]
+    strips += [(name, results / "runs" / f"{name}-0.png") for name in ARMS]
     opened = [(name, image.open(path)) for name, path in strips if path.exists()]
     width, height = opened[0][1].size
     sheet = image.new("RGB", (width + _MARGIN, height * len(opened)), (24, 24, 27))
@@ -139,7 +110,6 @@ def write_report(results: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for name, body in (
         ("untrained", _untrained_table(untrained)),
-        ("screening", _screening_table(results)),
         ("changes", _changes_table(results, untrained)),
     ):
         start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"

@@ -22,7 +22,7 @@ from chunk_grpo_core.train.events import AlarmRaised, Event, IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 
 from ..machine import facts
-from ..race.judge import CHOOSING, TESTING, TRAINING, Judge
+from ..race.judge import TRAINING, Judge
 from ..race.units import CountedPolicy
 from ..tiny import flux_and_policy, patch_grid
 from .arms import ARMS, config_of
@@ -39,7 +39,8 @@ __all__ = [
 ]
 
 MANY_STEPS = 17
-_MARKS = (6_000, 12_000, 24_000, 48_000)
+_MARK = 6_000
+"""Units at which all roads are compared."""
 _SHOWN = 12
 
 
@@ -48,21 +49,13 @@ class Run:
     """One training run."""
 
     arm: str
-    rate: float
     seed: int
     units: int
-    screening: bool = False
 
     @property
     def path(self) -> Path:
         """Where its rows go, inside the results."""
-        folder, last = ("screening", f"{self.rate:g}") if self.screening else ("final", self.seed)
-        return Path(folder, f"{self.arm}-{last}.jsonl")
-
-    @property
-    def judge(self) -> Judge:
-        """The captions that measure it."""
-        return Judge(TinyWorldReward(), CHOOSING if self.screening else TESTING)
+        return Path("runs", f"{self.arm}-{self.seed}.jsonl")
 
 
 def root_mean_square(difference: Tensor) -> Tensor:
@@ -92,8 +85,14 @@ def measures(judge: Judge, few: Tensor, many: Tensor) -> dict[str, float]:
     return {name: round(float(values.mean()), 5) for name, values in numbers.items()}
 
 
-def perform(run: Run, student: Path, results: Path) -> list[dict[str, Any]]:
+def perform(run: Run, student: Path, results: Path, judge: Judge) -> list[dict[str, Any]]:
     """Do one run, or read it if it is finished; returns its rows.
+
+    Args:
+        run: What to do.
+        student: Asset of the distilled model.
+        results: Folder of all results.
+        judge: Measures the model.
 
     Raises:
         ValueError: The settings of the arm are refused.
@@ -102,11 +101,10 @@ def perform(run: Run, student: Path, results: Path) -> list[dict[str, Any]]:
     if target.exists():
         return read_rows(target)
     torch.set_num_threads(1)
-    config = config_of(ARMS[run.arm], run.rate, run.seed)
+    config = config_of(ARMS[run.arm], run.seed)
     flux, inner = flux_and_policy(config.lora, run.seed, student)
-    policy, judge = CountedPolicy(inner), run.judge
-    marks = [mark for mark in _MARKS if mark < run.units]
-    named = {"arm": run.arm, "rate": run.rate, "seed": run.seed, "units_target": run.units}
+    policy = CountedPolicy(inner)
+    named = {"arm": run.arm, "seed": run.seed, "units_target": run.units}
     rows: list[dict[str, Any]] = [{**named, "settings": config.flat(), "machine": facts()}]
     is_over, alarms, measuring, begin = False, [], 0.0, time.process_time()
 
@@ -120,7 +118,7 @@ def perform(run: Run, student: Path, results: Path) -> list[dict[str, Any]]:
     trainer = Trainer(
         policy,
         TinyWorldReward(),
-        TRAINING[: -len(CHOOSING)] if run.screening else TRAINING,
+        TRAINING,
         config,
         listener=listen,
         wants_stop=lambda: is_over,
@@ -137,10 +135,8 @@ def perform(run: Run, student: Path, results: Path) -> list[dict[str, Any]]:
         return few, many
 
     def watch(iterations: int) -> None:
-        if marks and policy.units >= marks[0]:
+        if len(rows) == 1 and _MARK <= policy.units < run.units:
             measure()
-            while marks and policy.units >= marks[0]:
-                marks.pop(0)
 
     trainer.train(watch)
     few, many = measure()
