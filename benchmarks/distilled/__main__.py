@@ -23,7 +23,7 @@ from ..race.__main__ import seeds_of
 from ..race.judge import TESTING, Judge
 from .arms import ARMS
 from .distil import DistilSettings, distil, student_file
-from .report import RESULTS, write_report
+from .report import RESULTS, gate, write_report
 from .run import Run, measure_untrained, perform
 
 CAPTIONS = 48
@@ -43,6 +43,8 @@ def _distil(student: Path, results: Path) -> None:
     }
     write_json(results / "untrained.json", rows)
     print(json.dumps(rows, indent=1))
+    if fault := gate(rows["base"], rows["student"]):
+        raise SystemExit(f"the student fails the protocol's gate: {fault}; distil it longer")
 
 
 def _do(runs: list[Run], student: Path, results: Path) -> None:
@@ -75,8 +77,12 @@ def main() -> None:
     if options.command == "distil":
         _distil(options.student, options.results)
         return
-    if not options.student.exists():
+    untrained = options.results / "untrained.json"
+    if not (options.student.exists() and untrained.exists()):
         raise SystemExit("there is no student yet; run 'python -m benchmarks.distilled distil'")
+    rows = json.loads(untrained.read_text(encoding="utf-8"))
+    if fault := gate(rows["base"], rows["student"]):
+        raise SystemExit(f"the student fails the protocol's gate: {fault}; distil it longer")
     runs = [Run(name, seed, ARMS[name].units) for seed in options.seeds for name in options.arms]
     _do(runs, options.student, options.results)
 

@@ -13,12 +13,26 @@ from ..race.outcomes import interval_of
 from .arms import ARMS
 from .run import read_rows
 
-__all__ = ["RESULTS", "damage", "verdict", "write_report"]
+__all__ = ["COLUMNS", "RESULTS", "damage", "gate", "verdict", "write_report"]
 
 RESULTS = Path(__file__).parent.parent / "results" / "distilled"
 Row = dict[str, Any]
 COLUMNS = ("reward_4", "strict_4", "clean_4", "reward_17", "clean_17", "gap")
 _MARGIN = 64
+_EMPTY_PAGE = """# Does training damage a model that was distilled to few steps?
+
+Protocol: [PROTOCOL.md](../../distilled/PROTOCOL.md). Columns: its section *Measured*.
+
+<!-- untrained: start -->
+<!-- untrained: end -->
+
+Changes against the untrained student, means over seeds with 95 % intervals:
+
+<!-- changes: start -->
+<!-- changes: end -->
+
+![Pictures of seed 0](pictures.png)
+"""
 
 
 def _rows_of_runs(results: Path) -> dict[str, list[list[Row]]]:
@@ -39,6 +53,20 @@ def damage(gap: float, student: float, base: float) -> float:
         base: The same of the model it was distilled from.
     """
     return (gap - student) / (base - student)
+
+
+def gate(base: Row, student: Row) -> str | None:
+    """Why a student is none: its 4-step pictures are not nearer to the teacher's, or not cleaner.
+
+    Args:
+        base: What was measured of the untrained base model.
+        student: The same of the student.
+    """
+    if student["to_teacher"] >= base["to_teacher"]:
+        return f"to_teacher is {student['to_teacher']}, the base model's {base['to_teacher']}"
+    if student["clean_4"] <= base["clean_4"]:
+        return f"clean_4 is {student['clean_4']}, the base model's {base['clean_4']}"
+    return None
 
 
 def verdict(changes: Sequence[float], is_better: Callable[[float], bool]) -> str:
@@ -107,7 +135,7 @@ def write_report(results: Path) -> None:
     """Write the tables into REPORT.md between their marks, and draw pictures.png."""
     untrained = json.loads((results / "untrained.json").read_text(encoding="utf-8"))
     path = results / "REPORT.md"
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if path.exists() else _EMPTY_PAGE
     for name, body in (
         ("untrained", _untrained_table(untrained)),
         ("changes", _changes_table(results, untrained)),

@@ -36,6 +36,8 @@ __all__ = [
     "perform",
     "read_rows",
     "root_mean_square",
+    "save_strip",
+    "write_rows",
 ]
 
 MANY_STEPS = 17

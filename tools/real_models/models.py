@@ -218,10 +218,10 @@ MODELS = (
         cfg=4.0,
         memory="The weights are about 12 GB in bf16. Meant for cards of 16 to 24 GB.",
         advice="It is drawn with `cfg` 4, so it is trained with it, at twice the time. "
-        "**Z-Image-Turbo** (`z_image_turbo_bf16.safetensors`) is distilled to a few steps without "
-        "cfg. To train it, set `cfg` to 1 in both nodes; expect rollouts that look worse than its "
-        "usual pictures, as noise between 17 steps is not what it was distilled for, and a LoRA "
-        "that undoes a part of the distillation. Rather train the base and try the LoRA on Turbo.",
+        "**Z-Image-Turbo** (`z_image_turbo_bf16.safetensors`) is trained as it is used: `cfg` "
+        "1 in both nodes, *Forward Objective* behind GRPO Preset, the sampler and the sigmas "
+        "of your own graph (8 or 9 steps) in Train LoRA and Evaluate LoRA, and no plan. Noise "
+        "between the 17 steps of the preset is not what it was made for.",
     ),
 )
 """In the order of their numbers."""
