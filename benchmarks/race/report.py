@@ -77,8 +77,9 @@ def _reward_row(arm: str, runs: Runs) -> list[str]:
     return [arm, *rewards, *strict, *ends, _mean([rows[-1]["reward"] for rows in runs.values()])]
 
 
-def _damage_row(arm: str, runs: Runs, units: int) -> list[str]:
-    return [arm, *(_mean(_at(runs, units, name), 4 if name == "kid" else 3) for name in DAMAGE)]
+def _damage_row(arm: str, runs: Runs, units: int, when: str = "") -> list[str]:
+    digits = {name: 4 if name == "kid" else 3 for name in DAMAGE}
+    return [arm + when, *(_mean(_at(runs, units, name), digits[name]) for name in DAMAGE)]
 
 
 def _one_row(name: str, numbers: Mapping[str, float]) -> list[str]:
@@ -112,13 +113,17 @@ def _verdict(finals: Mapping[str, Runs], base: Mapping[str, float]) -> str:
         return "No arm with all seeds is clean and reaches 0.769: there is no winner."
     units = median(reached(rows, 0.769) for rows in whole[best])
     text = f"**The winner is `{best}`**: {_units(units)} units to 0.769 (median over seeds)"
-    if "demo" not in whole or best == "demo":
+    if "demo" not in finals or best == "demo":
         return text + "."
-    demo = median(reached(rows, 0.769) for rows in whole["demo"])
+    runs = list(finals["demo"].values())
+    demo = median(reached(rows, 0.769) for rows in runs)
     if not math.isfinite(demo):
-        ends = fmean(rows[-1]["units"] for rows in whole["demo"])
-        return text + f"; the demo's recipe does not reach it in {_units(ends)} (median)."
-    return text + f", **1 / {demo / units:.1f}** of the {_units(demo)} of the demo's recipe."
+        return text + "; the demo's recipe does not reach it (median)."
+    clean = fmean(rows[-1]["clean"] for rows in runs)
+    return (
+        f"{text}, **1 / {demo / units:.1f}** of the {_units(demo)} of the demo's recipe "
+        f"({len(runs)} seeds), which ends with a cleanliness of {clean:.3f}."
+    )
 
 
 def _second_world(results: Path) -> list[str]:
@@ -187,17 +192,7 @@ def _markdown(results: Path, base: Mapping[str, float], finals: Mapping[str, Run
             ],
         ),
         "![Cleanliness against units](clean.png)" if finals else "",
-        *(["### At 48,000 units"] if _has_long(finals) else []),
-        *(
-            [
-                _table(
-                    ("arm", *DAMAGE),
-                    (_damage_row(a, finals[a], 48_000) for a in _has_long(finals)),
-                )
-            ]
-            if _has_long(finals)
-            else []
-        ),
+        *_long_runs(finals),
         "## Before and after",
         "24 held-out captions, seed 0: a row of the base model, and below it the same noise after "
         "the training.",
@@ -214,5 +209,12 @@ def _markdown(results: Path, base: Mapping[str, float], finals: Mapping[str, Run
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _has_long(finals: Mapping[str, Runs]) -> list[str]:
-    return [arm for arm, runs in finals.items() if None not in _at(runs, 48_000, "clean")]
+def _long_runs(finals: Mapping[str, Runs]) -> list[str]:
+    """The same measures later, of arms that run for longer."""
+    rows = []
+    for arm, runs in finals.items():
+        if None not in _at(runs, 48_000, "clean"):
+            ends = min(run[-1]["units"] for run in runs.values())
+            rows.append(_damage_row(arm, runs, 48_000, ", 48k"))
+            rows.append(_damage_row(arm, runs, ends, f", end ({_units(ends)})"))
+    return ["### Later", _table(("arm", *DAMAGE), rows)] if rows else []

@@ -153,7 +153,8 @@ def test_the_report_names_the_winner_and_what_was_not_run(tmp_path):
     write_report(tmp_path)
     report = (tmp_path / "REPORT.md").read_text()
     assert "The winner is `awm`**: 24.0k units to 0.769" in report
-    assert "**1 / 2.5** of the 60.0k" in report
+    assert "**1 / 2.5** of the 60.0k of the demo's recipe (5 seeds)" in report
+    assert "demo, end (72.0k)" in report
     assert "`elbo` (0 of 5 seeds)" in report
     assert "`awm` (" not in report
     assert {"reward.png", "clean.png"} <= {path.name for path in tmp_path.iterdir()}
