@@ -37,11 +37,10 @@ __all__ = ["AnySampler", "check_sampler", "name_of", "rollouts_of"]
 _NO_NOISE = SdeConfig(rule="ode", eta=0.0)
 _STOPS_EARLY = "it stops one level before 0 and leaves noise in the pictures"
 _UNFIT = {
-    "ddpm": "its steps are those of a diffusion model, not of a flow",
     "dpm_fast": _STOPS_EARLY,
     "dpm_adaptive": _STOPS_EARLY,
 }
-"""Samplers of ComfyUI that make no pictures of flow models -> why."""
+"""Samplers of ComfyUI that do not finish pictures of flow models -> why."""
 
 
 def rollouts_of(sampler: object, algorithm: str, cfg: float) -> tuple[SdeConfig, object | None]:
@@ -54,7 +53,8 @@ def rollouts_of(sampler: object, algorithm: str, cfg: float) -> tuple[SdeConfig,
         cfg: Scale of classifier-free guidance.
 
     Raises:
-        ValueError: The algorithm cannot train with it, or it makes no pictures of flow models.
+        ValueError: The algorithm cannot train with it, or it does not finish pictures of flow
+            models.
     """
     if algorithm != "forward":
         try:
@@ -87,7 +87,7 @@ def _shown(value: object) -> str:
 
 
 def check_sampler(sampler: object, cfg: float) -> None:
-    """Refuse a SAMPLER that makes no pictures of flow models, or none with this guidance.
+    """Refuse a SAMPLER that does not finish pictures of flow models, or needs other guidance.
 
     Raises:
         ValueError: It does; the message names it.
