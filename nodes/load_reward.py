@@ -121,6 +121,12 @@ class LoadReward(io.ComfyNode):
             if len(image) != 1:
                 raise ValueError(f"image holds {len(image)} pictures; target_image needs one")
             options["image"] = as_colour(image, "image")[0]
+        if name == "taste":
+            if not file.strip():
+                raise ValueError("taste needs the head of a taste: name its file in file")
+            options["head"] = weight_path(file.strip())
+            if options.get("encoder"):
+                options["encoder"] = weight_path(str(options["encoder"]))
         if CATALOG[name].files:
             if allow_download:
                 fetch_missing(name)

@@ -41,7 +41,7 @@ T = TypeVar("T")
 _Keys = Mapping[str, Mapping[str, Key]]
 _WEIGHT = Limits(float, can_be_none=False, bounds=Range(-1e6, 1e6))
 #: Settings of rewards that name files or folders.
-_REWARD_PATHS = {"image", "path", "head", "folders", "tokenizers"}
+_REWARD_PATHS = {"image", "path", "head", "encoder", "folders", "tokenizers"}
 
 
 def read_config_file(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:

@@ -145,6 +145,19 @@ def _vlm_judge(
     return VlmJudge(JsonServer(**server), model=model, judge=load_judge(judge))
 
 
+def _taste(
+    head: str | Path,
+    encoder: str | Path | None = None,
+    pessimism: float = 0.0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    batch_size: int = 16,
+) -> Reward:
+    from .taste.reward import load_taste
+
+    return load_taste(head, encoder, pessimism, device, dtype, batch_size)
+
+
 def _server() -> tuple[Callable[..., Any], ...]:
     from .remote.http import JsonServer
 
@@ -202,6 +215,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "vlm_judge": _Loader(_vlm_judge, _server),
     "ocr": _ocr,
     "geneval": _network(_geneval),
+    "taste": _taste,
 }
 
 

@@ -242,6 +242,20 @@ CATALOG: dict[str, Entry] = {
         unproved=f"{_NO_REAL_WEIGHTS} GenEval itself uses another detector's weights, so its "
         "figures cannot be compared closely.",
     ),
+    "taste": Entry(
+        measures="the person whose picks the head was fitted on would like the picture, whatever "
+        "the prompt",
+        range="deviations of the pictures that were picked from: about -3 to 3, 0 on average",
+        needs="a head from `chunk-grpo taste fit` ([taste](taste.md)); transformers, if it was "
+        "fitted on an encoder",
+        memory="that of the encoder; 0 without one",
+        speed="fast",
+        evidence="The head against its optimality condition, its primal form and closed forms, and "
+        "the report against people who click at random: `tests/rewards/test_taste_head.py`; "
+        "encoders of three families, tiny and random: `tests/rewards/test_taste_reward.py`.",
+        unproved="Picks of real people, and real encoders. Picks cannot see whether a picture "
+        "follows its prompt: train with a reward that does.",
+    ),
 }
 
 

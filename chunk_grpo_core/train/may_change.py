@@ -70,6 +70,7 @@ MAY_CHANGE: dict[str, str] = {
     "reward.tokenizers": _OF_REWARD,
     "reward.image": _OF_REWARD,
     "reward.head": _OF_REWARD,
+    "reward.encoder": _OF_REWARD,
     "reward.clip": _OF_REWARD,
     "reward.device": _OF_REWARD,
     "reward.batch_size": _OF_REWARD,

@@ -146,7 +146,7 @@ def _whole_picture(rgb: Tensor, luma: Tensor, chroma: Tensor) -> Tensor:
     colourful = spread + 0.3 * (first.mean(1) ** 2 + second.mean(1) ** 2).sqrt()
     levels = (rgb * 4).floor().clamp(max=3).long()
     codes = (levels[:, 0] * 16 + levels[:, 1] * 4 + levels[:, 2]).flatten(1)
-    shares = functional.one_hot(codes, 64).double().mean(1)
+    shares = torch.stack([code.bincount(minlength=64) for code in codes]).double() / _SIDE**2
     entropy = -(shares * shares.clamp(min=1e-12).log()).sum(1)
     low, median, high = luma.flatten(1).quantile(torch.tensor([0.05, 0.5, 0.95]).double(), 1)
     quarter = _SIDE // 4

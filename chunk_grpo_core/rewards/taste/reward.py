@@ -1,0 +1,156 @@
+"""A fitted taste as a reward.
+
+Picks say nothing about prompts: pictures that please and ignore the caption get high scores. Train
+on it together with a reward that follows the prompt, and with a leash (``docs/taste.md``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...method.reward import Fingerprint, RewardBatch, checked_inputs
+from ...prompts.example import Prompt
+from ..files import digest
+from ..networks.network import LoadOptions
+from .encoders import VisionEncoder, load_encoder
+from .features import Encoder, features
+from .head import Head, load_head
+
+__all__ = ["EncodedTasteReward", "TasteReward", "check_encoder", "load_taste"]
+
+
+class TasteReward:
+    """What a head says of a picture, in deviations of the pictures that it was fitted on."""
+
+    name = "taste"
+
+    def __init__(
+        self,
+        head: Head,
+        facts: Fingerprint,
+        *,
+        encoder: Encoder | None = None,
+        pessimism: float = 0.0,
+        batch_size: int = 16,
+    ) -> None:
+        """Judge with a head.
+
+        Args:
+            head: From ``head.load_head`` or ``fit.fit_taste``.
+            facts: For the fingerprint: the digest of the head.
+            encoder: The one that the head was fitted on.
+            pessimism: How many deviations of the ensemble are subtracted from its mean; 0 is the
+                head itself. It lowers what the picks leave open.
+            batch_size: Pictures at once.
+
+        Raises:
+            ValueError: The encoder is missing or another one, or pessimism is negative.
+        """
+        if not (math.isfinite(pessimism) and pessimism >= 0):
+            raise ValueError(f"pessimism is {pessimism}; it must be 0 or above")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        check_encoder(head, encoder)
+        self.head, self.encoder = head, encoder
+        self.pessimism, self.batch_size = pessimism, batch_size
+        self._facts = dict(facts)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """See :class:`~chunk_grpo_core.method.reward.Reward`."""
+        encoder = {"encoder": self.head.encoder_digest} if self.head.encoder_digest else {}
+        return {**self._facts, **encoder, "pessimism": self.pessimism}
+
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
+        """See :class:`~chunk_grpo_core.method.reward.Reward`.
+
+        Extras: ``taste_std``, how far the members of the ensemble are apart, and ``unfamiliar``,
+        about 1 for pictures like those that were shown and more for others.
+        """
+        images, examples = checked_inputs(images, examples)
+        values = torch.full((len(images),), torch.nan)
+        spread, unfamiliar = values.clone(), values.clone()
+        usable = torch.isfinite(images).flatten(1).all(1).nonzero().flatten()
+        for places in usable.split(self.batch_size) if len(usable) else ():
+            raw = features(images[places], self.encoder)
+            scores = self.head.score(raw, [examples[int(place)].text for place in places])
+            spread[places] = scores.std(0, correction=0)
+            unfamiliar[places] = self.head.scaling.unfamiliar(raw).float()
+            values[places] = (
+                scores.mean(0) - self.pessimism * spread[places] if self.pessimism else scores[0]
+            )
+        return RewardBatch.of(values, taste_std=spread, unfamiliar=unfamiliar)
+
+
+class EncodedTasteReward(TasteReward):
+    """The same with an encoder's network. Implements ``NetworkReward``."""
+
+    encoder: VisionEncoder
+
+    @property
+    def network(self) -> nn.Module:
+        """The image tower."""
+        return self.encoder.network
+
+
+def check_encoder(head: Head, encoder: Encoder | None) -> None:
+    """Make sure that a head gets the encoder that it was fitted on.
+
+    Raises:
+        ValueError: It is missing, not needed, or another one.
+    """
+    wanted, given = head.encoder_digest, encoder.digest if encoder else ""
+    if wanted == given:
+        return
+    if not given:
+        raise ValueError(
+            f"the head was fitted on the encoder {head.encoder} (digest {wanted[:12]}); name its "
+            "folder: encoder = ..."
+        )
+    if not wanted:
+        raise ValueError("the head was fitted without an encoder; leave encoder out")
+    raise ValueError(
+        f"the head was fitted on the encoder {head.encoder} (digest {wanted[:12]}), and encoder "
+        f"names {encoder.name if encoder else ''} (digest {given[:12]}); name the other one, or "
+        "fit the taste again"
+    )
+
+
+def load_taste(
+    head: str | Path,
+    encoder: str | Path | None = None,
+    pessimism: float = 0.0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    batch_size: int = 16,
+) -> TasteReward:
+    """Load a taste.
+
+    Args:
+        head: The .safetensors file that ``chunk-grpo taste fit`` wrote.
+        encoder: Folder of the vision model that it was fitted on, if it was.
+        pessimism: See :class:`TasteReward`.
+        device: Of the encoder.
+        dtype: Of the encoder; a head belongs to one.
+        batch_size: Pictures at once.
+
+    Raises:
+        FileNotFoundError: A file is not on this machine.
+        ValueError: A file is something else, or they do not belong together.
+    """
+    options = LoadOptions(device=device, dtype=dtype, batch_size=batch_size)
+    fitted = load_head(head)
+    facts = {"head": digest(head)}
+    if encoder is None:
+        return TasteReward(fitted, facts, pessimism=pessimism, batch_size=batch_size)
+    network = load_encoder(
+        encoder, device=options.device, dtype=options.torch_dtype, batch_size=batch_size
+    )
+    return EncodedTasteReward(
+        fitted, facts, encoder=network, pessimism=pessimism, batch_size=batch_size
+    )
