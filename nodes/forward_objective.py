@@ -59,6 +59,14 @@ _SETTINGS = (
         is_rare=True,
     ),
     SettingInput(
+        "rank_steps",
+        "forward.rank_steps",
+        "Steps of the pictures that are scored; 0: all of them. With fewer, a large group is "
+        "sampled cheaply, and the best and worst that advantage_keep leaves are drawn again with "
+        "all steps.",
+        is_rare=True,
+    ),
+    SettingInput(
         "beta",
         "forward.beta",
         "Only for nft: pull back to the policy that sampled.",

@@ -36,10 +36,11 @@ class GRPOPreset(io.ComfyNode):
                     "preset",
                     options=list(PRESETS),
                     default=next(iter(PRESETS)),
-                    tooltip="safe-lora: ours, for a LoRA on one GPU; start here. gcpo-script and "
-                    "gcpo-v3: Chunk-GRPO as released and as in the paper (arXiv 2510.21583). "
-                    "flow-grpo, dance-grpo, mix-grpo: step-level methods. All but safe-lora were "
-                    "made for 8 to 32 GPUs, and most for whole models: read the text output.",
+                    tooltip="quick: ours, the forward form on few-step rollouts; start here. "
+                    "safe-lora: ours, Chunk-GRPO for a LoRA on one GPU. gcpo-script and gcpo-v3: "
+                    "Chunk-GRPO as released and as in the paper (arXiv 2510.21583). flow-grpo, "
+                    "dance-grpo, mix-grpo: step-level methods. All but the first two were made "
+                    "for 8 to 32 GPUs, and most for whole models: read the text output.",
                 ),
                 io.Int.Input(
                     "batch_size",
@@ -71,7 +72,11 @@ class GRPOPreset(io.ComfyNode):
                 io.Sigmas.Output(
                     "sigmas", display_name="sigmas", tooltip="Noise levels of the preset."
                 ),
-                PlanSocket.Output("plan", display_name="plan", tooltip="Chunks of the preset."),
+                PlanSocket.Output(
+                    "plan",
+                    display_name="plan",
+                    tooltip="Chunks of the preset; nothing of quick, which has none.",
+                ),
                 io.Float.Output(
                     "learning_rate",
                     display_name="learning_rate",
@@ -133,7 +138,7 @@ class GRPOPreset(io.ComfyNode):
 
 def _check_no_curve_needed(preset: Preset) -> None:
     stated = {setting.key: setting for setting in preset.values}
-    if needs_curve(str(stated["plan"].value)):
+    if needs_curve(str(stated["plan"].value or "")):
         raise ValueError(
             f"the plan of {preset.name} is read off a curve, but no curve is connected; measure it "
             "with Roll Out Trajectories and Analyze Temporal Dynamics, with a Flow SDE Sampler of "

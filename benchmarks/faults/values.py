@@ -98,6 +98,7 @@ KEYS: dict[str, Known] = {
     "objective.kl_ref": _number(0.0, 0.001),
     "objective.kl_type": _word("velocity", "flow-grpo", "exact"),
     # The campaign's run is one of Chunk-GRPO, which refuses every other value by name.
+    "forward.rank_steps": Known("whole", (0,), (-1, 1001, *TOO_LARGE)),
     "forward.objective": _word("awm"),
     "forward.times": Known("whole", (2,), (0, -1, 65, *TOO_LARGE)),
     "forward.time_distribution": _word("grid"),

@@ -92,7 +92,8 @@ class Algorithm(Protocol[Task, Measured]):
         ...
 
     def recorded(self, stream: Stream, group: SampledGroup) -> Trajectory:
-        """What the self-test replays of a group: a trajectory with noisy steps, if there is one.
+        """What the self-test replays where no group has noise: a trajectory with noisy steps, if
+        there is one. It is asked for as few groups as are replayed.
 
         Args:
             stream: The model that sampled, adapter on.

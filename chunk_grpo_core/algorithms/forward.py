@@ -16,12 +16,11 @@ Legend: G samples in a group, K times of a sample.
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from dataclasses import replace
 
 from torch import Tensor
 
-from ..method.chunks import ChunkPlan
-from ..method.matching import ForwardConfig, draw_times
+from ..method.matching import draw_times
 from ..method.matching_stream import (
     MatchingMeasurement,
     MatchingTask,
@@ -30,18 +29,17 @@ from ..method.matching_stream import (
     with_reference_velocity,
 )
 from ..method.noise import Noise, derive_seed
-from ..method.objective import ObjectiveConfig
 from ..method.policy import Policy, base_model
 from ..method.rollout import Trajectory, rollout
 from ..method.rules import SdeConfig
 from ..method.sampler import Sampler
-from ..method.schedule import TimeGrid
+from ..method.schedule import TimeGrid, coarser_grid
 from ..method.stream import Stream
-from ..method.windows import WindowConfig
-from ..settings.declared import changed_fields
+from ..method.walk import sample_ode
 from .algorithm import GroupRequest, SampledGroup
+from .forward_settings import ForwardSettings, check_forward
 
-__all__ = ["Forward", "ForwardSettings"]
+__all__ = ["Forward"]
 
 log = logging.getLogger(__name__)
 
@@ -49,46 +47,6 @@ _RECORDED = 2
 """Samples of a group that are sampled again, with noise, for the self-test."""
 _FIRST_ERROR = 1e-2
 """Largest relative difference of the velocity of first updates that rounding explains."""
-
-
-class OptimizerSettings(Protocol):
-    """What the forward form asks of an OptimizerConfig."""
-
-    @property
-    def updates_per_rollout(self) -> int: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def recompute_log_p(self) -> bool | None: ...
-
-
-class ForwardSettings(Protocol):
-    """The settings that the forward form reads; a TrainConfig has them and says what they mean."""
-
-    @property
-    def grid(self) -> TimeGrid: ...
-    @property
-    def plan(self) -> ChunkPlan | None: ...
-    @property
-    def sde(self) -> SdeConfig: ...
-    @property
-    def objective(self) -> ObjectiveConfig: ...
-    @property
-    def forward(self) -> ForwardConfig: ...
-    @property
-    def optimizer(self) -> OptimizerSettings: ...
-    @property
-    def window(self) -> WindowConfig: ...
-    @property
-    def chunk_fraction(self) -> float: ...
-    @property
-    def noise(self) -> str: ...
-    @property
-    def ode_solver(self) -> str: ...
-    @property
-    def share_initial_noise(self) -> bool: ...
-    @property
-    def seed(self) -> int: ...
 
 
 class Forward:
@@ -105,22 +63,9 @@ class Forward:
         Raises:
             ValueError: A setting of Chunk-GRPO is set, there are more times than levels, all
                 pictures of a group would be the same, or a setting of the library's walk is set
-                beside a sampler.
+                beside a sampler, or a first pass saves nothing.
         """
-        _refuse_settings_of_chunks(config)
-        _check_sampling(config, sampler)
-        count, levels = config.forward.times, config.grid.steps
-        if config.forward.time_distribution == "grid" and count > levels:
-            raise ValueError(
-                f"forward.times is {count}, but the grid has {levels} levels above 0 to choose "
-                'from; take fewer times, more steps, or time_distribution "uniform"'
-            )
-        forward = config.forward
-        if forward.old == "average" and not forward.needs_old:
-            raise ValueError(
-                f'forward.old is "average", but forward.objective is "{forward.objective}", which '
-                'compares with no old policy; use objective "nft" or "elbo", or old "rollout"'
-            )
+        check_forward(config, sampler)
         self._config, self._sampler = config, sampler
 
     @property
@@ -146,18 +91,19 @@ class Forward:
     def sample(self, stream: Stream, request: GroupRequest) -> Trajectory:
         """See :class:`~.algorithm.Algorithm`."""
         if self._sampler is None:
-            return self._rollout(stream, request, self._config.sde, request.noise)
-        example, grid, noise = request.example, self._config.grid, request.noise
+            return self._rollout(stream, request, self._config.sde, request.noise, self._ranked)
+        example, noise = request.example, request.noise
         x_1 = noise.initial(request.latent_shape)
-        x_0 = self._sampler.sample(stream, example, grid, x_1, noise.step_seeds)
-        return Trajectory.of_ends(example, grid, x_1, x_0)
+        x_0 = self._sampler.sample(stream, example, self._ranked, x_1, noise.step_seeds)
+        return Trajectory.of_ends(example, self._ranked, x_1, x_0)
 
     def recorded(self, stream: Stream, group: SampledGroup) -> Trajectory:
         """See :class:`~.algorithm.Algorithm`: a small group with noise, which has densities."""
         request = group.request
         seed = derive_seed(request.noise.seed, "recorded")
         sde = self._config.sde if self._config.sde.is_stochastic else SdeConfig()
-        return self._rollout(stream, request, sde, Noise(False, seed, _RECORDED))
+        noise = Noise(False, seed, _RECORDED)
+        return self._rollout(stream, request, sde, noise, self._config.grid)
 
     def task(self, group: SampledGroup, advantages: Tensor, weight: float) -> MatchingTask:
         """See :class:`~.algorithm.Algorithm`."""
@@ -169,11 +115,22 @@ class Forward:
             range(request.samples.start, request.samples.stop),
             derive_seed(config.seed, "matching", request.iteration, request.number),
         )
-        x_0 = group.trajectory.x_0
-        return MatchingTask(request.example, x_0, noised, advantages, weight, request.number)
+        return MatchingTask(
+            request.example,
+            group.trajectory.x_0,
+            noised,
+            advantages,
+            weight,
+            x_1=group.trajectory.states[0] if config.forward.rank_steps else None,
+            seeds=request.noise.step_seeds,
+            number=request.number,
+        )
 
     def prepare(self, stream: Stream, task: MatchingTask, policy: Policy) -> MatchingTask:
-        """See :class:`~.algorithm.Algorithm`: the reference, and the old policy if need be."""
+        """See :class:`~.algorithm.Algorithm`: the pictures themselves if others were scored, the
+        reference, and the old policy if need be."""
+        if task.x_1 is not None:
+            task = self._drawn_again(stream, task, task.x_1)
         if self._compares_with_old(task):
             task = with_old_policy(stream, task, with_gradients=policy.is_compiled)
         if self._config.forward.needs_reference:
@@ -213,13 +170,47 @@ class Forward:
             columns["clipped_samples"] = measured.clipped / max(measured.ratios, 1)
         return columns
 
+    @property
+    def _ranked(self) -> TimeGrid:
+        """The grid of the pictures that are scored."""
+        grid, steps = self._config.grid, self._config.forward.rank_steps
+        return coarser_grid(grid, steps) if steps else grid
+
+    def _drawn_again(self, stream: Stream, task: MatchingTask, x_1: Tensor) -> MatchingTask:
+        """Draw the samples that are trained with all steps, from where they started."""
+        kept = task.advantages.nonzero().flatten()
+        if not len(kept):
+            return task
+        config, x_0 = self._config, task.x_0.clone()
+        if self._sampler is None:
+            x_0[kept] = sample_ode(
+                stream.velocity,
+                task.example,
+                config.grid,
+                x_1[kept],
+                solver=config.ode_solver,
+                device=stream.device,
+                batch_size=stream.batch_size,
+                check_cancel=stream.check_cancel,
+            )
+        else:
+            seeds = [task.seeds[number] for number in kept.tolist()]
+            sampler = self._sampler
+            x_0[kept] = sampler.sample(stream, task.example, config.grid, x_1[kept], seeds)
+        return replace(task, x_0=x_0)
+
     def _rollout(
-        self, stream: Stream, request: GroupRequest, sde: SdeConfig, noise: Noise
+        self,
+        stream: Stream,
+        request: GroupRequest,
+        sde: SdeConfig,
+        noise: Noise,
+        grid: TimeGrid,
     ) -> Trajectory:
         return rollout(
             stream.velocity,
             request.example,
-            self._config.grid,
+            grid,
             sde,
             noise,
             request.latent_shape,
@@ -235,61 +226,3 @@ class Forward:
         optimizer, forward = self._config.optimizer, self._config.forward
         later = optimizer.epochs > 1 or task.number % optimizer.updates_per_rollout > 0
         return forward.old == "average" or (forward.needs_old and later)
-
-
-def _check_sampling(config: ForwardSettings, sampler: Sampler | None) -> None:
-    """Refuse a walk that nobody takes, and rollouts that cannot differ.
-
-    Raises:
-        ValueError: See :meth:`Forward.__init__`.
-    """
-    sde, is_noisy = config.sde, config.sde.is_stochastic
-    if sampler is not None and is_noisy:
-        raise ValueError(
-            f"sde is {sde.rule} with eta {sde.eta}, but the sampler {sampler.name} makes the "
-            'rollouts; set sde.rule to "ode"'
-        )
-    if sampler is not None and config.ode_solver != "euler":
-        raise ValueError(
-            f"ode_solver is {config.ode_solver!r}, but the sampler {sampler.name} makes the "
-            "rollouts; leave it out"
-        )
-    if is_noisy and config.ode_solver != "euler":
-        raise ValueError(
-            f"ode_solver is {config.ode_solver!r}, but every step takes noise, so that none "
-            'follows the ODE; set sde.rule to "ode"'
-        )
-    if config.share_initial_noise and not (is_noisy or (sampler and sampler.draws_noise)):
-        who = f"sde is {sde.rule} with eta {sde.eta}" if sampler is None else sampler.name
-        draws = "" if sampler is None else " draws no noise"
-        raise ValueError(
-            f"share_initial_noise is true and {who}{draws}: without noise, all pictures of a group "
-            "would be the same; set share_initial_noise to false"
-        )
-
-
-def _refuse_settings_of_chunks(config: ForwardSettings) -> None:
-    """Refuse what has no effect here.
-
-    Raises:
-        ValueError: A setting of Chunk-GRPO alone is set.
-    """
-    if config.plan is not None:
-        raise ValueError(
-            "plan is set, but the algorithm forward trains no chunks of steps; leave the plan out"
-        )
-    for name, value, unset in (
-        ("chunk_fraction", config.chunk_fraction, 0.5),
-        ("noise", config.noise, "all"),
-        ("window.kind", config.window.kind, "all"),
-        ("optimizer.recompute_log_p", config.optimizer.recompute_log_p, None),
-    ):
-        if value != unset:
-            raise ValueError(
-                f"{name} is {value!r}, which has no effect in the algorithm forward; leave it out"
-            )
-    for name in changed_fields(config.objective):
-        raise ValueError(
-            f"objective.{name} is {getattr(config.objective, name)!r}, but the algorithm forward "
-            "has its own objective, with settings that begin with forward.; leave it out"
-        )

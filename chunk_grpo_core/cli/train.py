@@ -16,7 +16,8 @@ from ..configfile.reading import read_config_file
 from ..configfile.run_config import RunConfig
 from ..configfile.writing import preset_text
 from ..models.registry import FAMILIES
-from ..presets import PRESETS
+from ..presets import PRESETS, Preset
+from ..presets.cost import preset_units
 from ..processes.launch import TIMEOUT, asks_for_sharding, is_launched, join_processes
 from ..runs.folder import RunFolder, numbered_folder
 from ..runs.start import TrainedRun
@@ -176,12 +177,23 @@ def presets(
     if as_json and text is not None:
         return {"name": write, "text": text}
     if as_json:
-        return {"presets": [{"name": p.name, "title": p.title} for p in PRESETS.values()]}
+        return {"presets": [_listed(preset) for preset in PRESETS.values()]}
     if text is not None:
         return typer.echo(text, nl=False)
     for preset in PRESETS.values():
-        typer.echo(f"{preset.name:12} {preset.title}")
+        units = preset_units(preset)
+        cost = "by its plan" if units is None else f"{units.total:.0f} units"
+        typer.echo(f"{preset.name:12} {cost:>11}  {preset.title}")
+    typer.echo(
+        "\nA unit is one sample through the model once, of one picture; with gradients it is three."
+    )
     return None
+
+
+def _listed(preset: Preset) -> dict[str, object]:
+    units = preset_units(preset)
+    cost = units and round(units.total, 2)
+    return {"name": preset.name, "title": preset.title, "units_per_picture": cost}
 
 
 def _how_to_go_on(folder: Path | None, changes: Sequence[str] = ()) -> str:

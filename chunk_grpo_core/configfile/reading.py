@@ -84,7 +84,7 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     grid_table = _table(GridTable, values, "grid")
     model = ChosenModel(type=family.name, table=_table(family.table, values, "model"))
     plan = _table(PlanTable, values, "plan")
-    plan = replace(plan, chunks=plan.chunks or str(base.get("plan", "")))
+    plan = replace(plan, chunks=plan.chunks or str(base.get("plan") or ""))
     base_grid = base.get("grid")
     grid = _grid(grid_table, base_grid if isinstance(base_grid, TimeGrid) else None, model)
     steps = grid.trainable_steps

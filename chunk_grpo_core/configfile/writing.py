@@ -14,6 +14,7 @@ from ..method.schedule import TimeGrid, shifted_grid
 from ..models.family import ModelTable
 from ..models.registry import FAMILIES, family_named
 from ..presets import PRESETS
+from ..presets.quick import QUICK
 from ..rewards import REWARDS
 from ..train.config import TrainConfig
 from .keys import Key, keys
@@ -41,6 +42,8 @@ def preset_text(preset: str, model: str) -> str:
         data["prompts"] = {"file": "prompts.txt"}
     if not family.reward:
         data["reward"] = {"name": "target_colour"}
+    if preset == QUICK.name:
+        data["grid"] = {"steps": family.few_steps, "shift": "model"}
     return write_config(read_config(data, Path(), preset))
 
 

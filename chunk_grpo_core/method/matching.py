@@ -31,6 +31,7 @@ References:
     DiffusionNFT (Zheng et al., 2025), arXiv 2509.16117: nft, the weight ``adaptive``.
     Flow Policy Optimization (McAllister et al., 2025), arXiv 2507.21053: elbo; arXiv 2602.04663
     (2026) compares such estimates for images.
+    Sol-RL (2026), arXiv 2604.06916: rank a large pool cheaply, draw the best and the worst again.
     NormGuard (Pan et al., 2026), arXiv 2606.27771: the penalty on the norm.
     Scaling Rectified Flow Transformers (Esser et al., 2024), arXiv 2403.03206: logit-normal times.
 """
@@ -77,6 +78,10 @@ _LEAST_ERROR = 1e-5
 class ForwardConfig:
     """What the algorithm ``forward`` trains; Chunk-GRPO does not use it."""
 
+    rank_steps: Annotated[int, Range(0, 1000)] = 0
+    """Steps of the pictures that are scored, 2 or more; 0 for all steps of the grid. With fewer a
+    large group is sampled cheaply, and what ``advantage.keep`` leaves of it is drawn again from the
+    same noise with all steps, and trained on (Sol-RL, arXiv 2604.06916)."""
     objective: Annotated[str, OneOf(OBJECTIVES)] = "awm"
     """awm: advantage-weighted matching. nft: DiffusionNFT, the same along its tangent at the policy
     that sampled, with a pull back to that policy. elbo: a clipped ratio of likelihood estimates. On

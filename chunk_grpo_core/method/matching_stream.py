@@ -12,7 +12,7 @@ Legend: G samples in a group, K times, B sample-times in a micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,6 +53,10 @@ class MatchingTask:
     """A_i, CPU float32, shape (G,). A sample without one goes through nothing."""
     weight: float = 1.0
     """Part of its group that these samples are."""
+    x_1: Tensor | None = None
+    """Where the samples started, CPU float32, shape (G, *latent), if they are drawn again."""
+    seeds: Sequence[int] = ()
+    """Of their steps."""
     number: int = 0
     """Of the group in its iteration, which says which update trains it."""
     old: Tensor | None = None

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["PURE_NOISE", "TimeGrid", "falling_pairs", "flux_shift", "shifted_grid"]
+__all__ = ["PURE_NOISE", "TimeGrid", "coarser_grid", "falling_pairs", "flux_shift", "shifted_grid"]
 
 PURE_NOISE = 0.98
 """Lowest noise level that a sample can start from; less leaves a picture in it."""
@@ -124,6 +124,18 @@ def shifted_grid(steps: int, shift: float = 3.0) -> TimeGrid:
     even = [1.0 - i / steps for i in range(1, steps + 1)]
     shifted = (shift * t / (1.0 + (shift - 1.0) * t) for t in even)
     return TimeGrid((1.0, *shifted))  # rounding would put the first level beside 1 for small shifts
+
+
+def coarser_grid(grid: TimeGrid, steps: int) -> TimeGrid:
+    """Take fewer steps over the same levels, as evenly as they allow.
+
+    Args:
+        grid: N steps.
+        steps: 2 to N.
+    """
+    if not 2 <= steps <= grid.steps:
+        raise ValueError(f"steps is {steps}; a grid of {grid.steps} steps allows 2 to that number")
+    return TimeGrid(tuple(grid.sigmas[round(i * grid.steps / steps)] for i in range(steps + 1)))
 
 
 def flux_shift(tokens: int, base_shift: float = 0.5, max_shift: float = 1.15) -> float:

@@ -108,6 +108,8 @@ class Family(Generic[Table]):
     """Prompts of a configuration that names none; None if it must name some."""
     reward: str = ""
     """Reward of a configuration that names none; empty if it must name one."""
+    few_steps: int = 8
+    """Steps of a rollout without noise whose pictures are good enough to be compared."""
     imports: tuple[str, ...] = ()
     """Classes of large packages to import in all processes at once, see
     :func:`~chunk_grpo_core.optional.import_early`."""

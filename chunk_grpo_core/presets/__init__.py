@@ -13,6 +13,7 @@ import difflib
 from ..method.dynamics import DynamicsCurve
 from ..train.config import TrainConfig
 from .gcpo import GCPO_SCRIPT, GCPO_V3
+from .quick import QUICK
 from .recipe import NOT_IN_THE_SOURCE, Preset, Setting
 from .safe_lora import SAFE_LORA
 from .step_level import DANCE_GRPO, FLOW_GRPO, MIX_GRPO
@@ -28,7 +29,7 @@ __all__ = [
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
-    for preset in (SAFE_LORA, GCPO_SCRIPT, GCPO_V3, FLOW_GRPO, DANCE_GRPO, MIX_GRPO)
+    for preset in (QUICK, SAFE_LORA, GCPO_SCRIPT, GCPO_V3, FLOW_GRPO, DANCE_GRPO, MIX_GRPO)
 }
 
 

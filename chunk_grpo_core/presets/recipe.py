@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from ..method.schedule import TimeGrid
 
-__all__ = ["NOT_IN_THE_SOURCE", "Preset", "Setting", "complete", "settings", "shown"]
+__all__ = [
+    "NOT_IN_THE_SOURCE",
+    "Preset",
+    "Setting",
+    "complete",
+    "forward_form",
+    "settings",
+    "shown",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,21 @@ def complete(*groups: tuple[Setting, ...]) -> tuple[Setting, ...]:
     stated_keys = {setting.key for setting in stated}
     off = (Setting(k, v, NOT_IN_THE_SOURCE) for k, v in _OFF.items() if k not in stated_keys)
     return (*stated, *off)
+
+
+def forward_form(*groups: tuple[Setting, ...]) -> tuple[Setting, ...]:
+    """Join parts, name the forward form, and say that there is no plan and no old decay."""
+    stated = (
+        Setting("algorithm", "forward", "Ours: it trains on finished pictures of any sampler"),
+        Setting("plan", None, "no step of the rollout is trained"),
+        *(setting for group in groups for setting in group),
+    )
+    stated_keys = {setting.key for setting in stated}
+    off: dict[str, object] = {"advantage.keep": None, "optimizer.ema_decay": None, "lora.rs": False}
+    return (
+        *stated,
+        *(Setting(k, v, NOT_IN_THE_SOURCE) for k, v in off.items() if k not in stated_keys),
+    )
 
 
 def shown(value: object) -> str:

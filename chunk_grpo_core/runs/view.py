@@ -24,6 +24,8 @@ _ROW = (
     "reward_std",
     "clip_fraction",
     "approx_kl",
+    "velocity_norm",
+    "reference_gap",
     "grad_norm",
     "masked_scores",
     "ratio_error_first_update",

@@ -5,7 +5,7 @@
                   pictures of a group have become one
     divergence    a number is not finite, ratios are far from 1, or gradients have exploded
     all-masked    most pictures have no score
-    velocity-norm velocities have grown longer than the model's own, and pictures will spoil
+    velocity-norm velocities have grown longer than the model's own, and pictures may spoil
 
 Where the thresholds come from: the 176 committed runs of ``benchmarks/results/chunk_vs_step``, also
 those with four times the best learning rate, stay well inside those of divergence and of clipping.
@@ -246,8 +246,8 @@ def _velocity_norm(rows: Sequence[Row], config: AlarmSettings) -> _Sign:
     times = last[-1]["velocity_norm"]
     return (
         f"in {_times(last)} velocities were more than {_LONGER} times as long as those of the "
-        f"model without its LoRA ({times:.2f} times in the last one); pictures lose their flat "
-        "areas and edges before the reward shows it",
+        f"model without its LoRA ({times:.2f} times in the last one); flat areas and edges may be "
+        "lost before the reward shows it",
         "Go back to an earlier checkpoint, and raise the leash (objective.kl_ref, or "
         "forward.kl_ref), or lower optimizer.learning_rate",
     )

@@ -146,11 +146,17 @@ def plot_training(
             colour = PALETTE[chunk % len(PALETTE)]
             left.plot(x, smoothed(values), color=colour, lw=1.4, label=f"{chunk + 1}")
         left.set_ylabel("clipped, by chunk")
+        if not chunks:  # nothing to clip: what shows first that pictures spoil
+            lengths = [_number(row.get("velocity_norm")) for row in rows]
+            left.plot(x, lengths, color=PALETTE[0], lw=1.4)
+            left.set_ylabel("length of v, of the base's")
         if 1 <= chunks <= 6:
             _legend_above(left, theme)
-        distance = [_number(row.get("approx_kl")) for row in rows]
-        right.plot(x, distance, color=GREEN, label="KL")
-        right.set_ylabel("KL to the sampler, per dim.", color=GREEN)
+        name, label = "approx_kl", "KL to the sampler, per dim."
+        if not any(name in row for row in rows):
+            name, label = "reference_gap", "distance to the base"
+        right.plot(x, [_number(row.get(name)) for row in rows], color=GREEN)
+        right.set_ylabel(label, color=GREEN)
         norm = right.twinx()
         norm.plot(x, [_number(row.get("grad_norm")) for row in rows], color=ORANGE, lw=1.2)
         norm.set_ylabel("gradient norm", color=ORANGE)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from chunk_grpo_core.__main__ import main
 from chunk_grpo_core.cli import app as app_module
-from chunk_grpo_core.cli import measure, rewards, serve, train
+from chunk_grpo_core.cli import demo_command, measure, rewards, serve, train
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.cli.demo import DemoResult
 from chunk_grpo_core.disk.atomic import CannotWrite
@@ -33,7 +33,7 @@ from chunk_grpo_core.watch.strict_json import strict_json
 EVALUATION = Evaluation(
     examples_of(["a", "b", "c"]),
     torch.tensor([[0.5], [0.6], [math.nan]]),
-    {name: torch.full((3, 1), math.nan) for name in ("strict", "attributes")},
+    {name: torch.full((3, 1), math.nan) for name in ("strict", "attributes", "clean")},
     torch.zeros(3, 4, 4, 3),
 )
 OUTCOME: Any = SimpleNamespace(
@@ -65,7 +65,7 @@ def place(tmp_path, monkeypatch):
     fakes = {
         (train, "train_run"): lambda *args, **kwargs: DONE,
         (train, "resume_run"): lambda *args, **kwargs: DONE,
-        (app_module, "run_demo"): lambda *args, **kwargs: DemoResult(
+        (demo_command, "run_demo"): lambda *args, **kwargs: DemoResult(
             OUTCOME, 1.0, Path("r"), Path("l"), ()
         ),
         (measure, "load_policy"): lambda *args, **kwargs: FakePolicy(),
@@ -88,7 +88,7 @@ def place(tmp_path, monkeypatch):
 COMMANDS = {
     "train": ("tiny.toml", "gone.toml", (train, "train_run")),
     "resume": ("r", "--iterations 0", (train, "resume_run")),
-    "demo": ("", "--algorithm whole", (app_module, "run_demo")),
+    "demo": ("", "--algorithm whole", (demo_command, "run_demo")),
     "sample": ("tiny.toml --prompt x", "gone.toml", (measure, "draw")),
     "analyze": ("tiny.toml", "tiny.toml --set grid.steps=0", (measure, "measure_curve")),
     "evaluate": ("tiny.toml --lora in.safetensors", "tiny.toml", (measure, "measure")),

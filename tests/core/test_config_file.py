@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -63,7 +63,11 @@ def test_a_written_preset_is_the_preset_and_writes_itself(name, model):
     text = preset_text(name, model)
     config = read_config(parse_toml(text), Path(), name)
     curve = curve_for(config)
-    assert config.train_config(curve) == preset_config(name, curve=curve)
+    expected = preset_config(name, curve=curve)
+    if name == "quick":  # whose rollout is that of the model
+        family, table = config.model.family, config.model.table
+        expected = replace(expected, grid=family.grid(table, family.few_steps))
+    assert config.train_config(curve) == expected
     again = write_config(config).splitlines()
     assert [line for line in again if line[:1] != "#"] == [
         line for line in text.splitlines() if line[:1] != "#"

@@ -11,13 +11,19 @@ from fakes import PROMPTS, Brightness, CancelAfter, MixingPolicy, ToyPolicy, toy
 from threads import Unreachable, same_training, together, train
 
 from chunk_grpo_core.algorithms import algorithm_of
+from chunk_grpo_core.algorithms.algorithm import GroupRequest, SampledGroup
 from chunk_grpo_core.configfile.record import read_settings
 from chunk_grpo_core.method.advantage import AdvantageConfig
 from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.matching import OBJECTIVES, ForwardConfig
+from chunk_grpo_core.method.noise import Noise
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.rules import SdeConfig
+from chunk_grpo_core.method.schedule import coarser_grid
+from chunk_grpo_core.method.stream import Stream
+from chunk_grpo_core.method.walk import sample_ode
 from chunk_grpo_core.method.windows import WindowConfig
+from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.runs.view import run_view
@@ -159,6 +165,52 @@ def test_only_the_best_and_the_worst_are_trained_if_only_they_have_an_advantage(
     assert rows[0]["trained_passes"] == 2 * 4 * 2  # groups, kept samples, times
 
 
+def test_a_cheap_first_pass_is_scored_and_what_is_kept_is_drawn_again_with_all_steps():
+    config = config_of(
+        forward=ForwardConfig(rank_steps=3), advantage=AdvantageConfig(keep=2), self_test=False
+    )
+    algorithm, policy = algorithm_of(config), ToyPolicy()
+    stream = Stream(policy.velocity, batch_size=4)
+    noise = Noise(False, 5, 8)
+    request = GroupRequest(
+        iteration=0,
+        number=0,
+        samples=slice(0, 8),
+        example=Example.of("warm"),
+        noise=noise,
+        latent_shape=policy.latent_shape,
+    )
+    trajectory = algorithm.sample(stream, request)
+    assert trajectory.grid == coarser_grid(config.grid, 3) and trajectory.grid.steps == 3
+    advantages = torch.tensor([1.0, 0, 0, -1, 0, 0.5, 0, -0.5])
+    task = algorithm.task(SampledGroup(request, trajectory), advantages, 1.0)
+    prepared = algorithm.prepare(stream, task, policy)
+    whole = sample_ode(
+        policy.velocity, "warm", config.grid, noise.initial(policy.latent_shape), batch_size=4
+    )
+    kept = advantages != 0
+    torch.testing.assert_close(prepared.x_0[kept], whole[kept])
+    assert torch.equal(prepared.x_0[~kept], trajectory.x_0[~kept])
+    assert (prepared.x_0[kept] - trajectory.x_0[kept]).abs().max() > 1e-3
+
+
+def test_a_ranked_run_resumes_to_the_same_numbers(tmp_path):
+    config = config_of(
+        forward=ForwardConfig(rank_steps=2),
+        advantage=AdvantageConfig(keep=2),
+        iterations=4,
+        self_test=False,
+        checkpoint_every=2,
+    )
+    rows, adapter = trained(config)
+    assert rows[0]["trained_passes"] == 2 * 4 * 2
+    with pytest.raises(Cancelled):
+        trained(config, checkpoints=Checkpoints(tmp_path), check_cancel=CancelAfter(80))
+    again, moved = trained(config, checkpoints=Checkpoints(tmp_path))
+    assert again == rows[len(rows) - len(again) :]
+    assert all(torch.equal(moved[name], adapter[name]) for name in adapter)
+
+
 @pytest.mark.parametrize("sde", [ODE, SdeConfig(eta=0.5)])
 def test_any_rollout_will_do(sde):
     rows, _ = trained(config_of(sde=sde, share_initial_noise=sde != ODE))
@@ -224,6 +276,16 @@ def test_a_run_without_leash_is_warned_of(caplog):
         (
             {"optimizer": OptimizerConfig(recompute_log_p=True)},
             "optimizer.recompute_log_p is True, which has no effect",
+        ),
+        ({"forward": ForwardConfig(rank_steps=6)}, "rank_steps is 6, but the grid has 6 steps"),
+        ({"forward": ForwardConfig(rank_steps=3)}, "rank_steps is 3, but advantage.keep is not"),
+        (
+            {
+                "forward": ForwardConfig(rank_steps=3),
+                "advantage": AdvantageConfig(keep=2),
+                "sde": SdeConfig(),
+            },
+            "rank_steps is 3, but sde is flow",
         ),
         (
             {"forward": ForwardConfig(old="average")},

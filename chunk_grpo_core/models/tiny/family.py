@@ -45,5 +45,6 @@ FAMILY = Family(
     grid=_grid,
     captions=_captions,
     reward="tiny_world",
+    few_steps=5,
     imports=("diffusers.FluxTransformer2DModel",),
 )

@@ -10,6 +10,9 @@ const PHASES = { rollout: "#56b4e9", score: "#e69f00", update: "#009e73" };
 const HELD_OUT = "#d55e00";
 const TINY = 256; // pixels; smaller pictures are enlarged without blur
 
+/** How far the policy has moved: from the one that sampled, or, without ratios, from the base. */
+const distance = (row) => row.approx_kl ?? row.reference_gap ?? null;
+
 export class RunPanel {
   /**
    * @param options.onStop() - Stop and keep was pressed
@@ -166,24 +169,28 @@ export class RunPanel {
       ],
     });
     const chunks = rows[0]?.clip_fraction?.length ?? 0;
+    // Training without ratios has nothing to clip: the length of the velocity is what to watch.
+    const norm = { kind: "line", x, y: rows.map((row) => row.velocity_norm), colour: PHASES.update };
     drawChart(this.clip, {
       colours,
       cursor,
       xRange,
-      fromZero: true,
-      series: Array.from({ length: chunks }, (_, chunk) => ({
-        kind: "line",
-        x,
-        y: smoothed(rows.map((row) => row.clip_fraction[chunk])),
-        colour: chunkColour(chunk),
-      })),
+      fromZero: chunks > 0,
+      series: chunks
+        ? Array.from({ length: chunks }, (_, chunk) => ({
+            kind: "line",
+            x,
+            y: smoothed(rows.map((row) => row.clip_fraction[chunk])),
+            colour: chunkColour(chunk),
+          }))
+        : [norm],
     });
     drawChart(this.kl, {
       colours,
       cursor,
       xRange,
       fromZero: true,
-      series: [{ kind: "line", x, y: rows.map((row) => row.approx_kl), colour: PHASES.update }],
+      series: [{ kind: "line", x, y: rows.map(distance), colour: PHASES.update }],
     });
     this.drawReadout(view, rows);
   }
@@ -202,9 +209,16 @@ export class RunPanel {
     const clipped = (row?.clip_fraction ?? []).map((value, chunk) =>
       h("b", { style: `color: ${chunkColour(chunk)}` }, `${short(value, 2)} `),
     );
-    this.clipText.replaceChildren(`${t("clip fraction")} `, ...clipped);
-    this.clipText.title = `${this.clipText.textContent}(${t("chunk")} 1, 2, ...)`;
-    this.klText.replaceChildren(`${t("KL")} `, h("b", {}, row ? short(row.approx_kl, 2) : ""));
+    const hasRatios = !row || row.clip_fraction !== undefined;
+    if (hasRatios) {
+      this.clipText.replaceChildren(`${t("clip fraction")} `, ...clipped);
+      this.clipText.title = `${this.clipText.textContent}(${t("chunk")} 1, 2, ...)`;
+    } else {
+      this.clipText.replaceChildren(`${t("velocity norm")} `, h("b", {}, short(row.velocity_norm, 3)));
+      this.clipText.title = t("length of the velocity, compared with the base model's");
+    }
+    const name = hasRatios ? t("KL") : t("distance to base");
+    this.klText.replaceChildren(`${name} `, h("b", {}, row ? short(distance(row), 2) : ""));
   }
 
   drawPhases(rows) {

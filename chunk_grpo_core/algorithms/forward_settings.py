@@ -1,0 +1,173 @@
+"""Settings of the forward form, and what of them does not go together."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..method.advantage import AdvantageConfig
+from ..method.chunks import ChunkPlan
+from ..method.matching import ForwardConfig
+from ..method.objective import ObjectiveConfig
+from ..method.rules import SdeConfig
+from ..method.sampler import Sampler
+from ..method.schedule import TimeGrid
+from ..method.windows import WindowConfig
+from ..settings.declared import changed_fields
+
+__all__ = ["ForwardSettings", "check_forward"]
+
+
+class OptimizerSettings(Protocol):
+    """What the forward form asks of an OptimizerConfig."""
+
+    @property
+    def updates_per_rollout(self) -> int: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def recompute_log_p(self) -> bool | None: ...
+
+
+class ForwardSettings(Protocol):
+    """The settings that the forward form reads; a TrainConfig has them and says what they mean."""
+
+    @property
+    def grid(self) -> TimeGrid: ...
+    @property
+    def plan(self) -> ChunkPlan | None: ...
+    @property
+    def sde(self) -> SdeConfig: ...
+    @property
+    def objective(self) -> ObjectiveConfig: ...
+    @property
+    def forward(self) -> ForwardConfig: ...
+    @property
+    def advantage(self) -> AdvantageConfig: ...
+    @property
+    def optimizer(self) -> OptimizerSettings: ...
+    @property
+    def window(self) -> WindowConfig: ...
+    @property
+    def chunk_fraction(self) -> float: ...
+    @property
+    def noise(self) -> str: ...
+    @property
+    def ode_solver(self) -> str: ...
+    @property
+    def share_initial_noise(self) -> bool: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def check_forward(config: ForwardSettings, sampler: Sampler | None) -> None:
+    """Refuse settings that do not suit the forward form.
+
+    Args:
+        config: The settings.
+        sampler: What makes the rollouts; the library's own walk if None.
+
+    Raises:
+        ValueError: A setting of Chunk-GRPO is set, there are more times than levels, all pictures
+            of a group would be the same, a setting of the library's walk is set beside a sampler,
+            or a first pass saves nothing.
+    """
+    _refuse_settings_of_chunks(config)
+    _check_sampling(config, sampler)
+    count, levels = config.forward.times, config.grid.steps
+    if config.forward.time_distribution == "grid" and count > levels:
+        raise ValueError(
+            f"forward.times is {count}, but the grid has {levels} levels above 0 to choose "
+            'from; take fewer times, more steps, or time_distribution "uniform"'
+        )
+    forward = config.forward
+    _check_ranking(config)
+    if forward.old == "average" and not forward.needs_old:
+        raise ValueError(
+            f'forward.old is "average", but forward.objective is "{forward.objective}", which '
+            'compares with no old policy; use objective "nft" or "elbo", or old "rollout"'
+        )
+
+
+def _check_ranking(config: ForwardSettings) -> None:
+    """Refuse a first pass that saves nothing, or that draws other pictures.
+
+    Raises:
+        ValueError: See :func:`check_forward`.
+    """
+    steps, grid = config.forward.rank_steps, config.grid
+    if not steps:
+        return
+    if not 2 <= steps < grid.steps:
+        raise ValueError(
+            f"forward.rank_steps is {steps}, but the grid has {grid.steps} steps; it must be 2 or "
+            "more, and fewer than that, or 0"
+        )
+    if config.advantage.keep is None:
+        raise ValueError(
+            f"forward.rank_steps is {steps}, but advantage.keep is not set, so that the whole "
+            "group would be drawn twice; set advantage.keep, or rank_steps to 0"
+        )
+    if config.sde.is_stochastic:
+        raise ValueError(
+            f"forward.rank_steps is {steps}, but sde is {config.sde.rule} with eta "
+            f"{config.sde.eta}: with noise, more steps draw another picture; set sde.rule to "
+            '"ode"'
+        )
+
+
+def _check_sampling(config: ForwardSettings, sampler: Sampler | None) -> None:
+    """Refuse a walk that nobody takes, and rollouts that cannot differ.
+
+    Raises:
+        ValueError: See :func:`check_forward`.
+    """
+    sde, is_noisy = config.sde, config.sde.is_stochastic
+    if sampler is not None and is_noisy:
+        raise ValueError(
+            f"sde is {sde.rule} with eta {sde.eta}, but the sampler {sampler.name} makes the "
+            'rollouts; set sde.rule to "ode"'
+        )
+    if sampler is not None and config.ode_solver != "euler":
+        raise ValueError(
+            f"ode_solver is {config.ode_solver!r}, but the sampler {sampler.name} makes the "
+            "rollouts; leave it out"
+        )
+    if is_noisy and config.ode_solver != "euler":
+        raise ValueError(
+            f"ode_solver is {config.ode_solver!r}, but every step takes noise, so that none "
+            'follows the ODE; set sde.rule to "ode"'
+        )
+    if config.share_initial_noise and not (is_noisy or (sampler and sampler.draws_noise)):
+        who = f"sde is {sde.rule} with eta {sde.eta}" if sampler is None else sampler.name
+        draws = "" if sampler is None else " draws no noise"
+        raise ValueError(
+            f"share_initial_noise is true and {who}{draws}: without noise, all pictures of a group "
+            "would be the same; set share_initial_noise to false"
+        )
+
+
+def _refuse_settings_of_chunks(config: ForwardSettings) -> None:
+    """Refuse what has no effect here.
+
+    Raises:
+        ValueError: A setting of Chunk-GRPO alone is set.
+    """
+    if config.plan is not None:
+        raise ValueError(
+            "plan is set, but the algorithm forward trains no chunks of steps; leave the plan out"
+        )
+    for name, value, unset in (
+        ("chunk_fraction", config.chunk_fraction, 0.5),
+        ("noise", config.noise, "all"),
+        ("window.kind", config.window.kind, "all"),
+        ("optimizer.recompute_log_p", config.optimizer.recompute_log_p, None),
+    ):
+        if value != unset:
+            raise ValueError(
+                f"{name} is {value!r}, which has no effect in the algorithm forward; leave it out"
+            )
+    for name in changed_fields(config.objective):
+        raise ValueError(
+            f"objective.{name} is {getattr(config.objective, name)!r}, but the algorithm forward "
+            "has its own objective, with settings that begin with forward.; leave it out"
+        )
