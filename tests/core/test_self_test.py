@@ -18,6 +18,8 @@ from chunk_grpo_core.models.loss_scale import LossScale
 from chunk_grpo_core.train.batch_limit import BatchLimit
 from chunk_grpo_core.train.self_test import THOROUGH, SelfTestFailed, self_test
 from chunk_grpo_core.train.self_test import run as self_test_run
+from chunk_grpo_core.train.self_test.cells import cells_of
+from chunk_grpo_core.train.self_test.verdict import GradientsDiffer
 from chunk_grpo_core.train.trainer import Trainer
 
 GRID = shifted_grid(6, 2.0)
@@ -308,6 +310,48 @@ def test_a_training_with_wrong_gradients_does_not_begin():
     after = policy.adapter.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     train(Layers(FAULTS["one layer is cut off"]), self_test=False)
+
+
+@pytest.mark.parametrize(("fine", "failures"), [(True, 1), (False, 1), (False, 2)])
+def test_a_gradient_that_rounding_may_have_falsified_is_measured_in_another_place(
+    fine, failures, monkeypatch, caplog
+):
+    turns = []
+
+    def doubtful(*words, turn, **options):
+        turns.append(turn)
+        if len(turns) <= failures:
+            error = GradientsDiffer("self-test: wrong")
+            error.is_fine = fine
+            raise error
+
+    monkeypatch.setattr(self_test_run, "self_test", doubtful)
+    if fine or failures == 2:
+        with pytest.raises(SelfTestFailed):
+            train(ToyPolicy())
+    else:
+        train(ToyPolicy())
+    assert turns == ([0] if fine else [0, 1])
+    assert ("measured again elsewhere" in caplog.text) == (not fine)
+
+
+def test_another_turn_looks_at_other_cells():
+    policy = ToyPolicy()
+    groups = [
+        rollout(
+            policy.velocity,
+            "warm",
+            shifted_grid(6),
+            SdeConfig(),
+            Noise(True, seed, 6),
+            policy.latent_shape,
+        )
+        for seed in range(4)
+    ]
+    first, second = (cells_of(groups, 2, 2, turn) for turn in (0, 1))
+    for one, other in zip(first, second, strict=True):
+        assert one.trajectory is not other.trajectory
+        assert one.step != other.step or not torch.equal(one.samples, other.samples)
 
 
 # Gradients in float16

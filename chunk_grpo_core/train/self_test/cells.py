@@ -65,22 +65,25 @@ class Cell:
         return abs(coefficients.b) / coefficients.std
 
 
-def cells_of(groups: Sequence[Trajectory], count: int, batch: int) -> list[Cell]:
+def cells_of(groups: Sequence[Trajectory], count: int, batch: int, turn: int = 0) -> list[Cell]:
     """Spread cells over groups, steps and samples; the first is in the middle of the steps.
 
     Args:
         groups: Sampled groups, each with at least one step that took noise.
         count: How many cells, 1 or more.
         batch: Samples of a cell, at most.
+        turn: Another one gives other steps, samples and, where there are enough, groups.
     """
     order = sorted(range(count), key=lambda number: (abs(2 * number + 1 - count), -number))
     cells = []
     for number, position in enumerate(order):
-        trajectory = groups[number % len(groups)]
+        place = number + turn * count
+        trajectory = groups[place % len(groups)]
         counts = trajectory.stochastic.sum(1)
         steps = (counts >= min(batch, int(counts.max()))).nonzero().flatten()
-        step = int(steps[(2 * position + 1) * len(steps) // (2 * count)])
+        middle = (2 * position + 1 + turn) * len(steps) // (2 * count)
+        step = int(steps[middle % len(steps)])
         noisy = trajectory.stochastic[step].nonzero().flatten()
-        first = number * batch % len(noisy)
+        first = place * batch % len(noisy)
         cells.append(Cell(trajectory, step, torch.roll(noisy, -first)[:batch].sort().values))
     return cells

@@ -206,7 +206,7 @@ class GradientTest:
 
     def _take(self, comparison: Comparison) -> None:
         self.comparisons.append(comparison)
-        comparison.check()
+        comparison.check(is_fine=self._slopes is None or self._slopes.is_fine)
 
     def _check_still(self, cell: Cell, at: Backward, numbers: set[int]) -> None:
         """Move tensors whose gradient is zero; the velocity must not see it."""

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["REMEDY", "Comparison", "SelfTest", "SelfTestFailed", "without_effect"]
+__all__ = [
+    "REMEDY",
+    "Comparison",
+    "GradientsDiffer",
+    "SelfTest",
+    "SelfTestFailed",
+    "without_effect",
+]
 
 REMEDY = (
     "Take off what changes how the model computes (caches between steps, compiled blocks, "
@@ -17,6 +24,13 @@ _SIGMAS = 4.0
 
 class SelfTestFailed(RuntimeError):
     """Training would go wrong; nothing has been changed."""
+
+
+class GradientsDiffer(SelfTestFailed):
+    """A derivative is not the one that was measured."""
+
+    is_fine = True
+    """Whether the model rounds finely; if not, rounding may be to blame, though it rarely is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +102,17 @@ class Comparison(NamedTuple):
         """Whether the error is allowed."""
         return self.error <= self.tolerance
 
-    def check(self) -> None:
-        """Raise SelfTestFailed if it is not."""
+    def check(self, *, is_fine: bool) -> None:
+        """Raise GradientsDiffer if it is not."""
         if not self.is_good:
-            raise SelfTestFailed(
+            error = GradientsDiffer(
                 f"self-test: gradients through this model are wrong. Along a direction of "
                 f"{self.where} the log-density rises by {self.difference:.4g}, but autograd says "
                 f"{self.derivative:.4g}; relative error {self.error:.2g}, allowed "
                 f"{self.tolerance:.2g}. {REMEDY}"
             )
+            error.is_fine = is_fine
+            raise error
 
 
 def without_effect(change: float) -> SelfTestFailed:
