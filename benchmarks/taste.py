@@ -219,7 +219,7 @@ def _mean(values: list) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--random", type=int, default=200)
     parser.add_argument("--kind", default="duel", choices=["duel", "best", "hearts", "like"])

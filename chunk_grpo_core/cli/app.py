@@ -17,6 +17,7 @@ from .outputs import file_to_write
 from .progress import clear_errors
 from .rewards import fetch, score
 from .serve import serve_reward
+from .taste import taste_app
 from .train import presets, resume, train
 
 app = typer.Typer(
@@ -88,3 +89,4 @@ def convert(
 app.command(cls=Command)(clear_errors("nothing was written")(score))
 app.command(cls=Command)(clear_errors("run it again")(fetch))
 app.command("serve-reward", cls=Command)(clear_errors("no longer served")(serve_reward))
+app.add_typer(taste_app)

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..method.reward import Reward
-from ..prompts.example import Example, examples_of
+from ..prompts.example import Example, Prompt, examples_of
 from ..prompts.files import read_prompt_file
 from ..rewards import load_reward
 from ..rewards.catalog import files_of
@@ -24,7 +24,7 @@ from ..rewards.picture_files import load_picture
 from ..rewards.settings import reward_settings
 from .outcome import AsJson, Failed
 
-__all__ = ["fetch", "score"]
+__all__ = ["fetch", "score", "score_and_show"]
 
 
 def score(
@@ -56,18 +56,33 @@ def score(
     if prompt_file:
         lines = read_prompt_file(prompt_file)
         prompts = tuple(Example(line.text, line.metadata) for line in lines)
-    if len(prompts) not in (1, len(images)):
-        raise ValueError(
-            f"{prompt_file or '--prompt'}: {len(prompts)} prompts for {len(images)} pictures; give "
-            "one, or one for each"
-        )
-    if len(prompts) == 1:
-        prompts = prompts * len(images)
+    _check_number(prompts, images, str(prompt_file or "--prompt"))
     judge = load_reward(reward, **reward_settings(setting or []))
-    rows = _score_files(judge, images, prompts)
+    return score_and_show(judge, images, prompts, as_json)
+
+
+def score_and_show(
+    judge: Reward, images: list[Path], prompts: Sequence[Prompt], as_json: bool
+) -> dict[str, object] | None:
+    """Score files with one prompt for all of them, or one for each; the object, or a table.
+
+    Raises:
+        ValueError: There is another number of prompts, or a file is no picture.
+    """
+    _check_number(prompts, images, "--prompt")
+    examples = examples_of(prompts)
+    rows = _score_files(judge, images, examples * (len(images) if len(examples) == 1 else 1))
     if as_json:
         return {"reward": judge.name, "fingerprint": dict(judge.fingerprint), "scores": rows}
     return _print_scores(judge.name, rows)
+
+
+def _check_number(prompts: Sequence[object], images: Sequence[Path], source: str) -> None:
+    if len(prompts) not in (1, len(images)):
+        raise ValueError(
+            f"{source}: {len(prompts)} prompts for {len(images)} pictures; give one, or one for "
+            "each"
+        )
 
 
 def fetch(

@@ -19,7 +19,7 @@ from ..optional import require
 from .picture_files import unpacked
 from .pixels import to_pil
 
-__all__ = ["png_base64", "png_size", "unpack_pngs"]
+__all__ = ["png_base64", "png_bytes", "png_size", "unpack_pngs"]
 
 _START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _HEADER_BYTES = 33
@@ -28,12 +28,14 @@ _MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 
 def png_base64(images: Tensor) -> list[str]:
     """Pictures (B, H, W, 3) in 0..1, finite -> B PNG files in base64."""
-    texts = []
-    for picture in to_pil(images):
-        file = io.BytesIO()
-        picture.save(file, "PNG", compress_level=1)
-        texts.append(base64.b64encode(file.getvalue()).decode("ascii"))
-    return texts
+    return [base64.b64encode(png_bytes(picture)).decode("ascii") for picture in images]
+
+
+def png_bytes(picture: Tensor) -> bytes:
+    """A picture (H, W, 3) in 0..1, finite -> a PNG file."""
+    file = io.BytesIO()
+    to_pil(picture[None])[0].save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def png_size(text: str) -> tuple[int, int]:

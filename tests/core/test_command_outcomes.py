@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from chunk_grpo_core.__main__ import main
 from chunk_grpo_core.cli import app as app_module
-from chunk_grpo_core.cli import demo_command, measure, rewards, serve, train
+from chunk_grpo_core.cli import demo_command, measure, rewards, serve, taste, train
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.cli.demo import DemoResult
 from chunk_grpo_core.disk.atomic import CannotWrite
@@ -26,6 +26,10 @@ from chunk_grpo_core.measure.evaluate import Evaluation
 from chunk_grpo_core.measure.interval import Interval
 from chunk_grpo_core.method.reward import NothingScored
 from chunk_grpo_core.prompts.example import examples_of
+from chunk_grpo_core.rewards.taste.events import new_pick
+from chunk_grpo_core.rewards.taste.fit import fit_taste
+from chunk_grpo_core.rewards.taste.head import save_head
+from chunk_grpo_core.rewards.taste.picks import Taste
 from chunk_grpo_core.train.batch_limit import NothingFits
 from chunk_grpo_core.train.self_test import SelfTestFailed
 from chunk_grpo_core.watch.strict_json import strict_json
@@ -62,6 +66,13 @@ def place(tmp_path, monkeypatch):
         {f"{key}.lora_A.weight": torch.ones(2, 8), f"{key}.lora_B.weight": torch.ones(24, 2)},
         "in.safetensors",
     )
+    for number, folder in enumerate(("liked", "disliked")):
+        Path("rated", folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (200 * number, 9, 9)).save(f"rated/{folder}/x.png")
+    picked = Taste("picked")
+    shown = [picked.keep(torch.full((4, 4, 3), level)) for level in (0.2, 0.8)]
+    picked.append(new_pick("duel", shown, 1))
+    save_head(fit_taste(picked).head, "picked/head.safetensors")
     fakes = {
         (train, "train_run"): lambda *args, **kwargs: DONE,
         (train, "resume_run"): lambda *args, **kwargs: DONE,
@@ -104,6 +115,19 @@ COMMANDS = {
         (rewards, "load_reward"),
     ),
     "fetch": ("pickscore --yes", "nothing", (rewards, "files_of")),
+    "taste add": (
+        "mine a.png --kind like --answer yes",
+        "mine a.png --kind duel --answer 1",
+        (taste, "load_picture"),
+    ),
+    "taste import": ("mine rated", "mine gone", (taste, "import_into")),
+    "taste fit": ("picked", "mine", (taste, "save_head")),
+    "taste report": ("picked", "mine", (taste, "fit_taste")),
+    "taste score": (
+        "picked/head.safetensors a.png",
+        "gone.safetensors a.png",
+        (taste, "load_reward"),
+    ),
     "serve-reward": ("target_colour", "target_colour --setting colour=5", (serve, "load_reward")),
 }
 
@@ -128,18 +152,25 @@ def broken(*args, **kwargs):
 
 
 def test_the_table_has_every_command():
-    names = {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}
-    assert {name.replace("_", "-") for name in names} == set(COMMANDS)
+    def names(group):
+        return {c.name or getattr(c.callback, "__name__", "") for c in group.registered_commands}
+
+    below = {
+        f"{group.typer_instance.info.name} {name}"
+        for group in app.registered_groups
+        for name in names(group.typer_instance)
+    }
+    assert {name.replace("_", "-") for name in names(app) | below} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve-reward"}))
 def test_success_is_0_and_one_strict_object_with_json(name, place):
     words = COMMANDS[name][0].split()
-    code, printed, errors = run(name, *words, "--json")
+    code, printed, errors = run(*name.split(), *words, "--json")
     assert code == 0, errors
     assert isinstance(strictly(printed), dict)
     Path("out.safetensors").unlink(missing_ok=True)
-    code, printed, errors = run(name, *words)
+    code, printed, errors = run(*name.split(), *words)
     assert code == 0 and printed.strip(), errors
     assert "nan to" not in printed
 
@@ -147,11 +178,11 @@ def test_success_is_0_and_one_strict_object_with_json(name, place):
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_a_mistake_is_2_and_one_message_with_or_without_json(name, place):
     words = COMMANDS[name][1].split()
-    code, printed, errors = run(name, *words)
+    code, printed, errors = run(*name.split(), *words)
     assert (code, printed) == (2, "") and "Traceback" not in errors
     assert "error: " in errors or "Error" in errors
     if name != "serve-reward":
-        code, printed, _ = run(name, *words, "--json")
+        code, printed, _ = run(*name.split(), *words, "--json")
         facts = strictly(printed)
         assert code == 2 == facts["exit_code"] and facts["error"] and facts["type"]
 
@@ -160,15 +191,15 @@ def test_a_mistake_is_2_and_one_message_with_or_without_json(name, place):
 def test_a_bug_is_1_and_one_line_and_a_traceback_with_debug_alone(name, place, monkeypatch):
     words, (module, attribute) = COMMANDS[name][0].split(), COMMANDS[name][2]
     monkeypatch.setattr(module, attribute, broken)
-    code, printed, errors = run(name, *words)
+    code, printed, errors = run(*name.split(), *words)
     assert (code, printed.strip()) == (1, "") and errors.count("error: ") == 1
     assert "this is a bug" in errors and "RuntimeError: a part is missing" in errors
     assert "--debug" in errors and "second line" not in errors
-    for order in (["--debug", name, *words], [name, *words, "--debug"]):
+    for order in (["--debug", *name.split(), *words], [*name.split(), *words, "--debug"]):
         code, _, errors = run(*order)
         assert code == 1 and "Traceback" in errors and "second line" in errors
     if name != "serve-reward":
-        code, printed, _ = run(name, *words, "--json")
+        code, printed, _ = run(*name.split(), *words, "--json")
         facts = strictly(printed)
         assert (code, facts["exit_code"], facts["type"]) == (1, 1, "RuntimeError")
 
@@ -235,7 +266,7 @@ def test_one_prompt_has_no_interval_and_says_so(place):
 
 @pytest.mark.parametrize("name", ["", *sorted(COMMANDS)])
 def test_help_shows_flags_without_a_value(name):
-    code, printed, _ = run(*filter(None, [name]), "--help")
+    code, printed, _ = run(*name.split(), "--help")
     assert code == 0
     for line in printed.splitlines():
         if any(flag in line for flag in ("--json ", "--help ", "--resume ", "--base ", "--yes ")):

@@ -26,11 +26,10 @@ __all__ = ["MEMBERS", "Fitted", "fit_picks", "fit_taste"]
 
 MEMBERS = 8
 """Of the ensemble, besides the head itself."""
-_WORTH = 0.8
-"""How many independent clicks one click is worth: those of one part are judged by one head. With
-it the interval covers the true share 93 to 97 times in a hundred (``benchmarks/taste``)."""
-_WORTH_SINGLE = 0.6
-"""The same of single pictures, which are compared with each other."""
+_WORTH = {"duel": 0.58, "best": 0.42, "hearts": 0.3, "like": 0.27, "stars": 0.27}
+"""How many independent clicks one click of each kind is worth: if one click tells another one, that
+tells the first, too, and hearts share what they are compared with. Measured on people who click at
+random, and on others (``python -m benchmarks.taste``)."""
 _CURVE = (10, 20, 40, 80, 160, 320, 640, 1280)
 _SHOWN = 8
 
@@ -102,7 +101,8 @@ def fit_picks(
         kernel, rows, judged.strength, seen, vectors if reads_captions else None
     )
     asked = judged.agrees.isfinite()
-    worth = torch.where(rows.is_single, _WORTH_SINGLE, _WORTH)[asked].sum()
+    kinds = {pick.id: pick.kind for pick in picks}
+    worth = torch.tensor([_WORTH[kinds[name]] for name in rows.picks])[asked].sum()
     order = scores.argsort(descending=True).tolist()
     report = Report(
         picks=len(picks),

@@ -12,7 +12,6 @@ over by name, and the next pick takes its place. Two files are merged by the ids
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -29,7 +28,8 @@ from ...disk.names import path_inside
 from ...disk.regular import read_regular
 from ...prompts.tables import jsonl_rows
 from ..picture_files import load_picture
-from ..pixels import to_levels, to_pil
+from ..pixels import to_levels
+from ..png import png_bytes
 from .events import Pick, Shown, counting, pick_line, pick_of
 
 __all__ = ["PICKS_FILE", "Taste", "pixel_hash", "read_picks"]
@@ -192,9 +192,7 @@ class Taste:
         shown = Shown(picture=pixel_hash(picture), **facts)
         file = self._stored(shown.picture)
         if not file.is_file():
-            stream = io.BytesIO()
-            to_pil(picture[None])[0].save(stream, "PNG")
-            write_whole(file, stream.getvalue())
+            write_whole(file, png_bytes(picture))
         return shown
 
     def picture(self, shown: Shown) -> Tensor:

@@ -1,0 +1,298 @@
+"""``chunk-grpo taste``: picks, imports, heads and reports."""
+
+# No ``from __future__ import annotations`` here: typer reads the annotations at run time.
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..disk.atomic import write_whole
+from ..disk.lock import InUse
+from ..rewards import load_reward
+from ..rewards.picture_files import load_picture
+from ..rewards.taste.encoders import load_encoder
+from ..rewards.taste.events import Shown, new_pick
+from ..rewards.taste.features import Encoder
+from ..rewards.taste.fit import fit_taste
+from ..rewards.taste.head import save_head
+from ..rewards.taste.importing.into import FORMS, import_into
+from ..rewards.taste.picks import Taste
+from ..rewards.taste.report import Report
+from .outcome import AsJson, Command, CommandGroup
+from .outputs import file_to_write, folder_to_write
+from .progress import clear_errors
+from .rewards import score_and_show
+
+__all__ = ["taste_app"]
+
+taste_app = typer.Typer(
+    name="taste",
+    cls=CommandGroup,
+    help="Your own taste as a reward: picks, imports, heads and reports (docs/taste.md).",
+    no_args_is_help=True,
+)
+Folder = Annotated[Path, typer.Argument(metavar="TASTE", help="Folder of the taste.")]
+EncoderFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a vision model of transformers, such as SigLIP; or none."),
+]
+
+
+class Form(str, Enum):
+    """What is imported; see ``FORMS``."""
+
+    likes = "likes"
+    stars = "stars"
+    ratings = "ratings"
+    majoor = "majoor"
+    pairs = "pairs"
+
+
+class Kind(str, Enum):
+    """Of a pick; see ``KINDS``."""
+
+    duel = "duel"
+    same = "same"
+    best = "best"
+    hearts = "hearts"
+    like = "like"
+    stars = "stars"
+    skip = "skip"
+    undo = "undo"
+
+
+@contextmanager
+def _told(hint: str) -> Iterator[None]:
+    """As everywhere, and say who else writes."""
+    with clear_errors(hint):
+        try:
+            yield
+        except InUse as error:
+            raise ValueError(f"somebody else writes to this taste ({error}); try again") from error
+
+
+@taste_app.command(cls=Command)
+def add(
+    taste: Folder,
+    images: Annotated[list[Path] | None, typer.Argument(help="The pictures shown.")] = None,
+    kind: Annotated[
+        Kind, typer.Option(help="What was picked; like and stars take any number of pictures.")
+    ] = Kind.best,
+    answer: Annotated[
+        str,
+        typer.Option(
+            help="duel, best: number of the better picture, from 1. hearts: numbers of the liked "
+            "ones, 1,4; rejected ones with a minus. like: yes or no. stars: 1 to 5, or -1. undo: "
+            "id of the pick, or empty for the last one."
+        ),
+    ] = "",
+    prompt: Annotated[str, typer.Option(help="That all pictures were made of.")] = "",
+    as_json: AsJson = False,
+) -> dict[str, object] | None:
+    """Add a pick.
+
+    The pictures are copied into the folder of the taste.
+    """
+    with _told("the pick was not added"):
+        into = Taste(folder_to_write(taste, "TASTE"))
+        files = images or []
+        said = _answer(kind.value, answer, len(files), into)
+        pictures = [load_picture(file) for file in files]
+        probe = [Shown(picture="0" * 64)] * len(files)
+        each = [[i] for i in range(len(files))] if kind.value in ("like", "stars") else [
+            list(range(len(files)))]  # fmt: skip
+        for places in each:  # refused before any picture is stored
+            new_pick(kind.value, [probe[i] for i in places], said)
+        if not each:
+            raise ValueError(f"{kind.value} needs pictures; name them behind the taste")
+        shown = [into.keep(picture, prompt=prompt, index=i) for i, picture in enumerate(pictures)]
+        picks = [new_pick(kind.value, [shown[i] for i in places], said) for places in each]
+        for pick in picks:
+            into.append(pick)
+        total = len(into.counting())
+    ids = [pick.id for pick in picks]
+    if as_json:
+        return {"taste": str(taste), "ids": ids, "picks": total}
+    return typer.echo(f"{taste}: {total} picks  ({', '.join(ids)})")
+
+
+@taste_app.command("import", cls=Command)
+def import_ratings(
+    taste: Folder,
+    source: Annotated[Path, typer.Argument(help="Folder, index or table to import.")],
+    form: Annotated[
+        Form | None,
+        typer.Option("--as", help="What it is; by default what it looks like. "
+                     + "; ".join(f"{name}: {text}" for name, text in FORMS.items())),
+    ] = None,
+    as_json: AsJson = False,
+) -> dict[str, object] | None:  # fmt: skip
+    """Import ratings that were made elsewhere: all of them, or none if anything is wrong."""
+    with _told("nothing was imported"):
+        into = Taste(folder_to_write(taste, "TASTE"))
+        done = import_into(into, source, form.value if form else None)
+        total = len(into.counting())
+    if as_json:
+        return {"taste": str(taste), **asdict(done), "total": total}
+    kinds = ", ".join(f"{count} {kind}" for kind, count in done.kinds.items()) or "nothing new"
+    left_out = (
+        (done.present, "were there already"),
+        (done.changed, "took the place of an older rating"),
+        (done.same_pixels, "came twice"),
+        (done.same_look, "look like another one"),
+        (done.missing, "have no file any more"),
+    )
+    notes = "".join(f"; {count} {text}" for count, text in left_out if count)
+    return typer.echo(f"{taste}: {kinds} ({FORMS[done.form]}){notes}. {total} picks in all.")
+
+
+@taste_app.command(cls=Command)
+def fit(
+    taste: Folder,
+    out: Annotated[
+        Path | None, typer.Option(help="File of the head. Default: TASTE/head.safetensors.")
+    ] = None,
+    encoder: EncoderFolder = None,
+    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+    as_json: AsJson = False,
+) -> dict[str, object] | None:
+    """Fit a head, and say how well it knows you."""
+    with _told("no head was written"):
+        file = file_to_write(out or taste / "head.safetensors")
+        fitted = fit_taste(_existing(taste), _encoder(encoder, device))
+        save_head(fitted.head, file)
+    if as_json:
+        return {"head": str(file), **fitted.report.to_json()}
+    typer.echo(fitted.report.words())
+    return typer.echo(file)
+
+
+@taste_app.command(cls=Command)
+def report(
+    taste: Folder,
+    encoder: EncoderFolder = None,
+    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="PNG to draw the report into.")] = None,
+    as_json: AsJson = False,
+) -> dict[str, object] | None:
+    """Say how well a head would know you, without writing one."""
+    with _told("no report was written"):
+        if plot:
+            file_to_write(plot, "--plot")
+        into = _existing(taste)
+        made = fit_taste(into, _encoder(encoder, device)).report
+        if plot:
+            _draw(into, made, plot)
+    if as_json:
+        return made.to_json()
+    typer.echo(made.words())
+    _print_report(made)
+    return typer.echo(plot) if plot else None
+
+
+@taste_app.command(cls=Command)
+def score(
+    head: Annotated[Path, typer.Argument(help="File of the head.")],
+    images: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="One for all pictures, or one for each, in order.")
+    ] = None,
+    encoder: EncoderFolder = None,
+    pessimism: Annotated[
+        float, typer.Option(min=0.0, help="Deviations of the ensemble that are subtracted.")
+    ] = 0.0,
+    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+    as_json: AsJson = False,
+) -> dict[str, object] | None:
+    """Score pictures with a head."""
+    with clear_errors("nothing was written"):
+        settings: dict[str, Any] = {"head": str(head), "pessimism": pessimism, "device": device}
+        if encoder:
+            settings["encoder"] = str(encoder)
+        judge = load_reward("taste", **settings)
+        return score_and_show(judge, images, prompt or [""], as_json)
+
+
+def _existing(folder: Path) -> Taste:
+    taste = Taste(folder)
+    if not taste.file.is_file():
+        raise FileNotFoundError(
+            f"TASTE: there are no picks in {folder} ({taste.file.name}); add or import some first"
+        )
+    return taste
+
+
+def _encoder(folder: Path | None, device: str) -> Encoder | None:
+    return load_encoder(folder, device=device) if folder else None
+
+
+def _draw(taste: Taste, made: Report, file: Path) -> None:
+    from ..rewards.png import png_bytes
+    from ..watch.taste_plot import draw_report
+
+    wanted = {*made.most_liked, *made.least_liked}
+    shown = {one.picture: one for pick in taste.counting() for one in pick.shown}
+    pictures = {name: taste.picture(shown[name]) for name in wanted}
+    write_whole(file, png_bytes(draw_report(made, pictures)))
+
+
+def _answer(kind: str, text: str, count: int, taste: Taste) -> object:
+    """What --answer says, as ``events.py`` has it."""
+    text = text.strip().lower() if kind != "undo" else text.strip()
+    if kind in ("same", "skip"):
+        if text:
+            raise ValueError(f"--answer is {text!r:.40}; {kind} has none")
+        return None
+    if kind == "undo":
+        return text or _last(taste)
+    if kind == "like":
+        if text not in ("yes", "no"):
+            raise ValueError(f"--answer is {text!r:.40}; for like it must be yes or no")
+        return text == "yes"
+    numbers = _numbers(text, kind)
+    if kind == "hearts":
+        return _marks(numbers, count)
+    if len(numbers) != 1:
+        raise ValueError(f"--answer is {text!r:.40}; for {kind} it must be one number")
+    return numbers[0] if kind == "stars" else _place(numbers[0], count)
+
+
+def _numbers(text: str, kind: str) -> list[int]:
+    try:
+        return [int(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        raise ValueError(f"--answer is {text!r:.40}; for {kind} write numbers, such as 2") from None
+
+
+def _place(number: int, count: int) -> int:
+    if not 1 <= number <= count:
+        raise ValueError(f"--answer names picture {number}; there are {count}, counted from 1")
+    return number - 1
+
+
+def _marks(numbers: Sequence[int], count: int) -> list[int]:
+    marks = [0] * count
+    for number in numbers:
+        marks[_place(abs(number), count)] = 1 if number > 0 else -1
+    return marks
+
+
+def _last(taste: Taste) -> str:
+    picks = taste.counting()
+    if not picks:
+        raise ValueError(f"{taste.folder} has no pick to undo")
+    return picks[-1].id
+
+
+def _print_report(made: Report) -> None:
+    table = Table("clicks", "agreement", title="With the first clicks alone")
+    for clicks, share in made.curve:
+        table.add_row(str(clicks), f"{100 * share:.0f} %")
+    Console(file=sys.stdout).print(table)

@@ -1,0 +1,200 @@
+"""Put ratings from elsewhere into a taste: all of them, or none if anything is wrong.
+
+An import can be repeated: what is there already is left alone, and a rating that was changed takes
+the place of the old one. The same picture counts once, by its pixels and by its look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ....settings.declared import shortened
+from ...picture_files import load_picture, unpacked
+from ..events import Pick, Shown, counting, new_pick
+from ..picks import Taste, pixel_hash
+from . import folders, majoor, notes, pairs
+from .comfy_graph import prompt_and_seed
+from .near import Seen, look_of
+from .rated import Rated
+
+__all__ = ["FORMS", "Imported", "import_into"]
+
+_MARK = "import-"
+FORMS: dict[str, str] = {
+    "likes": "folders liked and disliked (or pos and neg)",
+    "stars": "folders 1 to 5",
+    "ratings": "XMP and EXIF ratings of all pictures below a folder",
+    "majoor": "the index of Majoor AssetsManager, or the folder that holds it",
+    "pairs": "a .jsonl, .csv or .tsv file of pairs",
+}
+"""Form -> what it reads."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did."""
+
+    form: str
+    picks: int
+    """That were added."""
+    kinds: dict[str, int]
+    present: int
+    """That were there already."""
+    changed: int
+    """That took the place of an older one."""
+    same_pixels: int
+    """Left out: the picture was rated alike under another name."""
+    same_look: int
+    """Left out: a picture that looks the same was rated alike."""
+    missing: int
+    """Left out: their files are gone (of an index, which may know more than there is)."""
+
+
+def import_into(
+    taste: Taste,
+    source: Path,
+    form: str | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Imported:
+    """Import ratings.
+
+    Args:
+        taste: Gets picks, and copies of the pictures.
+        source: Folder or file.
+        form: A key of :data:`FORMS`; by default what the source looks like.
+        progress: Told how many ratings have been read.
+
+    Raises:
+        FileNotFoundError: There is no such source, or a picture that a table names is gone.
+        ValueError: It holds no ratings, something in it is wrong, or one picture has two different
+            ratings; nothing is imported then.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"there is no {source} to import")
+    form = form or _form_of(source)
+    counts: Counter[str] = Counter()
+    chosen: dict[tuple[str, ...], tuple[Rated, list[Shown]]] = {}
+    looks = Seen()
+    answers: dict[str, object] = {}
+    for number, rated in enumerate(_ratings(source, form), start=1):
+        progress(number)
+        if form == "majoor" and not rated.files[0].is_file():
+            counts["missing"] += 1
+            continue
+        read = [_read(file, rated) for file in rated.files]
+        shown = [one for one, _ in read]
+        key = (rated.kind, *sorted(one.picture for one in shown))
+        if key in chosen:
+            _check_alike(chosen[key][0], rated)
+            counts["same_pixels"] += 1
+            continue
+        if len(read) == 1 and (look := look_of(read[0][1])):
+            name = looks.same_as(look)
+            if name is not None and answers[name] == rated.answer:
+                counts["same_look"] += 1
+                continue
+            looks.add(look, shown[0].picture)
+            answers[shown[0].picture] = rated.answer
+        chosen[key] = rated, shown
+    if not chosen:
+        gone = f"; the files of {counts['missing']} are gone" if counts["missing"] else ""
+        raise ValueError(f"{source} holds no ratings ({FORMS[form]}){gone}")
+    return _write(taste, form, chosen, counts)
+
+
+def _form_of(source: Path) -> str:
+    if source.is_file() and source.suffix.lower() in pairs.ENDINGS:
+        return "pairs"
+    if majoor.majoor_index(source):
+        return "majoor"
+    if source.is_dir():
+        for form, read in (("likes", folders.likes), ("stars", folders.stars)):
+            if next(read(source), None):
+                return form
+        return "ratings"
+    raise ValueError(
+        f"{source} holds no ratings that are known; give a folder, a .sqlite index, or a table "
+        f"({', '.join(pairs.ENDINGS)})"
+    )
+
+
+def _ratings(source: Path, form: str) -> Iterator[Rated]:
+    if form not in FORMS:
+        raise ValueError(f"the form is {shortened(form)}; it must be one of {', '.join(FORMS)}")
+    if form == "pairs":
+        if not source.is_file() or source.suffix.lower() not in pairs.ENDINGS:
+            raise ValueError(f"{source} is no table; it must end in {', '.join(pairs.ENDINGS)}")
+        return pairs.pairs(source)
+    if form == "majoor":
+        index = majoor.majoor_index(source)
+        if index is None:
+            raise ValueError(f"{source} holds no {majoor.INDEX}, the index of Majoor")
+        return majoor.rated_assets(index)
+    if not source.is_dir():
+        raise ValueError(f"{source} is no folder; {form} reads {FORMS[form]}")
+    readers = {"likes": folders.likes, "stars": folders.stars, "ratings": notes.rated_files}
+    return readers[form](source)
+
+
+def _read(file: Path, rated: Rated) -> tuple[Shown, Tensor]:
+    """A picture, what its notes and the text file beside it say."""
+    try:
+        picture = load_picture(file)
+        with open(file, "rb") as opened:
+            told: Any = unpacked(opened, file).info
+    except (ValueError, FileNotFoundError) as error:
+        place = "" if rated.where == str(file) else f"{rated.where}: "
+        raise type(error)(f"{place}{error}; nothing was imported") from error
+    text, seed = prompt_and_seed(told)
+    beside = file.with_suffix(".txt")
+    if not text and rated.prompt is None and beside.is_file() and beside.stat().st_size < 2**16:
+        text = beside.read_text("utf-8", "ignore").strip()
+    facts = {"prompt": rated.prompt or text, "seed": seed, "made": {"file": file.name}}
+    return Shown(picture=pixel_hash(picture), **facts), picture
+
+
+def _check_alike(first: Rated, second: Rated) -> None:
+    """Make sure that a picture which comes twice got the same rating; of duels the first counts."""
+    if first.kind in ("like", "stars") and first.answer != second.answer:
+        raise ValueError(
+            f"one picture has two ratings: {first.where} ({first.answer}) and {second.where} "
+            f"({second.answer}); take one of them out. Nothing was imported"
+        )
+
+
+def _write(
+    taste: Taste,
+    form: str,
+    chosen: dict[tuple[str, ...], tuple[Rated, list[Shown]]],
+    counts: Counter[str],
+) -> Imported:
+    earlier: dict[tuple[str, ...], Pick] = {
+        (pick.kind, *sorted(one.picture for one in pick.shown)): pick
+        for pick in counting(taste.picks())
+        if pick.id.startswith(_MARK)
+    }
+    picks: list[Pick] = []
+    for key, (rated, shown) in chosen.items():
+        pick = new_pick(rated.kind, shown, rated.answer)
+        old = earlier.get(key)
+        if old and (old.answer, old.shown) == (pick.answer, pick.shown):
+            counts["present"] += 1
+            continue
+        if old:
+            counts["changed"] += 1
+            picks.append(new_pick("undo", [], old.id))
+        code = f"{key} {rated.answer} {shown} {old.id if old else ''}"
+        picks.append(replace(pick, id=_MARK + hashlib.sha256(code.encode()).hexdigest()[:32]))
+        for file in rated.files:
+            taste.keep(load_picture(file))
+    added = [pick for pick in taste.extend(picks) if pick.kind != "undo"]
+    kinds = dict(Counter(pick.kind for pick in added))
+    names = ("present", "changed", "same_pixels", "same_look", "missing")
+    return Imported(form, len(added), kinds, **{name: counts[name] for name in names})

@@ -1,0 +1,315 @@
+"""Ratings that were made elsewhere become picks: each form, its counts, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image, PngImagePlugin
+
+from chunk_grpo_core.rewards.taste.importing.comfy_graph import prompt_and_seed
+from chunk_grpo_core.rewards.taste.importing.into import import_into
+from chunk_grpo_core.rewards.taste.importing.near import Seen, look_of
+from chunk_grpo_core.rewards.taste.importing.notes import rating_of
+from chunk_grpo_core.rewards.taste.picks import Taste
+
+
+def drawn(seed, size=(96, 72)):
+    """A smooth picture with structure."""
+    small = numpy.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=numpy.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def save(path, seed=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn(seed if seed is not None else zlib.crc32(path.stem.encode())).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def taste(tmp_path):
+    return Taste(tmp_path / "mine")
+
+
+def counts(done):
+    return {key: value for key, value in asdict(done).items() if value}
+
+
+GRAPH = {
+    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x"}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a red cat", "clip": ["1", 1]}},
+    "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "ugly", "clip": ["1", 1]}},
+    "9": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["2", 0], "guidance": 3.5}},
+    "4": {"class_type": "KSampler", "inputs": {
+        "seed": 77, "positive": ["9", 0], "negative": ["3", 0], "model": ["1", 0]}},
+    "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0]}},
+    "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0]}},
+}  # fmt: skip
+ADVANCED = {
+    "a": {"inputs": {"noise_seed": 5}},
+    "g": {"inputs": {"conditioning": ["t", 0], "model": ["m", 0]}},
+    "t": {"inputs": {"clip_l": "", "t5xxl": ["s", 0]}},
+    "s": {"inputs": {"value": "two dogs"}},
+    "x": {"inputs": {"noise": ["a", 0], "guider": ["g", 0], "latent_image": ["l", 0]}},
+    "i": {"inputs": {"images": ["x", 0]}},
+}
+
+
+def test_prompt_and_seed_are_read_from_graphs():
+    assert prompt_and_seed({"prompt": json.dumps(GRAPH)}) == ("a red cat", 77)
+    assert prompt_and_seed({"prompt": json.dumps(ADVANCED)}) == ("two dogs", 5)
+    others = "a tree\nNegative prompt: fog\nSteps: 20, Seed: 12345, Size: 8x8"
+    assert prompt_and_seed({"parameters": others}) == ("a tree", 12345)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "[", "[]", "5", "{}", '{"1": 5}', '{"1": {"inputs": 5}}', "[" * 100_000,
+        json.dumps({"1": {"inputs": {"positive": ["1", 0], "images": ["1", 0]}}}),
+        json.dumps({"1": {"inputs": {"positive": ["2", 0]}}, "2": {"inputs": {"text": ["1", 0]}}}),
+        json.dumps({"1": {"inputs": {"positive": [[], 0], "seed": "x"}}}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_followed_is_not_guessed(graph):
+    assert prompt_and_seed({"prompt": graph}) == ("", None)
+
+
+def test_folders_of_likes_with_prompts_of_comfyui_and_of_text_files(taste, tmp_path):
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("prompt", json.dumps(GRAPH))
+    save(tmp_path / "in" / "liked" / "deep" / "a.png", pnginfo=notes)
+    save(tmp_path / "in" / "Disliked" / "b.jpg")
+    (tmp_path / "in" / "Disliked" / "b.txt").write_text("a text beside it\n")
+    (tmp_path / "in" / "other").mkdir()
+    done = import_into(taste, tmp_path / "in")
+    assert counts(done) == {"form": "likes", "picks": 2, "kinds": {"like": 2}}
+    by_prompt = {pick.shown[0].prompt: pick for pick in taste.counting()}
+    liked, disliked = by_prompt["a red cat"], by_prompt["a text beside it"]
+    assert liked.answer is True and liked.shown[0].seed == 77 and disliked.answer is False
+    assert liked.shown[0].made == {"file": "a.png"}
+    assert taste.picture(liked.shown[0]).shape == (72, 96, 3)
+
+
+def test_an_import_can_be_repeated_and_a_changed_rating_takes_the_place(taste, tmp_path):
+    for stars, name in ((1, "x"), (5, "y")):
+        save(tmp_path / "in" / str(stars) / f"{name}.png")
+    assert import_into(taste, tmp_path / "in").kinds == {"stars": 2}
+    again = import_into(taste, tmp_path / "in")
+    assert (again.picks, again.present) == (0, 2) and len(taste.picks()) == 2
+    (tmp_path / "in" / "2").mkdir()
+    (tmp_path / "in" / "5" / "y.png").rename(tmp_path / "in" / "2" / "y.png")
+    changed = import_into(taste, tmp_path / "in")
+    assert (changed.picks, changed.changed, changed.present) == (1, 1, 1)
+    assert sorted(pick.answer for pick in taste.counting()) == [1, 2]
+    (tmp_path / "in" / "2" / "y.png").rename(tmp_path / "in" / "5" / "y.png")
+    assert import_into(taste, tmp_path / "in").changed == 1
+    assert sorted(pick.answer for pick in taste.counting()) == [1, 5]
+
+
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description {0}>{1}</rdf:Description></x:xmpmeta>'
+
+
+def exif(tag, value):
+    notes = Image.Exif()
+    notes[tag] = value
+    return notes
+
+
+def test_ratings_are_read_wherever_programs_write_them(taste, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "x").mkdir(parents=True)
+    (save(folder / "sidecar.png").with_name("sidecar.png.xmp")).write_text(
+        XMP.format('xmp:Rating="4"', "")
+    )
+    save(folder / "rejected.jpg").with_suffix(".xmp").write_text(
+        XMP.format("", "<xmp:Rating>-1</xmp:Rating>")
+    )
+    save(folder / "inside.jpg", xmp=XMP.format("xmp:Rating='3'", "").encode())
+    packed = PngImagePlugin.PngInfo()
+    text = XMP.format('xmp:Rating="2"', " " * 500)
+    packed.add_itxt("XML:com.adobe.xmp", text, zip=True)
+    save(folder / "packed.png", pnginfo=packed)
+    save(folder / "exif.jpg", exif=exif(0x4746, 5))
+    save(folder / "percent.jpg", exif=exif(0x4749, 75))
+    save(folder / "windows.jpg", xmp=XMP.format('MicrosoftPhoto:Rating="99"', "").encode())
+    save(folder / "unrated.jpg", exif=exif(0x4746, 0))
+    save(folder / "plain.png")
+    done = import_into(taste, folder)
+    assert counts(done) == {"form": "ratings", "picks": 7, "kinds": {"stars": 7}}
+    stars = {pick.shown[0].made["file"].partition(".")[0]: pick.answer for pick in taste.counting()}
+    assert stars == {"sidecar": 4, "rejected": -1, "inside": 3, "packed": 2, "exif": 5,
+                     "percent": 4, "windows": 5}  # fmt: skip
+
+
+@pytest.mark.parametrize("percent", [(0, 0), (1, 1), (25, 2), (50, 3), (75, 4), (99, 5)])
+def test_percent_of_windows_are_stars(percent, tmp_path):
+    assert rating_of(save(tmp_path / "a.jpg", exif=exif(0x4749, percent[0]))) == percent[1]
+
+
+@pytest.mark.parametrize("value", ["6", "-2", "2.5", "many", "", "1e99", "&#51;"])
+def test_a_rating_that_is_none_is_refused_with_its_file(value, tmp_path):
+    file = save(tmp_path / "a.png")
+    file.with_suffix(".xmp").write_text(XMP.format(f'xmp:Rating="{value}"', ""))
+    with pytest.raises(ValueError, match=r"a\.xmp: xmp:Rating is .*; it must be -1 to 5"):
+        rating_of(file)
+
+
+def index_of(folder, rows, tables=True):
+    index = folder / "_mjr_index" / "assets.sqlite"
+    index.parent.mkdir(parents=True, exist_ok=True)
+    with sqlite3.connect(index) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        if tables:
+            database.execute("CREATE TABLE assets (id INTEGER PRIMARY KEY, filepath TEXT)")
+            database.execute("CREATE TABLE asset_metadata (asset_id INTEGER, rating)")
+        for number, (path, rating) in enumerate(rows):
+            database.execute("INSERT INTO assets VALUES (?, ?)", (number, path))
+            database.execute("INSERT INTO asset_metadata VALUES (?, ?)", (number, rating))
+    return database, index
+
+
+def test_the_index_of_majoor_is_read_from_a_copy_and_0_is_unrated(taste, tmp_path):
+    output = tmp_path / "output"
+    files = [str(save(output / f"{name}.png")) for name in ("one", "two", "three")]
+    rows = [(files[0], 5), (files[1], 0), (files[2], 2), (str(output / "gone.png"), 4)]
+    database, index = index_of(output, rows)
+    database.commit()  # still open: what was written may stand in the -wal file alone
+    before = {path.name: path.read_bytes() for path in index.parent.iterdir()}
+    done = import_into(taste, output)
+    assert {path.name: path.read_bytes() for path in index.parent.iterdir()} == before
+    database.close()
+    wanted = {"form": "majoor", "picks": 2, "kinds": {"stars": 2}, "missing": 1}
+    assert counts(done) == wanted
+    assert sorted(pick.answer for pick in taste.counting()) == [2, 5]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("a.png", 6)], "'a.png' has rating 6; it must be 0 to 5"),
+        ([("a.png", "five")], "the rating 'five'"),
+        ([(None, 3)], "the file None"),
+        (None, "no index of Majoor AssetsManager that can be read"),
+    ],
+)
+def test_a_database_of_others_is_refused(rows, words, taste, tmp_path):
+    database, index = index_of(tmp_path, rows or [], tables=rows is not None)
+    database.close()
+    with pytest.raises(ValueError, match=words):
+        import_into(taste, index)
+    index.write_bytes(b"SQLite format 3\0" + b"\xff" * 500)
+    with pytest.raises(ValueError, match="no index of Majoor"):
+        import_into(taste, index)
+    assert not taste.file.exists()
+
+
+PAIRS = [
+    ("a cat", "a.png", "b.png", 1),
+    ("a dog", "c.png", "a.png", 0),
+    ("", "b.png", "c.png", 0.5),
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "tsv"])
+def test_tables_of_pairs_with_the_columns_of_pick_a_pic(ending, taste, tmp_path):
+    for name in "abc":
+        save(tmp_path / f"{name}.png")
+    head = ("caption", "image_0", "image_1", "label_0")
+    table = tmp_path / f"pairs.{ending}"
+    if ending == "jsonl":
+        rows = [json.dumps(dict(zip(head, row, strict=True))) for row in PAIRS]
+        table.write_text("\n".join(rows))
+    else:
+        with table.open("w", newline="") as file:
+            writer = csv.writer(file, delimiter="," if ending == "csv" else "\t")
+            writer.writerows([head, *PAIRS])
+    done = import_into(taste, table)
+    assert counts(done) == {"form": "pairs", "picks": 3, "kinds": {"duel": 2, "same": 1}}
+    first, second, third = taste.counting()
+    assert (first.answer, second.answer, third.answer) == (0, 1, None)
+    assert [pick.shown[0].prompt for pick in taste.counting()] == ["a cat", "a dog", ""]
+    chosen = tmp_path / "chosen.jsonl"
+    chosen.write_text('{"prompt": "x", "chosen": "b.png", "rejected": "c.png"}\n')
+    assert import_into(taste, chosen).kinds == {"duel": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"caption": "x", "image_0": "a.png", "image_1": "b.png", "label_0": 2}, "label_0 is 2"),
+        ({"image_0": "a.png", "image_1": "b.png", "label_0": True}, "label_0 is True"),
+        ({"image_0": "a.png", "image_1": 5, "label_0": 1}, "image_1 is 5"),
+        ({"image_0": "a.png", "image_1": "none.png", "label_0": 1}, "there is no picture"),
+        ({"image_0": "a.png", "image_1": "bad.png", "label_0": 1}, "no picture that can be read"),
+        ({"caption": 5, "chosen": "a.png", "rejected": "b.png"}, "caption is 5"),
+        ({"image_0": "a.png"}, "write {\"caption\""),
+    ],
+)  # fmt: skip
+def test_a_wrong_row_is_named_and_nothing_is_imported(row, words, taste, tmp_path):
+    for name in "ab":
+        save(tmp_path / f"{name}.png")
+    (tmp_path / "bad.png").write_text("no picture")
+    good = {"caption": "x", "image_0": "a.png", "image_1": "b.png", "label_0": 1}
+    table = tmp_path / "pairs.jsonl"
+    table.write_text(f"{json.dumps(good)}\n{json.dumps(row)}\n")
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        import_into(taste, table)
+    assert "pairs.jsonl, line 2" in str(error.value) and words in str(error.value)
+    assert not taste.folder.exists()
+
+
+def test_a_damaged_picture_stops_an_import_before_anything_is_written(taste, tmp_path):
+    save(tmp_path / "in" / "liked" / "a.png")
+    (tmp_path / "in" / "liked" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    with pytest.raises(ValueError, match=r"b\.png .*nothing was imported"):
+        import_into(taste, tmp_path / "in")
+    assert not taste.folder.exists()
+
+
+def test_the_same_picture_counts_once_by_its_pixels_and_by_its_look(taste, tmp_path):
+    liked = tmp_path / "in" / "liked"
+    save(liked / "a.png", seed=1)
+    save(liked / "copy.bmp", seed=1)
+    drawn(1).save(liked / "worse.jpg", quality=70)
+    drawn(1, (192, 144)).save(liked / "larger.png")
+    save(liked / "b.png", seed=2)
+    done = import_into(taste, tmp_path / "in")
+    assert (done.picks, done.same_pixels, done.same_look) == (2, 1, 2)
+    save(tmp_path / "in" / "disliked" / "a again.png", seed=1)
+    with pytest.raises(ValueError, match=r"one picture has two ratings: .*; take one of them out"):
+        import_into(taste, tmp_path / "in")
+    assert len(taste.picks()) == 2
+
+
+def test_pictures_of_other_content_or_other_colours_do_not_look_the_same():
+    pictures = [torch.from_numpy(numpy.array(drawn(i))).float() / 255 for i in range(40)]
+    seen = Seen()
+    for number, picture in enumerate(pictures):
+        look = look_of(picture)
+        assert look is not None and seen.same_as(look) is None
+        seen.add(look, str(number))
+    assert seen.same_as(look_of(pictures[7])) == "7"
+    assert seen.same_as(look_of(pictures[7] * 0.7)) is None
+    assert look_of(torch.full((9, 9, 3), 0.5)) is None
+
+
+def test_sources_without_ratings_are_refused(taste, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no .*none to import"):
+        import_into(taste, tmp_path / "none")
+    save(tmp_path / "in" / "plain.png")
+    with pytest.raises(ValueError, match="holds no ratings"):
+        import_into(taste, tmp_path / "in")
+    with pytest.raises(ValueError, match="holds no ratings that are known; give a folder"):
+        import_into(taste, tmp_path / "in" / "plain.png")
+    with pytest.raises(ValueError, match="is no folder; likes reads"):
+        import_into(taste, tmp_path / "in" / "plain.png", "likes")
+    with pytest.raises(ValueError, match="the form is 'tags'; it must be one of likes"):
+        import_into(taste, Path(tmp_path), "tags")
