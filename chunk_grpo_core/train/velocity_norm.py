@@ -1,9 +1,10 @@
 """How long the velocity has become, compared with the model's own without its adapter.
 
-Of everything that a training can spoil, this moves first: in runs that ended in blocks and halos
-|v| / |v_ref| had passed 1.1 to 1.2 before pictures were less clean, and long before the reward fell
-(NormGuard, arXiv 2606.27771, reports 1.05 to 1.15 for three methods). So every iteration measures
-it, whatever the algorithm, with a few calls of the model.
+A cheap sign that pictures may spoil while the reward still rises: NormGuard (arXiv 2606.27771) saw
+|v| / |v_ref| grow to 1.05 to 1.15 with three methods. It is a sign and no proof. In
+``benchmarks/race`` all five runs without a leash passed 1.1, and two of them were spoiled in the
+end; of the fifteen with one, those of the forward form touched 1.16 early and came back. So every
+iteration measures it, whatever the algorithm, with a few calls of the model.
 """
 
 from __future__ import annotations
