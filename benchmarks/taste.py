@@ -37,6 +37,10 @@ from chunk_grpo_core.rewards.taste.statistics import statistics
 __all__ = ["PEOPLE", "Pool", "clicks", "pool", "truth"]
 
 PICTURES = 8
+FRESH = 1000
+"""First seed: what a click is worth (``fit._WORTH``) was set on people with smaller ones."""
+FRESH_RANDOM = 50_000
+"""The same of people who click at random."""
 COUNTS = (10, 20, 40, 80, 160)
 
 
@@ -185,7 +189,7 @@ def study(seeds: int, kind: str = "duel") -> dict:
     table, covered, good = {}, [], {}
     for person in PEOPLE:
         for wrong in (0.0, 0.1, 0.2):
-            for seed in range(seeds):
+            for seed in range(FRESH, FRESH + seeds):
                 picks = clicks(truth(person, False), COUNTS[-1], wrong, seed, kind)
                 for count in COUNTS:
                     fitted = fit_picks(picks[:count], numbers(pool(False)))
@@ -208,7 +212,7 @@ def random_clickers(number: int, kind: str = "duel", most: int = 160) -> dict[st
     """How often someone who clicks at random is called understood, and is covered."""
     called, covered = [], []
     for seed in range(number):
-        fitted = fit_picks(clicks(None, most, 0.0, 10_000 + seed, kind), numbers(pool(False)))
+        fitted = fit_picks(clicks(None, most, 0.0, FRESH_RANDOM + seed, kind), numbers(pool(False)))
         called.append(any(look.passed for look in fitted.report.looks))
         covered.append(fitted.report.agreement.low <= 0.5 <= fitted.report.agreement.high)
     return {"called good": _mean(called), "covered": _mean(covered)}

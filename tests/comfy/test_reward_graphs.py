@@ -142,6 +142,9 @@ def test_missing_weights_are_named_with_size_licence_and_place(name, comfy, comf
         ({"name": "remote_http", "url": "ftp://host"}, ["ftp://host", "http"]),
         ({"name": "vlm_judge", "url": ""}, ["vlm_judge", "url"]),
         ({"name": "target_image"}, ["target_image", "input image"]),
+        ({"name": "taste"}, ["taste needs the head", "file"]),
+        ({"name": "taste", "file": "../head.safetensors"}, ["inside the folders"]),
+        ({"name": "taste", "settings": "head=/etc/passwd"}, ["head", "file"]),
     ],
 )
 def test_what_cannot_be_loaded_says_what_is_wrong(inputs, words, comfy):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from small_runs import TINY
 
 from chunk_grpo_core.configfile.reading import read_config_file
 from chunk_grpo_core.method.reward import is_groupwise
@@ -19,6 +21,7 @@ from chunk_grpo_core.rewards.taste.features import features_shown
 from chunk_grpo_core.rewards.taste.fit import fit_taste
 from chunk_grpo_core.rewards.taste.head import load_head, save_head
 from chunk_grpo_core.rewards.taste.picks import Taste
+from chunk_grpo_core.runs.start import resume, train
 
 TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
          "intermediate_size": 32, "image_size": 16, "patch_size": 8}  # fmt: skip
@@ -193,3 +196,32 @@ def test_the_head_says_what_it_was_fitted_on(place):
     head = load_head(place / "encoded.safetensors")
     assert head.encoder == "siglip" and head.report and head.report["encoder"] == "siglip"
     assert head.report["words"].startswith("24 picks: it agrees with 24 of your 24 clicks")
+
+
+@pytest.mark.slow
+def test_a_run_trains_on_taste_and_prompt_together_and_goes_on_with_the_same_head_alone(
+    place, tmp_path
+):
+    text = f"""iterations = 1
+{TINY}
+[[reward]]
+name = "taste"
+head = "{place / "plain.safetensors"}"
+[[reward]]
+name = "tiny_world"
+weight = 2.0
+"""
+    (tmp_path / "run.toml").write_text(text)
+    train(read_config_file(tmp_path / "run.toml"), tmp_path / "run")
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert set(row["rewards"]) == {"taste", "tiny_world"}
+    assert {"taste_std", "unfamiliar"} <= {name.rpartition("/")[2] for name in row["extras"]}
+    record = tmp_path / "run" / "run.toml"
+    other = record.read_text().replace("plain.safetensors", "gone.safetensors")
+    record.write_text(other)
+    with pytest.raises(FileNotFoundError, match="there is no head .*gone.safetensors"):
+        resume(tmp_path / "run")
+    fresh = replace(load_head(place / "plain.safetensors"), offsets=torch.ones(9))
+    save_head(fresh, place / "gone.safetensors")
+    with pytest.raises(ValueError, match="reward_fingerprint"):
+        resume(tmp_path / "run", changes=["iterations=2"])
