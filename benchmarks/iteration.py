@@ -139,9 +139,11 @@ class Ours:
             self.passes.count(len(x_t))
             return velocity(x_t, t, example)
 
-        def watched_statistics(terms: Any, group_facts: Any, counted: Any, config: Any) -> Any:
+        def watched_statistics(
+            terms: Any, group_facts: Any, counted: Any, config: Any, dimensions: int
+        ) -> Any:
             self.losses.append(float(group_loss(terms, group_facts, config)))
-            return statistics(terms, group_facts, counted, config)
+            return statistics(terms, group_facts, counted, config, dimensions)
 
         optimizer.step = watched_step  # type: ignore[method-assign]
         self.policy._velocity = watched_velocity  # type: ignore[method-assign]
