@@ -40,13 +40,16 @@ def test_a_reward_that_dies_is_waited_for_then_named_and_the_run_goes_on(comfy, 
     with fake_server(server) as fake:
         comfy.run(training(fake.url, "never died"))
         asked = sum(seen.path == "/compute" for seen in fake.seen)
-        # Two held-out prompts, two groups of the first iteration, two pictures of the self-test.
-        server.left = 6
+        # Two held-out prompts, two groups of the first iteration, pictures of its self-test; then
+        # two groups of either other iteration, and the held-out prompts again.
+        until_second = asked - 6
+        assert until_second > 4
+        server.left = until_second
         run = comfy.run(training(fake.url, "died"), check=False)
         message = (run.error or "").partition("\n")[0]
         words = ["all-masked: no picture of iteration 2 has a score", "died into run_name"]
         assert [word for word in words if word not in message] == [], message
-        dead = [seen for seen in fake.seen if seen.path == "/compute"][asked + 6 :]
+        dead = [seen for seen in fake.seen if seen.path == "/compute"][asked + until_second :]
         third = len(dead) // 3  # scored once, and twice again after 1 and 2 seconds
         questions = [[seen.data for seen in dead[i * third : (i + 1) * third]] for i in range(3)]
         assert third and questions[0] == questions[1] == questions[2]

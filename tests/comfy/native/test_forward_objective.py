@@ -19,6 +19,7 @@ VALUES = {
     "time_distribution": "uniform",
     "weight": "x0",
     "share_times": "on",
+    "rank_steps": 2,
     "beta": 2.0,
     "clip": 2e-3,
     "old": "average",

@@ -120,7 +120,8 @@ def asked_of(lab, settings, **inputs):
     rest = dict.fromkeys(("model", "vae", "prompts", "reward", "latent"))
     rest |= {"pictures_per_held_out": 1, "run_name": "", "resume": False}
     rest |= {"sigmas": lab.module("nodes.sampling").ShiftedSigmas.execute(9, 3.0).args[0]}
-    rest |= {"plan": core.read_plan("1, 1, 1, 1, 2, 2", 8)}
+    has_chunks = (settings or {}).get("algorithm", "chunk_grpo") == "chunk_grpo"
+    rest |= {"plan": core.read_plan("1, 1, 1, 1, 2, 2", 8) if has_chunks else None}
     rest |= {"sampler": sampler.flow_sde_sampler(core.SdeConfig())}
 
     class Stop(Exception):
