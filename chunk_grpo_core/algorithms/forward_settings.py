@@ -80,12 +80,34 @@ def check_forward(config: ForwardSettings, sampler: Sampler | None) -> None:
             'from; take fewer times, more steps, or time_distribution "uniform"'
         )
     forward = config.forward
+    _refuse_unused(forward)
     _check_ranking(config)
     if forward.old == "average" and not forward.needs_old:
         raise ValueError(
             f'forward.old is "average", but forward.objective is "{forward.objective}", which '
             'compares with no old policy; use objective "nft" or "elbo", or old "rollout"'
         )
+
+
+def _refuse_unused(forward: ForwardConfig) -> None:
+    """Refuse a setting of another objective or old policy.
+
+    Raises:
+        ValueError: One differs from its default.
+    """
+    users = {
+        "beta": ("objective", "nft"),
+        "clip": ("objective", "elbo"),
+        "old_decay": ("old", "average"),
+    }
+    for name in changed_fields(forward):
+        chooser, needed = users.get(name, ("", ""))
+        if chooser and getattr(forward, chooser) != needed:
+            raise ValueError(
+                f"forward.{name} is {getattr(forward, name)}, but forward.{chooser} is "
+                f"{getattr(forward, chooser)!r}, which does not use it; leave it out, or set "
+                f'forward.{chooser} to "{needed}"'
+            )
 
 
 def _check_ranking(config: ForwardSettings) -> None:

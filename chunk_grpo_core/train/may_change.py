@@ -48,6 +48,8 @@ MAY_CHANGE: dict[str, str] = {
     "objective.clip_low": _NUMBERS,
     "objective.clip_high": _NUMBERS,
     "objective.kl_ref": _NUMBERS,
+    "forward.kl_ref": _NUMBERS,
+    "forward.norm_guard": _NUMBERS,
     "run.reward_retries": _NOTHING,
     "run.reward_wait": _NOTHING,
     "run.stop_on": _NOTHING,

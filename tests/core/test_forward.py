@@ -131,6 +131,20 @@ def test_a_run_does_not_go_on_with_another_old_policy(tmp_path):
         trained(config_of(forward=replace(nft, old="average")), checkpoints=checkpoints)
 
 
+def test_a_run_goes_on_with_another_leash(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    trained(config_of(iterations=1), checkpoints=checkpoints)
+    tighter = ForwardConfig(kl_ref=1.0, norm_guard=0.5)
+    trainer = Trainer(
+        ToyPolicy(), Brightness(), PROMPTS, config_of(forward=tighter), checkpoints=checkpoints
+    )
+    assert trainer.resume() == 1
+    changed = {change.key for change in trainer.changes}
+    assert changed == {"forward.kl_ref", "forward.norm_guard", "iterations"}
+    trainer.train()
+    assert trainer.iteration == 6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("split", [False, True])
 @every_variant
@@ -277,6 +291,9 @@ def test_a_run_without_leash_is_warned_of(caplog):
             {"optimizer": OptimizerConfig(recompute_log_p=True)},
             "optimizer.recompute_log_p is True, which has no effect",
         ),
+        ({"forward": ForwardConfig(beta=5.0)}, "forward.beta is 5.0, but forward.objective is"),
+        ({"forward": ForwardConfig(clip=0.5)}, "forward.clip is 0.5, but forward.objective is"),
+        ({"forward": ForwardConfig(old_decay=0.9)}, "forward.old_decay is 0.9, but forward.old is"),
         ({"forward": ForwardConfig(rank_steps=6)}, "rank_steps is 6, but the grid has 6 steps"),
         ({"forward": ForwardConfig(rank_steps=3)}, "rank_steps is 3, but advantage.keep is not"),
         (
