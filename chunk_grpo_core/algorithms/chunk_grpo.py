@@ -34,20 +34,15 @@ from typing import Protocol
 from torch import Tensor
 
 from ..method.chunk_statistics import ChunkStatistics
-from ..method.chunks import ChunkPlan, draw_chunks, drawn_count
+from ..method.chunks import draw_chunks, drawn_count
 from ..method.group_task import GroupTask
-from ..method.matching import ForwardConfig
 from ..method.noise import derive_seed
-from ..method.objective import ObjectiveConfig
 from ..method.plan_mismatches import plan_mismatches
 from ..method.policy import Policy, base_model
 from ..method.rollout import Trajectory, rollout
-from ..method.rules import SdeConfig
-from ..method.schedule import TimeGrid
 from ..method.stream import Stream
 from ..method.streaming import accumulate_group, recompute_old_policy, with_reference
 from ..method.windows import (
-    WindowConfig,
     check_noise,
     noisy_steps,
     window_chunks,
@@ -55,50 +50,18 @@ from ..method.windows import (
 )
 from ..settings.declared import changed_fields
 from .algorithm import GroupRequest, SampledGroup
+from .common_settings import CommonSettings
 
 __all__ = ["ChunkGrpo", "ChunkGrpoSettings", "ChunkMeasurement"]
 
 log = logging.getLogger(__name__)
 
 
-class OptimizerSettings(Protocol):
-    """What Chunk-GRPO asks of an OptimizerConfig."""
+class ChunkGrpoSettings(CommonSettings, Protocol):
+    """The settings that Chunk-GRPO reads."""
 
-    @property
-    def updates_per_rollout(self) -> int: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def recompute_log_p(self) -> bool | None: ...
-
-
-class ChunkGrpoSettings(Protocol):
-    """The settings that Chunk-GRPO reads; a TrainConfig has them and says what they mean."""
-
-    @property
-    def grid(self) -> TimeGrid: ...
-    @property
-    def plan(self) -> ChunkPlan | None: ...
-    @property
-    def sde(self) -> SdeConfig: ...
-    @property
-    def objective(self) -> ObjectiveConfig: ...
-    @property
-    def forward(self) -> ForwardConfig: ...
-    @property
-    def optimizer(self) -> OptimizerSettings: ...
     @property
     def group_size(self) -> int: ...
-    @property
-    def chunk_fraction(self) -> float: ...
-    @property
-    def window(self) -> WindowConfig: ...
-    @property
-    def noise(self) -> str: ...
-    @property
-    def ode_solver(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)

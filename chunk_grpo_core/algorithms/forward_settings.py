@@ -5,58 +5,21 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..method.advantage import AdvantageConfig
-from ..method.chunks import ChunkPlan
 from ..method.matching import ForwardConfig
-from ..method.objective import ObjectiveConfig
-from ..method.rules import SdeConfig
 from ..method.sampler import Sampler
-from ..method.schedule import TimeGrid
-from ..method.windows import WindowConfig
 from ..settings.declared import changed_fields
+from .common_settings import CommonSettings
 
 __all__ = ["ForwardSettings", "check_forward"]
 
 
-class OptimizerSettings(Protocol):
-    """What the forward form asks of an OptimizerConfig."""
+class ForwardSettings(CommonSettings, Protocol):
+    """The settings that the forward form reads."""
 
-    @property
-    def updates_per_rollout(self) -> int: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def recompute_log_p(self) -> bool | None: ...
-
-
-class ForwardSettings(Protocol):
-    """The settings that the forward form reads; a TrainConfig has them and says what they mean."""
-
-    @property
-    def grid(self) -> TimeGrid: ...
-    @property
-    def plan(self) -> ChunkPlan | None: ...
-    @property
-    def sde(self) -> SdeConfig: ...
-    @property
-    def objective(self) -> ObjectiveConfig: ...
-    @property
-    def forward(self) -> ForwardConfig: ...
     @property
     def advantage(self) -> AdvantageConfig: ...
     @property
-    def optimizer(self) -> OptimizerSettings: ...
-    @property
-    def window(self) -> WindowConfig: ...
-    @property
-    def chunk_fraction(self) -> float: ...
-    @property
-    def noise(self) -> str: ...
-    @property
-    def ode_solver(self) -> str: ...
-    @property
     def share_initial_noise(self) -> bool: ...
-    @property
-    def seed(self) -> int: ...
 
 
 def check_forward(config: ForwardSettings, sampler: Sampler | None) -> None:

@@ -58,6 +58,7 @@ __all__ = [
     "NoisedTimes",
     "clipped_advantages",
     "draw_times",
+    "matching_error",
     "matching_loss",
     "matching_terms",
     "time_weights",
@@ -229,11 +230,16 @@ def matching_terms(
         size = _mean_square(v_t if config.norm_guard else fixed)
         norm = (size / _mean_square(reference).clamp_min(1e-12)).sqrt()
     return MatchingTerms(
-        error=_mean_square(v_t - target),
+        error=matching_error(v_t, target),
         move=_mean_square(moving - (fixed if old is None else old)),
         gap=gap,
         norm=norm,
     )
+
+
+def matching_error(v_t: Tensor, target: Tensor) -> Tensor:
+    """L of each row, shape (B,)."""
+    return _mean_square(v_t - target)
 
 
 def _mean_square(values: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from .matching import (
     MatchingTerms,
     NoisedTimes,
     clipped_advantages,
+    matching_error,
     matching_loss,
     matching_terms,
     time_weights,
@@ -223,10 +224,8 @@ def _elbo_advantages(
         counted = slice(batch.count)
         times, samples = batch.steps[counted], batch.samples[counted]
         target = task.noised.target(task.x_0, times, samples)
-        old, new = (
-            matching_terms(v, target, None, None, config).error
-            for v in (task.old[times, samples], v_t[counted])
-        )
+        old = matching_error(task.old[times, samples], target)
+        new = matching_error(v_t[counted], target)
         weights = time_weights(config, task.noised.t[times, samples], old)
         log_ratio.index_add_(0, samples, weights * (old - new) / len(task.noised.t))
         stream.check_cancel()

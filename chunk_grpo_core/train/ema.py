@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
+
+from .weight_average import WeightAverage, set_weights
 
 __all__ = ["Ema"]
 
@@ -34,28 +35,23 @@ class Ema:
             decay: In [0, 1), reached by warm-up; 0.99 remembers about 100 updates.
         """
         self._parameters, self.decay = list(parameters), decay
-        self._shadow = [parameter.detach().clone() for parameter in parameters]
+        self._average = WeightAverage(self._parameters, "ema.")
 
-    @torch.no_grad()
     def update(self, number: int) -> None:
         """Take the present values in.
 
         Args:
             number: How many updates the run has done before; fixes the warm-up's decay.
         """
-        decay = min((1 + number) / (10 + number), self.decay)
-        for shadow, parameter in zip(self._shadow, self._parameters, strict=True):
-            shadow.lerp_(parameter, 1.0 - decay)
+        self._average.take(1.0 - min((1 + number) / (10 + number), self.decay))
 
-    @torch.no_grad()
     def apply(self) -> None:
         """Set the parameters to the average."""
-        for shadow, parameter in zip(self._shadow, self._parameters, strict=True):
-            parameter.copy_(shadow)
+        set_weights(self._parameters, self._average.values)
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies for a checkpoint, CPU."""
-        return {f"ema.{i}": shadow.to("cpu", copy=True) for i, shadow in enumerate(self._shadow)}
+        return self._average.tensors()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Read what :meth:`tensors` gave.
@@ -63,10 +59,10 @@ class Ema:
         Raises:
             ValueError: The checkpoint has no average, or one of other parameters.
         """
-        if set(tensors) != {f"ema.{i}" for i in range(len(self._shadow))}:
+        names = self._average.names
+        if set(tensors) != set(names):
             raise ValueError(
-                f"the checkpoint has {len(tensors)} averaged tensors, {len(self._shadow)} are "
+                f"the checkpoint has {len(tensors)} averaged tensors, {len(names)} are "
                 "needed; resume with the ema_decay the run was started with"
             )
-        for i, shadow in enumerate(self._shadow):
-            shadow.copy_(tensors[f"ema.{i}"])
+        self._average.restore(tensors)

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
+
+from .weight_average import WeightAverage, set_weights
 
 __all__ = ["OldPolicy"]
 
@@ -30,8 +31,8 @@ class OldPolicy:
             decay: Part of the average that an iteration keeps; None if the newest weights sample.
         """
         self._parameters, self._decay = list(parameters), decay
-        is_kept = decay is not None
-        self._average = [p.detach().clone() for p in self._parameters] if is_kept else []
+        averaged = [] if decay is None else self._parameters
+        self._average = WeightAverage(averaged, _PREFIX)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -40,21 +41,20 @@ class OldPolicy:
             yield
             return
         newest = [parameter.detach().clone() for parameter in self._parameters]
-        self._set(self._average)
+        set_weights(self._parameters, self._average.values)
         try:
             yield
         finally:
-            self._set(newest)
+            set_weights(self._parameters, newest)
 
-    @torch.no_grad()
     def take(self) -> None:
         """Take the newest weights in, at the end of an iteration."""
-        for average, parameter in zip(self._average, self._parameters, strict=False):
-            average.lerp_(parameter, 1.0 - (self._decay or 0.0))
+        if self._decay is not None:
+            self._average.take(1.0 - self._decay)
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies for a checkpoint, CPU; none if the newest weights sample."""
-        return {f"{_PREFIX}{i}": old.to("cpu", copy=True) for i, old in enumerate(self._average)}
+        return self._average.tensors()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read what :meth:`tensors` gave; returns what is not of it.
@@ -62,17 +62,11 @@ class OldPolicy:
         Raises:
             ValueError: The checkpoint has no average, or one of another adapter.
         """
-        names = [f"{_PREFIX}{i}" for i in range(len(self._average))]
+        names = self._average.names
         if {name for name in tensors if name.startswith(_PREFIX)} != set(names):
             raise ValueError(
                 "the checkpoint has not the averaged weights that sample; resume with the "
                 "forward.old that the run was started with"
             )
-        for name, old in zip(names, self._average, strict=True):
-            old.copy_(tensors[name])
+        self._average.restore(tensors)
         return {name: value for name, value in tensors.items() if name not in names}
-
-    @torch.no_grad()
-    def _set(self, values: Sequence[Tensor]) -> None:
-        for parameter, value in zip(self._parameters, values, strict=True):
-            parameter.copy_(value)

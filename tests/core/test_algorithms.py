@@ -10,6 +10,7 @@ from environment import package
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
 from small_runs import without_seconds
 from torch import Tensor
+from trainings import trained
 
 from chunk_grpo_core.algorithms import ALGORITHMS, algorithm_of
 from chunk_grpo_core.algorithms.chunk_grpo import ChunkGrpo
@@ -23,7 +24,6 @@ from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.runs.view import run_view
 from chunk_grpo_core.train.checkpoint import Checkpoints
 from chunk_grpo_core.train.config import TrainConfig
-from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 
 
@@ -116,20 +116,6 @@ def config_of(**changes):
         "iterations": 7,
     }
     return toy_config(**(settings | changes))
-
-
-def trained(config, **options):
-    """Rows without timings, and the checkpoint that would be written."""
-    rows, policy = [], ToyPolicy()
-
-    def listen(event):
-        if isinstance(event, IterationEnd):
-            rows.append({k: v for k, v in event.metrics.items() if k != "seconds"})
-
-    trainer = Trainer(policy, Brightness(), PROMPTS, config, listener=listen, **options)
-    trainer.resume()
-    trainer.train()
-    return rows, policy.adapter.state_dict()
 
 
 def test_another_algorithm_learns_without_plan_noise_or_ratio(caplog):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes import PROMPTS, Brightness, CancelAfter, MixingPolicy, ToyPolicy, toy_config
 from threads import Unreachable, same_training, together, train
+from trainings import trained
 
 from chunk_grpo_core.algorithms import algorithm_of
 from chunk_grpo_core.algorithms.algorithm import GroupRequest, SampledGroup
@@ -29,7 +30,6 @@ from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.runs.view import run_view
 from chunk_grpo_core.train.checkpoint import Checkpoints
 from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
-from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.self_test import SelfTestFailed
 from chunk_grpo_core.train.trainer import Trainer
 
@@ -48,20 +48,6 @@ def config_of(**changes):
         "optimizer": OptimizerConfig(learning_rate=1e-2),
     }
     return toy_config(**(settings | changes))
-
-
-def trained(config, policy=None, **options):
-    """Rows without times, and the weights."""
-    rows, policy = [], policy or ToyPolicy()
-
-    def listen(event):
-        if isinstance(event, IterationEnd):
-            rows.append({k: v for k, v in event.metrics.items() if k != "seconds"})
-
-    trainer = Trainer(policy, Brightness(), PROMPTS, config, listener=listen, **options)
-    trainer.resume()
-    trainer.train()
-    return rows, policy.adapter.state_dict()
 
 
 VARIANTS = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
+from trainings import trained
 
 from chunk_grpo_core.algorithms.forward import Forward
 from chunk_grpo_core.configfile.record import read_record
@@ -17,8 +18,6 @@ from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.train.checkpoint import Checkpoints
-from chunk_grpo_core.train.events import IterationEnd
-from chunk_grpo_core.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -57,21 +56,9 @@ def config_of(**changes):
     return toy_config(**(settings | changes))
 
 
-def trained(sampler, config=None, **options):
-    """Rows without timings, and the adapter."""
-    rows, policy, config = [], ToyPolicy(), config or config_of()
-
-    def listen(event):
-        if isinstance(event, IterationEnd):
-            rows.append({k: v for k, v in event.metrics.items() if k != "seconds"})
-
-    algorithm = Forward(config, sampler)
-    trainer = Trainer(
-        policy, Brightness(), PROMPTS, config, algorithm=algorithm, listener=listen, **options
-    )
-    trainer.resume()
-    trainer.train()
-    return rows, policy.adapter.state_dict()
+def trained_with(sampler, config=None, **options):
+    config = config or config_of()
+    return trained(config, algorithm=Forward(config, sampler), **options)
 
 
 def experiment(folder, sampler, **changes):
@@ -89,24 +76,24 @@ def experiment(folder, sampler, **changes):
 
 
 def test_the_librarys_euler_steps_and_those_of_a_sampler_train_the_same_adapter():
-    for rows, others in zip(trained(None)[0], trained(Steps())[0], strict=True):
+    for rows, others in zip(trained_with(None)[0], trained_with(Steps())[0], strict=True):
         assert rows["reward_mean"] == pytest.approx(others["reward_mean"], abs=1e-6)
-    own, handed = trained(None)[1], trained(Steps())[1]
+    own, handed = trained_with(None)[1], trained_with(Steps())[1]
     for name, tensor in own.items():
         torch.testing.assert_close(handed[name], tensor, rtol=0, atol=1e-5)
 
 
 def test_a_noisy_sampler_explores_from_a_shared_start():
-    rows, _ = trained(NOISY, config_of(share_initial_noise=True, iterations=1))
+    rows, _ = trained_with(NOISY, config_of(share_initial_noise=True, iterations=1))
     assert rows[0]["reward_std"] > 0
 
 
 @pytest.mark.parametrize("calls", [1, 130])
 def test_a_killed_run_goes_on_with_the_noise_of_its_sampler(calls, tmp_path):
-    rows, adapter = trained(NOISY)
+    rows, adapter = trained_with(NOISY)
     with pytest.raises(Cancelled):
-        trained(NOISY, checkpoints=Checkpoints(tmp_path), check_cancel=CancelAfter(calls))
-    again, moved = trained(NOISY, checkpoints=Checkpoints(tmp_path))
+        trained_with(NOISY, checkpoints=Checkpoints(tmp_path), check_cancel=CancelAfter(calls))
+    again, moved = trained_with(NOISY, checkpoints=Checkpoints(tmp_path))
     assert again == rows[len(rows) - len(again) :] and (len(again) < 4) == (calls > 1)
     assert all(torch.equal(moved[name], adapter[name]) for name in adapter)
 

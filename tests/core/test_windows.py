@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import PROMPTS, Brightness, CancelAfter, ToyPolicy, toy_config
+from fakes import CancelAfter, ToyPolicy, toy_config
 from hypothesis import given
 from hypothesis import strategies as st
+from trainings import trained as run_of
 
 from chunk_grpo_core.algorithms import algorithm_of
 from chunk_grpo_core.method.cancel import Cancelled
@@ -27,8 +28,6 @@ from chunk_grpo_core.method.windows import (
 )
 from chunk_grpo_core.train.checkpoint import Checkpoints, content_digest
 from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
-from chunk_grpo_core.train.events import IterationEnd
-from chunk_grpo_core.train.trainer import Trainer
 
 PLAN = ChunkPlan((1, 2, 2, 3))
 SLIDING = WindowConfig(kind="sliding", chunks=2, every=3)
@@ -239,20 +238,6 @@ def test_settings_that_contradict_each_other_are_refused(changes, message):
 
 
 # Training
-
-
-def run_of(config, policy=None, **options):
-    """Metrics of a toy run without what depends on the clock, and its adapter."""
-    policy, rows = policy or ToyPolicy(), []
-
-    def listen(event):
-        if isinstance(event, IterationEnd):
-            rows.append({k: v for k, v in event.metrics.items() if k != "seconds"})
-
-    trainer = Trainer(policy, Brightness(), PROMPTS, config, listener=listen, **options)
-    trainer.resume()
-    trainer.train()
-    return rows, policy.adapter.state_dict()
 
 
 def assert_same(one, two):
