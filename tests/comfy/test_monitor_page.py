@@ -58,6 +58,8 @@ class Panel:
     def readouts(self, iterations):
         """The line of numbers with the pointer over each iteration, and that without."""
         canvas = self.place.locator(".reward canvas")
+        # On a busy machine the page may not have laid it out yet.
+        self.tab.wait_for_function("canvas => canvas.clientWidth > 0", arg=canvas.element_handle())
         found = []
         for iteration in range(1, iterations + 1):
             canvas.evaluate(
