@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,7 @@ from chunk_grpo_core.rewards.taste.events import Pick, Shown, new_pick
 from chunk_grpo_core.rewards.taste.fit import fit_picks
 from chunk_grpo_core.rewards.taste.statistics import statistics
 
-__all__ = ["PEOPLE", "Pool", "clicks", "pool", "truth"]
+__all__ = ["PEOPLE", "PICTURES", "Pool", "clicks", "name_of", "pool", "truth"]
 
 PICTURES = 8
 FRESH = 1000
@@ -136,26 +136,44 @@ def truth(person: str, held_out: bool) -> Tensor:
 
 def numbers(of: Pool) -> dict[str, Tensor]:
     """Raw numbers by the name of the picture."""
-    return {_name(p, g): of.raw[p, g] for p in range(len(of.captions)) for g in range(PICTURES)}
+    return {name_of(p, g): of.raw[p, g] for p in range(len(of.captions)) for g in range(PICTURES)}
 
 
-def _name(caption_number: int, picture: int) -> str:
+def name_of(caption_number: int, picture: int) -> str:
+    """What stands for the hash of a picture."""
     return f"{caption_number * PICTURES + picture:064x}"
 
 
 def clicks(
-    likes: Tensor | None, count: int, wrong: float, seed: int, kind: str = "duel"
+    likes: Tensor | None,
+    count: int,
+    wrong: float,
+    seed: int,
+    kind: str = "duel",
+    *,
+    captions: Sequence[str] | None = None,
+    first: int = 0,
 ) -> list[Pick]:
-    """Simulated picks on the pictures to click on; likes None is a random clicker."""
-    of = pool(False)
+    """Simulated picks.
+
+    Args:
+        likes: What the person thinks of every picture, (P, 8); None is a random clicker.
+        count: How many.
+        wrong: Share of clicks that miss.
+        seed: Of the choice of pictures, and of the clicks that miss.
+        kind: See ``events.py``.
+        captions: P captions of other pictures than those of ``pool(False)``.
+        first: Number of the first caption, for the names of the pictures.
+    """
+    captions = pool(False).captions if captions is None else captions
     dice = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(of.captions), generator=dice)
+    order = torch.randperm(len(captions), generator=dice)
     picks = []
     while len(picks) < count:
         p = int(order[len(picks) % len(order)])
         size = {"duel": 2, "like": 1}.get(kind, 4)
         places = torch.randperm(PICTURES, generator=dice)[:size].tolist()
-        shown = [Shown(picture=_name(p, g), prompt=of.captions[p]) for g in places]
+        shown = [Shown(picture=name_of(first + p, g), prompt=captions[p]) for g in places]
         scores = torch.rand(size, generator=dice) if likes is None else likes[p, places]
         level = 0.5 if likes is None else float(likes.median())
         best = int(scores.argmax())

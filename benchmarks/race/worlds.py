@@ -7,7 +7,8 @@ form    shape, size and count alone: colours do not count, and dirt costs nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -15,26 +16,30 @@ from chunk_grpo_core.method.reward import Fingerprint, Reward, RewardBatch
 from chunk_grpo_core.models.tiny.reward import TinyWorldReward
 from chunk_grpo_core.prompts.example import Prompt
 
-__all__ = ["FORM_WEIGHTS", "WORLDS", "FormReward"]
+__all__ = ["FORM", "FORM_WEIGHTS", "WORLDS", "ScoresReward"]
 
 FORM_WEIGHTS = {"shape": 0.4, "size": 0.3, "count": 0.3}
 
 
-class FormReward:
-    """Implements :class:`chunk_grpo_core.method.reward.Reward` with three of the world's scores."""
+@dataclass(frozen=True)
+class ScoresReward:
+    """Implements :class:`chunk_grpo_core.method.reward.Reward` with some of the world's scores."""
 
-    name = "tiny_world_form"
+    name: str
+    weights: Mapping[str, float]
+    """Score of the tiny world -> its weight."""
 
     @property
     def fingerprint(self) -> Fingerprint:
         """The weights of the scores."""
-        return FORM_WEIGHTS
+        return self.weights
 
     def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """Judge B pictures; extras are those of the tiny world, and its reward as ``whole``."""
         whole = TinyWorldReward().score(images, examples)
-        terms = [weight * whole.extras[name] for name, weight in FORM_WEIGHTS.items()]
+        terms = [weight * whole.extras[name] for name, weight in self.weights.items()]
         return RewardBatch.of(sum(terms[1:], terms[0]), whole=whole.values, **whole.extras)
 
 
-WORLDS: dict[str, Reward] = {"whole": TinyWorldReward(), "form": FormReward()}
+FORM = ScoresReward("tiny_world_form", FORM_WEIGHTS)
+WORLDS: dict[str, Reward] = {"whole": TinyWorldReward(), "form": FORM}

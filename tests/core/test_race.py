@@ -15,7 +15,7 @@ from benchmarks.race.outcomes import at_units, chosen_candidate, reached, winner
 from benchmarks.race.report import write_report
 from benchmarks.race.run import Run, marks, perform
 from benchmarks.race.units import CountedPolicy
-from benchmarks.race.worlds import FORM_WEIGHTS, FormReward
+from benchmarks.race.worlds import FORM, FORM_WEIGHTS
 from benchmarks.tiny import patch_grid
 from chunk_grpo_core.algorithms import algorithm_of
 from chunk_grpo_core.models.tiny.render import render
@@ -116,7 +116,7 @@ def test_the_kernel_distance_is_unbiased_and_sees_a_shift():
 def test_the_second_world_rewards_neither_colour_nor_cleanliness():
     captions = [caption(scene) for scene in HELD_OUT[:8]]
     pictures = render(HELD_OUT[:8], 1)
-    form, whole = (judge.score(pictures, captions) for judge in (FormReward(), TinyWorldReward()))
+    form, whole = (judge.score(pictures, captions) for judge in (FORM, TinyWorldReward()))
     expected = sum(weight * whole.extras[name] for name, weight in FORM_WEIGHTS.items())
     assert torch.equal(form.values, expected)
     assert torch.equal(form.extras["whole"], whole.values)

@@ -1,0 +1,1 @@
+"""Training on a fitted taste: does the true taste rise, and what becomes of captions?"""

@@ -1,0 +1,50 @@
+"""PROTOCOL.md in code: what trains, with which guards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from chunk_grpo_core.train.config import TrainConfig
+
+from ..race.arms import ARMS as RACE
+from ..race.arms import Arm as Recipe
+from ..race.arms import config_of as race_config
+
+__all__ = ["ARMS", "SEEDS", "UNITS", "Arm", "config_of"]
+
+SEEDS = (0, 1, 2)
+UNITS = 8_000
+"""Length of a run, see ``race/units.py``."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train on a head."""
+
+    what: str
+    balance: float = 0.5
+    """Share of prompt following, see ``rewards/balance.py``: 0 is taste alone."""
+    pessimism: float = 0.0
+    settings: Mapping[str, object] = field(default_factory=dict)
+    picks: tuple[int, ...] = (40,)
+    """Numbers of picks that it is run with."""
+    refits: bool = False
+    """Half of the picks at half-time, on the newest pictures."""
+
+
+ARMS: dict[str, Arm] = {
+    "default": Arm("taste and prompt following half and half, with a leash", picks=(40, 160)),
+    "no-prompt": Arm("taste alone, with a leash", balance=0.0, picks=(40, 160)),
+    "balance-25": Arm("a quarter of prompt following", balance=0.25),
+    "balance-75": Arm("three quarters of prompt following", balance=0.75),
+    "no-leash": Arm("half and half, without a leash", settings={"forward.kl_ref": 0.0}),
+    "pessimism": Arm("half and half, pessimism 1", pessimism=1.0),
+    "two-rounds": Arm("half and half, 20 picks first and 20 at half-time", refits=True),
+}
+
+
+def config_of(arm: Arm, seed: int) -> TrainConfig:
+    """All settings of a run: those of the race's winner, with one scale for both rewards."""
+    patch = {"advantage.combine": "advantages", **arm.settings}
+    return race_config(Recipe(arm.what, {**RACE["awm"].base, **patch}), 0, seed)
