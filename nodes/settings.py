@@ -156,7 +156,8 @@ _SETTINGS = (
         "Alarms that stop the run with a checkpoint, with commas between them: no-signal (no "
         "picture is better than the others), collapse (no gradient, or all pictures alike), "
         "divergence (numbers explode), all-masked (the reward gives no scores), velocity-norm "
-        "(pictures will spoil). none: only show them.",
+        "(pictures will spoil), reward-fell (on the held-out prompts, see evaluate_every; the run "
+        "ends with the weights from before). none: only show them.",
         is_rare=True,
     ),
     SettingInput(

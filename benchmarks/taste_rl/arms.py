@@ -31,6 +31,8 @@ class Arm:
     """Numbers of picks that it is run with."""
     refits: bool = False
     """Half of the picks at half-time, on the newest pictures."""
+    stops: bool = False
+    """Ends with the weights from before when adherence falls, see ``measure/reward_fell.py``."""
 
 
 ARMS: dict[str, Arm] = {
@@ -40,6 +42,8 @@ ARMS: dict[str, Arm] = {
     "balance-75": Arm("three quarters of prompt following", balance=0.75),
     "no-leash": Arm("half and half, without a leash", settings={"forward.kl_ref": 0.0}),
     "pessimism": Arm("half and half, pessimism 1", pessimism=1.0),
+    "stop": Arm("taste alone, ended when adherence falls", balance=0.0, stops=True),
+    "default-stop": Arm("the default, ended when adherence falls", stops=True),
     "two-rounds": Arm("half and half, 20 picks first and 20 at half-time", refits=True),
 }
 

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chunk_grpo_core.measure.evaluate import Evaluation, evaluate
+from chunk_grpo_core.measure.reward_fell import fallen, reward_gains
+from chunk_grpo_core.method.policy import base_model
 from chunk_grpo_core.models.tiny.model import TinyFlux, sample_images
 from chunk_grpo_core.models.tiny.reward import TinyWorldReward
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
@@ -16,6 +19,8 @@ from chunk_grpo_core.rewards.taste.fit import Fitted
 from chunk_grpo_core.rewards.taste.head import Head
 from chunk_grpo_core.rewards.taste.reward import TasteReward
 from chunk_grpo_core.rewards.taste.statistics import statistics
+from chunk_grpo_core.train.checkpoint import Checkpoint
+from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import Event, IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 
@@ -39,6 +44,7 @@ __all__ = ["Measured", "Run", "measure", "perform"]
 DUELS = 20
 _ROUND_STEPS, _ROUND_SEED = 5, 70_000
 _FIRST_OF_ROUND = 1_000
+_LOOK_EVERY, _LOOKED_AT = 2, TRAINING[-24:]
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,10 @@ def _newest(flux: TinyFlux, count: int) -> tuple[Tensor, list[str]]:
     return images.view(count, PICTURES, *images.shape[1:]), captions
 
 
+def _look(policy: CountedPolicy, config: TrainConfig) -> Evaluation:
+    return evaluate(policy, PROMPT, _LOOKED_AT, config.grid, seeds=2, seed=90_000)
+
+
 def perform(run: Run, judge: Judge) -> dict[str, Any]:
     """Do one run; returns its row."""
     arm = ARMS[run.arm]
@@ -133,12 +143,37 @@ def perform(run: Run, judge: Judge) -> dict[str, Any]:
         head = fitted([*picks, *new], (images, _FIRST_OF_ROUND))
         trainer.reward = _reward(head, arm)
 
-    trainer.train(ask_again)
+    def fell(iterations: int) -> bool:
+        """Look whether adherence fell; if so, take the weights from before."""
+        nonlocal base, sound
+        if not arm.stops or iterations % _LOOK_EVERY:
+            return False
+        if base is None:
+            with base_model(policy):
+                base = _look(policy, config)
+            sound = trainer.state()
+            return False
+        now = _look(policy, config)
+        row = {"iterations": iterations, "rewards": reward_gains(base, now, PROMPT)}
+        if fallen(row) and sound is not None:
+            trainer.load(sound)
+            return True
+        sound = trainer.state()
+        return False
+
+    def watch(iterations: int) -> bool:
+        ask_again(iterations)
+        return fell(iterations)
+
+    base: Evaluation | None = None
+    sound: Checkpoint | None = None
+    trainer.train(watch)
     seconds = time.process_time() - begin
     return {
         "run": run.key,
         "units": policy.units,
         "iterations": trainer.iteration,
+        "rollouts": len(rows),
         "seconds": round(seconds, 1),
         "fit": {
             "agrees": round(head.report.agreement.share, 3),

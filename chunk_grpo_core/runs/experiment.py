@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ..algorithms import algorithm_of
@@ -13,15 +15,19 @@ from ..configfile.facts import loaded_facts
 from ..configfile.record import PYTHON, Record, new_run_id, read_record, write_run
 from ..disk.atomic import write_whole
 from ..measure.evaluate import Evaluation, evaluate, paired_gain, paired_means
+from ..measure.reward_fell import fallen, reward_gains
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, base_model
 from ..method.reward import Reward, RewardBatch
 from ..method.sampler import name_of_sampler
 from ..processes.collective import Processes
 from ..prompts.example import Prompt, examples_of
+from ..train.alarms import REWARD_FELL, Alarm, AlarmStop
 from ..train.batch_limit import BatchLimit
+from ..train.checkpoint import Checkpoint
 from ..train.config import TrainConfig
 from ..train.events import (
+    AlarmRaised,
     EvaluationProgress,
     HeldOutEnd,
     Listener,
@@ -43,6 +49,8 @@ from .folder import RunFolder, locked_run
 from .outcome import EVALUATION_SEED, Outcome
 
 __all__ = ["check_held_out", "run_experiment"]
+
+log = logging.getLogger(__name__)
 
 
 def check_held_out(prompts: Sequence[Prompt]) -> None:
@@ -170,13 +178,14 @@ def _experiment(
     before_resume = read_record(folder.path) if resume and processes.is_writer else None
     run_id = before_resume.id if before_resume else new_run_id()
     algorithm = algorithm or algorithm_of(config)
+    checkpoints = folder.checkpoints_of(run_id)
     trainer = Trainer(
         policy,
         reward,
         prompts,
         config,
         algorithm=algorithm,
-        checkpoints=folder.checkpoints_of(run_id),
+        checkpoints=checkpoints,
         facts={"held_out": prompts_digest(held_out), **loaded_facts(tables)},
         listener=listener,
         check_cancel=check_cancel,
@@ -243,19 +252,46 @@ def _experiment(
             all_scores(list)
         return Evaluation.joined([part for part in processes.gather(evaluation) if part])
 
-    def tell(iterations: int, evaluation: Evaluation) -> None:
+    def tell(iterations: int, evaluation: Evaluation) -> Alarm | None:
         gain = paired_gain(before, evaluation)
         base, mean = paired_means(before, evaluation)
         low, high = base + gain.low, base + gain.high
-        listener(HeldOutEnd(iterations, mean, low, high, evaluation.missing))
+        gains = reward_gains(before, evaluation, reward)
+        measured = HeldOutEnd(iterations, mean, low, high, evaluation.missing, gains)
+        listener(measured)
+        alarm = fallen(asdict(measured))
+        if alarm:
+            log.warning("%s", alarm.text)
+            listener(AlarmRaised(alarm))
+        return alarm
 
-    def watch(iterations: int) -> None:
-        if iterations and config.evaluate_every and iterations % config.evaluate_every == 0:
-            tell(iterations, measure("during"))
+    goes_back = REWARD_FELL in config.run.stop_on
+    sound: Checkpoint | None = None
+
+    def watch(iterations: int) -> bool:
+        """Measure; whether training ends because a reward fell."""
+        nonlocal sound
+        if not (iterations and config.evaluate_every and iterations % config.evaluate_every == 0):
+            return False
+        alarm = tell(iterations, measure("during"))
+        if not goes_back:
+            return False
+        if alarm is None:
+            sound = trainer.state()
+            return False
+        if sound is None or not sound.iteration:
+            raise AlarmStop(alarm)
+        log.warning("training ends with the weights of iteration %d", sound.iteration)
+        trainer.load(sound)
+        if processes.is_writer:
+            checkpoints.drop_after(sound.iteration)
+        trainer.save()
+        return True
 
     with base_model(policy):
         before = measure("before")
     tell(0, before)
+    sound = trainer.state() if goes_back and trainer.iteration else None
     trainer.train(watch)
     after = measure("after")
     tell(trainer.iteration, after)

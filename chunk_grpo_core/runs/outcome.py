@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..measure.evaluate import Evaluation, paired_gain
 from ..measure.interval import Interval
+from ..measure.reward_fell import fallen_in
 from ..train.alarms import Alarm, alarms_of
 from ..train.config import TrainConfig
 from ..train.may_change import Change
@@ -53,7 +54,7 @@ class Outcome:
     @property
     def alarms(self) -> tuple[Alarm, ...]:
         """Signs that the run did not learn, the first of each kind."""
-        return alarms_of(self.rows, self.config)
+        return (*alarms_of(self.rows, self.config), *fallen_in(self.held_out))
 
     @property
     def warnings(self) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configfile.record import RUN_FILE, read_record, read_settings
+from ..measure.reward_fell import fallen_in
 from ..train.alarms import alarms_of
 from ..watch.history import read_metrics
 from ..watch.newest_group import read_group
@@ -85,7 +86,7 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
         "rows": [_drawn(row) for row in rows if row["iteration"] >= since],
         "held_out": held_out,
         "group": read_group(run.group),
-        "alarms": [alarm.text for alarm in alarms_of(rows, settings)],
+        "alarms": [alarm.text for alarm in (*alarms_of(rows, settings), *fallen_in(held_out))],
         "is_measured": bool(rows) and any(row["iterations"] == done for row in held_out),
     }
 

@@ -7,6 +7,10 @@
     all-masked    most pictures have no score
     velocity-norm velocities have grown longer than the model's own, and pictures may spoil
 
+and one that is judged where the held-out prompts are measured (``measure/reward_fell.py``):
+
+    reward-fell   a reward fell below the base model's on the same prompts and noise
+
 Where the thresholds come from: the 176 committed runs of ``benchmarks/results/chunk_vs_step``, also
 those with four times the best learning rate, stay well inside those of divergence and of clipping.
 There, ratios are at most 0.11 from 1, three gradients in a row at most twice the median of those
@@ -25,9 +29,18 @@ from itertools import chain
 from statistics import median
 from typing import Any, Protocol
 
-__all__ = ["ALARMS", "Alarm", "AlarmSettings", "AlarmStop", "alarms_of", "standing_alarms"]
+__all__ = [
+    "ALARMS",
+    "REWARD_FELL",
+    "Alarm",
+    "AlarmSettings",
+    "AlarmStop",
+    "alarms_of",
+    "standing_alarms",
+]
 
-ALARMS = ("no-signal", "collapse", "divergence", "all-masked", "velocity-norm")
+REWARD_FELL = "reward-fell"
+ALARMS = ("no-signal", "collapse", "divergence", "all-masked", "velocity-norm", REWARD_FELL)
 """Names, as ``run.stop_on`` takes them."""
 
 Row = Mapping[str, Any]

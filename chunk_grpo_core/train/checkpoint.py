@@ -122,6 +122,12 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
+    def drop_after(self, iteration: int) -> None:
+        """Delete this run's checkpoints of more iterations."""
+        for path in self.all():
+            if _number(path) > iteration and self._is_intact(path):
+                shutil.rmtree(path, ignore_errors=True)
+
     def _state_text(self, state: TrainingState, digests: Mapping[str, str]) -> str:
         content = {
             "format": _FORMAT,

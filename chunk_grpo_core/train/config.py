@@ -27,7 +27,7 @@ from ..method.schedule import TimeGrid
 from ..method.solvers import SOLVERS
 from ..method.windows import NOISE, WindowConfig
 from ..settings.declared import EachOf, OneOf, Range, check_settings, limits_of, shortened
-from .alarms import ALARMS
+from .alarms import ALARMS, REWARD_FELL
 
 __all__ = [
     "OPTIMIZERS",
@@ -97,7 +97,9 @@ class RunSettings:
     stop_on: Annotated[tuple[str, ...], EachOf(ALARMS)] = ("divergence",)
     """Alarms that stop the run with a checkpoint; the others are only shown. A run that diverged
     does not recover; one without a signal or with clipped updates may, and a collapse is better
-    judged by eye. With all-masked, the run does not wait for a reward that fails."""
+    judged by eye. With all-masked, the run does not wait for a reward that fails. reward-fell is
+    judged every ``evaluate_every`` iterations; with it, the run ends with the weights of the last
+    measurement at which no reward had fallen."""
 
     def __post_init__(self) -> None:
         check_settings(self, "run")
@@ -163,6 +165,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if REWARD_FELL in self.run.stop_on and not self.evaluate_every:
+            raise ValueError(
+                f"run.stop_on names {REWARD_FELL}, which is seen when the held-out prompts are "
+                "measured, but evaluate_every is 0; set it, to 5 for example"
+            )
         keep = self.advantage.keep
         if keep is not None and 2 * keep > self.group_size:
             raise ValueError(

@@ -7,7 +7,7 @@ listeners. Nothing here knows who listens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -147,6 +147,9 @@ class HeldOutEnd:
     """The same with the upper end."""
     missing: int = 0
     """Pictures without a score, which are left out."""
+    rewards: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What became of each reward since the base model: ``weight``, ``mean``, ``gain``, the
+    ``low`` and ``high`` end of the gain's 95 % interval, ``prompts``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,31 +154,34 @@ class Trainer:
             lambda: load_to_resume(self._checkpoints, self.trained_with)
         )
         if checkpoint:
-            self._adapter.load_state_dict(checkpoint.adapter)
-            self._optimizer.restore(self._old.restore(checkpoint.optimizer))
-            self.iteration = checkpoint.iteration
+            self.load(checkpoint)
         return self.iteration
 
     def save(self) -> None:
         """Write a checkpoint of the present state, if checkpoints are kept."""
         if self._checkpoints:
-            self._checkpoints.save(self._state())
+            self._checkpoints.save(self.state())
             self._saved = self.iteration
 
-    def _state(self) -> Checkpoint:
-        """A copy, on the CPU."""
-        return Checkpoint(
-            TrainingState(self.iteration, self.trained_with),
-            self._adapter.state_dict(),
-            {**self._optimizer.tensors(), **self._old.tensors()},
-        )
+    def state(self) -> Checkpoint:
+        """A copy of the present state, on the CPU."""
+        state = TrainingState(self.iteration, self.trained_with)
+        tensors = {**self._optimizer.tensors(), **self._old.tensors()}
+        return Checkpoint(state, self._adapter.state_dict(), tensors)
 
-    def train(self, watch: Callable[[int], None] = lambda done: None) -> None:
-        """Run the iterations that are left.
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take a state of this training, as :meth:`state` gave it."""
+        self._adapter.load_state_dict(checkpoint.adapter)
+        self._optimizer.restore(self._old.restore(checkpoint.optimizer))
+        self.iteration = checkpoint.iteration
+
+    def train(self, watch: Callable[[int], object] = lambda done: None) -> None:
+        """Run the iterations that are left. At the end the adapter holds the average of its weights
+        if ``optimizer.ema_decay`` is set.
 
         Args:
-            watch: Called before every iteration with the number of those done; may use the policy,
-                not change it.
+            watch: Called before every iteration with the number of those done; may use the policy.
+                Training ends if it returns something true.
 
         Raises:
             Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; a checkpoint of
@@ -188,8 +191,6 @@ class Trainer:
             NothingScored: No picture of an iteration has a score, also after waiting; it is not
                 counted as done.
             SelfTestFailed: Gradients through the policy are wrong; see :mod:`.self_test`.
-
-        At the end the adapter holds the average of its weights if ``optimizer.ema_decay`` is set.
         """
         for doubt in self._algorithm.doubts(self.policy.name):
             log.warning("%s", doubt)
@@ -198,8 +199,9 @@ class Trainer:
         self._saved, before = self.iteration, None
         try:
             while self.iteration < self.config.iterations and not self._is_stopped():
-                before = self._state() if self._has_unsaved else None
-                watch(self.iteration)
+                before = self.state() if self._has_unsaved else None
+                if watch(self.iteration):
+                    break
                 try:
                     row = self._iterate()
                 except _Stop:
@@ -214,7 +216,7 @@ class Trainer:
                 self.save()
         except BaseException as error:  # cancelled, Ctrl-C, out of memory: keep whole iterations
             if self._checkpoints and self._has_unsaved:
-                whole = before if before and before.iteration == self.iteration else self._state()
+                whole = before if before and before.iteration == self.iteration else self.state()
                 save_as_it_ends(self._checkpoints, whole, self._saved, error)
             raise
         self._optimizer.finish()
