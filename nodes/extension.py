@@ -9,6 +9,7 @@ from .bridge.routes import add_routes
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
 from .evaluation import EvaluateLoRA
 from .exploration import GRPOExploration
+from .fit_taste import FitTaste
 from .forward_objective import ForwardObjective
 from .load_reward import LoadReward
 from .loras import LoadLoRAFile, SaveLoRA
@@ -39,6 +40,7 @@ class ChunkGRPOExtension(ComfyExtension):
             AnalyzeTemporalDynamics,
             PlanChunks,
             LoadReward,
+            FitTaste,
             CombineRewards,
             ScoreImages,
             PickBestImages,

@@ -12,7 +12,8 @@ from ..chunk_grpo_core.rewards.catalog import CATALOG
 from ..chunk_grpo_core.rewards.pixels import as_colour
 from ..chunk_grpo_core.rewards.settings import reward_settings
 from .bridge.consent import check_may_send
-from .bridge.rewards import fetch_missing, load_managed, weight_path
+from .bridge.rewards import fetch_missing, load_managed, load_taste_head, weight_path
+from .bridge.taste_heads import heads_state
 from .types import CATEGORY, RewardSocket
 from .validation import verdict
 
@@ -62,7 +63,8 @@ class LoadReward(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip="Weights below models/reward_models or models/clip_vision, if they "
-                    "have not the usual name. Empty: the usual name, then the cache of the hub.",
+                    "have not the usual name. Empty: the usual name, then the cache of the hub. "
+                    "For taste: the name of a taste that Fit Taste has fitted, or a file.",
                 ),
                 io.String.Input(
                     "url",
@@ -81,6 +83,11 @@ class LoadReward(io.ComfyNode):
                     "server; the error names the line. Off: nothing is ever downloaded.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="For target_image: one picture."),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="For taste: the model that the head was fitted on, if it was.",
+                ),
             ],
             outputs=[
                 RewardSocket.Output(
@@ -103,6 +110,13 @@ class LoadReward(io.ComfyNode):
         return verdict(_check, name, colour, settings, url)
 
     @classmethod
+    def fingerprint_inputs(
+        cls, name: str | None = None, file: str | None = None, **others: Any
+    ) -> str:
+        """Load a taste again when it was fitted again."""
+        return heads_state(file) if name in ("taste", None) else ""
+
+    @classmethod
     def execute(
         cls,
         name: str,
@@ -112,6 +126,7 @@ class LoadReward(io.ComfyNode):
         url: str = "",
         allow_download: bool = False,
         image: torch.Tensor | None = None,
+        clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Load it."""
         options = _check(name, colour, settings, url)
@@ -123,10 +138,11 @@ class LoadReward(io.ComfyNode):
             options["image"] = as_colour(image, "image")[0]
         if name == "taste":
             if not file.strip():
-                raise ValueError("taste needs the head of a taste: name its file in file")
-            options["head"] = weight_path(file.strip())
-            if options.get("encoder"):
-                options["encoder"] = weight_path(str(options["encoder"]))
+                raise ValueError(
+                    "taste needs the head of a taste: name the taste in file (mine), or the file "
+                    "that Fit Taste or 'chunk-grpo taste fit' wrote"
+                )
+            return io.NodeOutput(load_taste_head(file.strip(), options, clip_vision))
         if CATALOG[name].files:
             if allow_download:
                 fetch_missing(name)

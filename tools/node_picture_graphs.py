@@ -157,6 +157,15 @@ FIRST_RUN: Prompt = {
     ),
     "plan_plot": _image(["plan", 1], "plot"),
     "saturation": node("ChunkGRPO_LoadReward", name="saturation", colour="#2060c0"),
+    "taste": node(
+        "ChunkGRPO_FitTaste",
+        taste="example",
+        encoder="tiny",
+        at_least=20,
+        pessimism=0.0,
+        dark=True,
+    ),
+    "taste_report": _image(["taste", 2], "picture"),
     "combined": node(
         "ChunkGRPO_CombineRewards",
         reward_1=REWARD,
@@ -268,6 +277,7 @@ VIEWS = {
     "AnalyzeTemporalDynamics": _stack("dynamics", ("dynamics_plot", 270)),
     "PlanChunks": _stack("plan", ("plan_plot", 270)),
     "LoadReward": _stack(("reward", 220)),
+    "FitTaste": _stack(("taste", 420), ("taste_report", 300)),
     "CombineRewards": View(
         [[Shown("reward", 280, 210), Shown("saturation", 280, 210)], [Shown("combined", 260)]]
     ),

@@ -17,7 +17,7 @@ from ..disk.atomic import write_whole
 from ..disk.lock import InUse
 from ..rewards import load_reward
 from ..rewards.picture_files import load_picture
-from ..rewards.taste.encoders import load_encoder
+from ..rewards.taste.encoders import TINY, named_encoder
 from ..rewards.taste.events import Shown, new_pick
 from ..rewards.taste.features import Encoder
 from ..rewards.taste.fit import fit_taste
@@ -41,7 +41,10 @@ taste_app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(metavar="TASTE", help="Folder of the taste.")]
 EncoderFolder = Annotated[
     Path | None,
-    typer.Option(help="Folder of a vision model of transformers, such as SigLIP; or none."),
+    typer.Option(
+        help="Folder of a vision model of transformers, such as SigLIP; tiny: that of the tiny "
+        "world, which needs no file; or none."
+    ),
 ]
 
 
@@ -214,7 +217,7 @@ def score(
     """Score pictures with a head."""
     with clear_errors("nothing was written"):
         settings: dict[str, Any] = {"head": str(head), "pessimism": pessimism, "device": device}
-        if encoder:
+        if encoder and str(encoder) != TINY:  # the head names that one by itself
             settings["encoder"] = str(encoder)
         judge = load_reward("taste", **settings)
         return score_and_show(judge, images, prompt or [""], as_json)
@@ -230,17 +233,14 @@ def _existing(folder: Path) -> Taste:
 
 
 def _encoder(folder: Path | None, device: str) -> Encoder | None:
-    return load_encoder(folder, device=device) if folder else None
+    return named_encoder(folder, device=device) if folder else None
 
 
 def _draw(taste: Taste, made: Report, file: Path) -> None:
     from ..rewards.png import png_bytes
-    from ..watch.taste_plot import draw_report
+    from ..watch.taste_plot import draw_taste
 
-    wanted = {*made.most_liked, *made.least_liked}
-    shown = {one.picture: one for pick in taste.counting() for one in pick.shown}
-    pictures = {name: taste.picture(shown[name]) for name in wanted}
-    write_whole(file, png_bytes(draw_report(made, pictures)))
+    write_whole(file, png_bytes(draw_taste(taste, made)))
 
 
 def _answer(kind: str, text: str, count: int, taste: Taste) -> object:

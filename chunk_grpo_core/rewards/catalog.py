@@ -246,8 +246,8 @@ CATALOG: dict[str, Entry] = {
         measures="the person whose picks the head was fitted on would like the picture, whatever "
         "the prompt",
         range="deviations of the pictures that were picked from: about -3 to 3, 0 on average",
-        needs="a head from `chunk-grpo taste fit` ([taste](taste.md)); transformers, if it was "
-        "fitted on an encoder",
+        needs="a head from the node Fit Taste or `chunk-grpo taste fit` ([taste](taste.md)); "
+        "transformers, if the latter was fitted on an encoder from a folder",
         memory="that of the encoder; 0 without one",
         speed="fast",
         evidence="The head against its optimality condition, its primal form and closed forms, and "

@@ -8,12 +8,25 @@ from typing import Any
 
 from torch import Tensor
 
+from ..rewards.taste.picks import Taste
 from ..rewards.taste.report import Report
 from .plot_style import GREEN, ORANGE, RED, open_figure, render, style_axes
 
-__all__ = ["draw_report"]
+__all__ = ["draw_report", "draw_taste"]
 
 _MOST = 6
+
+
+def draw_taste(taste: Taste, report: Report, *, dark: bool = False) -> Tensor:
+    """Draw a report with the pictures of the taste; see :func:`draw_report`.
+
+    Raises:
+        FileNotFoundError: A picture went away since the report was made.
+        ValueError: A file holds another picture than the one that was shown.
+    """
+    shown = {one.picture: one for pick in taste.counting() for one in pick.shown}
+    wanted = {*report.most_liked[:_MOST], *report.least_liked[:_MOST]}
+    return draw_report(report, {name: taste.picture(shown[name]) for name in wanted}, dark=dark)
 
 
 def draw_report(report: Report, pictures: Mapping[str, Tensor], *, dark: bool = False) -> Tensor:

@@ -23,10 +23,13 @@ from ...chunk_grpo_core.rewards.catalog import CATALOG, files_of
 from ...chunk_grpo_core.rewards.fetch import fetch_file
 from ...chunk_grpo_core.rewards.files import confined, find_file
 from ...chunk_grpo_core.rewards.networks.network import NetworkReward
+from ...chunk_grpo_core.rewards.taste.reward import load_taste
 from .consent import check_may_download
 from .host import check_interrupt, progress_bar
+from .taste_encoder import ClipVisionEncoder
+from .taste_heads import find_head, tastes_folder
 
-__all__ = ["ManagedReward", "fetch_missing", "load_managed", "weight_path"]
+__all__ = ["ManagedReward", "fetch_missing", "load_managed", "load_taste_head", "weight_path"]
 
 _FOLDER = "reward_models"
 folder_paths.add_model_folder_path(_FOLDER, str(Path(folder_paths.models_dir, _FOLDER)))
@@ -85,14 +88,44 @@ def _tokenizers(name: str) -> list[Path]:
     return [comfy / folder]
 
 
-def weight_path(file: str) -> Path:
+def weight_path(file: str, *further: Path) -> Path:
     """Find a file or folder of weights by its name below the folders of models.
+
+    Args:
+        file: The name.
+        further: Folders in which it is looked for first.
 
     Raises:
         ValueError: The name leads out of them.
         FileNotFoundError: It is not there.
     """
-    return confined(file, [*_folders(), *folder_paths.get_folder_paths("clip_vision")])
+    folders = [*further, *_folders(), *folder_paths.get_folder_paths("clip_vision")]
+    return confined(file, folders)
+
+
+def load_taste_head(file: str, settings: Mapping[str, Any], clip_vision: Any = None) -> Reward:
+    """Load the head of a taste: one that Fit Taste wrote, or a file below the folders of models.
+
+    Args:
+        file: Name of a taste, or of a file.
+        settings: Further settings of the reward.
+        clip_vision: CLIP_VISION that it was fitted on, if it was.
+
+    Raises:
+        ValueError: The file is no head, or it was fitted on another encoder.
+        FileNotFoundError: It is in none of the folders.
+    """
+    path = find_head(file) or weight_path(file, tastes_folder())
+    if not settings.get("encoder"):
+        encoder = None if clip_vision is None else ClipVisionEncoder(clip_vision)
+        with torch.inference_mode(False), torch.no_grad():
+            return load_taste(path, **{**settings, "encoder": encoder})
+    if clip_vision is not None:
+        raise ValueError(
+            "settings names an encoder, and a model is connected to clip_vision; take one away"
+        )
+    encoder = weight_path(str(settings["encoder"]))
+    return load_managed("taste", {**settings, "head": path, "encoder": encoder})
 
 
 def fetch_missing(name: str) -> None:

@@ -51,6 +51,7 @@ TEXTS = {
         "path=/etc/passwd", "url=http://a.test", "folders=['/']", "x", "=", "a=1\na=2",
         "unknown=1", "device=cuda", "[" * 10_000, "a=" + "[" * 10_000,
     ],
+    ("ChunkGRPO_FitTaste", "taste"): ["../mine", "/etc", "nul", "", "\0", "x" * 5000, "none"],
     ("ChunkGRPO_PlanChunks", "chunk_sizes"): [
         "two", "0, 4", "-1", "nan", "1e9", "cut 0", "cut 99999999", "9" * 5000, "2, " * 5000, "\0",
     ],
@@ -62,7 +63,7 @@ CLASSES = (
     "LoadReward", "PromptSet", "PlanChunks", "FlowSDESampler", "ShiftedSigmas", "GRPOSettings",
     "GRPOObjective", "GRPOExploration", "GRPOPreset", "TrainLoRA", "SaveLoRA", "LoadLoRAFile",
     "ApplyLoRA", "ScoreImages", "PickBestImages", "CombineRewards", "EvaluateLoRA", "PlotTraining",
-    "RollOutTrajectories", "AnalyzeTemporalDynamics", "ForwardObjective",
+    "RollOutTrajectories", "AnalyzeTemporalDynamics", "ForwardObjective", "FitTaste",
 )  # fmt: skip
 TINY = "ChunkGRPO_LoadTinyFlux"
 """The one node without widgets."""

@@ -58,6 +58,7 @@ def test_from_picks_to_scores():
     assert [pick.answer for pick in picks] == [1, 1, [-1, 1, 1, 0], 3, 3]
     assert picks[0].shown[1].prompt == "a" and picks[0].shown[1].index == 1
 
+    assert ok("report", "mine", "--encoder", "tiny")["encoder"] == "tiny"
     fitted = ok("fit", "mine")
     assert fitted["head"] == "mine/head.safetensors" and fitted["picks"] == 5
     code, words, _ = run("report", "mine", "--plot", "report.png")

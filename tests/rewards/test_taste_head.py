@@ -13,7 +13,7 @@ from chunk_grpo_core.rewards.taste import validation
 from chunk_grpo_core.rewards.taste.captions import caption_vectors, mean_caption
 from chunk_grpo_core.rewards.taste.events import Shown, new_pick
 from chunk_grpo_core.rewards.taste.features import scaling
-from chunk_grpo_core.rewards.taste.fit import fit_picks
+from chunk_grpo_core.rewards.taste.fit import clicks_in, fit_picks
 from chunk_grpo_core.rewards.taste.head import load_head, primal, save_head
 from chunk_grpo_core.rewards.taste.report import own_agreement, wilson
 from chunk_grpo_core.rewards.taste.rows import rows_of
@@ -333,3 +333,23 @@ def test_files_of_others_are_no_heads(tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match="no head of a taste that can be read"):
         load_head(tmp_path / "lora.safetensors")
+
+
+def test_a_report_of_full_agreement_has_an_interval_around_it():
+    for clicks in range(1, 400):
+        for agreed in (0, clicks):
+            interval = wilson(agreed, clicks, 0.58 * clicks)
+            assert interval.low <= interval.share <= interval.high
+
+
+def test_clicks_are_those_that_say_which_picture_is_better():
+    four = [shown(i) for i in range(4)]
+    picks = [
+        new_pick("duel", four[:2], 0),
+        new_pick("same", four[2:], None),
+        new_pick("best", four, 3),
+        new_pick("hearts", four, [1, 0, 1, -1]),
+        new_pick("like", four[:1], True),
+    ]
+    assert [clicks_in([pick]) for pick in picks] == [1, 0, 1, 3, 1]
+    assert clicks_in(picks) == 6 and clicks_in([]) == 0

@@ -15,7 +15,7 @@ from chunk_grpo_core.method.reward import is_groupwise
 from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.rewards.networks.network import NetworkReward
-from chunk_grpo_core.rewards.taste.encoders import load_encoder
+from chunk_grpo_core.rewards.taste.encoders import load_encoder, named_encoder
 from chunk_grpo_core.rewards.taste.events import new_pick
 from chunk_grpo_core.rewards.taste.features import features_shown
 from chunk_grpo_core.rewards.taste.fit import fit_taste
@@ -135,6 +135,20 @@ def test_a_missing_and_another_encoder_are_refused_by_name(place, tmp_path):
         load_reward("taste", head=place / "plain.safetensors", encoder=other)
     with pytest.raises(ValueError, match="the reward taste needs the setting head"):
         load_reward("taste")
+
+
+def test_a_head_on_the_tiny_encoder_needs_no_file(place, tmp_path):
+    fitted = fit_taste(Taste(place / "bright"), named_encoder("tiny"))
+    assert fitted.report.encoder == "tiny" and len(fitted.head.scaling.mean) == 117 + 64
+    save_head(fitted.head, tmp_path / "tiny.safetensors")
+    reward = load_reward("taste", head=tmp_path / "tiny.safetensors")
+    values = reward.score(pictures(), ["x"] * 7).values
+    assert float(values[-1]) > float(values[0])
+    assert reward.fingerprint["encoder"] == named_encoder("tiny").digest
+    newer = replace(fitted.head, encoder_digest="0" * 64)
+    save_head(newer, tmp_path / "newer.safetensors")
+    with pytest.raises(ValueError, match=r"fitted on the encoder tiny \(digest 000000000000\)"):
+        load_reward("taste", head=tmp_path / "newer.safetensors")
 
 
 def test_the_digest_of_an_encoder_is_that_of_weights_preparation_and_type(tmp_path):

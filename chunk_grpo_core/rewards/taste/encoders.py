@@ -1,5 +1,7 @@
 """Vision models of transformers as encoders: SigLIP, CLIP, DINOv2 and the like, from a folder.
 
+``tiny`` is the encoder of the tiny world, which needs no file.
+
 A picture is squeezed to the square that the model takes, so that all of it is seen; mean and
 deviation come from the model's own ``preprocessor_config.json``. Nothing is downloaded, and no code
 of the folder is run.
@@ -18,13 +20,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...models.tiny.encoder import load_tiny_encoder
 from ...optional import require
 from ...settings.declared import shortened
 from ..files import digest
 from ..networks.network import judging
 from ..pixels import normalised, to_levels
+from .features import Encoder
 
-__all__ = ["VisionEncoder", "load_encoder"]
+__all__ = ["TINY", "VisionEncoder", "encoder_without_file", "load_encoder", "named_encoder"]
+
+TINY = "tiny"
+"""Name of the encoder that comes with the package."""
 
 _PIXELS = "squeeze-bicubic-1"
 """How a picture becomes a square; part of the digest."""
@@ -81,6 +88,31 @@ class VisionEncoder:
             return (out.last_hidden_state.mean(1) if pooled is None else pooled).float().cpu()
 
 
+def named_encoder(name: str | Path, *, device: str = "cpu") -> Encoder:
+    """Load the encoder of the tiny world (``tiny``), or a vision model from a folder.
+
+    Args:
+        name: ``tiny``, or the folder (``./tiny`` for one of that name).
+        device: See :func:`load_encoder`.
+
+    Raises:
+        FileNotFoundError: See :func:`load_encoder`.
+        ValueError: See :func:`load_encoder`.
+    """
+    return load_tiny_encoder() if str(name) == TINY else load_encoder(name, device=device)
+
+
+def encoder_without_file(encoder: str, encoder_digest: str) -> Encoder | None:
+    """The encoder that a head was fitted on, if it is one that comes with the package.
+
+    Args:
+        encoder: Its name, from the head.
+        encoder_digest: Its digest, from the head; another version of it is another encoder.
+    """
+    tiny = load_tiny_encoder() if encoder == TINY else None
+    return tiny if tiny and tiny.digest == encoder_digest else None
+
+
 def load_encoder(
     folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32,
     batch_size: int = 16,
@@ -101,7 +133,7 @@ def load_encoder(
     if not folder.is_dir():
         raise FileNotFoundError(
             f"encoder: there is no folder {folder}; name one with a vision model of transformers "
-            f"({_CONFIG}, {_PREPROCESSOR}, model.safetensors)"
+            f"({_CONFIG}, {_PREPROCESSOR}, model.safetensors), or {TINY}"
         )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:

@@ -22,7 +22,7 @@ from .rows import Rows, rows_of
 from .solve import gram_of, mean_diagonal, solve
 from .validation import chance_of, folds, left_out, looks, ridge
 
-__all__ = ["MEMBERS", "Fitted", "fit_picks", "fit_taste"]
+__all__ = ["MEMBERS", "Fitted", "clicks_in", "fit_picks", "fit_taste"]
 
 MEMBERS = 8
 """Of the ensemble, besides the head itself."""
@@ -59,6 +59,14 @@ def fit_taste(taste: Taste, encoder: Encoder | None = None) -> Fitted:
         return fit_picks(picks, numbers, encoder)
     except ValueError as error:
         raise ValueError(f"{taste.folder}: {error}") from error
+
+
+def clicks_in(picks: Sequence[Pick]) -> int:
+    """How many clicks of some picks say which picture is better: a best of four is one, hearts are
+    as many as there are hearts and crosses."""
+    pictures = _pictures(picks)
+    place = {(shown.picture, shown.prompt): i for i, shown in enumerate(pictures)}
+    return len(rows_of(picks, place, len(pictures)))
 
 
 def fit_picks(

@@ -152,7 +152,8 @@ def wilson(agreed: float, clicks: int, effective: float | None = None) -> Agreem
     square = _NORMAL_95**2
     middle = (share + square / (2 * n)) / (1 + square / n)
     half = _NORMAL_95 / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return Agreement(agreed, clicks, max(0.0, middle - half), min(1.0, middle + half))
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return Agreement(agreed, clicks, min(low, share), max(high, share))  # but for rounding
 
 
 def own_agreement(picks: Sequence[Pick]) -> Agreement:

@@ -17,7 +17,7 @@ from ...method.reward import Fingerprint, RewardBatch, checked_inputs
 from ...prompts.example import Prompt
 from ..files import digest
 from ..networks.network import LoadOptions
-from .encoders import VisionEncoder, load_encoder
+from .encoders import VisionEncoder, encoder_without_file, load_encoder
 from .features import Encoder, features
 from .head import Head, load_head
 
@@ -110,10 +110,12 @@ def check_encoder(head: Head, encoder: Encoder | None) -> None:
     if not given:
         raise ValueError(
             f"the head was fitted on the encoder {head.encoder} (digest {wanted[:12]}); name its "
-            "folder: encoder = ..."
+            "folder: encoder = ... In ComfyUI connect it to clip_vision, or use Fit Taste"
         )
     if not wanted:
-        raise ValueError("the head was fitted without an encoder; leave encoder out")
+        raise ValueError(
+            "the head was fitted without an encoder; leave encoder out, and clip_vision in ComfyUI"
+        )
     raise ValueError(
         f"the head was fitted on the encoder {head.encoder} (digest {wanted[:12]}), and encoder "
         f"names {encoder.name if encoder else ''} (digest {given[:12]}); name the other one, or "
@@ -123,7 +125,7 @@ def check_encoder(head: Head, encoder: Encoder | None) -> None:
 
 def load_taste(
     head: str | Path,
-    encoder: str | Path | None = None,
+    encoder: str | Path | Encoder | None = None,
     pessimism: float = 0.0,
     device: str = "cpu",
     dtype: str = "float32",
@@ -133,7 +135,8 @@ def load_taste(
 
     Args:
         head: The .safetensors file that ``chunk-grpo taste fit`` wrote.
-        encoder: Folder of the vision model that it was fitted on, if it was.
+        encoder: The one that it was fitted on, if it was: loaded, or the folder of the vision
+            model. ``tiny`` is found without.
         pessimism: See :class:`TasteReward`.
         device: Of the encoder.
         dtype: Of the encoder; a head belongs to one.
@@ -147,7 +150,11 @@ def load_taste(
     fitted = load_head(head)
     facts = {"head": digest(head)}
     if encoder is None:
-        return TasteReward(fitted, facts, pessimism=pessimism, batch_size=batch_size)
+        encoder = encoder_without_file(fitted.encoder, fitted.encoder_digest)
+    if not isinstance(encoder, (str, Path)):
+        return TasteReward(
+            fitted, facts, encoder=encoder, pessimism=pessimism, batch_size=batch_size
+        )
     network = load_encoder(
         encoder, device=options.device, dtype=options.torch_dtype, batch_size=batch_size
     )
