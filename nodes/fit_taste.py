@@ -15,7 +15,7 @@ from ..chunk_grpo_core.rewards.taste.head import load_head, save_head
 from ..chunk_grpo_core.rewards.taste.reward import TasteReward
 from ..chunk_grpo_core.settings.declared import shortened
 from ..chunk_grpo_core.watch.taste_plot import draw_taste
-from .bridge.host import output_folder
+from .bridge.host import output_folder, show_text
 from .bridge.taste_encoder import ClipVisionEncoder
 from .bridge.taste_heads import existing_taste, head_file, named_taste, picks_state
 from .types import CATEGORY, RewardSocket
@@ -106,7 +106,9 @@ class FitTaste(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, taste: str | None, encoder: str | None) -> bool | str:
+    def validate_inputs(
+        cls, taste: str | None = "mine", encoder: str | None = _CLIP_VISION
+    ) -> bool | str:
         """Refuse a name that can be none, and an unknown encoder."""
         return verdict(_check, taste, encoder)
 
@@ -144,6 +146,7 @@ class FitTaste(io.ComfyNode):
             reward = TasteReward(load_head(file), facts, encoder=eyes, pessimism=pessimism)
             picture = draw_taste(picked, fitted.report, dark=dark)
         words = fitted.report.words()
+        show_text(words)
         name = file.relative_to(output_folder() / "taste").as_posix()
         return io.NodeOutput(reward, words, picture[None], name, ui=ui.PreviewText(words))
 

@@ -86,8 +86,9 @@ def test_only_the_registry_and_what_the_tiny_world_brings_import_a_family_of_mod
         for file, reads in file_arrows().items()
         if any(read.startswith(families) for read in reads) and not file.startswith(families)
     }
-    # The demo is one of the tiny FLUX, and its reward belongs to its world.
-    assert readers == {"models/registry", "cli/demo", "rewards/__init__"}
+    # The demo is one of the tiny FLUX; its reward and its encoder belong to its world.
+    brought = {"cli/demo", "rewards/__init__", "rewards/taste/encoders"}
+    assert readers == {"models/registry", *brought}
 
 
 @pytest.mark.parametrize("page", structure.MAPS)

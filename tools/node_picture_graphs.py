@@ -277,7 +277,7 @@ VIEWS = {
     "AnalyzeTemporalDynamics": _stack("dynamics", ("dynamics_plot", 270)),
     "PlanChunks": _stack("plan", ("plan_plot", 270)),
     "LoadReward": _stack(("reward", 220)),
-    "FitTaste": _stack(("taste", 420), ("taste_report", 300)),
+    "FitTaste": _stack(("taste", 340), ("taste_report", 300)),
     "CombineRewards": View(
         [[Shown("reward", 280, 210), Shown("saturation", 280, 210)], [Shown("combined", 260)]]
     ),
