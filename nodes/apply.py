@@ -69,7 +69,7 @@ class ApplyLoRA(io.ComfyNode):
                 io.LoraModel.Input(
                     "lora",
                     optional=True,
-                    tooltip="From Train LoRA (Chunk-GRPO) or Load LoRA File, instead of a file.",
+                    tooltip="From Train LoRA (RL) or Load LoRA File, instead of a file.",
                 ),
             ],
             outputs=[

@@ -206,7 +206,7 @@ class PlanChunks(io.ComfyNode):
             ],
             outputs=[
                 PlanSocket.Output(
-                    "plan", display_name="plan", tooltip="For Train LoRA (Chunk-GRPO)."
+                    "plan", display_name="plan", tooltip="For Train LoRA (RL)."
                 ),
                 io.Image.Output(
                     "plot", display_name="plot", tooltip="The curve with the chunks shaded."

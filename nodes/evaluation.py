@@ -71,7 +71,7 @@ class EvaluateLoRA(io.ComfyNode):
                 io.LoraModel.Input(
                     "lora",
                     optional=True,
-                    tooltip="From Train LoRA (Chunk-GRPO) or Load LoRA File; used as Apply LoRA "
+                    tooltip="From Train LoRA (RL) or Load LoRA File; used as Apply LoRA "
                     "does, strength 1 on all steps.",
                 ),
                 io.Model.Input(

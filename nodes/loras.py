@@ -33,7 +33,7 @@ class LoadLoRAFile(io.ComfyNode):
                 io.LoraModel.Output(
                     "lora",
                     display_name="lora",
-                    tooltip="For continue_from of Train LoRA (Chunk-GRPO), Apply LoRA, Evaluate "
+                    tooltip="For continue_from of Train LoRA (RL), Apply LoRA, Evaluate "
                     "LoRA, or Load LoRA Model.",
                 )
             ],
@@ -62,12 +62,12 @@ class SaveLoRA(io.ComfyNode):
         """See ComfyUI's V3 node interface."""
         return io.Schema(
             node_id="ChunkGRPO_SaveLoRA",
-            display_name="Save LoRA (Chunk-GRPO)",
+            display_name="Save LoRA (RL)",
             category=CATEGORY,
             description="Write a LoRA where ComfyUI's LoRA loaders find it. Connect the log to "
             "keep the recipe in the file's metadata.",
             inputs=[
-                io.LoraModel.Input("lora", tooltip="From Train LoRA (Chunk-GRPO)."),
+                io.LoraModel.Input("lora", tooltip="From Train LoRA (RL)."),
                 io.String.Input(
                     "name",
                     default="chunk_grpo/lora",

@@ -49,7 +49,7 @@ class TrainLoRA(io.ComfyNode):
         lora = LoraConfig()
         return io.Schema(
             node_id="ChunkGRPO_TrainLoRA",
-            display_name="Train LoRA (Chunk-GRPO)",
+            display_name="Train LoRA (RL)",
             category=CATEGORY,
             description="Reinforcement learning: sample groups of pictures, score them, and move a "
             "LoRA towards the better ones. The MODEL is left exactly as it was.",
@@ -307,7 +307,7 @@ class PlotTraining(io.ComfyNode):
             category=CATEGORY,
             description="Reward, clipping, KL and gradient norm over the iterations.",
             inputs=[
-                LogSocket.Input("log", tooltip="From Train LoRA (Chunk-GRPO)."),
+                LogSocket.Input("log", tooltip="From Train LoRA (RL)."),
                 io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
             ],
             outputs=[

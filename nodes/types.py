@@ -52,7 +52,7 @@ def settings_outputs() -> list[Any]:
         SettingsSocket.Output(
             "changed",  # ids of inputs and outputs may not be equal
             display_name="settings",
-            tooltip="For Train LoRA (Chunk-GRPO), or the next settings node.",
+            tooltip="For Train LoRA (RL), or the next settings node.",
         ),
         io.String.Output(
             "text",

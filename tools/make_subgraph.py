@@ -21,7 +21,7 @@ from tools.comfyui import graphs
 from tools.comfyui.browser import ComfyBrowser, ComfyPage
 from tools.comfyui.server import ROOT, ComfyServer
 
-NAME = "Train LoRA with Chunk-GRPO"
+NAME = "Train LoRA by Reward"
 FILE = ROOT / "subgraphs" / f"{NAME}.json"
 IDENTITY = "6d0c5d7e-3c1f-5b0a-9d55-2f6c63c0a7b1"  # ComfyUI would take new ones each time
 EXAMPLE = "10_flux1_dev_bf16"

@@ -75,10 +75,14 @@ ARMS: dict[str, Arm] = {
         units=6_000,
     ),
     "standard": Arm(
-        "the preset safe-lora: 17 steps, noise in the first 9",
+        "the preset safe-lora of 29 November 2026: 17 steps, noise in the first 9",
         {
             **preset_values("safe-lora"),
+            "grid": shifted_grid(17, SHIFT),
+            "plan": "2, 3, 4, 7",
+            "window.chunks": 3,
             **_TINY,
+            "objective.kl_ref": 1e-3,
             "batch_size": None,
             "optimizer.learning_rate": 1e-3,
             "optimizer.ema_decay": None,

@@ -12,6 +12,7 @@ import difflib
 
 from ..method.dynamics import DynamicsCurve
 from ..train.config import TrainConfig
+from .few_step import FEW_STEP
 from .gcpo import GCPO_SCRIPT, GCPO_V3
 from .quick import QUICK
 from .recipe import NOT_IN_THE_SOURCE, Preset, Setting
@@ -29,7 +30,16 @@ __all__ = [
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
-    for preset in (QUICK, SAFE_LORA, GCPO_SCRIPT, GCPO_V3, FLOW_GRPO, DANCE_GRPO, MIX_GRPO)
+    for preset in (
+        QUICK,
+        SAFE_LORA,
+        FEW_STEP,
+        GCPO_SCRIPT,
+        GCPO_V3,
+        FLOW_GRPO,
+        DANCE_GRPO,
+        MIX_GRPO,
+    )
 }
 
 

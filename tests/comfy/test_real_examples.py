@@ -59,7 +59,7 @@ def test_a_preset_trains_and_the_lora_is_saved_and_measured(name):
     own = {"iterations"} | ({"sigmas"} if name == "12_flux2_dev" else set())
     wired = {key: [preset, slot] for slot, key in enumerate(PRESET_TO_TRAIN) if key not in own}
     assert {key: inputs[key] for key in wired} == wired
-    assert prompt[preset]["inputs"]["preset"] == "safe-lora"
+    assert prompt[preset]["inputs"]["preset"] == "quick"
     save, evaluate = (prompt[find(prompt, kind)]["inputs"] for kind in (SAVE, EVALUATE))
     assert (save["lora"], save["log"], evaluate["lora"]) == ([train, 0], [train, 2], [train, 0])
     assert save["name"] == f"chunk_grpo/{name[3:]}"
@@ -97,7 +97,6 @@ def test_the_graph_trains_when_the_tiny_flux_stands_in(name, comfy, comfy_server
     run = comfy.run(prompt)
     summary = graphs.shown_text(run, find(prompt, TRAIN))
     assert summary.startswith("1 iterations.")
-    assert "ratio error at the first update: 0.0e+00" in summary.lower()
     assert "| target_colour |" in graphs.shown_text(run, find(prompt, EVALUATE))
     assert list((comfy_server.loras / "chunk_grpo").glob(f"{name[3:]}*.safetensors"))
 

@@ -9,7 +9,7 @@ from tools.comfyui.server import PACK_NAME, ROOT
 from . import graphs
 from .graphs import node
 
-NAME = "Train LoRA with Chunk-GRPO"
+NAME = "Train LoRA by Reward"
 FILE = ROOT / "subgraphs" / f"{NAME}.json"
 INSERTED = f"() => window.app.graph.nodes.some((node) => node.title === '{NAME}')"
 ASIDE = """() => {

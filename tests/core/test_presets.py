@@ -110,7 +110,8 @@ def test_what_the_source_does_not_have_is_off(name):
     ("name", "steps"),
     [
         ("quick", 2),
-        ("safe-lora", 2 + 3 + 4),
+        ("safe-lora", 2),
+        ("few-step", 1),
         ("flow-grpo", int(6 * 0.99)),
         ("dance-grpo", int((16 - 1) * 0.6)),
         ("mix-grpo", 4),

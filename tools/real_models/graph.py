@@ -11,7 +11,7 @@ from .models import Loader, ModelExample
 __all__ = ["layout_of", "prompt_of"]
 
 TRAIN_SIZE, MEASURE_SIZE = 512, 1024
-STEPS, PICTURES = 17, 48  # of safe-lora: of a rollout, and in an iteration
+RECIPE, STEPS, PICTURES = "quick", 8, 24  # of a rollout, and in an iteration
 ITERATIONS = 30  # a first try
 
 
@@ -26,6 +26,8 @@ def read_me(model: ModelExample) -> str:
         title=model.title,
         files="\n".join(f"- `models/{file.directory}/{file.name}`" for file in model.files),
         memory=model.memory,
+        recipe=RECIPE,
+        pictures=PICTURES,
         steps=STEPS,
         iterations=ITERATIONS,
         calls=PICTURES * STEPS,
@@ -57,7 +59,7 @@ def prompt_of(model: ModelExample) -> dict[str, dict]:
             held_out_text=text("held_out.txt"), held_out=8, split_seed=0, guidance=model.guidance,
         ),
         "12": _size(model, TRAIN_SIZE),
-        "20": node("ChunkGRPO_GRPOPreset", preset="safe-lora", batch_size=-1),
+        "20": node("ChunkGRPO_GRPOPreset", preset=RECIPE, batch_size=-1),
         "21": node("PreviewAny", source=["20", len(PRESET_TO_TRAIN)]),
         "30": node(
             "ChunkGRPO_LoadReward", name="target_colour", colour="#2060c0", settings="", file="",

@@ -153,7 +153,7 @@ MODELS = (
         "then keeps a part of them in system memory and moves it for every call: slow. "
         "This is the largest of the examples; try a smaller model first.",
         advice="Noise levels come from **Flux2Scheduler**, FLUX.2's own for this size, not from "
-        "the preset. Change its width and height together with **Picture size**; keep 17 steps.",
+        "the preset. Change its width and height together with **Picture size**; keep 8 steps.",
     ),
     ModelExample(
         name="13_sd35",
@@ -219,9 +219,8 @@ MODELS = (
         memory="The weights are about 12 GB in bf16. Meant for cards of 16 to 24 GB.",
         advice="It is drawn with `cfg` 4, so it is trained with it, at twice the time. "
         "**Z-Image-Turbo** (`z_image_turbo_bf16.safetensors`) is trained as it is used: `cfg` "
-        "1 in both nodes, *Forward Objective* behind GRPO Preset, the sampler and the sigmas "
-        "of your own graph (8 or 9 steps) in Train LoRA and Evaluate LoRA, and no plan. Noise "
-        "between the 17 steps of the preset is not what it was made for.",
+        "1 in both nodes, and the sampler and the sigmas of your own graph (8 or 9 steps) in "
+        "Train LoRA and Evaluate LoRA.",
     ),
 )
 """In the order of their numbers."""

@@ -1,4 +1,4 @@
-// The live monitor in Train LoRA (Chunk-GRPO): what the training does, and a way to end it early.
+// The live monitor in Train LoRA (RL): what the training does, and a way to end it early.
 // All of it is asked from the server, so a page that is loaded later shows the same.
 
 import { api } from "../../../scripts/api.js";

@@ -296,7 +296,7 @@ def test_a_node_says_what_is_in_force_and_where_it_comes_from(lab):
     lines = changed.args[1].splitlines()
     assert len(lines) == len(OBJECTIVE)
     assert "objective.kl_old = 0.5   [this node]" in lines
-    assert "objective.kl_ref = 0.001   [safe-lora]" in lines
+    assert "objective.kl_ref = 0.003   [safe-lora]" in lines
     assert "objective.kl_threshold = 0.00001   [default]" in lines
     assert "advantage.keep = 0   [safe-lora]" in lines
     basic = node.GRPOSettings.execute(settings=changed.args[0])
