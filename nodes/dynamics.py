@@ -205,9 +205,7 @@ class PlanChunks(io.ComfyNode):
                 ),
             ],
             outputs=[
-                PlanSocket.Output(
-                    "plan", display_name="plan", tooltip="For Train LoRA (RL)."
-                ),
+                PlanSocket.Output("plan", display_name="plan", tooltip="For Train LoRA (RL)."),
                 io.Image.Output(
                     "plot", display_name="plot", tooltip="The curve with the chunks shaded."
                 ),

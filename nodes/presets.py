@@ -37,9 +37,9 @@ class GRPOPreset(io.ComfyNode):
                     options=list(PRESETS),
                     default=next(iter(PRESETS)),
                     tooltip="quick: ours, the forward form on few-step rollouts; start here. "
-                    "safe-lora: ours, Chunk-GRPO for a LoRA on one GPU. few-step: ours, a ratio for "
-                    "every step. gcpo-script and gcpo-v3: Chunk-GRPO as released and as in the "
-                    "paper (arXiv 2510.21583). flow-grpo, dance-grpo, mix-grpo: step-level "
+                    "safe-lora: ours, Chunk-GRPO for a LoRA on one GPU. few-step: ours, a ratio "
+                    "for every step. gcpo-script and gcpo-v3: Chunk-GRPO as released and as in "
+                    "the paper (arXiv 2510.21583). flow-grpo, dance-grpo, mix-grpo: step-level "
                     "methods. All but the first three were made for 8 to 32 GPUs, and most for "
                     "whole models: read the text output.",
                 ),
