@@ -16,7 +16,7 @@ from .loras import LoadLoRAFile, SaveLoRA
 from .objective import GRPOObjective
 from .presets import GRPOPreset
 from .prompts import PromptSetNode
-from .rewards import CombineRewards, PickBestImages, ScoreImages
+from .rewards import BalanceRewards, CombineRewards, PickBestImages, ScoreImages
 from .sampling import FlowSDESampler, ShiftedSigmas
 from .settings import GRPOSettings
 from .tiny import LoadTinyFlux
@@ -42,6 +42,7 @@ class ChunkGRPOExtension(ComfyExtension):
             LoadReward,
             FitTaste,
             CombineRewards,
+            BalanceRewards,
             ScoreImages,
             PickBestImages,
             GRPOPreset,

@@ -10,13 +10,21 @@ from comfy_api.latest import io, ui
 
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.prompts.example import Example
+from ..chunk_grpo_core.rewards.balance import BALANCE, BalancedReward
 from ..chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from ..chunk_grpo_core.rewards.pixels import as_colour
 from ..chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from .score_rows import score_rows
 from .types import CATEGORY, PromptSet, PromptsSocket, RewardSocket
 
-__all__ = ["CombineRewards", "PickBestImages", "ScoreImages", "examples_for", "prompts_for"]
+__all__ = [
+    "BalanceRewards",
+    "CombineRewards",
+    "PickBestImages",
+    "ScoreImages",
+    "examples_for",
+    "prompts_for",
+]
 
 
 def _weight(name: str, reward: str, *, optional: bool = False) -> io.Float.Input:
@@ -88,6 +96,50 @@ class CombineRewards(io.ComfyNode):
             if reward is not None
         ]
         return io.NodeOutput(CombinedReward(weighted))
+
+
+class BalanceRewards(io.ComfyNode):
+    """Two rewards and one number between them -> reward."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See ComfyUI's V3 node interface."""
+        return io.Schema(
+            node_id="ChunkGRPO_BalanceRewards",
+            display_name="Balance Rewards",
+            category=f"{CATEGORY}/rewards",
+            description="Your taste and what follows the prompt, with one slider between them. "
+            "Both are brought to one scale first.",
+            inputs=[
+                RewardSocket.Input(
+                    "taste", tooltip="What you want: a fitted taste, or an aesthetic score."
+                ),
+                RewardSocket.Input(
+                    "prompt_following",
+                    tooltip="What must not be lost for it, such as clipscore or vlm_judge.",
+                ),
+                io.Float.Input(
+                    "balance",
+                    default=BALANCE,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    display_mode=io.NumberDisplay.slider,
+                    tooltip="0: taste alone, and pictures may ignore their prompts. 1: prompt "
+                    "following alone. Both are measured and shown at every value.",
+                ),
+            ],
+            outputs=[
+                RewardSocket.Output(
+                    "reward", display_name="reward", tooltip="For Train LoRA and Score Images."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, taste: Reward, prompt_following: Reward, balance: float) -> io.NodeOutput:
+        """Balance the two."""
+        return io.NodeOutput(BalancedReward(taste, prompt_following, balance))
 
 
 def prompts_for(text: str, count: int) -> list[str]:

@@ -173,6 +173,12 @@ FIRST_RUN: Prompt = {
         weight_1=1.0,
         weight_2=0.2,
     ),
+    "balanced": node(
+        "ChunkGRPO_BalanceRewards",
+        taste=["saturation", 0],
+        prompt_following=REWARD,
+        balance=0.5,
+    ),
     "scores": node(
         "ChunkGRPO_ScoreImages", reward=REWARD, images=["drawn_images", 0], prompt=CAPTION
     ),
@@ -280,6 +286,9 @@ VIEWS = {
     "FitTaste": _stack(("taste", 340), ("taste_report", 300)),
     "CombineRewards": View(
         [[Shown("reward", 280, 210), Shown("saturation", 280, 210)], [Shown("combined", 260)]]
+    ),
+    "BalanceRewards": View(
+        [[Shown("saturation", 280, 210), Shown("reward", 280, 210)], [Shown("balanced", 260)]]
     ),
     "ScoreImages": _stack(("scores", 590), ("scored", 270)),
     "PickBestImages": _stack("pick", ("picked", 250), ("scored", 310)),

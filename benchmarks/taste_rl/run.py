@@ -143,18 +143,16 @@ def perform(run: Run, judge: Judge) -> dict[str, Any]:
         head = fitted([*picks, *new], (images, _FIRST_OF_ROUND))
         trainer.reward = _reward(head, arm)
 
-    def fell(iterations: int) -> bool:
+    def fell() -> bool:
         """Look whether adherence fell; if so, take the weights from before."""
         nonlocal base, sound
-        if not arm.stops or iterations % _LOOK_EVERY:
-            return False
         if base is None:
             with base_model(policy):
                 base = _look(policy, config)
             sound = trainer.state()
             return False
         now = _look(policy, config)
-        row = {"iterations": iterations, "rewards": reward_gains(base, now, PROMPT)}
+        row = {"iterations": trainer.iteration, "rewards": reward_gains(base, now, PROMPT)}
         if fallen(row) and sound is not None:
             trainer.load(sound)
             return True
@@ -163,11 +161,13 @@ def perform(run: Run, judge: Judge) -> dict[str, Any]:
 
     def watch(iterations: int) -> bool:
         ask_again(iterations)
-        return fell(iterations)
+        return arm.stops and iterations % _LOOK_EVERY == 0 and fell()
 
     base: Evaluation | None = None
     sound: Checkpoint | None = None
     trainer.train(watch)
+    if arm.stops:
+        fell()
     seconds = time.process_time() - begin
     return {
         "run": run.key,

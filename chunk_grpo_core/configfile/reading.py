@@ -40,6 +40,7 @@ __all__ = ["changed", "read_config", "read_config_file", "settings_in"]
 T = TypeVar("T")
 _Keys = Mapping[str, Mapping[str, Key]]
 _WEIGHT = Limits(float, can_be_none=False, bounds=Range(-1e6, 1e6))
+_BALANCE = Limits(float, can_be_none=False, bounds=Range(0, 1))
 #: Settings of rewards that name files or folders.
 _REWARD_PATHS = {"image", "path", "head", "encoder", "folders", "tokenizers"}
 
@@ -253,7 +254,16 @@ def _rewards(data: object, folder: Path, model: ChosenModel) -> tuple[RewardEntr
         is_missing = data is None or data == []
         what = "is missing" if is_missing else f"is {shortened(data)}; it must be a table"
         raise ValueError(f"[reward] {what}; give it a name, one of {', '.join(REWARDS)}")
-    return tuple(_reward(entry, folder) for entry in entries)  # type: ignore[arg-type]
+    rewards = tuple(_reward(entry, folder) for entry in entries)  # type: ignore[arg-type]
+    balanced = [reward.name for reward in rewards if reward.balance is not None]
+    if len(balanced) > 1:
+        raise ValueError(
+            f"reward.balance is given to {' and '.join(balanced)}; give it to one of them: it is "
+            "its share against all others"
+        )
+    if balanced and len(rewards) < 2:
+        raise ValueError("reward.balance weighs one reward against others; add a second [[reward]]")
+    return rewards
 
 
 def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
@@ -263,8 +273,16 @@ def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
         raise ValueError(
             f"reward.name is {shortened(name)}{nearest(shortened(name), list(REWARDS))}"
         )
+    balance = settings.pop("balance", None)
     if not _WEIGHT.allow(weight):
         raise ValueError(f"reward.weight is {shortened(weight)}; it must be {_WEIGHT.allowed}")
+    if balance is not None and not _BALANCE.allow(balance):
+        raise ValueError(f"reward.balance is {shortened(balance)}; it must be {_BALANCE.allowed}")
+    if balance is not None and weight != 1.0:
+        raise ValueError(
+            f"reward.weight is {shortened(weight)} and reward.balance {shortened(balance)}; a "
+            "reward with a balance has no weight"
+        )
     settings = check_reward(name, settings, key="reward.{name}")
     for setting, value in settings.items():
         if setting in _REWARD_PATHS:
@@ -273,7 +291,8 @@ def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
             paths = [_absolute(str(text), folder, f"reward.{setting}") for text in texts]
             value = paths if is_list else paths[0]
         settings[setting] = value
-    return RewardEntry(name=name, weight=float(weight), settings=settings)
+    balance = balance if balance is None else float(balance)
+    return RewardEntry(name=name, weight=float(weight), settings=settings, balance=balance)
 
 
 def changed(data: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:

@@ -100,6 +100,13 @@ class RewardEntry:
     name: str
     weight: float
     settings: Mapping[str, object]
+    balance: float | None = None
+    """Its share against all other rewards together, see ``rewards/balance.py``."""
+
+    def to_json(self) -> dict[str, object]:
+        """The table as the file has it."""
+        balance = {} if self.balance is None else {"balance": self.balance}
+        return {"name": self.name, "weight": self.weight, **balance, **self.settings}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +141,7 @@ class RunConfig:
         return {
             "model": {"type": self.model.type, **asdict(self.model.table)},
             "prompts": {**asdict(self.prompts), **asdict(self.prompt_config)},
-            "reward": [
-                {"name": reward.name, "weight": reward.weight, **reward.settings}
-                for reward in self.rewards
-            ],
+            "reward": [reward.to_json() for reward in self.rewards],
             "plan": asdict(self.plan),
             "run": asdict(self.run),
         }

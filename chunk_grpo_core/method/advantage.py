@@ -22,7 +22,7 @@ Legend: P groups (prompts), G samples in a group.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -37,6 +37,7 @@ __all__ = [
     "SCALES",
     "AdvantageConfig",
     "Advantages",
+    "check_scale",
     "group_advantages",
     "iteration_advantages",
 ]
@@ -98,6 +99,19 @@ class Advantages:
     """Samples without a valid reward."""
 
 
+def check_scale(config: AdvantageConfig, scale_free: bool) -> None:
+    """Make sure that settings suit a reward whose parts are to be brought to one scale.
+
+    Raises:
+        ValueError: They bring nothing to one scale.
+    """
+    if scale_free and config.scale == "none":
+        raise ValueError(
+            "advantage.scale is none, but a balance of two rewards brings both to one scale; take "
+            "group-std or global-std, or combine the rewards with weights"
+        )
+
+
 def group_advantages(
     rewards: Tensor, valid: Tensor, config: AdvantageConfig | None = None
 ) -> Advantages:
@@ -125,7 +139,9 @@ def group_advantages(
 
 
 def iteration_advantages(
-    batches: Sequence[RewardBatch], config: AdvantageConfig | None = None
+    batches: Sequence[RewardBatch],
+    config: AdvantageConfig | None = None,
+    scale_free: bool = False,
 ) -> Advantages:
     """Advantages of one iteration, from one reward or from several.
 
@@ -133,11 +149,16 @@ def iteration_advantages(
         batches: P batches of G scores, one for each group.
         config: How they are formed. With ``combine`` advantages, the parts of the batches are
             normalised one by one, over the samples in which the whole combination is valid.
+        scale_free: Whether they are so in any case; see ``reward.is_scale_free``.
 
     Raises:
-        ValueError: The batches have different sizes or parts, or fewer than two samples.
+        ValueError: The batches have different sizes or parts, or fewer than two samples; or
+            ``scale`` is none and parts are to be brought to one scale.
     """
     config = config or AdvantageConfig()
+    check_scale(config, scale_free)
+    if scale_free:
+        config = replace(config, combine="advantages")
     values = torch.stack([batch.values for batch in batches])
     valid = torch.stack([batch.valid for batch in batches])
     weighted = _weighted_parts(batches)

@@ -26,6 +26,7 @@ __all__ = [
     "checked_inputs",
     "is_groupwise",
     "is_remote",
+    "is_scale_free",
     "last_error",
     "score_or_mask",
 ]
@@ -273,6 +274,12 @@ def is_remote(reward: Reward) -> bool:
     """Whether each question costs somebody else something: those of a server, or of a combination
     with one. Such rewards say ``is_remote = True``; without that word a reward is local."""
     return bool(getattr(reward, "is_remote", False))
+
+
+def is_scale_free(reward: Reward) -> bool:
+    """Whether the parts of a combination are to be brought to one scale before they are added,
+    whatever ``advantage.combine`` is. Such rewards say ``scale_free = True``."""
+    return bool(getattr(reward, "scale_free", False))
 
 
 def checked_inputs(

@@ -24,6 +24,7 @@ from ..method.reward import (
     checked_inputs,
     is_groupwise,
     is_remote,
+    is_scale_free,
 )
 from ..prompts.example import Example, Prompt
 
@@ -75,6 +76,12 @@ class CombinedReward:
         """
         self.parts: dict[str, WeightedReward] = {}
         """Name -> reward and weight, in the order given."""
+        for part in parts:
+            if is_scale_free(part.reward):
+                raise ValueError(
+                    f"the balance of {part.reward.name} cannot be a part of something else; "
+                    "combine first and balance last"
+                )
         for part in _flat(parts):
             self.parts[_free_name(part.reward.name, self.parts)] = part
         if not self.parts:

@@ -281,12 +281,15 @@ def _experiment(
             return False
         if sound is None or not sound.iteration:
             raise AlarmStop(alarm)
-        log.warning("training ends with the weights of iteration %d", sound.iteration)
-        trainer.load(sound)
-        if processes.is_writer:
-            checkpoints.drop_after(sound.iteration)
-        trainer.save()
+        go_back(sound)
         return True
+
+    def go_back(to: Checkpoint) -> None:
+        log.warning("training ends with the weights of iteration %d", to.iteration)
+        trainer.load(to)
+        if processes.is_writer:
+            checkpoints.drop_after(to.iteration)
+        trainer.save()
 
     with base_model(policy):
         before = measure("before")
@@ -294,7 +297,10 @@ def _experiment(
     sound = trainer.state() if goes_back and trainer.iteration else None
     trainer.train(watch)
     after = measure("after")
-    tell(trainer.iteration, after)
+    if tell(trainer.iteration, after) and sound and 0 < sound.iteration < trainer.iteration:
+        go_back(sound)
+        after = measure("after")
+        tell(trainer.iteration, after)
 
     def keep() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         folder.check_in_place()

@@ -17,6 +17,7 @@ from ..prompts.files import PromptLine, read_prompt_file
 from ..prompts.split import PromptSet, make_prompt_set
 from ..prompts.wildcards import WildcardFolder
 from ..rewards import load_reward
+from ..rewards.balance import BalancedReward
 from ..rewards.combined import CombinedReward, WeightedReward
 
 __all__ = ["load_adapter", "load_policy", "load_prompts", "load_rewards"]
@@ -47,10 +48,18 @@ def load_prompts(config: RunConfig) -> PromptSet:
 
 def load_rewards(config: RunConfig) -> Reward:
     """Load the rewards; several, or one with a weight, become a combination."""
-    weighted = [
-        WeightedReward(reward=load_reward(entry.name, **entry.settings), weight=entry.weight)
-        for entry in config.rewards
-    ]
+    weighted, balanced = [], None
+    for entry in config.rewards:
+        reward = load_reward(entry.name, **entry.settings)
+        if entry.balance is None:
+            weighted.append(WeightedReward(reward=reward, weight=entry.weight))
+        else:
+            balanced = reward, entry.balance
+    others = _combined(weighted)
+    return BalancedReward(others, *balanced) if balanced else others
+
+
+def _combined(weighted: list[WeightedReward]) -> Reward:
     if len(weighted) == 1 and weighted[0].weight == 1.0:
         return weighted[0].reward
     return CombinedReward(weighted)

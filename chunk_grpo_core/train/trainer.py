@@ -12,10 +12,10 @@ import torch
 
 from ..algorithms import algorithm_of, name_of
 from ..algorithms.algorithm import Algorithm, SampledGroup
-from ..method.advantage import Advantages, iteration_advantages
+from ..method.advantage import Advantages, check_scale, iteration_advantages
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, Velocity, trained_adapter
-from ..method.reward import Reward, RewardBatch
+from ..method.reward import Reward, RewardBatch, is_scale_free
 from ..method.rollout import Trajectory
 from ..method.sampler import name_of_sampler
 from ..method.stream import Stream
@@ -52,7 +52,6 @@ from .velocity_norm import velocity_norm
 __all__ = ["Trainer"]
 
 log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 
@@ -108,6 +107,7 @@ class Trainer:
         self._algorithm = algorithm or algorithm_of(config)
         if (name := name_of(self._algorithm)) != config.algorithm:
             config = replace(config, algorithm=name)
+        check_scale(config.advantage, is_scale_free(reward))
         self.policy, self.reward, self.config = policy, reward, config
         self.prompts = examples_of(prompts)
         self.iteration = self._saved = 0
@@ -292,7 +292,8 @@ class Trainer:
 
     def compare(self, groups: Sequence[SampledGroup], rewards: Sequence[RewardBatch]) -> Advantages:
         """Turn the rewards of all groups into advantages."""
-        advantages = iteration_advantages(rewards, self.config.advantage)
+        config = self.config.advantage
+        advantages = iteration_advantages(rewards, config, is_scale_free(self.reward))
         of_groups = tuple(_own(advantages, group) for group in groups)
         self._listen(AdvantagesEnd(self.iteration, of_groups))
         return advantages

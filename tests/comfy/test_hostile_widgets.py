@@ -64,6 +64,7 @@ CLASSES = (
     "GRPOObjective", "GRPOExploration", "GRPOPreset", "TrainLoRA", "SaveLoRA", "LoadLoRAFile",
     "ApplyLoRA", "ScoreImages", "PickBestImages", "CombineRewards", "EvaluateLoRA", "PlotTraining",
     "RollOutTrajectories", "AnalyzeTemporalDynamics", "ForwardObjective", "FitTaste",
+    "BalanceRewards",
 )  # fmt: skip
 TINY = "ChunkGRPO_LoadTinyFlux"
 """The one node without widgets."""
