@@ -136,6 +136,16 @@ def test_a_run_whose_watched_reward_falls_ends_with_the_weights_from_before(tmp_
     assert json.dumps(measurements) == json.dumps(whole.held_out)
 
 
+def test_a_fall_that_is_seen_at_the_end_is_gone_back_from_too(tmp_path):
+    folder = RunFolder(tmp_path)
+    outcome = run(folder, iterations=8, evaluate_every=6)
+    assert outcome.iterations == 6 and outcome.held_out[-1]["iterations"] == 8
+    kept = folder.checkpoints.load()
+    assert kept and kept.iteration == 6
+    row = next(row for row in outcome.held_out if row["iterations"] == 6)
+    assert row["mean"] == pytest.approx(outcome.after.mean, abs=1e-6) and not fallen(row)
+
+
 def test_a_run_that_fell_at_its_first_measurement_has_nothing_to_go_back_to(tmp_path):
     with pytest.raises(AlarmStop, match="reward-fell after iteration 8.*run.stop_on names"):
         run(RunFolder(tmp_path), evaluate_every=8)
