@@ -180,8 +180,7 @@ class Trainer:
         if ``optimizer.ema_decay`` is set.
 
         Args:
-            watch: Called before every iteration with the number of those done; may use the policy.
-                Training ends if it returns something true.
+            watch: Called before every iteration with those done; training ends if it says true.
 
         Raises:
             Cancelled: (or whatever ``check_cancel`` raises) the run was stopped; a checkpoint of
@@ -292,8 +291,8 @@ class Trainer:
 
     def compare(self, groups: Sequence[SampledGroup], rewards: Sequence[RewardBatch]) -> Advantages:
         """Turn the rewards of all groups into advantages."""
-        config = self.config.advantage
-        advantages = iteration_advantages(rewards, config, is_scale_free(self.reward))
+        is_balanced = is_scale_free(self.reward)
+        advantages = iteration_advantages(rewards, self.config.advantage, is_balanced)
         of_groups = tuple(_own(advantages, group) for group in groups)
         self._listen(AdvantagesEnd(self.iteration, of_groups))
         return advantages
