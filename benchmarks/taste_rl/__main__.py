@@ -64,7 +64,7 @@ def main() -> None:
     if options.report:
         from .report import write_report
 
-        write_report(options.results)
+        write_report(options.results, read_rows(options.results))
         return
     judge = Judge(TinyWorldReward())
     if options.smallest:

@@ -22,8 +22,8 @@ from .combined import CombinedReward, WeightedReward
 __all__ = ["BALANCE", "BalancedReward"]
 
 BALANCE = 0.5
-"""Half and half: where adherence did not fall on average and the taste rose
-(``benchmarks/taste_rl``)."""
+"""Half and half: with a quarter of prompt following, adherence fell by 0.8 deviations in
+``benchmarks/taste_rl``; with a half it did not, and the true taste rose."""
 
 
 class BalancedReward(CombinedReward):
