@@ -20,10 +20,10 @@ from .client import Run
 
 TINY = (
     "01_quick_start_tiny_flux", "02_temporal_dynamics", "03_score_and_pick", "04_use_the_lora",
-    "05_grpo_preset", "06_few_steps",
+    "05_grpo_preset", "06_few_steps", "07_teach_your_taste",
 )  # fmt: skip
 """Examples that need no download and run on a CPU."""
-QUICK_START, DYNAMICS, PICK, USE, PRESET, FEW_STEPS = TINY
+QUICK_START, DYNAMICS, PICK, USE, PRESET, FEW_STEPS, TASTE = TINY
 REAL = (
     "10_flux1_dev_bf16", "11_flux1_dev_fp8", "12_flux2_dev", "13_sd35", "14_qwen_image",
     "15_z_image",
