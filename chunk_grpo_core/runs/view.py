@@ -13,7 +13,7 @@ from typing import Any
 from ..configfile.record import RUN_FILE, read_record, read_settings
 from ..measure.reward_fell import fallen_in
 from ..train.alarms import alarms_of
-from ..watch.history import read_metrics
+from ..watch.history import read_metrics, reward_means
 from ..watch.newest_group import read_group
 from .folder import RunFolder
 
@@ -58,7 +58,8 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
     Returns:
         ``name``; ``model``, ``reward``; ``iterations`` wished for and ``done``; ``plan`` (sizes)
         and ``weights``, None without a plan; ``clip`` (lower and upper range of the ratio);
-        ``rows`` of metrics.jsonl from iteration ``since`` on, without what nobody draws;
+        ``rows`` of metrics.jsonl from iteration ``since`` on, without what nobody draws, and of
+        several rewards the mean of each;
         ``held_out``: all rows of held_out.jsonl; ``group``: the newest group (see
         ``watch/newest_group.py``) or None;
         ``alarms``: signs that the run does not learn, as texts;
@@ -92,4 +93,7 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
 
 
 def _drawn(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in _ROW if name in row}
+    drawn = {name: row[name] for name in _ROW if name in row}
+    if len(means := reward_means(row)) > 1:
+        drawn["rewards"] = means
+    return drawn

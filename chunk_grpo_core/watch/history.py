@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..train.events import Event, HeldOutEnd, IterationEnd, RunEnd, RunStart
 from .derived import put_aside
 from .strict_json import strict_json
 
-__all__ = ["HELD_OUT_FILE", "HeldOutWriter", "MetricsWriter", "read_metrics"]
+__all__ = ["HELD_OUT_FILE", "HeldOutWriter", "MetricsWriter", "read_metrics", "reward_means"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,14 @@ def read_metrics(path: str | Path) -> list[Row]:
     if damage:
         raise ValueError(f"{path}, {damage[0]}")
     return rows
+
+
+def reward_means(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """The mean of each reward of a row, None where it has none; empty if the row does not say."""
+    rewards = row.get("rewards")
+    entries = rewards.items() if isinstance(rewards, Mapping) else ()
+    means = {name: one.get("mean") for name, one in entries if isinstance(one, Mapping)}
+    return {str(name): mean if _is_number(mean) else None for name, mean in means.items()}
 
 
 def _rows_and_damage(path: Path) -> tuple[list[Row], list[str]]:

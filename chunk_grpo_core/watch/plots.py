@@ -6,6 +6,8 @@ Every function returns one picture, float32 in 0..1, shape (H, W, 3).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -13,10 +15,13 @@ from torch import Tensor
 from ..measure.evaluate import Evaluation, paired_gain, prompt_gains
 from ..method.chunks import ChunkPlan
 from ..method.dynamics import DynamicsCurve
+from .history import reward_means
 from .plot_style import GREEN, ORANGE, PALETTE, RED, open_figure, render, smoothed, style_axes
 
 __all__ = ["plot_dynamics", "plot_paired_gains", "plot_plan", "plot_training"]
 
+_FIRST = 3
+"""Iterations whose mean is the start of a curve."""
 _LABELLED = 40
 """Up to so many prompts are named in a plot."""
 _CHANGE = {"l1": "relative L1 change", "l2": "relative L2 change", "cosine": "cosine distance"}
@@ -99,7 +104,7 @@ def plot_training(
     held_out: Sequence[Mapping[str, Any]] = (),
     dark: bool = False,
 ) -> Tensor:
-    """Draw reward, clipping, KL and gradient norm over the iterations.
+    """Draw reward, each of several rewards, clipping, KL and gradient norm over the iterations.
 
     Args:
         rows: Rows of metrics.jsonl, at least one.
@@ -111,8 +116,13 @@ def plot_training(
     """
     if not rows:
         raise ValueError("there is nothing to plot: the run has no finished iteration")
-    with open_figure(dark, 7.2, 5.6) as (figure, theme):
-        panels = figure.subplot_mosaic([["reward", "reward"], ["clip", "kl"]])
+    means = [reward_means(row) for row in rows]
+    several = list(means[-1]) if len(means[-1]) > 1 else []
+    layout = [["reward", "reward"], *([["each", "each"]] if several else []), ["clip", "kl"]]
+    with open_figure(dark, 7.2, 7.6 if several else 5.6) as (figure, theme):
+        panels = figure.subplot_mosaic(layout)
+        if several:
+            _draw_each(panels["each"], rows, several, theme)
         top, left, right = panels["reward"], panels["clip"], panels["kl"]
         x = [row["iteration"] + 1 for row in rows]
         mean = [_number(row.get("reward_mean")) for row in rows]
@@ -167,6 +177,31 @@ def plot_training(
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         norm.grid(False)
         return render(figure)
+
+
+def _draw_each(
+    axes: Any,  # noqa: ANN401
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    theme: dict[str, str],
+) -> None:
+    """Draw several rewards on one scale: the change since the start, in deviations of a group."""
+    for index, name in enumerate(names):
+        means = [_number(reward_means(row).get(name)) for row in rows]
+        spreads = [
+            _number(row["rewards"][name].get("std")) for row in rows if name in reward_means(row)
+        ]
+        first = [mean for mean in means if isfinite(mean)][:_FIRST] or [0.0]
+        spread = [one for one in spreads if isfinite(one) and one > 0][:_FIRST] or [1.0]
+        start, unit = fmean(first), fmean(spread)
+        changes = smoothed([(mean - start) / unit for mean in means])
+        colour = PALETTE[index % len(PALETTE)]
+        axes.plot([row["iteration"] + 1 for row in rows], changes, color=colour, label=name)
+    axes.axhline(0, color=theme["text"], lw=1)
+    axes.set_ylabel("each reward, change in std")
+    axes.set_xlabel("iteration")
+    style_axes(axes, theme)
+    _legend_above(axes, theme)
 
 
 def _legend_above(axes: Any, theme: Mapping[str, str]) -> None:  # noqa: ANN401

@@ -12,8 +12,11 @@ from chunk_grpo_core.method.reward import RewardBatch, is_scale_free
 from chunk_grpo_core.rewards.balance import BALANCE, BalancedReward
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from chunk_grpo_core.runs.load import load_rewards
+from chunk_grpo_core.runs.view import _drawn
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
+from chunk_grpo_core.watch.history import reward_means
+from chunk_grpo_core.watch.plots import plot_training
 
 
 class Contrast(Brightness):
@@ -173,3 +176,25 @@ def test_a_balance_of_the_only_reward_is_named(tmp_path):
     )
     with pytest.raises(ValueError, match="add a second"):
         read_config_file(path)
+
+
+def test_the_monitor_and_the_plot_show_each_of_several_rewards(tmp_path):
+    rows = [
+        {
+            "iteration": index,
+            "reward_mean": 0.5,
+            "rewards": {
+                "taste": {"mean": 0.1 * index, "std": 0.2},
+                "prompt": {"mean": None if index == 1 else -index, "std": 1.0},
+            },
+        }
+        for index in range(4)
+    ]
+    assert reward_means(rows[1]) == {"taste": 0.1, "prompt": None}
+    assert _drawn(rows[1])["rewards"] == {"taste": 0.1, "prompt": None}
+    one = [{**row, "rewards": {"taste": row["rewards"]["taste"]}} for row in rows]
+    assert "rewards" not in _drawn(one[0])
+    assert plot_training(rows).shape[0] > plot_training(one).shape[0]
+    for damaged in (None, 3, {"taste": 3}, {"taste": {"mean": "x"}}):
+        plot_training([{**rows[0], "rewards": damaged}, *rows[1:]])
+        plot_training([*rows[:3], {**rows[3], "rewards": damaged}])

@@ -203,6 +203,7 @@ export class RunPanel {
     this.readout.replaceChildren(
       ...(row ? [`${t("iteration")} ${done} · ${view.reward} `] : []),
       ...(row ? [h("b", { class: "train" }, `${short(row.reward_mean)} ± ${short(row.reward_std, 2)}`)] : []),
+      ...Object.entries(row?.rewards ?? {}).flatMap(([name, mean]) => [` · ${name} `, h("b", {}, short(mean))]),
       ...(measured ? [` · ${t("held-out")} `, h("b", { class: "held-out" }, heldOutText(measured))] : []),
     );
     this.readout.title = this.readout.textContent;
