@@ -99,6 +99,7 @@ def sample(
                     shifted_grid(steps) if steps else settings.grid,
                     count=count,
                     seed=seed,
+                    solver=settings.ode_solver,
                     limit=BatchLimit(size=settings.batch_size),
                     progress=lambda fraction: bar.update("drawing", fraction),
                 )
@@ -214,6 +215,7 @@ def evaluate(
                     settings.grid,
                     seeds=pictures or config.run.pictures,
                     seed=seed,
+                    solver=settings.ode_solver,
                     limit=limit,
                     progress=lambda f, which=which: bar.update(
                         "base model" if which == "before" else "with LoRA", f

@@ -239,6 +239,7 @@ def _experiment(
                 config.grid,
                 seeds=evaluation_seeds,
                 seed=EVALUATION_SEED + share.start,
+                solver=config.ode_solver,
                 sampler=algorithm.sampler,
                 limit=limit,
                 settle=all_scores,

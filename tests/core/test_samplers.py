@@ -11,11 +11,12 @@ from trainings import trained
 
 from chunk_grpo_core.algorithms.forward import Forward
 from chunk_grpo_core.configfile.record import read_record
+from chunk_grpo_core.measure.evaluate import evaluate
 from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.noise import draw_normal
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.rules import SdeConfig
-from chunk_grpo_core.runs.experiment import run_experiment
+from chunk_grpo_core.runs.experiment import EVALUATION_SEED, run_experiment
 from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.train.checkpoint import Checkpoints
 
@@ -127,3 +128,18 @@ def test_a_run_goes_on_with_the_sampler_that_it_was_trained_with_alone(tmp_path)
 def test_settings_that_no_sampler_takes_are_named(sampler, changes, words):
     with pytest.raises(ValueError, match=words):
         Forward(config_of(**changes), sampler)
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpm2"])
+def test_held_out_pictures_follow_the_solver_that_trains(solver, tmp_path):
+    before = experiment(tmp_path / "run", None, ode_solver=solver, iterations=1).before
+    grid = config_of().grid
+    means = {
+        name: evaluate(
+            ToyPolicy(), Brightness(), PROMPTS[3:], grid,
+            seeds=before.rewards.shape[1], seed=EVALUATION_SEED, solver=name,
+        ).mean
+        for name in ("euler", "dpm2")
+    }  # fmt: skip
+    assert before.mean == means[solver]
+    assert means["euler"] != means["dpm2"]
