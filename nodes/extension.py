@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyLoRA
 from .bridge.routes import add_routes
+from .bridge.tastes import add_taste_routes
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
 from .evaluation import EvaluateLoRA
 from .exploration import GRPOExploration
@@ -14,6 +15,7 @@ from .forward_objective import ForwardObjective
 from .load_reward import LoadReward
 from .loras import LoadLoRAFile, SaveLoRA
 from .objective import GRPOObjective
+from .pick_pictures import PickPictures
 from .presets import GRPOPreset
 from .prompts import PromptSetNode
 from .rewards import BalanceRewards, CombineRewards, PickBestImages, ScoreImages
@@ -31,6 +33,7 @@ class ChunkGRPOExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of this pack, and the routes that their panels in the page ask."""
         add_routes()
+        add_taste_routes()
         return [
             LoadTinyFlux,
             PromptSetNode,
@@ -45,6 +48,7 @@ class ChunkGRPOExtension(ComfyExtension):
             BalanceRewards,
             ScoreImages,
             PickBestImages,
+            PickPictures,
             GRPOPreset,
             GRPOSettings,
             GRPOObjective,

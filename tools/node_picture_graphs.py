@@ -193,6 +193,14 @@ FIRST_RUN: Prompt = {
         "ChunkGRPO_PickBestImages", images=["drawn_images", 0], scores=["scores", 3], count=4
     ),
     **_enlarged("picked", "The best four", ["pick", 0]),
+    "picker": node(
+        "ChunkGRPO_PickPictures",
+        images=["drawn_images", 0],
+        taste="mine",
+        kind="hearts",
+        wait=False,
+        picks="liked: 1, 4\ndisliked: 3",
+    ),
     "settings": node("ChunkGRPO_GRPOSettings", clip=0.0001, checkpoint_every=10),
     "offloaded": node("ChunkGRPO_GRPOSettings", activation_offloading="on", settings=["preset", 0]),
     "objective": node("ChunkGRPO_GRPOObjective", kl_ref=0.002, settings=["preset", 0]),
@@ -292,6 +300,7 @@ VIEWS = {
     ),
     "ScoreImages": _stack(("scores", 590), ("scored", 270)),
     "PickBestImages": _stack("pick", ("picked", 250), ("scored", 310)),
+    "PickPictures": _stack(("picker", 705)),
     "GRPOSettings": _stack(("offloaded", 760)),
     "GRPOObjective": _stack(("objective", 560)),
     "GRPOExploration": _stack(("exploration", 330)),

@@ -15,6 +15,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from ...chunk_grpo_core.disk.names import path_inside, safe_name
 from ...chunk_grpo_core.runs.folder import numbered_folder
 
 __all__ = [
+    "TASTE_FOLDER",
+    "blocked",
     "check_interrupt",
     "listed_loras",
     "lora_file",
@@ -39,6 +42,8 @@ __all__ = [
     "show_text",
 ]
 
+TASTE_FOLDER = "taste"
+"""Where tastes lie, among the runs."""
 _PREVIEW_SIZE = 512
 _LORA_FOLDERS = 4
 
@@ -77,6 +82,11 @@ def check_interrupt() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+def blocked() -> Any:
+    """In the place of an output: nodes that take it do not run, without an error."""
+    return ExecutionBlocker(None)
+
+
 def page_server() -> Any:
     """ComfyUI's server, or None; not imported: where ComfyUI has not done so, nobody listens."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
@@ -107,6 +117,8 @@ def run_folder(name: str) -> Path:
     Raises:
         ValueError: The name can be none, or the folder is a link that leads elsewhere.
     """
+    if name.strip().lower() == TASTE_FOLDER:
+        raise ValueError(f"{name!r} is the folder of tastes; choose another name for the run")
     return path_inside(safe_name(name), output_folder(), "output/chunk_grpo")
 
 

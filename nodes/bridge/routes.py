@@ -25,12 +25,12 @@ from ...chunk_grpo_core.method.dynamics import DynamicsCurve
 from ...chunk_grpo_core.rewards.safe_json import parse_json
 from ...chunk_grpo_core.runs.view import run_names, run_view
 from ...chunk_grpo_core.watch.plan_view import plan_view
+from .answers import body_of, is_foreign, refusal
 from .host import output_folder, page_server, run_folder
 from .monitor import Asker, LiveRun, live_run, run_of_node
 
 __all__ = ["add_routes"]
 
-_LARGEST_BODY = 2**20
 _PICTURE = re.compile(r"\d{5,}_\d{2,}\.(png|jpg)")
 
 
@@ -56,70 +56,50 @@ async def _show_run(request: Request) -> Response:
     try:
         since = int(request.query.get("since", 0))
     except ValueError:
-        return _error(400, f"since is {request.query['since'][:40]!r}; write a whole number")
+        return refusal(400, f"since is {request.query['since'][:40]!r}; write a whole number")
     name = request.match_info["name"]
     try:
         view = await asyncio.to_thread(run_view, _folder(name), since)
     except FileNotFoundError:
         if live_run(name) is None:
-            return _error(404, f"there is no run called {name!r}")
+            return refusal(404, f"there is no run called {name!r}")
         view = {}  # it has only just begun
     except ValueError as error:
-        return _error(500, str(error))
+        return refusal(500, str(error))
     return web.json_response({**view, "live": _status(live_run(name))})
 
 
 async def _show_picture(request: Request) -> web.StreamResponse:
     file = request.match_info["file"]
     if not _PICTURE.fullmatch(file):
-        return _error(404, f"{file!r} is no picture of a group")
+        return refusal(404, f"{file!r} is no picture of a group")
     try:
         path = _folder(request.match_info["name"]) / "group" / file
     except FileNotFoundError as error:
-        return _error(404, str(error))
+        return refusal(404, str(error))
     if not path.is_file():
-        return _error(404, f"there is no picture {file!r}; a newer group has taken its place")
+        return refusal(404, f"there is no picture {file!r}; a newer group has taken its place")
     return web.FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
 
 
 async def _stop_run(request: Request) -> Response:
-    if _is_foreign(request):
-        return _error(403, "pages of other sites may not stop a run")
+    if is_foreign(request):
+        return refusal(403, "pages of other sites may not stop a run")
     name = request.match_info["name"]
     run = live_run(name)
     if run is None or not run.is_running:
-        return _error(409, f"the run {name!r} is not running")
+        return refusal(409, f"the run {name!r} is not running")
     run.stop()
     return web.json_response(run.status())
 
 
 async def _show_plan(request: Request) -> Response:
     try:
-        question = _plan_question(parse_json(await _body(request)))
+        question = _plan_question(parse_json(await body_of(request)))
     except (KeyError, TypeError, ValueError) as error:
         message = "write {chunk_sizes: text, weights: text or null, curve: a curve or null}"
-        return _error(400, f"{message} ({type(error).__name__}: {str(error)[:500]})")
+        return refusal(400, f"{message} ({type(error).__name__}: {str(error)[:500]})")
     return web.json_response(asdict(await asyncio.to_thread(plan_view, *question)))
-
-
-def _is_foreign(request: Request) -> bool:
-    """Whether a page of another site asks; ComfyUI itself refuses that on loopback names alone."""
-    origin = request.headers.get("Origin")
-    return origin is not None and origin.partition("://")[2].lower() != request.host.lower()
-
-
-async def _body(request: Request) -> bytes:
-    """The body.
-
-    Raises:
-        ValueError: It is too large.
-    """
-    body = bytearray()
-    async for block in request.content.iter_any():
-        body += block
-        if len(body) > _LARGEST_BODY:
-            raise ValueError(f"the body has more than {_LARGEST_BODY} bytes")
-    return bytes(body)
 
 
 def _plan_question(body: Any) -> tuple[str, str | None, DynamicsCurve | None]:
@@ -145,7 +125,3 @@ def _folder(name: str) -> Path:
 
 def _status(run: LiveRun | None) -> dict[str, Any] | None:
     return run.status() if run else None
-
-
-def _error(status: int, message: str) -> Response:
-    return web.json_response({"error": message}, status=status)

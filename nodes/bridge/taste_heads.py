@@ -11,7 +11,7 @@ import folder_paths
 from ...chunk_grpo_core.disk.names import path_inside, safe_name
 from ...chunk_grpo_core.rewards.taste.picks import PICKS_FILE, Taste
 from ...chunk_grpo_core.settings.declared import shortened
-from .host import output_folder
+from .host import TASTE_FOLDER, output_folder
 
 __all__ = [
     "EXAMPLE",
@@ -32,7 +32,7 @@ _SHOWN = "output/chunk_grpo/taste"
 
 def tastes_folder() -> Path:
     """The folder of all tastes, ``output/chunk_grpo/taste``; it need not exist."""
-    return output_folder() / "taste"
+    return output_folder() / TASTE_FOLDER
 
 
 def named_taste(name: str) -> Taste:

@@ -56,6 +56,10 @@ TEXTS = {
         "two", "0, 4", "-1", "nan", "1e9", "cut 0", "cut 99999999", "9" * 5000, "2, " * 5000, "\0",
     ],
     ("ChunkGRPO_PlanChunks", "weights"): ["nan", "-1", "1e999", "x" * 5000, "1, 2, 3", "inf, 1"],
+    ("ChunkGRPO_PickPictures", "taste"): NAMES,
+    ("ChunkGRPO_PickPictures", "picks"): [
+        "hm", "liked: 0", "liked: 99", "best: -1", "better: 1 < 2", "stars: 6", "\0", "x" * 20_000,
+    ],
     ("ChunkGRPO_GRPOSettings", "lora_targets"): ["(", "[", "*", "(?P<a"],
 }  # fmt: skip
 """(Node, widget) -> texts, none of which can be meant."""
@@ -65,6 +69,7 @@ CLASSES = (
     "ApplyLoRA", "ScoreImages", "PickBestImages", "CombineRewards", "EvaluateLoRA", "PlotTraining",
     "RollOutTrajectories", "AnalyzeTemporalDynamics", "ForwardObjective", "FitTaste",
     "BalanceRewards",
+    "PickPictures",
 )  # fmt: skip
 TINY = "ChunkGRPO_LoadTinyFlux"
 """The one node without widgets."""
@@ -102,12 +107,16 @@ def base(kind, info, lora):
             "LORA_MODEL": ["file", 0],
             "CHUNK_GRPO_REWARD": [find(start, "ChunkGRPO_LoadReward"), 0],
             "CHUNK_GRPO_PROMPTS": [find(start, "ChunkGRPO_PromptSet"), 0],
+            "IMAGE": ["picture", 0],
         }  # fmt: skip
+        prompt["picture"] = node("EmptyImage", width=16, height=16, batch_size=2, color=0)
         prompt["node"] = node(kind)
         for group in ("required", "optional"):
             for name, spec in info[kind]["input"].get(group, {}).items():
                 if spec[0] in links and group == "required":
                     prompt["node"]["inputs"][name] = links[spec[0]]
+                elif len(spec) > 1 and "default" in spec[1]:
+                    prompt["node"]["inputs"][name] = spec[1]["default"]
     for entry in prompt.values():  # no training only to have a LoRA
         for name, value in entry["inputs"].items():
             if isinstance(value, list) and prompt[value[0]]["class_type"] == "ChunkGRPO_TrainLoRA":

@@ -24,21 +24,34 @@ from typing import Any
 
 from ...settings.declared import shortened
 
-__all__ = ["KINDS", "VERSION", "Pick", "Shown", "counting", "new_pick", "pick_of", "pick_line"]
+__all__ = [
+    "KINDS",
+    "MOST_SHOWN",
+    "VERSION",
+    "Pick",
+    "Shown",
+    "counting",
+    "new_pick",
+    "pick_line",
+    "pick_of",
+    "shown_of",
+    "shown_row",
+    "standing",
+]
 
 VERSION = 1
 """Of the lines."""
-_MOST = 64
+MOST_SHOWN = 64
 """Pictures in one pick."""
 KINDS: Mapping[str, tuple[int, int]] = MappingProxyType(
     {
         "duel": (2, 2),
         "same": (2, 2),
-        "best": (2, _MOST),
-        "hearts": (2, _MOST),
+        "best": (2, MOST_SHOWN),
+        "hearts": (2, MOST_SHOWN),
         "like": (1, 1),
         "stars": (1, 1),
-        "skip": (0, _MOST),
+        "skip": (0, MOST_SHOWN),
         "undo": (0, 0),
     }
 )
@@ -122,15 +135,7 @@ def pick_line(pick: Pick) -> str:
     Raises:
         ValueError: Something in it is no JSON (NaN, for example), or half a character.
     """
-    shown = [
-        _without_unknown(
-            {
-                "picture": one.picture, "path": one.path, "prompt": one.prompt or None,
-                "seed": one.seed, "index": one.index, "made": dict(one.made) or None,
-            }
-        )
-        for one in pick.shown
-    ]  # fmt: skip
+    shown = [shown_row(one) for one in pick.shown]
     row = {"v": VERSION, "id": pick.id, "time": pick.time, "kind": pick.kind, "shown": shown}
     row |= {"answer": pick.answer, "round": pick.round}
     row |= {} if pick.ms is None else {"ms": pick.ms}
@@ -170,7 +175,7 @@ def pick_of(row: Mapping[str, Any], where: str) -> Pick:
     shown = row.get("shown")
     if not isinstance(shown, list):
         raise ValueError(f"{where}: shown is {shortened(shown)}; it must be a list of pictures")
-    pictures = tuple(_shown(one, f"{where}, picture {n}") for n, one in enumerate(shown, start=1))
+    pictures = tuple(shown_of(one, f"{where}, picture {n}") for n, one in enumerate(shown, start=1))
     least, most = KINDS[kind]
     if not least <= len(pictures) <= most:
         allowed = str(least) if least == most else f"{least} to {most}"
@@ -187,7 +192,12 @@ def pick_of(row: Mapping[str, Any], where: str) -> Pick:
 
 
 def counting(picks: Iterable[Pick]) -> list[Pick]:
-    """The picks that count, in order: neither undone, nor skipped, nor an undo.
+    """The picks that count, in order: neither undone, nor skipped, nor an undo."""
+    return [pick for pick in standing(picks) if pick.kind != "skip"]
+
+
+def standing(picks: Iterable[Pick]) -> list[Pick]:
+    """The picks, skips among them, that were not undone, in order.
 
     An undo can be undone as well.
     """
@@ -198,13 +208,9 @@ def counting(picks: Iterable[Pick]) -> list[Pick]:
             continue
         if pick.kind == "undo":
             undone.add(pick.answer)
-        elif pick.kind != "skip":
+        else:
             kept.append(pick)
     return kept[::-1]
-
-
-def _without_unknown(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if value is not None}
 
 
 def _known(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
@@ -214,7 +220,17 @@ def _known(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
         )
 
 
-def _shown(row: object, where: str) -> Shown:
+def shown_row(shown: Shown) -> dict[str, Any]:
+    """A picture as JSON has it; what is not known is left out."""
+    row = {
+        "picture": shown.picture, "path": shown.path, "prompt": shown.prompt or None,
+        "seed": shown.seed, "index": shown.index, "made": dict(shown.made) or None,
+    }  # fmt: skip
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def shown_of(row: object, where: str) -> Shown:
+    """Check a picture of a line that was parsed; ``where`` and errors: see :func:`pick_of`."""
     if not isinstance(row, dict):
         raise ValueError(f"{where}: it is {shortened(row)}; it must be an object")
     _known(row, ("picture", "path", "prompt", "seed", "index", "made"), where)

@@ -2,6 +2,7 @@
 
     <taste>/picks.jsonl          one pick a line (``events.py``)
     <taste>/pictures/<hash>.png  named by their pixels
+    <taste>/batches/<id>.json    what a page shows (``picking/batches.py``); may be deleted
     <taste>/lock                 only there while somebody writes
 
 A pick is one write under the lock of the system, flushed before the call returns. What a killed
@@ -15,7 +16,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -141,11 +142,12 @@ class Taste:
             InUse: See :meth:`append`.
             CannotWrite: See :meth:`append`.
         """
-        added: list[Pick] = []
-        picks = list(picks)
-        with self._writing():
-            present = {pick.id: pick for pick in self.picks()}
-            for pick in picks:
+        wanted = list(picks)
+
+        def new(written: list[Pick]) -> list[Pick]:
+            added: list[Pick] = []
+            present = {pick.id: pick for pick in written}
+            for pick in wanted:
                 if pick.id not in present:
                     added.append(pick)
                 if present.setdefault(pick.id, pick) != pick:
@@ -153,6 +155,28 @@ class Taste:
                         f"two different picks have the id {pick.id}: one in {self.file}, and one "
                         "that was to be added; give one of them a new id"
                     )
+            return added
+
+        return self.decide(new)
+
+    def decide(self, what: Callable[[list[Pick]], Sequence[Pick]]) -> list[Pick]:
+        """Add what follows from the picks that are there, all of it or nothing.
+
+        Nobody else writes between the reading and the writing.
+
+        Args:
+            what: From all picks, in order, to those that are to be added.
+
+        Returns:
+            Those that were added.
+
+        Raises:
+            ValueError: The file holds a line that is no pick; or what ``what`` raises.
+            InUse: See :meth:`append`.
+            CannotWrite: See :meth:`append`.
+        """
+        with self._writing():
+            added = list(what(self.picks()))
             if added:
                 body = _whole_lines(self.file.read_bytes())[0] if self.file.exists() else b""
                 body += b"\n" if body and not body.endswith(b"\n") else b""

@@ -1,0 +1,292 @@
+// The panel of Pick Pictures: pictures with hearts, stars, the best of them, duels; in the node, and
+// the same once more over the whole page. No side effects.
+
+import { h, svg, useStyle } from "./dom.js";
+import { t } from "./i18n.js";
+import { pressed } from "./pick_keys.js";
+import { pictureUrl } from "./tastes.js";
+
+const TINY = 256; // pixels; smaller pictures are enlarged without blur
+const SHAPES = {
+  heart: "M12 20.5C5 15 2.5 11.8 2.5 8.4 2.5 5.5 4.7 3.5 7.3 3.5c1.9 0 3.6 1 4.7 2.8 1.1-1.8 2.8-2.8 4.7-2.8 2.6 0 4.8 2 4.8 4.9 0 3.4-2.5 6.6-9.5 12.1z",
+  cross: "M5.6 3.5 12 9.9l6.4-6.4 2.1 2.1L14.1 12l6.4 6.4-2.1 2.1L12 14.1l-6.4 6.4-2.1-2.1L9.9 12 3.5 5.6z",
+  star: "M12 2.5l2.9 6.1 6.6.9-4.8 4.6 1.2 6.6L12 17.5l-5.9 3.2 1.2-6.6L2.5 9.5l6.6-.9z",
+  duel: "M3 4h8v16H3zm10 0h8v16h-8z",
+  large: "M3 3h7v2.5H5.5V10H3zm11 0h7v7h-2.5V5.5H14zM3 14h2.5v4.5H10V21H3zm15.5 0H21v7h-7v-2.5h4.5z",
+};
+const SMALLEST = { hearts: 76, best: 76, stars: 100 }; // pixels of a cell; smaller ones scroll
+const GAP = 6;
+const TOOLS = 26; // pixels below a picture
+
+const icon = (name) => svg("svg", { viewBox: "0 0 24 24", class: `icon ${name}`, "aria-hidden": "true" }, svg("path", { d: SHAPES[name] }));
+
+/**
+ * One drawing of a picker: {element, draw, columns}.
+ * @param picker - see picker.js
+ * @param full - {isOpen, open, close} of the full screen
+ */
+export function pickPanel(picker, full) {
+  useStyle("pick_panel.css");
+  const ways = {
+    hearts: [icon("heart"), t("Hearts"), t("Like and reject any number")],
+    best: [icon("star"), t("Best"), t("The best of the group")],
+    duels: [icon("duel"), t("Duels"), t("The better of two")],
+    stars: [icon("star"), t("Stars"), t("One to five stars for each")],
+  };
+  const tabs = Object.fromEntries(
+    Object.entries(ways).map(([way, [shape, text, title]]) => [
+      way,
+      h("button", { type: "button", class: `way ${way}`, title, onclick: () => picker.setWay(way) }, shape, h("span", {}, text)),
+    ]),
+  );
+  const large = h("button", { type: "button", class: "full", title: full.isOpen ? t("Leave full screen (Escape)") : t("Full screen (F)"), onclick: () => (full.isOpen ? full.close() : full.open()) }, icon(full.isOpen ? "cross" : "large"));
+  const bar = progressBar();
+  const back = button("‹", t("Batch before (Page Up)"), () => picker.step(-1));
+  const forth = button("›", t("Batch after (Page Down)"), () => picker.step(1));
+  const prompt = h("div", { class: "prompt" });
+  const place = h("div", { class: "quiet place" });
+  const stage = h("div", { class: "stage", role: "group", "aria-label": t("Pictures, arrow keys walk") });
+  const undo = button(t("Undo (Z)"), t("Take back the last pick"), () => picker.undo());
+  const same = button(t("Same (Space)"), t("Neither is better"), () => picker.answer(null));
+  const skip = button(t("Skip (S)"), t("Say nothing about it"), () => picker.skip());
+  const done = h("button", { type: "button", class: "done", title: t("The queue waits: go on (Enter)"), onclick: () => picker.goOn() }, t("Done: go on"));
+  const keys = h("div", { class: "quiet keys grow" });
+  const problem = h("div", { class: "problem", role: "alert" });
+  const element = h(
+    "div",
+    { class: "pick-panel", tabindex: "-1" },
+    h("div", { class: "row top" }, h("div", { class: "ways", role: "group" }, ...Object.values(tabs)), h("div", { class: "grow" }), large),
+    bar.element,
+    h("div", { class: "where" }, back, prompt, place, forth),
+    stage,
+    problem,
+    h("div", { class: "row foot" }, undo, same, skip, keys, done),
+  );
+  let drawn = ""; // what lies on the stage
+  let aspect = 1;
+  let cells = [];
+  let columns = 1;
+
+  new ResizeObserver(() => fit()).observe(stage);
+
+  function draw() {
+    const { view, batch, way } = picker;
+    const asked = way === "duels" ? picker.duel : null;
+    const shown = asked?.batch ?? batch;
+    for (const [name, tab] of Object.entries(tabs)) tab.setAttribute("aria-pressed", String(name === way));
+    bar.draw(view);
+    prompt.textContent = shown?.prompt ?? "";
+    prompt.title = shown?.prompt ?? "";
+    const number = picker.batches.findIndex(({ id }) => id === shown?.id) + 1;
+    place.textContent = number ? `${number} / ${picker.batches.length}` : "";
+    back.disabled = number <= 1;
+    forth.disabled = number === picker.batches.length;
+    same.style.display = way === "duels" ? "" : "none";
+    same.disabled = way === "duels" && !asked;
+    undo.disabled = !view?.picks && !view?.batches.some(({ skipped }) => skipped);
+    skip.disabled = !shown || (way === "duels" && !asked);
+    done.style.display = view?.waits ? "" : "none";
+    keys.textContent = hintOf(way);
+    problem.textContent = picker.problem;
+    problem.style.display = picker.problem ? "" : "none";
+    const wanted = [picker.name, way, shown?.id, asked?.places].join();
+    if (wanted !== drawn || !shown) lay(wanted, shown, asked);
+    mark(shown);
+  }
+
+  function lay(wanted, shown, asked) {
+    drawn = wanted;
+    const url = (index) => pictureUrl(picker.name, shown.pictures[index]);
+    stage.className = `stage ${picker.way}`;
+    if (!shown || (picker.way === "duels" && !asked)) {
+      cells = [];
+      const text = !picker.batches.length
+        ? t("Run the graph: its pictures are shown here, to be picked.")
+        : shown.pictures.length < 2
+          ? t("A duel needs two pictures of one prompt: run a batch of several.")
+          : t("All duels of these pictures are answered. Run the graph for new ones.");
+      stage.replaceChildren(h("div", { class: "hint quiet" }, text));
+      return;
+    }
+    cells = asked
+      ? asked.places.map((index, side) => duelCell(url(index), side))
+      : shown.pictures.map((_, index) => cell(url(index), index));
+    stage.replaceChildren(...cells);
+    fit();
+  }
+
+  function cell(src, index) {
+    const tools = { hearts: heartTools, best: () => [], stars: starTools }[picker.way](index);
+    return h(
+      "div",
+      { class: "cell takes-pointer", tabindex: "-1", "data-place": String(index), role: "option", onclick: (event) => clicked(event, index), onfocus: () => picker.cursor !== index && picker.move(index) },
+      picture(src),
+      h("span", { class: "badge" }, icon(picker.way === "best" ? "star" : "heart")),
+      tools.length ? h("div", { class: "tools" }, ...tools) : null,
+    );
+  }
+
+  function duelCell(src, side) {
+    const title = side ? t("The right one is better (right arrow)") : t("The left one is better (left arrow)");
+    return h("button", { type: "button", class: "cell duel", title, "data-side": String(side), onclick: () => picker.answer(side) }, picture(src));
+  }
+
+  function heartTools(index) {
+    return [
+      tool("heart", t("Like (Space)"), () => picker.heart(index, 1)),
+      tool("cross", t("Reject (X)"), () => picker.heart(index, -1)),
+    ];
+  }
+
+  function starTools(index) {
+    const stars = [1, 2, 3, 4, 5].map((count) => tool("star", String(count), () => picker.give(index, count)));
+    return [...stars, tool("cross", t("Reject (X)"), () => picker.give(index, -1))];
+  }
+
+  function picture(src) {
+    const load = ({ target }) => {
+      target.classList.toggle("tiny", target.naturalWidth < TINY);
+      aspect = target.naturalWidth / target.naturalHeight || 1;
+      fit();
+    };
+    return h("img", { src, alt: "", draggable: "false", decoding: "async", load, error: ({ target }) => target.classList.add("gone") });
+  }
+
+  function clicked(event, index) {
+    if (event.target.closest(".tools")) return;
+    if (event.shiftKey || event.ctrlKey || event.metaKey) picker.select(index);
+    else if (picker.way === "hearts") picker.heart(index, 1);
+    else if (picker.way === "best") picker.choose(index);
+    else picker.move(index);
+  }
+
+  /** Draw the marks of a batch onto its pictures. */
+  function mark(shown) {
+    if (!shown || picker.way === "duels") return;
+    for (const [index, element] of cells.entries()) {
+      const stars = shown.stars[index];
+      const liked = picker.way === "hearts" && shown.hearts[index];
+      const isBest = picker.way === "best" && shown.best === index;
+      const isOut = liked === -1 || (picker.way === "stars" && stars === -1);
+      element.classList.toggle("liked", liked === 1 || isBest);
+      element.classList.toggle("rejected", isOut);
+      element.classList.toggle("selected", picker.selected.has(index));
+      element.classList.toggle("current", picker.cursor === index);
+      element.setAttribute("aria-selected", String(picker.selected.has(index)));
+      element.setAttribute("aria-label", labelOf(shown, index));
+      element.setAttribute("tabindex", picker.cursor === index ? "0" : "-1");
+      for (const [place, star] of [...element.querySelectorAll(".tool.star")].entries()) {
+        star.setAttribute("aria-pressed", String(stars !== null && place < stars));
+      }
+      element.querySelector(".tool.heart")?.setAttribute("aria-pressed", String(liked === 1));
+      element.querySelector(".tool.cross")?.setAttribute("aria-pressed", String(isOut));
+    }
+    const focused = document.activeElement?.closest?.(".cell");
+    if (focused && focused !== cells[picker.cursor] && element.contains(focused)) cells[picker.cursor]?.focus();
+    cells[picker.cursor]?.scrollIntoView?.({ block: "nearest", inline: "nearest" });
+  }
+
+  function labelOf(shown, index) {
+    const mark = { hearts: shown.hearts[index], best: shown.best === index ? 1 : 0, stars: shown.stars[index] ?? "-" }[picker.way];
+    return `${shown.numbers[index]}: ${mark}`;
+  }
+
+  /** As few columns as make the pictures largest. */
+  function fit() {
+    const [width, height] = [stage.clientWidth, stage.clientHeight];
+    if (!cells.length || !width || picker.way === "duels") return;
+    const below = picker.way === "best" ? 0 : TOOLS;
+    const size = (count) => {
+      const rows = Math.ceil(cells.length / count);
+      const room = (height - GAP * (rows - 1)) / rows - below;
+      return Math.min((width - GAP * (count - 1)) / count, room * aspect);
+    };
+    const counts = cells.map((_, index) => index + 1);
+    columns = counts.reduce((best, count) => (size(count) > size(best) + 0.5 ? count : best), 1);
+    let cell = size(columns);
+    const least = SMALLEST[picker.way];
+    if (cell < least) {
+      columns = Math.max(1, Math.min(cells.length, Math.floor((width + GAP) / (least + GAP))));
+      cell = (width - 10 - GAP * (columns - 1)) / columns;
+    }
+    stage.style.setProperty("--cell", `${Math.floor(cell)}px`);
+    stage.style.setProperty("--columns", String(columns));
+    stage.style.setProperty("--aspect", String(aspect));
+  }
+
+  element.addEventListener("keydown", (event) => {
+    if (full.isOpen || event.target.closest?.("select, input")) return;
+    if (event.key === "Enter" && event.target.closest("button")) return;
+    if (event.key === " " && event.target.closest(".ways button, .foot button, .top button")) return;
+    if (!pressed(picker, event, columns, full)) return;
+    event.preventDefault();
+    event.stopPropagation(); // the canvas moves nodes by arrow keys
+  });
+
+  return { element, draw, columns: () => columns, focus: () => (cells[picker.cursor] ?? element).focus({ preventScroll: true }) };
+}
+
+function tool(shape, title, act) {
+  const press = (event) => {
+    event.stopPropagation();
+    act();
+  };
+  return h("button", { type: "button", class: `tool ${shape}`, title, "aria-label": title, tabindex: "-1", onclick: press }, icon(shape));
+}
+
+function button(text, title, act) {
+  return h("button", { type: "button", title, onclick: act }, text);
+}
+
+function hintOf(way) {
+  return {
+    hearts: t("Space likes, X rejects, Shift selects"),
+    best: t("Click the best, or press its number"),
+    duels: t("← or →: the better one"),
+    stars: t("1 to 5 stars, X rejects, Shift selects"),
+  }[way];
+}
+
+/** How far it is to a taste that is worth something. */
+function progressBar() {
+  const text = h("div", { class: "counts" });
+  const fill = h("div", { class: "fill" });
+  const ticks = h("div", { class: "ticks" });
+  const element = h("div", { class: "progress" }, text, h("div", { class: "track" }, fill), ticks);
+
+  function draw(view) {
+    element.style.display = view ? "" : "none";
+    if (!view) return;
+    const goals = Object.values(view.enough);
+    text.replaceChildren(h("b", {}, t("{count} clicks", { count: view.clicks })), ` · ${wordsOf(view)}`);
+    fill.style.width = `${100 * share(view.clicks, goals)}%`;
+    const names = [t("fit"), t("train"), "", ""];
+    ticks.replaceChildren(
+      ...goals.map((goal, index) => h("span", { class: view.clicks >= goal ? "reached" : "" }, `${goal} ${names[index]}`.trim())),
+    );
+  }
+  return { element, draw };
+}
+
+function wordsOf({ clicks, enough, own }) {
+  const { fit, train, good, best } = enough;
+  const words =
+    clicks < fit
+      ? t("{more} more to fit a taste", { more: fit - clicks })
+      : clicks < train
+        ? t("enough to fit, {more} more to train", { more: train - clicks })
+        : clicks < good
+          ? t("enough to train, {more} more for a good taste", { more: good - clicks })
+          : clicks < best
+            ? t("good; it gets better up to {best}", { best })
+            : t("plenty");
+  return own.asked ? `${words} · ${t("asked again: same answer {agreed} of {asked} times", own)}` : words;
+}
+
+/** Each goal is as far from the next one as any other. */
+function share(clicks, goals) {
+  const next = goals.findIndex((goal) => clicks < goal);
+  if (next < 0) return 1;
+  const before = next ? goals[next - 1] : 0;
+  return (next + (clicks - before) / (goals[next] - before)) / goals.length;
+}
