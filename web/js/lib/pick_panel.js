@@ -96,6 +96,7 @@ export function pickPanel(picker, full) {
 
   function lay(wanted, shown, asked) {
     drawn = wanted;
+    const hadFocus = stage.contains(document.activeElement);
     const url = (index) => pictureUrl(picker.name, shown.pictures[index]);
     stage.className = `stage ${picker.way}`;
     if (!shown || (picker.way === "duels" && !asked)) {
@@ -106,12 +107,15 @@ export function pickPanel(picker, full) {
           ? t("A duel needs two pictures of one prompt: run a batch of several.")
           : t("All duels of these pictures are answered. Run the graph for new ones.");
       stage.replaceChildren(h("div", { class: "hint quiet" }, text));
+      if (hadFocus) element.focus({ preventScroll: true });
       return;
     }
     cells = asked
       ? asked.places.map((index, side) => duelCell(url(index), side))
       : shown.pictures.map((_, index) => cell(url(index), index));
     stage.replaceChildren(...cells);
+    // Keys go on to what is new; of two pictures none is marked.
+    if (hadFocus) (asked ? element : cells[picker.cursor]).focus({ preventScroll: true });
     fit();
   }
 
