@@ -13,12 +13,14 @@ from ..settings.declared import shortened
 from .algorithm import Algorithm
 from .chunk_grpo import ChunkGrpo
 from .forward import Forward
+from .preference import Preference
 
 __all__ = ["ALGORITHMS", "algorithm_of", "name_of"]
 
 ALGORITHMS: dict[str, Callable[[Any], Algorithm[Any, Any]]] = {
     "chunk_grpo": ChunkGrpo,
     "forward": Forward,
+    "preference": Preference,
 }
 """Value of the setting ``algorithm`` -> what makes one from a TrainConfig, or refuses it."""
 

@@ -48,9 +48,8 @@ from ..method.windows import (
     window_chunks,
     window_positions,
 )
-from ..settings.declared import changed_fields
 from .algorithm import GroupRequest, SampledGroup
-from .common_settings import CommonSettings
+from .common_settings import CommonSettings, refuse_part
 
 __all__ = ["ChunkGrpo", "ChunkGrpoSettings", "ChunkMeasurement"]
 
@@ -108,11 +107,8 @@ class ChunkGrpo:
         for window in window_positions(config.window, config.plan):
             drawn_count(config.plan, config.chunk_fraction, window)
         check_noise(config.noise, config.ode_solver, config.window)
-        for name in changed_fields(config.forward):
-            raise ValueError(
-                f"forward.{name} is {getattr(config.forward, name)!r}, but the algorithm "
-                'chunk_grpo does not use it; leave it out, or set algorithm to "forward"'
-            )
+        for part in ("forward", "preference"):
+            refuse_part(config, part, "chunk_grpo")
         self._config, self._plan = config, config.plan
 
     @property

@@ -20,7 +20,6 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..method.matching import draw_times
 from ..method.matching_stream import (
     MatchingMeasurement,
     MatchingTask,
@@ -28,23 +27,22 @@ from ..method.matching_stream import (
     with_old_policy,
     with_reference_velocity,
 )
-from ..method.noise import Noise, derive_seed
+from ..method.matching_times import draw_times
+from ..method.noise import derive_seed
 from ..method.policy import Policy, base_model
 from ..method.rollout import Trajectory, rollout
-from ..method.rules import SdeConfig
 from ..method.sampler import Sampler
 from ..method.schedule import TimeGrid, coarser_grid
 from ..method.stream import Stream
 from ..method.walk import sample_ode
 from .algorithm import GroupRequest, SampledGroup
 from .forward_settings import ForwardSettings, check_forward
+from .noisy_group import noisy_group
 
 __all__ = ["Forward"]
 
 log = logging.getLogger(__name__)
 
-_RECORDED = 2
-"""Samples of a group that are sampled again, with noise, for the self-test."""
 _FIRST_ERROR = 1e-2
 """Largest relative difference of the velocity of first updates that rounding explains."""
 
@@ -91,7 +89,18 @@ class Forward:
     def sample(self, stream: Stream, request: GroupRequest) -> Trajectory:
         """See :class:`~.algorithm.Algorithm`."""
         if self._sampler is None:
-            return self._rollout(stream, request, self._config.sde, request.noise, self._ranked)
+            return rollout(
+                stream.velocity,
+                request.example,
+                self._ranked,
+                self._config.sde,
+                request.noise,
+                request.latent_shape,
+                solver=self._config.ode_solver,
+                device=stream.device,
+                batch_size=stream.batch_size,
+                check_cancel=stream.check_cancel,
+            )
         example, noise = request.example, request.noise
         x_1 = noise.initial(request.latent_shape)
         x_0 = self._sampler.sample(stream, example, self._ranked, x_1, noise.step_seeds)
@@ -99,11 +108,8 @@ class Forward:
 
     def recorded(self, stream: Stream, group: SampledGroup) -> Trajectory:
         """See :class:`~.algorithm.Algorithm`: a small group with noise, which has densities."""
-        request = group.request
-        seed = derive_seed(request.noise.seed, "recorded")
-        sde = self._config.sde if self._config.sde.is_stochastic else SdeConfig()
-        noise = Noise(False, seed, _RECORDED)
-        return self._rollout(stream, request, sde, noise, self._config.grid)
+        sde = self._config.sde if self._config.sde.is_stochastic else None
+        return noisy_group(stream, group.request, self._config.grid, sde)
 
     def task(self, group: SampledGroup, advantages: Tensor, weight: float) -> MatchingTask:
         """See :class:`~.algorithm.Algorithm`."""
@@ -198,27 +204,6 @@ class Forward:
             sampler = self._sampler
             x_0[kept] = sampler.sample(stream, task.example, config.grid, x_1[kept], seeds)
         return replace(task, x_0=x_0)
-
-    def _rollout(
-        self,
-        stream: Stream,
-        request: GroupRequest,
-        sde: SdeConfig,
-        noise: Noise,
-        grid: TimeGrid,
-    ) -> Trajectory:
-        return rollout(
-            stream.velocity,
-            request.example,
-            grid,
-            sde,
-            noise,
-            request.latent_shape,
-            solver=self._config.ode_solver,
-            device=stream.device,
-            batch_size=stream.batch_size,
-            check_cancel=stream.check_cancel,
-        )
 
     def _compares_with_old(self, task: MatchingTask) -> bool:
         """Whether an update after the first one trains this group, under an objective that then

@@ -8,7 +8,7 @@ from ..method.advantage import AdvantageConfig
 from ..method.matching import ForwardConfig
 from ..method.sampler import Sampler
 from ..settings.declared import changed_fields
-from .common_settings import CommonSettings
+from .common_settings import CommonSettings, check_times, refuse_chunks, refuse_part
 
 __all__ = ["ForwardSettings", "check_forward"]
 
@@ -34,14 +34,10 @@ def check_forward(config: ForwardSettings, sampler: Sampler | None) -> None:
             of a group would be the same, a setting of the library's walk is set beside a sampler,
             or a first pass saves nothing.
     """
-    _refuse_settings_of_chunks(config)
+    refuse_chunks(config, "forward")
+    refuse_part(config, "preference", "forward")
     _check_sampling(config, sampler)
-    count, levels = config.forward.times, config.grid.steps
-    if config.forward.time_distribution == "grid" and count > levels:
-        raise ValueError(
-            f"forward.times is {count}, but the grid has {levels} levels above 0 to choose "
-            'from; take fewer times, more steps, or time_distribution "uniform"'
-        )
+    check_times(config.forward, config.grid, "forward")
     forward = config.forward
     _refuse_unused(forward)
     _check_ranking(config)
@@ -128,31 +124,4 @@ def _check_sampling(config: ForwardSettings, sampler: Sampler | None) -> None:
         raise ValueError(
             f"share_initial_noise is true and {who}{draws}: without noise, all pictures of a group "
             "would be the same; set share_initial_noise to false"
-        )
-
-
-def _refuse_settings_of_chunks(config: ForwardSettings) -> None:
-    """Refuse what has no effect here.
-
-    Raises:
-        ValueError: A setting of Chunk-GRPO alone is set.
-    """
-    if config.plan is not None:
-        raise ValueError(
-            "plan is set, but the algorithm forward trains no chunks of steps; leave the plan out"
-        )
-    for name, value, unset in (
-        ("chunk_fraction", config.chunk_fraction, 0.5),
-        ("noise", config.noise, "all"),
-        ("window.kind", config.window.kind, "all"),
-        ("optimizer.recompute_log_p", config.optimizer.recompute_log_p, None),
-    ):
-        if value != unset:
-            raise ValueError(
-                f"{name} is {value!r}, which has no effect in the algorithm forward; leave it out"
-            )
-    for name in changed_fields(config.objective):
-        raise ValueError(
-            f"objective.{name} is {getattr(config.objective, name)!r}, but the algorithm forward "
-            "has its own objective, with settings that begin with forward.; leave it out"
         )

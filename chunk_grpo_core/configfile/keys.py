@@ -71,7 +71,7 @@ _LONGEST_NAME = 100
 """Characters of a name that are compared with others, which takes longer the more there are."""
 _LARGEST = 2**63 - 1
 """Of whole numbers, as TOML says."""
-_PATHS = {"file", "held_out_file", "wildcards", "folder", "continue_from"}
+_PATHS = {"file", "held_out_file", "wildcards", "folder", "continue_from", "picks"}
 
 
 @cache
@@ -83,7 +83,7 @@ def keys(model: type[ModelTable] = ModelTable) -> dict[str, dict[str, Key]]:
     """
     families = ", ".join(f'"{family.name}" ({family.title})' for family in FAMILIES.values())
     elsewhere = {*PARTS, "grid", "plan"}
-    of_parts = {table: _of(kind, table, f"{table}.") for table, kind in PARTS.items()}
+    of_parts = {table: _of(kind, table, f"{table}.", _PATHS) for table, kind in PARTS.items()}
     of_run = of_parts.pop("run")
     plain = {name: key for name, key in _of(TrainConfig, "", "").items() if name not in elsewhere}
     return {

@@ -96,7 +96,7 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
         name=name,
         preset=preset,
         model=model,
-        prompts=_prompt_table(values, model),
+        prompts=_prompt_table(values, model, patch.get("algorithm")),
         prompt_config=_named("[prompts]", lambda: _table(PromptConfig, values, "prompts")),
         rewards=_rewards(data.get("reward"), folder, model),
         plan=plan,
@@ -206,10 +206,11 @@ def _table(kind: type, values: Mapping[str, Any], table: str) -> Any:
     return kind(**{name: values[key] for name, key in dotted.items() if key in values})
 
 
-def _prompt_table(values: Mapping[str, Any], model: ChosenModel) -> PromptTable:
+def _prompt_table(values: Mapping[str, Any], model: ChosenModel, algorithm: object) -> PromptTable:
     table = _table(PromptTable, values, "prompts")
-    if table.file and table.text:
-        raise ValueError("prompts has both file and text; give one of them")
+    if algorithm == "preference":
+        table.check_picks(values.get("preference.picks"))
+        return table
     if model.family.captions is None and not table.file and not table.text:
         raise ValueError(
             "prompts.file is missing; name a .txt, .jsonl, .json, .csv or .tsv file of prompts, "

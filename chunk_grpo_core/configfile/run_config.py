@@ -75,6 +75,29 @@ class PromptTable:
     wildcards: str = ""
     """Folder of lists for __name__ in prompts."""
 
+    def __post_init__(self) -> None:
+        if self.file and self.text:
+            raise ValueError("prompts has both file and text; give one of them")
+
+    def check_picks(self, picks: str | None) -> None:
+        """Make sure that the algorithm preference gets its prompts from picks.
+
+        Raises:
+            ValueError: There are none, or prompts from elsewhere, too.
+        """
+        if not picks:
+            raise ValueError(
+                "preference.picks is missing; the algorithm preference trains on picks: name the "
+                'folder of a taste, such as picks = "output/chunk_grpo/taste/mine"'
+            )
+        for name in ("file", "text", "wildcards"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"prompts.{name} is given, but the algorithm preference trains on the prompts "
+                    "of its picks; leave it out (prompts to measure on go into "
+                    "prompts.held_out_file)"
+                )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunTable:

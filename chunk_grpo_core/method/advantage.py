@@ -161,6 +161,8 @@ def iteration_advantages(
         config = replace(config, combine="advantages")
     values = torch.stack([batch.values for batch in batches])
     valid = torch.stack([batch.valid for batch in batches])
+    if all(batch.are_answers for batch in batches):
+        return Advantages(values, valid, zero_variance_groups=0, masked=0)
     weighted = _weighted_parts(batches)
     if config.combine == "rewards" or len(weighted) < 2:
         return group_advantages(values, valid, config)

@@ -1,7 +1,8 @@
 """The forward form: pull the velocity at noised pictures, in proportion to their advantages.
 
 A finished picture x_0 of any sampler is noised to x_t = (1 - t) x_0 + t eps with fresh noise, and
-the velocity v there is compared with the one that leads back to this picture, eps - x_0. With
+the velocity v there is compared with the one that leads back to this picture, eps - x_0
+(``method/matching_times.py``). With
 
     L = |v - (eps - x_0)|^2    matching error       P = |v - v_old|^2    move since the rollout
     R = |v - v_ref|^2          gap to the reference
@@ -28,12 +29,11 @@ model's latent shape.
 
 References:
     Advantage Weighted Matching (Xue et al., 2025), arXiv 2509.25050: awm.
-    DiffusionNFT (Zheng et al., 2025), arXiv 2509.16117: nft, the weight ``adaptive``.
+    DiffusionNFT (Zheng et al., 2025), arXiv 2509.16117: nft.
     Flow Policy Optimization (McAllister et al., 2025), arXiv 2507.21053: elbo; arXiv 2602.04663
     (2026) compares such estimates for images.
     Sol-RL (2026), arXiv 2604.06916: rank a large pool cheaply, draw the best and the worst again.
     NormGuard (Pan et al., 2026), arXiv 2606.27771: the penalty on the norm.
-    Scaling Rectified Flow Transformers (Esser et al., 2024), arXiv 2403.03206: logit-normal times.
 """
 
 from __future__ import annotations
@@ -46,37 +46,24 @@ import torch
 from torch import Tensor
 
 from ..settings.declared import OneOf, Range, check_settings
-from .noise import derive_seed
+from .matching_times import MatchingTimes, matching_error, mean_square, time_weights
 
 __all__ = [
     "OBJECTIVES",
     "OLD_POLICIES",
-    "TIMES",
-    "WEIGHTS",
     "ForwardConfig",
     "MatchingTerms",
-    "NoisedTimes",
     "clipped_advantages",
-    "draw_times",
-    "matching_error",
     "matching_loss",
     "matching_terms",
-    "time_weights",
 ]
 
 OBJECTIVES = ("awm", "nft", "elbo")
-TIMES = ("grid", "uniform", "logit-normal")
-WEIGHTS = ("equal", "x0", "adaptive")
 OLD_POLICIES = ("rollout", "average")
-
-_LEAST_TIME = 1e-3
-"""Below it a picture carries no noise that a model was trained on."""
-_LEAST_ERROR = 1e-5
-"""Of the weight ``adaptive``, as in DiffusionNFT's code."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ForwardConfig:
+class ForwardConfig(MatchingTimes):
     """What the algorithm ``forward`` trains; Chunk-GRPO does not use it."""
 
     rank_steps: Annotated[int, Range(0, 1000)] = 0
@@ -87,15 +74,6 @@ class ForwardConfig:
     """awm: advantage-weighted matching. nft: DiffusionNFT, the same along its tangent at the policy
     that sampled, with a pull back to that policy. elbo: a clipped ratio of likelihood estimates. On
     the first update of a rollout the three are one."""
-    times: Annotated[int, Range(1, 64)] = 2
-    """K: at how many noise levels each picture is trained."""
-    time_distribution: Annotated[str, OneOf(TIMES)] = "grid"
-    """grid: K different levels of the rollout's own grid, so that the model is trained where it is
-    used. uniform: K even parts of (0, 1], one drawn in each. logit-normal: the sigmoid of a
-    standard normal number, which prefers the middle."""
-    weight: Annotated[str, OneOf(WEIGHTS)] = "equal"
-    """w(t). equal: 1, the error of the velocity. x0: t^2, that of the picture it points to.
-    adaptive: t over the size of that error, DiffusionNFT's."""
     share_times: bool = False
     """All samples of a group get the same levels and the same noise, so that what they have in
     common cancels."""
@@ -119,6 +97,10 @@ class ForwardConfig:
     def __post_init__(self) -> None:
         check_settings(self, "forward")
 
+    def owners(self, samples: Sequence[int]) -> Sequence[int]:
+        """See :class:`~.matching_times.MatchingTimes`."""
+        return [0] * len(samples) if self.share_times else samples
+
     @property
     def needs_old(self) -> bool:
         """Whether later updates of a rollout compare with the policy that sampled."""
@@ -128,69 +110,6 @@ class ForwardConfig:
     def needs_reference(self) -> bool:
         """Whether the adapter-off policy is used."""
         return self.kl_ref > 0 or self.norm_guard > 0
-
-
-@dataclass(frozen=True)
-class NoisedTimes:
-    """At which levels, and with which noise, the pictures of a group are trained."""
-
-    t: Tensor
-    """Levels in (0, 1], CPU float32, shape (K, G)."""
-    eps: Tensor
-    """N(0, 1), CPU float32, shape (K, G, *latent)."""
-
-    def noised(self, x_0: Tensor, times: Tensor, samples: Tensor) -> Tensor:
-        """x_t of some sample-times, shape (B, *latent).
-
-        Args:
-            x_0: All finished latents of the group, CPU, shape (G, *latent).
-            times: 0-based numbers of times, shape (B,).
-            samples: The sample of each, shape (B,).
-        """
-        t = self.t[times, samples].view(-1, *[1] * (x_0.ndim - 1))
-        return (1.0 - t) * x_0[samples] + t * self.eps[times, samples]
-
-    def target(self, x_0: Tensor, times: Tensor, samples: Tensor) -> Tensor:
-        """The velocity that leads back to each picture, eps - x_0; shapes as in :meth:`noised`."""
-        return self.eps[times, samples] - x_0[samples]
-
-
-def draw_times(
-    config: ForwardConfig,
-    levels: Sequence[float],
-    latent_shape: Sequence[int],
-    samples: range,
-    seed: int,
-) -> NoisedTimes:
-    """Draw levels and noise; those of a sample depend on its number and the seed alone.
-
-    Args:
-        config: K, the distribution, and what is shared.
-        levels: Levels of the rollout's grid above 0, for ``grid``; at least K.
-        latent_shape: Shape of one latent.
-        samples: Numbers of the samples in their whole group.
-        seed: Of the group.
-    """
-    columns = []
-    for number in [0] * len(samples) if config.share_times else samples:
-        generator = torch.Generator().manual_seed(derive_seed(seed, "sample", number))
-        t = _levels(config, levels, generator)
-        columns.append((t, torch.randn(config.times, *latent_shape, generator=generator)))
-    t, eps = (torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
-    return NoisedTimes(t, eps)
-
-
-def _levels(config: ForwardConfig, levels: Sequence[float], generator: torch.Generator) -> Tensor:
-    """The K levels of one sample, falling."""
-    count = config.times
-    if config.time_distribution == "grid":
-        chosen = torch.randperm(len(levels), generator=generator)[:count].sort().values
-        return torch.tensor(levels)[chosen]
-    if config.time_distribution == "uniform":
-        strata = torch.arange(count, 0, -1) - torch.rand(count, generator=generator)
-        return (strata / count).clamp(_LEAST_TIME, 1.0)
-    normal = torch.randn(count, generator=generator)
-    return normal.sigmoid().clamp(_LEAST_TIME, 1.0).sort(descending=True).values
 
 
 class MatchingTerms(NamedTuple):
@@ -226,39 +145,15 @@ def matching_terms(
     moving = v_t if config.objective == "nft" else fixed
     gap, norm = v_t.new_zeros(len(v_t)), v_t.new_ones(len(v_t))
     if reference is not None:
-        gap = _mean_square((v_t if config.kl_ref else fixed) - reference)
-        size = _mean_square(v_t if config.norm_guard else fixed)
-        norm = (size / _mean_square(reference).clamp_min(1e-12)).sqrt()
+        gap = mean_square((v_t if config.kl_ref else fixed) - reference)
+        size = mean_square(v_t if config.norm_guard else fixed)
+        norm = (size / mean_square(reference).clamp_min(1e-12)).sqrt()
     return MatchingTerms(
         error=matching_error(v_t, target),
-        move=_mean_square(moving - (fixed if old is None else old)),
+        move=mean_square(moving - (fixed if old is None else old)),
         gap=gap,
         norm=norm,
     )
-
-
-def matching_error(v_t: Tensor, target: Tensor) -> Tensor:
-    """L of each row, shape (B,)."""
-    return _mean_square(v_t - target)
-
-
-def _mean_square(values: Tensor) -> Tensor:
-    return values.square().flatten(1).mean(1)
-
-
-def time_weights(config: ForwardConfig, t: Tensor, error: Tensor) -> Tensor:
-    """w(t) of each sample-time, shape (B,), without gradients.
-
-    Args:
-        config: Which weight.
-        t: Levels, shape (B,).
-        error: L there, for ``adaptive``: the error of the picture is t sqrt(L).
-    """
-    if config.weight == "equal":
-        return torch.ones_like(t)
-    if config.weight == "x0":
-        return t.square()
-    return t.square() / (t * error.detach().sqrt()).clamp_min(_LEAST_ERROR)
 
 
 def matching_loss(

@@ -22,13 +22,11 @@ from ..prompts.example import Example
 from .matching import (
     ForwardConfig,
     MatchingTerms,
-    NoisedTimes,
     clipped_advantages,
-    matching_error,
     matching_loss,
     matching_terms,
-    time_weights,
 )
+from .matching_times import NoisedTimes, matching_error, time_weights
 from .micro_batches import SMALLEST_BATCH, MicroBatch
 from .stream import Stream
 
@@ -36,7 +34,9 @@ __all__ = [
     "MatchingMeasurement",
     "MatchingTask",
     "accumulate_matching",
+    "all_velocities",
     "matching_batches",
+    "velocity_of",
     "with_old_policy",
     "with_reference_velocity",
 ]
@@ -96,9 +96,17 @@ class MatchingMeasurement:
         )
 
 
-def matching_batches(task: MatchingTask, stream: Stream) -> Iterator[MicroBatch]:
+def matching_batches(
+    task: MatchingTask, stream: Stream, *, together: int = 1
+) -> Iterator[MicroBatch]:
     """Micro-batches of all sample-times that have an advantage, high noise first; their ``steps``
-    are numbers of times."""
+    are numbers of times.
+
+    Args:
+        task: The group.
+        stream: Its batches.
+        together: So many neighbours in that order, which fit into a batch, are not separated.
+    """
     size = stream.batch_size or len(task.x_0)
     t = task.noised.t
     needed = (task.advantages != 0).expand(len(t), -1)
@@ -113,11 +121,12 @@ def matching_batches(task: MatchingTask, stream: Stream) -> Iterator[MicroBatch]
         counts = t[rows[:, 0], rows[:, 1]].unique_consecutive(return_counts=True)[1]
         parts = list(rows.split(counts.tolist()))
     for part in parts:
-        for batch in part.tensor_split(-(-len(part) // size)):
-            yield MicroBatch.of(batch, min(SMALLEST_BATCH, size, len(task.x_0)))
+        units = part.view(-1, together, 2)
+        for batch in units.tensor_split(-(-len(units) // (size // together))):
+            yield MicroBatch.of(batch.flatten(0, 1), min(SMALLEST_BATCH, size, len(task.x_0)))
 
 
-def _velocity(stream: Stream, task: MatchingTask, batch: MicroBatch) -> Tensor:
+def velocity_of(stream: Stream, task: MatchingTask, batch: MicroBatch) -> Tensor:
     """v at the sample-times of a micro-batch, float32, shape (B, *latent), on the device."""
     x_t = task.noised.noised(task.x_0, batch.steps, batch.samples).to(stream.device)
     t = task.noised.t[batch.steps, batch.samples]
@@ -125,11 +134,11 @@ def _velocity(stream: Stream, task: MatchingTask, batch: MicroBatch) -> Tensor:
     return stream.velocity(x_t, time, task.example).float()
 
 
-def _all_velocities(stream: Stream, task: MatchingTask) -> Tensor:
+def all_velocities(stream: Stream, task: MatchingTask) -> Tensor:
     """v at all sample-times that are needed, CPU, shape (K, G, *latent); 0 at the others."""
     velocities = torch.zeros_like(task.noised.eps)
     for batch in matching_batches(task, stream):
-        velocities[batch.steps, batch.samples] = _velocity(stream, task, batch).cpu()
+        velocities[batch.steps, batch.samples] = velocity_of(stream, task, batch).cpu()
         stream.check_cancel()
     return velocities
 
@@ -144,13 +153,13 @@ def with_old_policy(stream: Stream, task: MatchingTask, *, with_gradients: bool)
             blocks may have other last bits without.
     """
     with torch.set_grad_enabled(with_gradients):
-        return replace(task, old=_all_velocities(stream, task).detach())
+        return replace(task, old=all_velocities(stream, task).detach())
 
 
 @torch.no_grad()
 def with_reference_velocity(stream: Stream, task: MatchingTask) -> MatchingTask:
     """Measure the reference once for all updates of a rollout; the adapter must be **off**."""
-    return replace(task, reference=_all_velocities(stream, task))
+    return replace(task, reference=all_velocities(stream, task))
 
 
 def accumulate_matching(
@@ -188,7 +197,7 @@ def _backward(
     """Add the gradient of one micro-batch, each row of which counts ``share``."""
     counted = slice(batch.count)
     times, samples = batch.steps[counted], batch.samples[counted]
-    v_t = _velocity(stream, task, batch)[counted]
+    v_t = velocity_of(stream, task, batch)[counted]
     target = task.noised.target(task.x_0, times, samples).to(v_t.device)
     old, reference = (
         None if velocities is None else velocities[times, samples].to(v_t.device)
@@ -220,7 +229,7 @@ def _elbo_advantages(
     assert task.old is not None
     log_ratio = torch.zeros_like(task.advantages)
     for batch in matching_batches(task, stream):
-        v_t = _velocity(stream, task, batch).cpu()
+        v_t = velocity_of(stream, task, batch).cpu()
         counted = slice(batch.count)
         times, samples = batch.steps[counted], batch.samples[counted]
         target = task.noised.target(task.x_0, times, samples)

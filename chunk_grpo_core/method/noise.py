@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Noise", "derive_seed", "draw_normal"]
+__all__ = ["Noise", "derive_seed", "draw_normal", "noise_of_batch"]
 
 
 def derive_seed(*keys: object) -> int:
@@ -61,6 +61,19 @@ class Noise:
 def draw_normal(generators: Iterable[torch.Generator], latent_shape: Sequence[int]) -> Tensor:
     """Draw N(0, 1), one latent from each generator, CPU float32, shape (B, *latent)."""
     return torch.stack([torch.randn(*latent_shape, generator=g) for g in generators])
+
+
+def noise_of_batch(seed: int, index: int, latent_shape: Sequence[int]) -> Tensor:
+    """What one picture of a batch began with, where torch drew the noise of the whole batch at once
+    on the CPU, as ComfyUI does; float32, shape (*latent).
+
+    Args:
+        seed: Of the batch.
+        index: Place of the picture, from 0.
+        latent_shape: Shape of one latent, of 16 numbers or more: torch draws blocks of 16.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(index + 1, *latent_shape, generator=generator)[index]
 
 
 def _generator(*keys: object) -> torch.Generator:

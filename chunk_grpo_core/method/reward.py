@@ -81,6 +81,8 @@ class RewardBatch:
     """What ``values`` is the weighted sum of; empty for a reward that is not a combination."""
     error: str = ""
     """Why scores are missing, where the reward (or a part of it) said so."""
+    are_answers: bool = False
+    """Whether they are a person's answers, 1 or -1, which are advantages as they are."""
 
     @property
     def is_not_finite(self) -> bool:
@@ -116,6 +118,13 @@ class RewardBatch:
         return cls(nothing, torch.zeros(count, dtype=torch.bool), error=error)
 
     @classmethod
+    def of_answers(cls, answers: Tensor) -> RewardBatch:
+        """What a person has said of B pictures, 1 or -1, in place of what a reward would."""
+        valid = torch.ones_like(answers, dtype=torch.bool)
+        part = RewardPart(name="picks", weight=1.0, values=answers, valid=valid)
+        return cls(answers, valid, parts=(part,), are_answers=True)
+
+    @classmethod
     def joined(cls, batches: Sequence[RewardBatch]) -> RewardBatch:
         """Put the parts of one group together; a part that failed as a whole has no extras.
 
@@ -149,6 +158,7 @@ class RewardBatch:
             },
             tuple(map(part, range(len(parts)))),
             last_error(batches),
+            all(batch.are_answers for batch in batches),
         )
 
     @classmethod

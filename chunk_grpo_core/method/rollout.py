@@ -42,6 +42,9 @@ class Trajectory:
     """Whether a step took noise, bool, shape (N - 1, G); only such steps can be trained on."""
     means: Tensor | None = None
     """Mean of each stochastic step's Gaussian, shape (N - 1, G, *latent), if they were kept."""
+    answers: Tensor | None = None
+    """What a person has said of the pictures already: 1 (preferred, liked) or -1, float32, shape
+    (G,). They stand in for scores and advantages; None lets the reward judge."""
 
     @classmethod
     def of_ends(cls, example: Example, grid: TimeGrid, x_1: Tensor, x_0: Tensor) -> Trajectory:

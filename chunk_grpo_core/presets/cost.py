@@ -55,6 +55,8 @@ def units_of(
     """
     if config.algorithm == "forward":
         return _of_forward(config)
+    if config.algorithm == "preference":
+        return _of_preferences(config)
     return _of_chunks(config, remembers_old, mixes_times)
 
 
@@ -95,6 +97,16 @@ def _of_forward(config: TrainConfig) -> Units:
         rollout=ranked + _kept(config) * rollout if ranked else rollout,
         compared=rows * (old + forward.needs_reference),
         trained=rows * times_trained,
+    )
+
+
+def _of_preferences(config: TrainConfig) -> Units:
+    """A pair goes through together; a group of ``kto``, which is more than a batch, twice."""
+    preference, rows = config.preference, config.preference.times
+    is_measured_first = preference.objective == "kto" and rows > 1
+    epochs = float(config.optimizer.epochs)
+    return Units(
+        rollout=0.0, compared=rows * (1.0 + is_measured_first * epochs), trained=rows * epochs
     )
 
 

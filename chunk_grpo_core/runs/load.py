@@ -19,6 +19,7 @@ from ..prompts.wildcards import WildcardFolder
 from ..rewards import load_reward
 from ..rewards.balance import BalancedReward
 from ..rewards.combined import CombinedReward, WeightedReward
+from .preferences import judged_prompts
 
 __all__ = ["load_adapter", "load_policy", "load_prompts", "load_rewards"]
 
@@ -34,6 +35,11 @@ def load_prompts(config: RunConfig) -> PromptSet:
         return config.recorded
     table, family = config.prompts, config.model.family
     held_out = read_prompt_file(table.held_out_file) if table.held_out_file else []
+    if config.settings.algorithm == "preference":
+        if family.captions is not None and not held_out:
+            held_out = _lines(family.captions().held_out, f"held-out captions of {family.title}")
+        preference = config.settings.preference
+        return judged_prompts(preference, held_out, config.prompt_config)
     if table.file:
         lines = read_prompt_file(table.file)
     elif family.captions is None or table.text:

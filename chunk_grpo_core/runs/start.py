@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..algorithms.preference import Preference
 from ..configfile.run_config import RunConfig
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.dynamics import DynamicsCurve
@@ -26,6 +27,7 @@ from .experiment import check_held_out, run_experiment
 from .folder import RunFolder, locked_run
 from .load import load_policy, load_prompts, load_rewards
 from .outcome import Outcome
+from .preferences import judged_latents
 from .recorded import RecordedRun, open_to_resume
 from .results import RunFiles, measure_curve, write_results
 
@@ -125,6 +127,13 @@ def _train(
     check_cancel()
     if config.needs_curve:
         settings = config.train_config(_curve(config, policy, prepared))
+    algorithm = None
+    if settings.algorithm == "preference":
+        judged = prepared.prompts.train
+        latents = processes.from_writer(
+            lambda: judged_latents(settings, policy, judged, check_cancel)
+        )
+        algorithm = Preference(settings, latents)
     # A call that one process of a sharded model tries again would be answered by no other.
     limit = BatchLimit(size=settings.batch_size, may_halve=not shard)
     outcome = run_experiment(
@@ -135,6 +144,7 @@ def _train(
         settings,
         run,
         resume=recorded is not None,
+        algorithm=algorithm,
         evaluation_seeds=config.run.pictures,
         listener=prepared.listener,
         check_cancel=check_cancel,

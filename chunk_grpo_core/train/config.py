@@ -22,6 +22,7 @@ from ..method.dynamics import DynamicsCurve, PlanSource
 from ..method.matching import ForwardConfig
 from ..method.objective import ObjectiveConfig
 from ..method.plan_text import read_plan
+from ..method.preference import PreferenceConfig
 from ..method.rules import SdeConfig
 from ..method.schedule import TimeGrid
 from ..method.solvers import SOLVERS
@@ -120,6 +121,7 @@ class TrainConfig:
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     forward: ForwardConfig = field(default_factory=ForwardConfig)
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     run: RunSettings = field(default_factory=RunSettings)

@@ -50,6 +50,7 @@ MAY_CHANGE: dict[str, str] = {
     "objective.kl_ref": _NUMBERS,
     "forward.kl_ref": _NUMBERS,
     "forward.norm_guard": _NUMBERS,
+    "preference.picks": "where the pictures are; those of a run are the ones that it recorded",
     "run.reward_retries": _NOTHING,
     "run.reward_wait": _NOTHING,
     "run.stop_on": _NOTHING,

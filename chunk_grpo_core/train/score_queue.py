@@ -41,7 +41,10 @@ class GroupScorer:
         return images, self.again(group, images)
 
     def again(self, group: Trajectory, images: Tensor) -> RewardBatch:
-        """Score pictures of a group that were decoded before."""
+        """Score pictures of a group that were decoded before; a person's answers are their own
+        scores."""
+        if group.answers is not None:
+            return RewardBatch.of_answers(group.answers)
         return score_or_mask(self.reward, images, [group.example] * group.group_size)
 
 

@@ -231,7 +231,7 @@ def test_a_run_of_an_algorithm_of_a_program_does_not_go_on_with_another_one(tmp_
         ),
         (
             {"algorithm": "grpo"},
-            "algorithm is 'grpo'; it must be one of chunk_grpo, forward, best_of_n",
+            "algorithm is 'grpo'; it must be one of chunk_grpo, forward, preference, best_of_n",
         ),
         ({"plan": toy_config().plan}, "plan is set, but best_of_n trains no chunks"),
     ],

@@ -86,7 +86,7 @@ def test_every_edited_key_of_a_record_is_honoured_or_refused_by_name(tmp_path, f
         assert not open_to_resume(RunFolder(tmp_path)).config.needs_curve  # as it was written
         new = other(key, value)
         edited(tmp_path, key, new)
-        is_unused = key.startswith("forward.")  # of an algorithm that the run has not
+        is_unused = key.startswith(("forward.", "preference."))  # of other algorithms
         outcomes[may_change(key)] += 1
         if may_change(key) and not is_unused:
             run = open_to_resume(RunFolder(tmp_path))

@@ -17,13 +17,9 @@ from hypothesis import strategies as st
 from benchmarks.memory import load_policy, saved_bytes
 from chunk_grpo_core.method.matching import (
     OBJECTIVES,
-    TIMES,
-    WEIGHTS,
     ForwardConfig,
     MatchingTerms,
-    NoisedTimes,
     clipped_advantages,
-    draw_times,
     matching_loss,
 )
 from chunk_grpo_core.method.matching_stream import (
@@ -33,6 +29,7 @@ from chunk_grpo_core.method.matching_stream import (
     with_old_policy,
     with_reference_velocity,
 )
+from chunk_grpo_core.method.matching_times import TIMES, WEIGHTS, NoisedTimes, draw_times
 from chunk_grpo_core.method.policy import base_model
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.method.stream import Stream

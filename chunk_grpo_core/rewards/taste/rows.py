@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .events import Pick
 
-__all__ = ["Rows", "rows_of"]
+__all__ = ["Rows", "clicks", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def rows_of(picks: Sequence[Pick], place: Mapping[tuple[str, str], int], count: 
         keys = [(shown.picture, shown.prompt) for shown in pick.shown]
         if any(key not in place for key in keys):
             continue
-        for row, target in _clicks(pick):
+        for row, target in clicks(pick):
             cells: dict[int, float] = {}
             for key, value in zip(keys, row, strict=True):
                 cells[place[key]] = cells.get(place[key], 0.0) + value
@@ -99,7 +99,7 @@ def rows_of(picks: Sequence[Pick], place: Mapping[tuple[str, str], int], count: 
     return Rows(matrix, values, is_single, is_number, tuple(groups), tuple(ids))
 
 
-def _clicks(pick: Pick) -> Iterator[tuple[list[float], float]]:
+def clicks(pick: Pick) -> Iterator[tuple[list[float], float]]:
     """Factors of the pictures of a pick, and the target, of every row."""
     if pick.kind in ("duel", "best"):
         marks = [float(place == pick.answer) for place in range(len(pick.shown))]

@@ -108,7 +108,8 @@ class RewardChain:
             return
         order = _in_order(values, scored)
         self._check_pictures(group, images, order)
-        self._check_scores(group, images, values, order, seconds)
+        if group.answers is None:
+            self._check_scores(group, images, values, order, seconds)
         self._check_decoder(group, images, order[:2])
 
     def _check_pictures(self, group: Trajectory, images: Tensor, samples: Tensor) -> None:

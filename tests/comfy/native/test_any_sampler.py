@@ -304,6 +304,7 @@ def test_a_killed_training_goes_on_with_the_noise_of_its_sampler(lab, tmp_path):
 def test_gradients_of_the_matching_loss_equal_finite_differences(lab, architecture):
     """The streamed gradient, against the loss written out, through ComfyUI's blocks."""
     matching = lab.module("chunk_grpo_core.method.matching")
+    draw_times = lab.module("chunk_grpo_core.method.matching_times").draw_times
     streams = lab.module("chunk_grpo_core.method.matching_stream")
     stream = lab.module("chunk_grpo_core.method.stream").Stream
     example = lab.module("chunk_grpo_core.prompts.example").Example("p0")
@@ -315,7 +316,7 @@ def test_gradients_of_the_matching_loss_equal_finite_differences(lab, architectu
         values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.data = 0.2 * values
     x_0, advantages = noise(2, latent=latent), torch.tensor([1.0, -0.7])
-    noised = matching.draw_times(config, (1.0, 0.8, 0.5), latent, range(2), seed=4)
+    noised = draw_times(config, (1.0, 0.8, 0.5), latent, range(2), seed=4)
     task = streams.MatchingTask(example, x_0, noised, advantages)
 
     def loss(velocity, task):

@@ -185,7 +185,7 @@ def test_every_input_reaches_the_training(lab):
     betas = {"optimizer.beta1", "optimizer.beta2", "optimizer.eps", "optimizer.fused"}
     threads = {"score_while_sampling"}  # ComfyUI's model management knows one thread
     # Those of another algorithm, which Forward Objective sets.
-    others = {"algorithm"} | {key for key in trained if key.startswith("forward.")}
+    others = {"algorithm"} | {key for key in trained if key.startswith(("forward.", "preference."))}
     assert trained.keys() - wanted.keys() == sockets | betas | threads | others
 
 
