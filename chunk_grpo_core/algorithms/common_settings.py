@@ -91,10 +91,12 @@ def refuse_chunks(config: CommonSettings, algorithm: str) -> None:
             f"plan is set, but the algorithm {algorithm} trains no chunks of steps; leave the plan "
             "out"
         )
+    window = config.window
+    of_window = [(f"window.{n}", getattr(window, n), None) for n in changed_fields(window)]
     for name, value, unset in (
+        *of_window,
         ("chunk_fraction", config.chunk_fraction, 0.5),
         ("noise", config.noise, "all"),
-        ("window.kind", config.window.kind, "all"),
         ("optimizer.recompute_log_p", config.optimizer.recompute_log_p, None),
     ):
         if value != unset:

@@ -36,7 +36,7 @@ from ..method.schedule import TimeGrid, coarser_grid
 from ..method.stream import Stream
 from ..method.walk import sample_ode
 from .algorithm import GroupRequest, SampledGroup
-from .forward_settings import ForwardSettings, check_forward
+from .forward_settings import ForwardSettings, check_forward, doubts_of
 from .noisy_group import noisy_group
 
 __all__ = ["Forward"]
@@ -79,12 +79,7 @@ class Forward:
 
     def doubts(self, model: str) -> list[str]:
         """See :class:`~.algorithm.Algorithm`."""
-        if not self._config.forward.needs_reference:
-            return [
-                "forward.kl_ref is 0 and forward.norm_guard is 0: nothing holds the model to what "
-                "it was, and pictures may spoil while the reward still rises; watch velocity_norm"
-            ]
-        return []
+        return doubts_of(self._config)
 
     def sample(self, stream: Stream, request: GroupRequest) -> Trajectory:
         """See :class:`~.algorithm.Algorithm`."""

@@ -10,7 +10,7 @@ from ..method.sampler import Sampler
 from ..settings.declared import changed_fields
 from .common_settings import CommonSettings, check_times, refuse_chunks, refuse_part
 
-__all__ = ["ForwardSettings", "check_forward"]
+__all__ = ["ForwardSettings", "check_forward", "doubts_of"]
 
 
 class ForwardSettings(CommonSettings, Protocol):
@@ -46,6 +46,24 @@ def check_forward(config: ForwardSettings, sampler: Sampler | None) -> None:
             f'forward.old is "average", but forward.objective is "{forward.objective}", which '
             'compares with no old policy; use objective "nft" or "elbo", or old "rollout"'
         )
+
+
+def doubts_of(config: ForwardSettings) -> list[str]:
+    """What is allowed and may not be meant, in sentences."""
+    forward, optimizer, doubts = config.forward, config.optimizer, []
+    if not forward.needs_reference:
+        doubts.append(
+            "forward.kl_ref is 0 and forward.norm_guard is 0: nothing holds the model to what "
+            "it was, and pictures may spoil while the reward still rises; watch velocity_norm"
+        )
+    on_policy = optimizer.updates_per_rollout * optimizer.epochs == 1 and forward.old == "rollout"
+    idle = [name for name in changed_fields(forward) if name in ("beta", "clip")]
+    if idle and on_policy:
+        doubts.append(
+            f"forward.{idle[0]} has no effect: with one update for each rollout, and forward.old "
+            '"rollout", every objective has the gradient of awm'
+        )
+    return doubts
 
 
 def _refuse_unused(forward: ForwardConfig) -> None:

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..configfile.record import read_settings
+from ..configfile.record import read_document, read_settings
 from ..runs.folder import RunFolder, numbered_folder
 from ..train.config import TrainConfig
 from .demo import DemoResult, run_demo, tiny_config
@@ -65,8 +65,9 @@ def demo(
         typer.Option("--resume", help="Go on with the run in --out (default: the newest demo)."),
     ] = False,
     pictures: Annotated[
-        int, typer.Option(min=1, help="Pictures of each held-out caption to measure on.")
-    ] = 4,
+        int | None,
+        typer.Option(min=1, help="Pictures of each held-out caption to measure on, by default 4."),
+    ] = None,
     as_json: AsJson = False,
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads. 1 gives the same numbers every time.")
@@ -100,7 +101,7 @@ def demo(
                     config,
                     run_dir,
                     resume=resume,
-                    evaluation_seeds=pictures,
+                    evaluation_seeds=pictures or _pictures_of(run_dir, resume),
                     listener=bar.listen,
                     check_cancel=signals.check,
                 )
@@ -162,6 +163,11 @@ def _settings_to_resume(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
         return chosen  # which is refused by name
     changed = given.keys() - {"algorithm"}
     return replace(config, **{name: getattr(chosen, name) for name in changed})
+
+
+def _pictures_of(folder: Path, resume: bool) -> int:
+    """Those that the run was begun with, or 4."""
+    return int(read_document(folder)["run"]["pictures"]) if resume else 4
 
 
 def _print_result(result: DemoResult) -> None:

@@ -271,9 +271,10 @@ def test_a_demo_goes_on_as_any_run(tmp_path, monkeypatch):
     finished("demo", "--iterations", 1, "--pictures", 1, "--out", folder)
     assert json.loads(finished("resume", folder, "--iterations", 2, "--json"))["iterations"] == 2
     assert [row["iteration"] for row in without_times(folder)] == [0, 1]
-    again = ["demo", "--resume", "--pictures", 1, "--out", folder]
+    again = ["demo", "--resume", "--out", folder]
     assert json.loads(finished(*again, "--json"))["iterations"] == 2  # as run.toml says, not 60
     file = folder / "run.toml"
+    assert "pictures = 1\n" in file.read_text()  # and not 4
     file.write_text(file.read_text().replace("group_size = 12", "group_size = 6"))
     code, _, errors = run(*again)
     assert code == 2 and "group_size = 6" in errors

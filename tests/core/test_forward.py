@@ -13,6 +13,7 @@ from trainings import trained
 
 from chunk_grpo_core.algorithms import algorithm_of
 from chunk_grpo_core.algorithms.algorithm import GroupRequest, SampledGroup
+from chunk_grpo_core.algorithms.forward import Forward
 from chunk_grpo_core.configfile.record import read_settings
 from chunk_grpo_core.method.advantage import AdvantageConfig
 from chunk_grpo_core.method.cancel import Cancelled
@@ -260,6 +261,23 @@ def test_a_run_without_leash_is_warned_of(caplog):
 
 
 @pytest.mark.parametrize(
+    ("settings", "updates", "said"),
+    [
+        ({"objective": "nft", "beta": 7.0}, 1, "forward.beta has no effect"),
+        ({"objective": "elbo", "clip": 0.5}, 1, "forward.clip has no effect"),
+        ({"objective": "nft", "beta": 7.0}, 2, None),
+        ({"objective": "nft", "beta": 7.0, "old": "average"}, 1, None),
+        ({"objective": "nft"}, 1, None),
+    ],
+)
+def test_a_setting_of_later_updates_is_doubted_where_there_are_none(settings, updates, said):
+    optimizer = OptimizerConfig(updates_per_rollout=updates)
+    config = config_of(forward=ForwardConfig(kl_ref=0.3, **settings), optimizer=optimizer)
+    doubts = Forward(config).doubts("toy")
+    assert [doubt.partition(":")[0] for doubt in doubts] == ([said] if said else [])
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"plan": toy_config().plan}, "plan is set, but the algorithm forward trains no chunks"),
@@ -268,6 +286,7 @@ def test_a_run_without_leash_is_warned_of(caplog):
         ({"objective": ObjectiveConfig(kl_ref=0.1)}, "objective.kl_ref is 0.1, but the algorithm"),
         ({"noise": "drawn"}, "noise is 'drawn', which has no effect"),
         ({"window": WindowConfig(kind="fixed")}, "window.kind is 'fixed', which has no effect"),
+        ({"window": WindowConfig(start=5)}, "window.start is 5, which has no effect"),
         ({"chunk_fraction": 0.7}, "chunk_fraction is 0.7, which has no effect"),
         (
             {"sde": SdeConfig(), "ode_solver": "dpm2"},
