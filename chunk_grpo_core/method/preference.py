@@ -79,8 +79,8 @@ class PreferenceConfig(MatchingTimes):
     beta: Annotated[float, Range(1e-3, 1e6)] = 200.0
     """How soon a preference counts as learnt. Large: soon, and the model stays near to what it was.
     Small: it may move far. Factor of a difference of matching errors (means over dimensions) over
-    2, as in Diffusion-DPO's code, which has 5000; Flow-GRPO's has 100. On the tiny FLUX (160 picks,
-    one run each) 200 gained three times as much as 2000, and captions were followed as before."""
+    2, as in Diffusion-DPO's code, which has 5000; Flow-GRPO's has 100. On the tiny FLUX (160 picks
+    seen three times, one run each) 200 gained three times as much as 2000; see docs/taste.md."""
     noise: Annotated[str, OneOf(NOISES)] = "stored"
     """stored: noise a picture with the noise that it began with, where the pick knows that (PNAPO,
     arXiv 2605.09433), and with fresh noise elsewhere. fresh: always with fresh noise."""
