@@ -11,6 +11,7 @@ from ..lora.contents import blaming
 from ..lora.files import convert_lora, load_lora, save_lora
 from ..version import __version__
 from .demo_command import demo
+from .duels import duels
 from .measure import analyze, evaluate, sample
 from .outcome import AsJson, Command, CommandGroup
 from .outputs import file_to_write
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, resume, sample, analyze, evaluate, presets):
+for command in (demo, train, resume, sample, analyze, evaluate, duels, presets):
     app.command(cls=Command)(command)
 
 

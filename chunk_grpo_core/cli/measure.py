@@ -37,7 +37,7 @@ from .outputs import file_to_write, folder_to_write
 from .progress import ProgressBar, clear_errors
 from .train import Changes
 
-__all__ = ["analyze", "evaluate", "sample"]
+__all__ = ["Opened", "analyze", "evaluate", "open_source", "sample"]
 
 Source = Annotated[
     Path,
@@ -71,7 +71,7 @@ def sample(
     """Draw pictures with the model, with or without a LoRA, without sampling noise."""
     with clear_errors("pictures so far were not written"), ProgressBar() as bar:
         folder_to_write(out)
-        opened = _open(source, changes)
+        opened = open_source(source, changes)
         config = opened.config
         chosen = None if base else lora or opened.lora
         if chosen is None and opened.run and not base:
@@ -126,7 +126,7 @@ def analyze(
     with clear_errors("nothing was written"), ProgressBar() as bar:
         if out is not None:
             file_to_write(out)
-        opened = _open(source, changes)
+        opened = open_source(source, changes)
         config = opened.config
         chosen = load_prompts(config).train[:prompts]
         policy = load_policy(config, chosen)
@@ -186,7 +186,7 @@ def evaluate(
     with clear_errors("nothing was written"), ProgressBar() as bar:
         if out is not None:
             folder_to_write(out)
-        opened = _open(source, changes)
+        opened = open_source(source, changes)
         config = opened.config
         if reward is not None:
             entry = RewardEntry(name=reward, weight=1.0, settings=reward_settings(setting or []))
@@ -234,7 +234,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
     """A configuration, from a file or from a run."""
 
     config: RunConfig
@@ -257,11 +257,11 @@ class _Opened:
         return any(change.strip().startswith(f"{table}.") for change in self.changes)
 
 
-def _open(source: Path, changes: list[str] | None) -> _Opened:
+def open_source(source: Path, changes: list[str] | None) -> Opened:
     """The configuration of a file or a run folder."""
     changes = changes or []
     if not source.is_dir():
-        return _Opened(read_config_file(source, changes), changes)
+        return Opened(read_config_file(source, changes), changes)
     folder = RunFolder(source)
     run, lora = open_to_look(folder, changes), folder.lora_file
-    return _Opened(run.config, changes, run, lora if lora.exists() else None)
+    return Opened(run.config, changes, run, lora if lora.exists() else None)

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 
 from chunk_grpo_core.__main__ import main
 from chunk_grpo_core.cli import app as app_module
-from chunk_grpo_core.cli import demo_command, measure, rewards, serve, taste, train
+from chunk_grpo_core.cli import demo_command, duels, measure, rewards, serve, taste, train
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.cli.demo import DemoResult
 from chunk_grpo_core.disk.atomic import CannotWrite
+from chunk_grpo_core.measure.duels import drawn_duels, duels_to_json
 from chunk_grpo_core.measure.evaluate import Evaluation
 from chunk_grpo_core.measure.interval import Interval
 from chunk_grpo_core.method.reward import NothingScored
@@ -73,6 +74,9 @@ def place(tmp_path, monkeypatch):
     shown = [picked.keep(torch.full((4, 4, 3), level)) for level in (0.2, 0.8)]
     picked.append(new_pick("duel", shown, 1))
     save_head(fit_taste(picked).head, "picked/head.safetensors")
+    Path("judged", "duels", "001").mkdir(parents=True)
+    pairs = duels_to_json(drawn_duels(["a"], 2, 0, seed=0))
+    Path("judged", "duels", "001", "duels.json").write_text(json.dumps(pairs))
     fakes = {
         (train, "train_run"): lambda *args, **kwargs: DONE,
         (train, "resume_run"): lambda *args, **kwargs: DONE,
@@ -103,6 +107,7 @@ COMMANDS = {
     "sample": ("tiny.toml --prompt x", "gone.toml", (measure, "draw")),
     "analyze": ("tiny.toml", "tiny.toml --set grid.steps=0", (measure, "measure_curve")),
     "evaluate": ("tiny.toml --lora in.safetensors", "tiny.toml", (measure, "measure")),
+    "duels": ("judged --answers 12", "judged --answers 3", (duels, "answered")),
     "presets": ("--write safe-lora", "--write nothing", (train, "preset_text")),
     "convert": (
         "in.safetensors out.safetensors --to native",
