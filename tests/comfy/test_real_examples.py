@@ -9,6 +9,7 @@ from .graphs import MODEL, PRESET_TO_TRAIN, find, node
 
 TRAIN, EVALUATE, SAVE = "ChunkGRPO_TrainLoRA", "ChunkGRPO_EvaluateLoRA", "ChunkGRPO_SaveLoRA"
 OF_THE_TINY_FLUX = {"model": MODEL, "clip": graphs.CLIP, "vae": graphs.VAE}
+OWN_INPUTS = {"12_flux2_dev": {"sigmas"}, "16_z_image_turbo": {"sampler"}}
 real_examples = pytest.mark.parametrize("name", graphs.REAL)
 
 
@@ -56,7 +57,7 @@ def test_a_preset_trains_and_the_lora_is_saved_and_measured(name):
     prompt = graphs.twin(name)
     train, preset = find(prompt, TRAIN), find(prompt, "ChunkGRPO_GRPOPreset")
     inputs = prompt[train]["inputs"]
-    own = {"iterations"} | ({"sigmas"} if name == "12_flux2_dev" else set())
+    own = {"iterations"} | OWN_INPUTS.get(name, set())
     wired = {key: [preset, slot] for slot, key in enumerate(PRESET_TO_TRAIN) if key not in own}
     assert {key: inputs[key] for key in wired} == wired
     assert prompt[preset]["inputs"]["preset"] == "quick"
@@ -64,6 +65,7 @@ def test_a_preset_trains_and_the_lora_is_saved_and_measured(name):
     assert (save["lora"], save["log"], evaluate["lora"]) == ([train, 0], [train, 2], [train, 0])
     assert save["name"] == f"chunk_grpo/{name[3:]}"
     shared = ("model", "vae", "prompts", "reward", "cfg", "negative")
+    shared += ("sampler",) if "sampler" in own else ()
     assert [evaluate.get(key) for key in shared] == [inputs.get(key) for key in shared]
     assert (inputs["cfg"] > 1) == ("negative" in inputs)
     kinds = [entry["class_type"] for entry in prompt.values()]
@@ -91,7 +93,9 @@ def test_the_server_lists_the_files_and_stops_only_at_reading_them(name, comfy, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["10_flux1_dev_bf16", "12_flux2_dev", "15_z_image"])
+@pytest.mark.parametrize(
+    "name", ["10_flux1_dev_bf16", "12_flux2_dev", "15_z_image", "16_z_image_turbo"]
+)
 def test_the_graph_trains_when_the_tiny_flux_stands_in(name, comfy, comfy_server):
     prompt = stand_in(graphs.twin(name), name)
     run = comfy.run(prompt)

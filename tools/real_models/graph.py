@@ -84,13 +84,19 @@ def prompt_of(model: ModelExample) -> dict[str, dict]:
         preset["sigmas"], measured_sigmas = ["13", 0], ["55", 0]
         nodes["13"] = _scheduler(model.scheduler, TRAIN_SIZE)
         nodes["55"] = _scheduler(model.scheduler, MEASURE_SIZE)
+    drawn = {}
+    if model.sampler:
+        preset["sampler"] = ["14", 0]
+        drawn["sampler"] = ["14", 0]
+        nodes["14"] = node("KSamplerSelect", sampler_name=model.sampler)
     nodes["40"] = node(
         "ChunkGRPO_TrainLoRA", **shared, **guided, **preset, latent=["12", 0], seed=0,
         pictures_per_held_out=2, run_name="", resume=False,
     )  # fmt: skip
     nodes["51"] = node(
-        "ChunkGRPO_EvaluateLoRA", **shared, **guided, sigmas=measured_sigmas, latent=["50", 0],
-        lora=["40", 0], pictures_per_prompt=2, noise_seed=20_000, batch_size=1, dark=True,
+        "ChunkGRPO_EvaluateLoRA", **shared, **guided, **drawn, sigmas=measured_sigmas,
+        latent=["50", 0], lora=["40", 0], pictures_per_prompt=2, noise_seed=20_000, batch_size=1,
+        dark=True,
     )  # fmt: skip
     return dict(sorted(nodes.items()))
 
@@ -128,7 +134,8 @@ def layout_of(model: ModelExample) -> dict:
     size = ("12", 106, f"Picture size: {TRAIN_SIZE} for a first try")
     levels = [("13", 106, "Noise levels of this size")] if model.scheduler else []
     negative = [("11", 88, "Negative prompt")] if model.cfg > 1 else []
-    place(520, TOP, 420, ("10", 0, None), *negative, size, *levels)
+    sampler = [("14", 58, "Sampler, as you draw")] if model.sampler else []
+    place(520, TOP, 420, ("10", 0, None), *negative, size, *levels, *sampler)
 
     place(1020, TOP, 420, ("30", 250, "Load Reward: choose yours here"))
     nodes["30"] |= {"color": "#322", "bgcolor": "#533"}

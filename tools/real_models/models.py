@@ -67,6 +67,8 @@ class ModelExample:
     latent: str = "EmptySD3LatentImage"
     scheduler: str | None = None
     """Node that gives the model's own noise levels, in the place of the preset's."""
+    sampler: str | None = None
+    """Sampler of KSamplerSelect, in the place of the preset's."""
 
     @property
     def files(self) -> tuple[File, ...]:
@@ -219,8 +221,24 @@ MODELS = (
         memory="The weights are about 12 GB in bf16. Meant for cards of 16 to 24 GB.",
         advice="It is drawn with `cfg` 4, so it is trained with it, at twice the time. "
         "**Z-Image-Turbo** (`z_image_turbo_bf16.safetensors`) is trained as it is used: `cfg` "
-        "1 in both nodes, and the sampler and the sigmas of your own graph (8 or 9 steps) in "
-        "Train LoRA and Evaluate LoRA.",
+        "1, and its own sampler: `16_z_image_turbo`.",
+    ),
+    ModelExample(
+        name="16_z_image_turbo",
+        title="Z-Image-Turbo",
+        loaders=(
+            _diffusion_model("z_image_turbo_bf16.safetensors", f"{_Z_TURBO}/diffusion_models"),
+            _text_encoder("qwen_3_4b.safetensors", f"{_Z_TURBO}/text_encoders", "lumina2"),
+            _vae("ae.safetensors", f"{_Z_TURBO}/vae"),
+        ),
+        model=(0, 0),
+        clip=(1, 0),
+        vae=(2, 0),
+        sampler="res_multistep",
+        memory="The weights are about 12 GB in bf16. Meant for cards of 16 to 24 GB.",
+        advice="It was distilled to few steps, and is trained as it is used: 8 steps, `cfg` 1 and "
+        "`res_multistep`, as in ComfyUI's own template, whose ModelSamplingAuraFlow (shift 3) only "
+        "sets the noise levels that the preset gives here. Draw with the same.",
     ),
 )
 """In the order of their numbers."""
