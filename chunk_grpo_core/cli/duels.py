@@ -131,5 +131,5 @@ def _said(file: Path, answers: str, as_json: bool) -> dict[str, object] | None:
     share, low, high = result.share
     if as_json:
         counts = {"lora": result.lora, "base": result.base, "same": result.same}
-        return counts | {"share": share, "share_ci95": [low, high], "text": result.sentence()}
+        return {**counts, "share": share, "share_ci95": [low, high], "text": result.sentence()}
     return typer.echo(result.sentence())
