@@ -67,7 +67,7 @@ class FitTaste(io.ComfyNode):
                     default=0.0,
                     min=0.0,
                     max=10.0,
-                    step=0.1,
+                    step=0.01,
                     round=0.01,
                     tooltip="How many deviations of the ensemble are subtracted from a score. "
                     "Above 0 it lowers what your picks leave open: less drift, less gain.",

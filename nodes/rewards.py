@@ -88,6 +88,9 @@ class CombineRewards(io.ComfyNode):
         weight_4: float = 1.0,
     ) -> io.NodeOutput:
         """Combine those that are connected."""
+        for number, weight in enumerate((weight_1, weight_2, weight_3, weight_4), 1):
+            if not math.isfinite(weight):
+                raise ValueError(f"weight_{number} is {weight}; it must be a finite number")
         rewards = (reward_1, reward_2, reward_3, reward_4)
         weights = (weight_1, weight_2, weight_3, weight_4)
         weighted = [

@@ -143,7 +143,7 @@ def test_missing_weights_are_named_with_size_licence_and_place(name, comfy, comf
         ({"name": "vlm_judge", "url": ""}, ["vlm_judge", "url"]),
         ({"name": "target_image"}, ["target_image", "input image"]),
         ({"name": "taste"}, ["taste needs the head", "file"]),
-        ({"name": "taste", "file": "../head.safetensors"}, ["inside the folders"]),
+        ({"name": "taste", "file": "../head.safetensors"}, ["outside output/chunk_grpo/taste"]),
         ({"name": "taste", "settings": "head=/etc/passwd"}, ["head", "file"]),
     ],
 )

@@ -12,10 +12,10 @@ def taught(**training):
     """Return the template, small, but with a training that learns; up to the comparison."""
     prompt = upstream(twin(graphs.TASTE), find(twin(graphs.TASTE), EVALUATE))
     prompt = change(prompt, "ChunkGRPO_PromptSet", held_out=6)
-    sizes = {"iterations": 6, "prompts_per_iteration": 4, "group_size": 12, "rank": 16}
+    sizes = {"iterations": 8, "prompts_per_iteration": 4, "group_size": 12, "rank": 16}
     sizes |= {"learning_rate": 2e-3, "pictures_per_held_out": 1, "run_name": "taught"}
     prompt = change(prompt, TRAIN, **{**sizes, **training})
-    prompt = change(prompt, "ChunkGRPO_CombineRewards", weight_1=1.0, weight_2=0.5)
+    prompt = change(prompt, "ChunkGRPO_BalanceRewards", balance=0.0)
     return change(prompt, EVALUATE, pictures_per_prompt=2)
 
 
@@ -29,7 +29,7 @@ def test_training_on_a_fitted_taste_raises_what_its_owner_likes(comfy, comfy_ser
     assert summary["gain"] > 0.02  # of the reward saturation, on captions nobody picked from
     folder = comfy_server.output / "chunk_grpo"
     assert (folder / "taste" / "example" / "example.safetensors").is_file()
-    other = taught(iterations=7, resume=True)
+    other = taught(iterations=9, resume=True)
     other = change(other, "ChunkGRPO_FitTaste", encoder="clip_vision")  # another head: statistics
     refused = comfy.run(other, 200, check=False)
     assert not refused.ok and "reward" in refused.error and "taste" in refused.error
