@@ -69,6 +69,7 @@ def test_answers_that_do_not_fit_are_refused(answers, message):
         answered(drawn_duels(["a"], 3, 0, seed=0), answers)
 
 
+@pytest.mark.slow
 def test_a_run_is_judged_and_the_judgement_kept(tmp_path):
     folder = tmp_path / "run"
     config = tmp_path / "tiny.toml"

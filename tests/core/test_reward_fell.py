@@ -69,7 +69,7 @@ def test_a_reward_that_is_to_fall_raises_no_alarm():
     assert fallen(measured(noise(48) - 0.5, -1.0)) is None
 
 
-@pytest.mark.parametrize("prompts", [8, 24, 96])
+@pytest.mark.parametrize("prompts", [8, 24, pytest.param(96, marks=pytest.mark.slow)])
 def test_runs_in_which_nothing_changed_raise_it_in_at_most_five_of_a_hundred(prompts):
     """20 looks each, with all their noise anew, which is worse than that of a run."""
     looks = [fallen(measured(changes)) for changes in noise(4000, prompts, seed=prompts)]
