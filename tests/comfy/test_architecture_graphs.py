@@ -98,6 +98,19 @@ def test_the_reward_on_fixed_seeds_rises(name, comfy, comfy_server):
     assert [row["ratio_error_first_update"] < 1e-6 for row in rows] == [True] * len(rows)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "res_multistep"])
+@pytest.mark.parametrize("name", ["z_image", "flux2"])
+def test_it_rises_with_the_forward_form_and_samplers_of_comfyui(name, sampler, comfy, comfy_server):
+    prompt = graph(name, iterations=8, learning_rate=0.02)
+    prompt["sampler"] = node("KSamplerSelect", sampler_name=sampler)
+    prompt["settings"] = node("ChunkGRPO_ForwardObjective", objective="awm", kl_ref=0.1)
+    del prompt["train"]["inputs"]["plan"]
+    with unchanged(comfy, prompt):
+        before, after, _ = run(comfy, comfy_server, prompt)
+    print(name, sampler, before, after)
+    assert after > before + 0.02
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_an_error_and_cancel_leave_the_model_as_it_was(name, comfy):
     prompt = graph(name)
