@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.prompts.example import Example
 from ..chunk_grpo_core.rewards.balance import BALANCE, BalancedReward
-from ..chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
+from ..chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward, check_weight
 from ..chunk_grpo_core.rewards.pixels import as_colour
 from ..chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from .score_rows import score_rows
@@ -89,8 +89,7 @@ class CombineRewards(io.ComfyNode):
     ) -> io.NodeOutput:
         """Combine those that are connected."""
         for number, weight in enumerate((weight_1, weight_2, weight_3, weight_4), 1):
-            if not math.isfinite(weight):
-                raise ValueError(f"weight_{number} is {weight}; it must be a finite number")
+            check_weight(weight, f"weight_{number}")
         rewards = (reward_1, reward_2, reward_3, reward_4)
         weights = (weight_1, weight_2, weight_3, weight_4)
         weighted = [

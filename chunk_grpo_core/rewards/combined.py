@@ -28,12 +28,25 @@ from ..method.reward import (
 )
 from ..prompts.example import Example, Prompt
 
-__all__ = ["CombinedReward", "WeightedReward"]
+__all__ = ["CombinedReward", "WeightedReward", "check_weight"]
 
 log = logging.getLogger(__name__)
 
 _LEAST, _MOST = 1e-12, 1e6
 """Smaller weights leave no spread that an advantage could see; larger ones lose digits."""
+
+
+def check_weight(weight: float, name: str) -> None:
+    """Refuse a weight that no combination can use; ``name`` is what the message calls it.
+
+    Raises:
+        ValueError: It is not 0, and not of a size from 1e-12 to 1e6.
+    """
+    if weight and not _LEAST <= abs(weight) <= _MOST:
+        raise ValueError(
+            f"{name} is {weight}; it must be finite: 0, or from {_LEAST:g} to {_MOST:g}, with or "
+            "without a minus"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +59,7 @@ class WeightedReward:
     and trains nothing."""
 
     def __post_init__(self) -> None:
-        if self.weight and not _LEAST <= abs(self.weight) <= _MOST:
-            raise ValueError(
-                f"the weight of reward {self.reward.name} is {self.weight}; it must be finite: 0, "
-                f"or from {_LEAST:g} to {_MOST:g}, with or without a minus"
-            )
+        check_weight(self.weight, f"the weight of reward {self.reward.name}")
 
 
 class CombinedReward:

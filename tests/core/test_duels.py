@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from small_runs import TINY
 from typer.testing import CliRunner
 
 from chunk_grpo_core.cli.app import app
@@ -73,11 +74,8 @@ def test_answers_that_do_not_fit_are_refused(answers, message):
 def test_a_run_is_judged_and_the_judgement_kept(tmp_path):
     folder = tmp_path / "run"
     config = tmp_path / "tiny.toml"
-    config.write_text(
-        'iterations = 1\nprompts_per_iteration = 2\ngroup_size = 2\n[model]\ntype = "tiny"\n'
-        '[prompts]\nheld_out = 3\n[grid]\nsteps = 3\nshift = 3.0\n[plan]\nchunks = "1, 1"\n'
-        '[lora]\nrank = 2\n[reward]\nname = "tiny_world"\n[run]\npictures = 1\n'
-    )
+    reward = '[reward]\nname = "tiny_world"\n[run]\npictures = 1\n'
+    config.write_text(f"iterations = 1\n{TINY}{reward}")
     code, _, errors = run("duels", folder, "--answers", "1")
     assert code == 2 and "no duels to answer" in errors
     finished("train", config, "--out", folder)
