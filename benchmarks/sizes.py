@@ -19,7 +19,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from chunk_grpo_core.lora.adapter import LoraConfig, target_pattern
+from chunk_grpo_core.lora.adapter import LoraConfig
+from chunk_grpo_core.lora.targets import target_pattern
 from chunk_grpo_core.optional import require
 
 from .random_flux import FLUX

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.lora.adapter import TARGET_PRESETS, target_pattern
+from ..chunk_grpo_core.lora.targets import TARGET_PRESETS, target_pattern
 from .setting_inputs import SettingInput, inputs_of
 from .settings_node import SettingsNode
 from .types import BUILD_ON, CATEGORY, SettingsSocket, settings_outputs

@@ -12,7 +12,6 @@ References:
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,39 +24,14 @@ from torch import Tensor, nn
 from ..optional import require
 from ..settings.declared import Range, check_settings, shortened
 from .low_rank import add_low_rank
+from .targets import TARGET_PRESETS, target_pattern
 
 __all__ = [
-    "TARGET_PRESETS",
     "LoraConfig",
     "PeftAdapter",
     "copy_state",
     "initial_factors",
-    "target_pattern",
 ]
-
-# Names inside a block, in the layouts of diffusers FLUX (and native Qwen-Image), native FLUX,
-# SD3 and Z-Image. Native FLUX fuses attention and MLP of its single blocks into linear1, linear2.
-_ATTENTION = (
-    r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
-    r"|(img|txt)_attn\.(qkv|proj)|linear[12]"
-    r"|(x|context)_block\.attn2?\.(qkv|proj)"
-    r"|attention\.(qkv|out)"
-)
-_MLP = (
-    r"ff(_context)?\.net\.(0\.proj|2)|(img|txt)_mlp\.net\.(0\.proj|2)|proj_mlp|proj_out"
-    r"|(img|txt)_mlp\.[02]"
-    r"|(x|context)_block\.mlp\.fc[12]"
-    r"|feed_forward\.w[123]"
-)
-_IN_BLOCK = r"\w+\.\d+\."
-
-TARGET_PRESETS = {
-    "attention": f"{_IN_BLOCK}(?:{_ATTENTION})",
-    "attention+mlp": f"{_IN_BLOCK}(?:{_ATTENTION}|{_MLP})",
-    "all-linear": f"{_IN_BLOCK}.+",
-}
-"""Names users choose from -> regular expression over whole module names of ComfyUI's native models.
-A family of diffusers models has its own expressions under the same names (``models/``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,25 +62,6 @@ class LoraConfig:
     def file_alpha(self) -> float:
         """The alpha to write into files: loaders know only alpha / rank."""
         return self.alpha * math.sqrt(self.rank) if self.rs else self.alpha
-
-
-def target_pattern(targets: str, presets: Mapping[str, str] = TARGET_PRESETS) -> re.Pattern[str]:
-    """Compile a preset name or a regular expression.
-
-    Args:
-        targets: What the user wrote.
-        presets: Preset name -> regular expression over whole module names of the model.
-
-    Raises:
-        ValueError: Neither a preset nor a valid expression.
-    """
-    try:
-        return re.compile(presets.get(targets, targets))
-    except re.error as error:
-        raise ValueError(
-            f"lora.targets is {shortened(targets)}: not one of {', '.join(presets)}, "
-            f"and not a regular expression ({error})"
-        ) from error
 
 
 def initial_factors(
@@ -174,7 +129,7 @@ class PeftAdapter:
             module: A model of diffusers.
             config: Size and place.
             seed: Seed of the initial weights.
-            presets: See :func:`target_pattern`.
+            presets: See :func:`~.targets.target_pattern`.
 
         Raises:
             ValueError: No linear layer matches.

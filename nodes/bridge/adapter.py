@@ -10,7 +10,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,17 +19,33 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...chunk_grpo_core.lora.adapter import LoraConfig, copy_state, initial_factors, target_pattern
+from ...chunk_grpo_core.lora.adapter import LoraConfig, copy_state, initial_factors
 from ...chunk_grpo_core.lora.low_rank import add_low_rank
+from ...chunk_grpo_core.lora.targets import layer_kinds, target_pattern
+from ...chunk_grpo_core.settings.declared import shortened
 from .autograd import alias, checkpointed, refetching
 
 __all__ = ["HookLora", "blocks", "is_linear"]
 
+logger = logging.getLogger(__name__)
+
 
 def blocks(diffusion_model: nn.Module) -> list[nn.Module]:
-    """Transformer blocks: the elements of every top-level ModuleList."""
+    """Transformer blocks: the elements of every top-level ModuleList.
+
+    Where there are none, as in models around a language model, the elements of the outermost ones
+    inside its parts.
+    """
     lists = [child for child in diffusion_model.children() if isinstance(child, nn.ModuleList)]
-    return [block for modules in lists for block in modules]
+    return [block for modules in lists or _inner_lists(diffusion_model) for block in modules]
+
+
+def _inner_lists(module: nn.Module) -> Iterator[nn.ModuleList]:
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from _inner_lists(child)
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -83,11 +100,14 @@ class HookLora:
         pattern = target_pattern(config.targets)
         chosen = {name: layer for name, layer in layers.items() if pattern.fullmatch(name)}
         if not chosen:
-            some = ", ".join(list(layers)[:12]) or "none"
+            some = ", ".join(layer_kinds(layers)[:12]) or "none"
             raise ValueError(
-                f"lora.targets {config.targets!r} matches none of the {len(layers)} linear layers "
-                f"inside the blocks of this MODEL. Some of their names: {some}"
+                f"lora.targets {shortened(config.targets)} matches none of the {len(layers)} "
+                "linear layers inside the blocks of this MODEL; choose all-linear, which takes "
+                "all of them, or a regular expression over whole names. Some of their names, "
+                f"without the numbers of the blocks: {some}"
             )
+        _tell_what_is_left_out(model.model.diffusion_model, layers, chosen)
         self._factors: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
         # An execute() runs under inference mode, and tensors made there can never be trained.
         with torch.inference_mode(False):
@@ -179,6 +199,28 @@ class HookLora:
             return add_low_rank(output, inputs[0], a, b, scale)
 
         return hook
+
+
+def _tell_what_is_left_out(
+    diffusion_model: nn.Module, layers: Iterable[str], chosen: Iterable[str]
+) -> None:
+    """Name the weights inside blocks that get no LoRA, by kind."""
+    taken = set(layer_kinds(chosen))
+    left = [kind for kind in layer_kinds(layers) if kind not in taken]
+    known, inside = set(layers), {id(m) for b in blocks(diffusion_model) for m in b.modules()}
+    others = layer_kinds(
+        name
+        for name, module in diffusion_model.named_modules()
+        if id(module) in inside
+        and name not in known
+        and any(p.ndim >= 2 for p in module.parameters(recurse=False))
+    )
+    if left or others:
+        no_linear = f"; no linear layers, so never trained: {', '.join(others)}" if others else ""
+        logger.info(
+            "the LoRA takes %d kinds of layers; left out: %s%s",
+            len(taken), ", ".join(left) or "none", no_linear,
+        )  # fmt: skip
 
 
 def _is_fetched(module: nn.Module, device: torch.device) -> bool:

@@ -78,6 +78,7 @@ def compare_models(
             cfg=cfg,
             batch=batch_size or seeds,
             limit=limit,
+            sigmas=grid.sigmas,
         )
         return evaluate(
             policy,

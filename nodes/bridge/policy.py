@@ -9,7 +9,7 @@ applied), in which noise is N(0, 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import comfy.sample
@@ -110,6 +110,7 @@ class NativePolicy:
         batch: int = 1,
         limit: BatchLimit | None = None,
         activation_offloading: bool = False,
+        sigmas: Sequence[float] = (1.0, 0.0),
         name: str | None = None,
     ) -> None:
         """Prepare; nothing is loaded and the MODEL is not changed.
@@ -127,6 +128,8 @@ class NativePolicy:
             batch: Largest B that will be asked for, for the memory estimate.
             limit: What has turned out to fit; makes the estimate smaller.
             activation_offloading: See :class:`HookLora`.
+            sigmas: The levels that the model is sampled with. A few models (HunyuanImage 2.1
+                distilled) look up there where a step leads to.
             name: Name of the base model in records.
 
         Raises:
@@ -151,6 +154,7 @@ class NativePolicy:
         self._cfg = cfg
         self._batch = batch
         self._limit = limit or BatchLimit()
+        self._sigmas = torch.tensor(sigmas, dtype=torch.float32)
         guidance = "" if cfg == 1.0 else f" (cfg {cfg:g})"
         self._name = name or f"comfyui/{type(model.model).__name__}{guidance}"
         self._adapter: HookLora | None = None
@@ -211,9 +215,7 @@ class NativePolicy:
             # One prompt stands for all in ComfyUI's memory estimate.
             guider.inner_set_conds(self._conditioning(next(iter(self._positive))))
             guider.set_cfg(self._cfg)
-            # Two sigmas stand for a schedule; process_conds and model hooks expect one.
-            sigmas = torch.tensor([1.0, 0.0])
-            guider.sample(noise, noise, sampler, sigmas, disable_pbar=True, seed=0)
+            guider.sample(noise, noise, sampler, self._sigmas, disable_pbar=True, seed=0)
         return sampler.result
 
     def _conditioning(self, text: str) -> dict[str, Conditioning]:

@@ -50,6 +50,7 @@ def roll_out(
             negative=negative,
             cfg=cfg,
             batch=group_size,
+            sigmas=grid.sigmas,
         )
         bar = progress_bar(len(chosen))
         groups = core_roll_out(

@@ -7,8 +7,9 @@ themselves are touched only between ``inject`` and ``eject`` of the adapter.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import comfy.model_management as memory
@@ -28,6 +29,11 @@ __all__ = ["check_flow_model", "training_session", "without_dynamic_vram"]
 logger = logging.getLogger(__name__)
 
 _KEY = "chunk_grpo"
+_ROPE_KERNELS = (
+    "apply_rope_split_half", "apply_rope_split_half1", "rms_rope", "rms_rope1",
+    "rms_rope_split_half", "rms_rope_split_half1",
+)  # fmt: skip
+"""Kernels of comfy-kitchen that models call without asking whether they are trained."""
 
 
 def check_flow_model(model: ModelPatcher) -> None:
@@ -71,6 +77,26 @@ def _training_flag() -> Iterator[None]:
 
 
 @contextmanager
+def _differentiable_rope() -> Iterator[None]:
+    """Turn positions with comfy-kitchen's plain torch code instead of its fused kernels.
+
+    Anima, Cosmos and Ernie-Image call the kernels in training too, and those have no derivative.
+    The numbers are the same to the last bit on CPU.
+    """
+    kitchen = sys.modules.get("comfy_kitchen")
+    plain = sys.modules.get("comfy_kitchen.backends.eager.rope")
+    twins = {name: getattr(plain, name, None) for name in _ROPE_KERNELS}
+    before = {name: getattr(kitchen, name) for name, twin in twins.items() if twin is not None}
+    for name in before:
+        setattr(kitchen, name, twins[name])
+    try:
+        yield
+    finally:
+        for name, kernel in before.items():
+            setattr(kitchen, name, kernel)
+
+
+@contextmanager
 def _trusted_attention() -> Iterator[None]:
     """Without cuDNN's kernel; on Windows, ComfyUI puts it first on a list of its own."""
     priority = getattr(comfy.ops, "SDPA_BACKEND_PRIORITY", [])
@@ -81,6 +107,19 @@ def _trusted_attention() -> Iterator[None]:
             yield
     finally:
         priority[:] = before
+
+
+@contextmanager
+def _plain_attention(diffusion_model: torch.nn.Module) -> Iterator[None]:
+    """Give blocks that hand no options to their attention (Ernie-Image) the same kernel."""
+    files = {sys.modules.get(type(module).__module__) for module in diffusion_model.modules()}
+    with ExitStack() as undo:
+        for file in files:
+            for name in ("optimized_attention", "optimized_attention_masked"):
+                if (before := getattr(file, name, None)) is not None:
+                    undo.callback(setattr, file, name, before)
+                    setattr(file, name, attention_pytorch)
+        yield
 
 
 def _sdpa(func: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -151,7 +190,13 @@ def training_session(
     if adapter:
         work.set_injections(_KEY, [PatcherInjection(inject=adapter.inject, eject=adapter.eject)])
     try:
-        with _training_flag(), _trusted_attention(), held(work):
+        with (
+            _training_flag(),
+            _trusted_attention(),
+            _plain_attention(work.model.diffusion_model),
+            _differentiable_rope(),
+            held(work),
+        ):
             with torch.inference_mode():
                 needed = work.memory_required([2 * batch_shape[0], *batch_shape[1:]])
                 memory.load_models_gpu([work], memory_required=needed)

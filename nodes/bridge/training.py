@@ -174,6 +174,7 @@ def train_lora(
             batch=config.batch_size or config.group_size,
             limit=limit,
             activation_offloading=activation_offloading,
+            sigmas=config.grid.sigmas,
         )
         handed = None if sampler is None else AnySampler(sampler, policy, limit)
         algorithm = Forward(config, handed) if handed else algorithm_of(config)

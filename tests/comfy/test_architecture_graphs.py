@@ -16,11 +16,21 @@ from . import graphs
 from .client import PromptFailed
 from .graphs import node
 from .tiny_architectures.files import FORMATS, write_sd3
-from .tiny_architectures.models import ARCHITECTURES
+from .tiny_architectures.models import ARCHITECTURES, OTHERS
 
 ITERATIONS = 6
 PROMPTS = "\n".join(f"prompt {number}" for number in range(8))
-LATENT = {"flux2": "EmptyFlux2LatentImage"}
+LATENT = {
+    **dict.fromkeys(
+        ("flux2", "flux2_klein", "ernie", "ideogram4", "lens"), "EmptyFlux2LatentImage"
+    ),
+    **dict.fromkeys(("hunyuan_image", "hunyuan_image_distilled"), "EmptyHunyuanImageLatent"),
+    **dict.fromkeys(
+        ("chroma_radiance", "z_image_pixel", "pixeldit"), "EmptyChromaRadianceLatentImage"
+    ),
+}
+SIZE = {"hunyuan_image": 256, "hunyuan_image_distilled": 256}
+"""Its node divides by 32."""
 TRAINING = {"flux2": {"iterations": 4, "prompts_per_iteration": 2, "learning_rate": 0.02}}
 
 
@@ -40,7 +50,8 @@ def graph(name, weights="float32", **training):
         "sigmas": node("ChunkGRPO_ShiftedSigmas", steps=4, shift=3.0),
         "plan": node("ChunkGRPO_PlanChunks", chunk_sizes="1, 2", weights="uniform", dark=False),
         "latent": node(
-            LATENT.get(name, "EmptySD3LatentImage"), width=64, height=64, batch_size=1
+            LATENT.get(name, "EmptySD3LatentImage"), width=SIZE.get(name, 64),
+            height=SIZE.get(name, 64), batch_size=1,
         ),
         "settings": node("ChunkGRPO_GRPOSettings", clip=0.01),
         "train": node(
@@ -96,6 +107,18 @@ def test_the_reward_on_fixed_seeds_rises(name, comfy, comfy_server):
     print(name, before, after)
     assert after > before + 0.02
     assert [row["ratio_error_first_update"] < 1e-6 for row in rows] == [True] * len(rows)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_all_others_are_trained_and_stay_as_they_were(name, comfy, comfy_server):
+    if name not in comfy.object_info("TestTinyArchitecture")["input"]["required"]["name"][0]:
+        pytest.skip("this version of ComfyUI does not have it")
+    short = {"iterations": 2, "prompts_per_iteration": 2, "group_size": 4}
+    prompt = graph(name, **short, pictures_per_held_out=1)
+    with unchanged(comfy, prompt):
+        _, _, rows = run(comfy, comfy_server, prompt)
+    assert len(rows) == 2 and all(row["ratio_error_first_update"] < 1e-6 for row in rows)
+    assert rows[0]["trained_passes"] > 0 and rows[1]["approx_kl"] > 0
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "res_multistep"])

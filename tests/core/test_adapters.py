@@ -19,12 +19,11 @@ from small_flux import (
 from torch import nn
 
 from chunk_grpo_core.lora.adapter import (
-    TARGET_PRESETS,
     LoraConfig,
     PeftAdapter,
     initial_factors,
-    target_pattern,
 )
+from chunk_grpo_core.lora.targets import TARGET_PRESETS, target_pattern
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.flux.policy import FluxPolicy, pack_latents, unpack_latents

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import flux_size, iteration, random_flux, scaling, sizes
 from benchmarks.random_flux import TINY
 from benchmarks.reference_loop import check_restated
-from chunk_grpo_core.lora.adapter import LoraConfig, target_pattern
+from chunk_grpo_core.lora.adapter import LoraConfig
+from chunk_grpo_core.lora.targets import target_pattern
 from chunk_grpo_core.method.chunks import ChunkPlan
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.tiny.model import load_tiny_flux

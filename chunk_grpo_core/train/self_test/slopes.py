@@ -115,7 +115,7 @@ class Slopes:
         Raises:
             SelfTestFailed: The adapter has no effect, or gradients change the velocity.
         """
-        if self._first and self._first.direction is direction:
+        if factor == 1.0 and self._first and self._first.direction is direction:
             return self._first
         move = factor * (_FINE_MOVE if self.is_fine else _COARSE_MOVE)
         least, most = _NEAR_FINE if self.is_fine else _NEAR_COARSE

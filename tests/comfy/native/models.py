@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..tiny_architectures import models
-from ..tiny_architectures.models import ARCHITECTURES, fill
+from ..tiny_architectures.models import fill
 from ..tiny_architectures.state import snapshot
 
 LATENT = (16, 8, 8)
@@ -66,6 +66,9 @@ def quantised_model(lab):
 def double(patcher):
     """Turn a MODEL into float64 throughout, for finite differences."""
     patcher.model.diffusion_model.double()
+    for module in patcher.model.diffusion_model.modules():
+        if module.__dict__.get("dtype") is torch.float32:
+            module.dtype = torch.float64
     patcher.model.diffusion_model.dtype = torch.float64
     patcher.model.manual_cast_dtype = torch.float64
     return patcher
@@ -85,12 +88,12 @@ def _lora(lab, targets: str | None):
 
 
 def architecture_policy(lab, name: str, model=None, targets: str | None = "all-linear", **options):
-    """A NativePolicy on a random MODEL of one of the ARCHITECTURES; its prompt is ``"p0"``."""
+    """A NativePolicy on a random MODEL of any architecture; its prompt is ``"p0"``."""
     return lab.module("nodes.bridge.policy").NativePolicy(
         model or models.build(name),
         options.pop("vae", None),
         {"p0": models.conditioning(name, 1)},
-        ARCHITECTURES[name].latent,
+        models.ALL[name].latent,
         _lora(lab, targets),
         0,
         **options,
@@ -238,3 +241,25 @@ def merge_lora(model, lora, strength=1.0):
 def distance(a, b):
     """Largest absolute difference."""
     return float((a.double() - b.double()).abs().max())
+
+
+def assert_euler_equals_comfyui(policy, model, conditioning, **guidance):
+    """Euler steps along our velocity give the latents of ComfyUI's own sampler."""
+    import comfy.samplers
+
+    latent = policy.latent_shape
+    want = sample(model, conditioning, 4, latent=latent, **guidance)
+    sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", 4).tolist()
+    assert sigmas[0] == 1.0 and sigmas[-1] == 0.0
+
+    def work(velocity):
+        x_t = noise(2, latent=latent)
+        with torch.no_grad():
+            for t, s in zip(sigmas[:-1], sigmas[1:], strict=True):
+                x_t = x_t + (s - t) * velocity(x_t, t, "p0")
+        return model.model.process_latent_out(x_t)
+
+    got = policy.run(work)
+    error = float((got - want).abs().max() / want.abs().max())
+    assert error < 1e-4, (type(model.model).__name__, guidance, error)

@@ -7,10 +7,10 @@ import torch
 from .models import (
     ARCHITECTURES,
     architecture_policy,
+    assert_euler_equals_comfyui,
     models,
     noise,
     random_model,
-    sample,
     velocity_at,
 )
 
@@ -29,35 +29,13 @@ def _velocity(lab, name, model=None, **options):
     return policy.run(velocity_at(latent=ARCHITECTURES[name].latent))
 
 
-def _assert_euler_equals_comfyui(policy, model, conditioning, **guidance):
-    """Euler steps along our velocity give the latents of ComfyUI's own sampler."""
-    import comfy.samplers
-
-    latent = policy.latent_shape
-    want = sample(model, conditioning, 4, latent=latent, **guidance)
-    sampling = model.get_model_object("model_sampling")
-    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", 4).tolist()
-    assert sigmas[0] == 1.0 and sigmas[-1] == 0.0
-
-    def work(velocity):
-        x_t = noise(2, latent=latent)
-        with torch.no_grad():
-            for t, s in zip(sigmas[:-1], sigmas[1:], strict=True):
-                x_t = x_t + (s - t) * velocity(x_t, t, "p0")
-        return model.model.process_latent_out(x_t)
-
-    got = policy.run(work)
-    error = float((got - want).abs().max() / want.abs().max())
-    assert error < 1e-4, (type(model.model).__name__, guidance, error)
-
-
 def test_an_euler_rollout_is_comfyuis_own_sampling(lab):
     with torch.inference_mode():
         for name in ARCHITECTURES:
             model, negative = models.build(name), models.conditioning(name, 2, tokens=4)
             for cfg in (1.0, 3.0):
                 policy = architecture_policy(lab, name, model, negative=negative, cfg=cfg)
-                _assert_euler_equals_comfyui(
+                assert_euler_equals_comfyui(
                     policy, model, models.conditioning(name, 1), cfg=cfg, negative=negative
                 )
 
@@ -83,7 +61,7 @@ def test_sampling_patches_are_honoured(lab):
         rescaled = ModelSamplingAuraFlow().patch_aura(model, 3.0)[0]  # time in 0..1 instead of 1000
         assert not torch.allclose(_velocity(lab, "sd3", rescaled), _velocity(lab, "sd3", model))
         policy = architecture_policy(lab, "sd3", rescaled)
-        _assert_euler_equals_comfyui(policy, rescaled, models.conditioning("sd3", 1))
+        assert_euler_equals_comfyui(policy, rescaled, models.conditioning("sd3", 1))
 
 
 def test_guidance_in_the_conditioning_is_honoured(lab):
@@ -100,7 +78,7 @@ def test_guidance_in_the_conditioning_is_honoured(lab):
             conditioning = [[plain[0][0], extras]]
             trainee = policy(model, None, {"p0": conditioning}, (16, 8, 8), lora, 0)
             velocities.append(trainee.run(velocity_at()))
-            _assert_euler_equals_comfyui(trainee, model, conditioning)
+            assert_euler_equals_comfyui(trainee, model, conditioning)
         low, default, absent = velocities
         assert torch.equal(default, absent)
         assert float((low - default).abs().max()) > 1e-2

@@ -1,6 +1,6 @@
 """Which layers the target presets take, in the flow models of ComfyUI and in diffusers' FLUX.
 
-Models are built without memory (device meta), from their real classes, one block of each kind.
+Models are built from their real classes, the first ones without memory (device meta).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 
 import torch
 
-from .models import quantised_model
+from .models import models, quantised_model
 
 #: Model -> layers of its blocks: attention; MLP; what only all-linear takes (modulation).
 #: Native FLUX and Chroma fuse both kinds in the linear1 and linear2 of single blocks.
@@ -158,7 +158,7 @@ BUILD = {
 
 def _taken(lab, model, targets):
     """Names of the layers without the number of their block."""
-    pattern = lab.module("chunk_grpo_core.lora.adapter").target_pattern(targets)
+    pattern = lab.module("chunk_grpo_core.lora.targets").target_pattern(targets)
     names = lab.module("nodes.bridge.adapter")._linears(model)
     return {re.sub(r"^(\w+)\.\d+\.", r"\1.", name) for name in names if pattern.fullmatch(name)}
 
@@ -201,6 +201,63 @@ def test_z_image(lab):
 
 def test_flux_1_of_diffusers(lab):
     _check_presets(lab, "FLUX.1 of diffusers")
+
+
+#: Architecture -> kinds of layers that only all-linear takes; attention+mlp takes all others.
+_REST = {
+    **dict.fromkeys(
+        ("longcat", "schnell", "ovis", "hunyuan_image", "hunyuan_image_distilled"), _FLUX_MODULATION
+    ),
+    "krea2": "",
+    "flux2_klein": "",
+    "ernie": "",
+    "anima": " ".join(
+        f"blocks.adaln_modulation_{part}.{i}"
+        for part in ("self_attn", "cross_attn", "mlp")
+        for i in (1, 2)
+    ),
+    "ideogram4": "layers.adaln_modulation",
+    "hidream": """double_stream_blocks.block.adaLN_modulation.1 caption_projection.linear
+        single_stream_blocks.block.adaLN_modulation.1""",
+    "lumina2": "noise_refiner.adaLN_modulation.1 layers.adaLN_modulation.1",
+    "z_image_pixel": "noise_refiner.adaLN_modulation.0 layers.adaLN_modulation.0",
+    "chroma_radiance": "nerf_blocks.param_generator",
+    "omnigen2": "noise_refiner.norm1.linear ref_image_refiner.norm1.linear layers.norm1.linear",
+    "boogu": """noise_refiner.norm1.linear ref_image_refiner.norm1.linear
+        double_stream_layers.img_norm1.linear double_stream_layers.img_norm2.linear
+        double_stream_layers.img_norm3.linear double_stream_layers.instruct_norm1.linear
+        double_stream_layers.instruct_norm2.linear single_stream_layers.norm1.linear""",
+    "kandinsky5": """text_transformer_blocks.text_modulation.out_layer
+        visual_transformer_blocks.visual_modulation.out_layer""",
+    "lens": "transformer_blocks.img_mod.1 transformer_blocks.txt_mod.1",
+    "pixeldit": """patch_blocks.adaLN_modulation_img.0 patch_blocks.adaLN_modulation_txt.0
+        pixel_blocks.compress_to_attn pixel_blocks.expand_from_attn
+        pixel_blocks.adaLN_modulation_msa pixel_blocks.adaLN_modulation_mlp""",
+    "auraflow": "double_layers.modC.1 double_layers.modX.1 single_layers.modCX.1",
+}
+_IS_ATTENTION = re.compile(r".*attn\d?\.|.*attention\.|single_blocks\.linear[12]")
+_IS_MLP = re.compile(r".*(mlp[XC]?(_[xy])?|feed_forward|ff_[it])\.")
+
+
+def test_no_other_architecture_has_a_layer_that_is_silently_missed(lab):
+    assert _REST.keys() == models.OTHERS.keys()
+    for name in filter(models.is_there, _REST):
+        model = models.build(name).model.diffusion_model
+        attention = _taken(lab, model, "attention")
+        both, everything = _taken(lab, model, "attention+mlp"), _taken(lab, model, "all-linear")
+        assert everything - both == set(_REST[name].split()), name
+        assert attention and all(map(_IS_ATTENTION.match, attention)), name
+        assert both - attention and all(map(_IS_MLP.match, both - attention)), name
+
+
+def test_blocks_inside_a_part_of_the_model_are_found_where_there_are_no_others(lab):
+    inner = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2))
+    network = torch.nn.Module()
+    network.language_model = torch.nn.Module()
+    network.language_model.layers = inner
+    assert lab.module("nodes.bridge.adapter").blocks(network) == list(inner)
+    network.blocks = torch.nn.ModuleList([torch.nn.Linear(4, 4)])
+    assert lab.module("nodes.bridge.adapter").blocks(network) == list(network.blocks)
 
 
 def test_a_pattern_takes_what_it_matches(lab):

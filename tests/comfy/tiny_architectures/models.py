@@ -6,61 +6,23 @@ Also imported where there is no ComfyUI: it is imported inside the functions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-Extras = Callable[[torch.Generator], dict[str, Any]]
-
-TOKENS = 6
-"""Tokens of a prompt's text features."""
-
-
-def _none(generator: torch.Generator) -> dict[str, Any]:
-    return {}
-
-
-def _pooled(width: int) -> Extras:
-    return lambda generator: {"pooled_output": torch.randn(1, width, generator=generator)}
-
-
-def _no_pooled(generator: torch.Generator) -> dict[str, Any]:
-    return {"pooled_output": None}  # FLUX.2 and Chroma of older ComfyUI insist on the key
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """Sizes of one tiny model, and what it wants to be given."""
-
-    kind: str
-    """Class in comfy.supported_models."""
-    unet_config: Mapping[str, Any]
-    latent: tuple[int, ...] = (16, 8, 8)
-    """One latent as the model wants it."""
-    context: int = 32
-    """Width of the text features."""
-    extras: Extras = field(default=_none)
-    """What else stands in a CONDITIONING of it."""
-
-
-_FLUX = {
-    "patch_size": 2, "in_channels": 16, "out_channels": 16, "vec_in_dim": 16,
-    "context_in_dim": 32, "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2,
-    "depth_single_blocks": 2, "axes_dim": [8, 12, 12], "theta": 10000, "qkv_bias": True,
-    "guidance_embed": True, "txt_ids_dims": [],
-}  # fmt: skip
+from .architecture import FLUX, TOKENS, Architecture, no_pooled, pooled
+from .others import OTHERS
 
 ARCHITECTURES = {
     "flux": Architecture(
-        kind="Flux", unet_config={"image_model": "flux", **_FLUX}, extras=_pooled(16)
+        kind="Flux", unet_config={"image_model": "flux", **FLUX}, extras=pooled(16)
     ),
     "flux2": Architecture(
         kind="Flux2",
         unet_config={
             # Shallow, because ComfyUI fills its texts up to 512 tokens.
-            **_FLUX, "image_model": "flux2", "patch_size": 1, "in_channels": 128,
+            **FLUX, "image_model": "flux2", "patch_size": 1, "in_channels": 128,
             "out_channels": 128, "depth": 1, "depth_single_blocks": 1, "vec_in_dim": None,
             "mlp_ratio": 3.0, "axes_dim": [8, 8, 8, 8],
             "theta": 2000, "qkv_bias": False, "global_modulation": True, "mlp_silu_act": True,
@@ -68,16 +30,16 @@ ARCHITECTURES = {
             "txt_ids_dims": [3],
         },
         latent=(128, 4, 4),
-        extras=_no_pooled,
+        extras=no_pooled,
     ),
     "chroma": Architecture(
         kind="Chroma",
         unet_config={
-            **{key: value for key, value in _FLUX.items() if key != "guidance_embed"},
+            **{key: value for key, value in FLUX.items() if key != "guidance_embed"},
             "image_model": "chroma", "in_channels": 64, "out_channels": 64, "in_dim": 64,
             "out_dim": 64, "hidden_dim": 64, "n_layers": 1,
         },
-        extras=_no_pooled,
+        extras=no_pooled,
     ),
     "sd3": Architecture(
         kind="SD3",
@@ -89,7 +51,7 @@ ARCHITECTURES = {
                 "target": "torch.nn.Linear", "params": {"in_features": 32, "out_features": 128},
             },
         },
-        extras=_pooled(16),
+        extras=pooled(16),
     ),
     "qwen_image": Architecture(
         kind="QwenImage",
@@ -113,6 +75,17 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
+ALL = ARCHITECTURES | OTHERS
+"""All flow models of pictures that some ComfyUI has."""
+
+
+def is_there(name: str) -> bool:
+    """Whether this ComfyUI has the architecture."""
+    import comfy.supported_models
+
+    return hasattr(comfy.supported_models, ALL[name].kind)
+
+
 def fill(module: torch.nn.Module, std: float = 0.1, seed: int = 0) -> None:
     """Draw every weight and buffer of a module from N(0, std), scales of norms from N(1, std)."""
     generator = torch.Generator().manual_seed(seed)
@@ -133,7 +106,7 @@ def build(
     """A MODEL with random weights.
 
     Args:
-        name: One of :data:`ARCHITECTURES`.
+        name: One of :data:`ALL`.
         dtype: Type the weights are stored in.
         cast: Type to compute in, if another one.
         seed: Seed of the weights.
@@ -142,9 +115,10 @@ def build(
     import comfy.model_patcher
     import comfy.supported_models
 
-    entry = ARCHITECTURES[name]
+    entry = ALL[name]
     config = _known(entry.unet_config)
     settings = getattr(comfy.supported_models, entry.kind)(config)
+    settings.unet_config |= config  # some classes insist on the sizes of the real model
     settings.set_inference_dtype(dtype, cast)
     model = settings.get_model({}, "", device=torch.device("cpu"))
     fill(model.diffusion_model, seed=seed)
@@ -171,6 +145,9 @@ def _known(unet_config: Mapping[str, Any]) -> dict[str, Any]:
 
 def conditioning(name: str, seed: int, tokens: int = TOKENS) -> list[list[Any]]:
     """A random CONDITIONING of the right shape."""
-    entry, generator = ARCHITECTURES[name], torch.Generator().manual_seed(seed)
+    entry, generator = ALL[name], torch.Generator().manual_seed(seed)
     features = torch.randn(1, tokens, entry.context, generator=generator)
-    return [[features, entry.extras(generator)]]
+    extras = entry.extras(generator)
+    if "attention_mask" in extras:
+        extras["attention_mask"] = extras["attention_mask"][:, -tokens:]
+    return [[features, extras]]

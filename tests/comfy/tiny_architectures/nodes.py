@@ -8,7 +8,7 @@ import zlib
 
 import torch
 
-from .models import ARCHITECTURES, TOKENS, build, conditioning
+from .models import ALL, TOKENS, build, conditioning, is_there
 from .state import snapshot
 
 WEIGHTS = {
@@ -49,7 +49,7 @@ class TinyArchitecture:
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
-        return {"required": {"name": (list(ARCHITECTURES),), "weights": (list(WEIGHTS),)}}
+        return {"required": {"name": (list(filter(is_there, ALL)),), "weights": (list(WEIGHTS),)}}
 
     def make(self, name: str, weights: str):
         return build(name, *WEIGHTS[weights]), RandomClip(name), ColourVae()
