@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ..tiny_architectures.models import ARCHITECTURES
 from .gradients import float64_policy, gradient_errors, loss_at, numeric_derivative, reached
 from .models import (
-    ARCHITECTURES,
     architecture_policy,
     models,
     noise,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..tiny_architectures.models import ARCHITECTURES
 from .models import (
-    ARCHITECTURES,
     architecture_policy,
     assert_euler_equals_comfyui,
     models,

@@ -128,14 +128,18 @@ def build(
 
 
 def _known(unet_config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a FLUX-like configuration this ComfyUI knows; newer ones insist on more."""
+    """What of such a configuration this ComfyUI knows; newer ones insist on more."""
     import comfy.ldm.chroma.model
+    import comfy.ldm.chroma_radiance.model
     import comfy.ldm.flux.model
+    import comfy.ldm.hunyuan_video.model
 
     params = {
         "flux": comfy.ldm.flux.model.FluxParams,
         "flux2": comfy.ldm.flux.model.FluxParams,
         "chroma": comfy.ldm.chroma.model.ChromaParams,
+        "chroma_radiance": comfy.ldm.chroma_radiance.model.ChromaRadianceParams,
+        "hunyuan_video": comfy.ldm.hunyuan_video.model.HunyuanVideoParams,
     }.get(unet_config.get("image_model", ""))
     if params is None:
         return dict(unet_config)
