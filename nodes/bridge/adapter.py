@@ -24,6 +24,7 @@ from ...chunk_grpo_core.lora.low_rank import add_low_rank
 from ...chunk_grpo_core.lora.targets import layer_kinds, target_pattern
 from ...chunk_grpo_core.settings.declared import shortened
 from .autograd import alias, checkpointed, refetching
+from .quantised import differentiable, is_quantised
 
 __all__ = ["HookLora", "blocks", "is_linear"]
 
@@ -162,7 +163,9 @@ class HookLora:
         with torch.inference_mode(False), ExitStack() as undo:
             for module in model.modules():
                 self._freeze(undo, module)
-                if _is_fetched(module, patcher.load_device):
+                if is_quantised(module) and is_linear(module):
+                    _set_forward(undo, module, differentiable(module, module.forward))
+                elif _is_fetched(module, patcher.load_device):
                     _set_forward(undo, module, refetching(module.forward))
             for name, factors in self._factors.items():
                 handle = layers[name].register_forward_hook(self._hook(*factors))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from ..tiny_architectures.files import FORMATS, write_sd3
 from .models import (
@@ -17,6 +19,16 @@ from .models import (
     unchanged,
     velocity_at,
 )
+
+KERNELS = {
+    "fp8": ("float8_e4m3fn", {}),
+    "nvfp4": ("nvfp4", {}),
+    "mxfp8": ("mxfp8", {}),
+    "int8": ("int8_tensorwise", {}),
+    "int8, rotated": ("int8_tensorwise", {"convrot": True, "convrot_groupsize": 64}),
+    "four bits, rotated": ("convrot_w4a4", {"convrot_groupsize": 64}),
+}
+"""Kind of file -> what newer ComfyUI writes beside each of its layers."""
 
 LATENT = models.ARCHITECTURES["sd3"].latent
 
@@ -83,5 +95,93 @@ def test_errors_and_cancel_leave_quantised_files_as_they_were(lab):
     with torch.inference_mode():
         for weights in FORMATS[1:]:
             model = _loaded(weights)
+            policy = architecture_policy(lab, "sd3", model)
+            survives_errors_and_cancel(policy, model, models.conditioning("sd3", 1))
+
+
+def _kinds() -> list[str]:
+    """Those that this ComfyUI can load and this comfy-kitchen can make."""
+    from comfy import quant_ops
+
+    if not hasattr(quant_ops.QuantizedTensor, "from_float") or not hasattr(quant_ops, "ck"):
+        print("this ComfyUI has no comfy-kitchen")
+        return []
+    return [kind for kind, (form, _) in KERNELS.items() if form in quant_ops.QUANT_ALGOS]
+
+
+def _pair(kind: str):
+    """A quantised MODEL, and one of the same numbers in float32."""
+    import comfy.sd
+    from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+
+    form, extras = KERNELS[kind]
+    options = dict(extras)
+    if form == "int8_tensorwise":
+        options |= {"is_weight": True, "per_channel": bool(extras)}
+    if form.startswith("float8"):
+        options |= {"scale": "recalculate"}
+    note = torch.tensor(list(json.dumps({"format": form, **extras}).encode()), dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"{number}.safetensors") for number in range(2)]
+        write_sd3(files[0])
+        plain = load_file(files[0])
+        packed = dict(plain)
+        for name, tensor in plain.items():
+            if "block" in name and tensor.ndim == 2:
+                layout = QUANT_ALGOS[form]["comfy_tensor_layout"]
+                numbers = QuantizedTensor.from_float(packed.pop(name), layout, **options)
+                packed |= numbers.state_dict(name)
+                packed[f"{name.removesuffix('.weight')}.comfy_quant"] = note.clone()
+                plain[name] = numbers.dequantize().float()
+        for file, state in zip(files, (packed, plain), strict=True):
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
+        return [comfy.sd.load_diffusion_model(str(file)) for file in files]
+
+
+def test_every_kernel_has_the_derivative_of_the_weight_it_stands_for(lab):
+    differentiable = lab.module("nodes.bridge.quantised").differentiable
+    with torch.inference_mode():
+        pairs = {kind: _pair(kind) for kind in _kinds()}
+    for kind, models_ in pairs.items():
+        packed, plain = (m.model.diffusion_model.joint_blocks[0].x_block.mlp.fc1 for m in models_)
+        weight = lab.module("nodes.bridge.autograd").alias(plain.weight.data)
+        x, slope = (noise(2, seed, latent=(5, n)) for seed, n in ((1, 64), (2, 256)))
+        x.requires_grad_(True)
+        y = differentiable(packed, packed.forward)(x)
+        y.backward(slope)
+        assert torch.allclose(x.grad, slope @ weight, rtol=1e-5, atol=1e-6), kind
+        with torch.no_grad():  # rollouts compute the same
+            assert torch.equal(differentiable(packed, packed.forward)(x.detach()), y.detach()), kind
+
+
+def test_files_of_every_kernel_are_trained_pass_the_self_test_and_stay_as_they_were(lab):
+    grid = lab.module("chunk_grpo_core.method.schedule").shifted_grid(6, 3.0)
+    sde = lab.module("chunk_grpo_core.method.rules").SdeConfig(rule="flow", eta=0.7)
+    roll_out = lab.module("chunk_grpo_core.measure.sampling").roll_out
+    self_test = lab.module("chunk_grpo_core.train.self_test.run").self_test
+    with torch.inference_mode():
+        for kind in _kinds():
+            model, plain = _pair(kind)
+            with unchanged(model, models.conditioning("sd3", 1), LATENT):
+                policy = architecture_policy(lab, "sd3", model)
+                with torch.inference_mode(False):
+                    groups = roll_out(policy, ["p0", "p0"], grid, sde, group_size=4, seeds=[1, 2])
+                    said = policy.run(
+                        lambda velocity, policy=policy, groups=groups: self_test(
+                            velocity, policy.adapter.parameters(), groups
+                        )
+                    )
+                losses = train(policy, 4)
+            print(kind, said)
+            assert losses[-1] < losses[0], (kind, losses)
+            if kind.startswith("four bits"):  # multiplied as if they were float32
+                for a, b in zip(_gradients(lab, model), _gradients(lab, plain), strict=True):
+                    assert float((a - b).norm() / b.norm()) < 1e-4, kind
+
+
+def test_errors_and_cancel_leave_files_of_every_kernel_as_they_were(lab):
+    with torch.inference_mode():
+        for kind in _kinds():
+            model, _ = _pair(kind)
             policy = architecture_policy(lab, "sd3", model)
             survives_errors_and_cancel(policy, model, models.conditioning("sd3", 1))
