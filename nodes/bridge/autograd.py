@@ -79,13 +79,19 @@ def alias(tensor: Tensor) -> Tensor:
     """Return a normal tensor on the storage of an inference tensor; nothing is copied.
 
     ``detach()`` and ``view()`` of an inference tensor are inference tensors again, so the storage
-    is taken over by ``set_``. Wrapper subclasses (quantised weights) are rebuilt from their parts.
+    is taken over by ``set_``. Wrapper subclasses (quantised weights) are rebuilt from their parts;
+    other ones (the packed weights of GGUF files) keep their class and what is noted on them.
     """
-    if type(tensor) in (Tensor, nn.Parameter):
+    if not hasattr(tensor, "__tensor_flatten__"):
         empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        return empty.set_(
+        plain = empty.set_(
             tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
         )
+        if type(tensor) in (Tensor, nn.Parameter):
+            return plain
+        same = plain.as_subclass(type(tensor))
+        same.__dict__.update(tensor.__dict__)
+        return same
     names, context = tensor.__tensor_flatten__()
     inner_tensors = {name: alias(getattr(tensor, name)) for name in names}
     return type(tensor).__tensor_unflatten__(inner_tensors, context, tensor.size(), tensor.stride())

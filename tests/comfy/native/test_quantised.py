@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -185,3 +187,66 @@ def test_errors_and_cancel_leave_files_of_every_kernel_as_they_were(lab):
             model, _ = _pair(kind)
             policy = architecture_policy(lab, "sd3", model)
             survives_errors_and_cancel(policy, model, models.conditioning("sd3", 1))
+
+
+def test_a_lora_that_comfyui_merges_keeps_the_rotation_of_a_file_and_is_trained_upon(lab):
+    """Each kind of file against the same numbers in float32 with the same LoRA merged."""
+    import comfy.model_management as memory
+    import comfy.sd
+
+    layer = "diffusion_model.joint_blocks.0.x_block.mlp.fc1"
+    factors = {"A": noise(4, 1, latent=(64,)), "B": noise(256, 2, latent=(4,))}
+    lora = {f"{layer}.lora_{side}.weight": 0.1 * factor for side, factor in factors.items()}
+    with torch.inference_mode():
+        for kind in _kinds():
+            weights, velocities = [], []
+            for model in _pair(kind):
+                merged, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
+                memory.load_models_gpu([merged])
+                weight = merged.get_model_object(f"{layer}.weight").data
+                is_packed = hasattr(weight, "__tensor_flatten__")
+                weights.append(weight.dequantize().float() if is_packed else weight.clone())
+                velocities.append(_gradients(lab, merged)[0])
+                merged.detach()
+            rounding = 0.25 if "four bits" in kind or "4" in kind else 0.06
+            assert float((weights[0] - weights[1]).norm() / weights[1].norm()) < rounding, kind
+            assert float((velocities[0] - velocities[1]).norm() / velocities[1].norm()) < 0.1, kind
+
+
+class _Packed(torch.Tensor):
+    """Whole numbers and a scale on them, as other packs (GGUF) keep weights."""
+
+    @staticmethod
+    def of(weight: torch.Tensor) -> _Packed:
+        scale = weight.abs().max() / 127.0
+        packed = (weight / scale).round().to(torch.int8).as_subclass(_Packed)
+        packed.step = float(scale)
+        return packed
+
+    def plain(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor).float() * self.step
+
+
+def test_weights_in_a_tensor_class_of_another_pack_are_trained(lab):
+    """As those that ComfyUI-GGUF loads: made in an execute(), with notes on them."""
+    with torch.inference_mode():
+        packed, plain = models.build("sd3"), models.build("sd3")
+        block = r"joint_blocks\.\d+\..*\.(qkv|fc1)"
+        for name, layer in packed.model.diffusion_model.named_modules():
+            if re.fullmatch(block, name):
+                weight = _Packed.of(layer.weight.data)
+                layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+                layer.weight.step = weight.step
+                layer.forward = functools.partial(_multiply, layer)
+                twin = plain.model.diffusion_model.get_submodule(name)
+                twin.weight.copy_(layer.weight.plain())
+        assert isinstance(layer.weight, torch.nn.Parameter)
+        for a, b in zip(_gradients(lab, packed), _gradients(lab, plain), strict=True):
+            assert torch.equal(a, b)
+        with unchanged(packed, models.conditioning("sd3", 1), LATENT):
+            losses = train(architecture_policy(lab, "sd3", packed), 4)
+        assert losses[-1] < losses[0]
+
+
+def _multiply(layer, x):
+    return torch.nn.functional.linear(x, layer.weight.plain(), layer.bias)

@@ -12,9 +12,18 @@ _LAST_CALL = {"affline_emb", "affline_scale_log_info", "crossattn_emb"}
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+    if hasattr(tensor, "__tensor_flatten__"):
         return b"".join(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return (
+        tensor.as_subclass(torch.Tensor)
+        .detach()
+        .cpu()
+        .contiguous()
+        .flatten()
+        .view(torch.uint8)
+        .numpy()
+        .tobytes()
+    )
 
 
 def snapshot(model) -> dict[str, Any]:
