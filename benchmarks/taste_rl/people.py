@@ -22,9 +22,10 @@ from chunk_grpo_core.rewards.taste.statistics import statistics
 
 from ..race.judge import TRAINING
 from ..race.worlds import ScoresReward
-from ..taste import PICTURES, clicks, name_of
+from ..taste.clicking import clicks, name_of
 
 __all__ = [
+    "PICTURES",
     "PROMPT",
     "TASTES",
     "WRONG",
@@ -36,6 +37,8 @@ __all__ = [
     "scale",
 ]
 
+PICTURES = 8
+"""Of each caption to click on."""
 WRONG = 0.1
 """Share of clicks that miss, also in blind duels."""
 _CAPTIONS = TRAINING[:192]

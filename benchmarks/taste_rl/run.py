@@ -26,10 +26,10 @@ from chunk_grpo_core.train.trainer import Trainer
 
 from ..race.judge import TRAINING, Judge
 from ..race.units import CountedPolicy
-from ..taste import PICTURES
 from ..tiny import flux_and_policy
 from .arms import ARMS, UNITS, Arm, config_of
 from .people import (
+    PICTURES,
     PROMPT,
     WRONG,
     first_picks,

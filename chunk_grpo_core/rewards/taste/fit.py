@@ -1,6 +1,6 @@
 """Fit a head to a taste, and find out how well it knows its owner.
 
-Legend: n pictures (one with two prompts counts twice), m rows.
+Legend: n pictures (one with two prompts counts twice), m rows, M members of the ensemble.
 """
 
 from __future__ import annotations
@@ -12,24 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .captions import caption_vectors, mean_caption
-from .events import Pick, Shown
+from .events import Pick
 from .features import Encoder, features_shown, scaling
-from .head import Head, primal
+from .head import Head
+from .learning import learn, pictures_of
 from .picks import Taste
-from .report import Look, Report, own_agreement, wilson
+from .report import Look, Report, own_agreement
 from .rows import Rows, rows_of
-from .solve import gram_of, mean_diagonal, solve
-from .validation import chance_of, folds, left_out, looks, ridge
+from .solve import gram_of
+from .validation import chance_of, folds, looks, ridge
 
-__all__ = ["MEMBERS", "Fitted", "clicks_in", "fit_picks", "fit_taste"]
+__all__ = ["MEMBERS", "Fitted", "clicks_in", "fit_picks", "fit_taste", "looks_at"]
 
 MEMBERS = 8
 """Of the ensemble, besides the head itself."""
-_WORTH = {"duel": 0.58, "best": 0.42, "hearts": 0.3, "like": 0.27, "stars": 0.27}
-"""How many independent clicks one click of each kind is worth: if one click tells another one, that
-tells the first, too, and hearts share what they are compared with. Measured on people who click at
-random, and on others (``python -m benchmarks.taste``)."""
 _CURVE = (10, 20, 40, 80, 160, 320, 640, 1280)
 _SHOWN = 8
 
@@ -64,7 +60,7 @@ def fit_taste(taste: Taste, encoder: Encoder | None = None) -> Fitted:
 def clicks_in(picks: Sequence[Pick]) -> int:
     """How many clicks of some picks say which picture is better: a best of four is one, hearts are
     as many as there are hearts and crosses."""
-    pictures = _pictures(picks)
+    pictures = pictures_of(picks)
     place = {(shown.picture, shown.prompt): i for i, shown in enumerate(pictures)}
     return len(rows_of(picks, place, len(pictures)))
 
@@ -82,84 +78,38 @@ def fit_picks(
     Raises:
         ValueError: No pick says which picture is better.
     """
-    pictures = _pictures(picks)
-    held = [shown for shown in pictures if shown.picture in numbers]
-    place = {(shown.picture, shown.prompt): i for i, shown in enumerate(held)}
-    rows = rows_of(picks, place, len(held))
-    missing = len({one.picture for one in pictures} - numbers.keys())
-    if not len(rows) or not bool((rows.matrix != 0).any()):
-        gone = f" ({missing} pictures are gone)" if missing else ""
-        raise ValueError(f"none of its {len(picks)} picks says which picture is better{gone}")
-    raw = torch.stack([numbers[shown.picture] for shown in held])
-    parts = folds(rows)
-    scale = scaling(raw)
-    seen = scale(raw)
-    plain = seen @ seen.T
-    texts = [shown.prompt for shown in held]
-    common = mean_caption(texts)
-    vectors = caption_vectors(texts, common)
-    kernel, judged = plain, left_out(gram_of(plain, rows), rows, parts)
-    reads_captions = False
-    if len(set(texts)) > 1:
-        with_captions = plain * (0.5 + vectors @ vectors.T)
-        other = left_out(gram_of(with_captions, rows), rows, parts)
-        if other.loss < judged.loss:
-            kernel, judged, reads_captions = with_captions, other, True
-    weights, offsets, scores = _members(
-        kernel, rows, judged.strength, seen, vectors if reads_captions else None
-    )
-    asked = judged.agrees.isfinite()
-    kinds = {pick.id: pick.kind for pick in picks}
-    worth = torch.tensor([_WORTH[kinds[name]] for name in rows.picks])[asked].sum()
-    order = scores.argsort(descending=True).tolist()
+    learnt = learn(picks, numbers)
+    rows, raw, judged = learnt.rows, learnt.raw, learnt.left_out
+    duals = learnt.duals(_draws(rows))
+    scores = torch.stack([learnt.kernel @ dual for dual in duals])
+    deviation = scores[0].std(correction=0).clamp(min=1e-9)
+    order = scores[0].argsort(descending=True).tolist()
     report = Report(
         picks=len(picks),
         kinds=dict(Counter(pick.kind for pick in picks)),
-        agreement=wilson(float(judged.agrees[asked].sum()), int(asked.sum()), float(worth)),
-        looks=_looks(raw, rows),
+        agreement=learnt.agreement,
+        looks=looks_at(raw, rows),
         own=own_agreement(picks),
         curve=_curve(raw, rows),
-        reads_captions=reads_captions,
+        reads_captions=learnt.vectors is not None,
         strength=judged.strength,
         left_out_by="prompt" if len(set(rows.groups)) >= 5 else "pick",
         encoder=encoder.name if encoder else "",
-        most_liked=_distinct([held[i].picture for i in order]),
-        least_liked=_distinct([held[i].picture for i in reversed(order)]),
+        most_liked=_distinct([learnt.shown[i].picture for i in order]),
+        least_liked=_distinct([learnt.shown[i].picture for i in reversed(order)]),
         disagrees=_disagreements(rows, judged.agrees, judged.said),
-        missing_pictures=missing,
+        missing_pictures=len({one.picture for one in pictures_of(picks)} - numbers.keys()),
     )
     head = Head(
-        weights,
-        offsets,
-        scale,
-        common,
+        (learnt.weights(duals) / deviation).float(),
+        (scores.mean(1) / deviation).float(),
+        learnt.scale,
+        learnt.common,
         encoder=encoder.name if encoder else "",
         encoder_digest=encoder.digest if encoder else "",
         report=report.to_json(),
     )
     return Fitted(head, report)
-
-
-def _pictures(picks: Sequence[Pick]) -> list[Shown]:
-    """Each picture with each of its prompts once, in the order in which they were shown."""
-    return list({(one.picture, one.prompt): one for pick in picks for one in pick.shown}.values())
-
-
-def _members(
-    kernel: Tensor, rows: Rows, factor: float, seen: Tensor, vectors: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights (M, D, 1 + C) and offsets (M,), and scores (n,) of the pictures that were shown."""
-    gram = gram_of(kernel, rows)
-    strength = factor * mean_diagonal(gram)
-    beta = solve(gram, rows, strength)
-    duals = [rows.matrix.T @ beta]
-    for drawn in _draws(rows):
-        duals.append(rows.matrix.T @ solve(gram, rows, strength, drawn, beta, tolerance=1e-5))
-    scores = torch.stack([kernel @ dual for dual in duals])
-    deviation = scores[0].std(correction=0).clamp(min=1e-9)
-    weights = torch.stack([primal(seen, dual, vectors) for dual in duals]) / deviation
-    offsets = scores.mean(1) / deviation
-    return weights.float(), offsets.float(), scores[0]
 
 
 def _draws(rows: Rows) -> list[Tensor]:
@@ -182,7 +132,13 @@ def _first(raw: Tensor, rows: Rows, count: int) -> tuple[Tensor, Rows]:
     return gram_of(seen @ seen.T, some), some
 
 
-def _looks(raw: Tensor, rows: Rows) -> tuple[Look, ...]:
+def looks_at(raw: Tensor, rows: Rows) -> tuple[Look, ...]:
+    """Judge the first clicks at every preset number of them.
+
+    Args:
+        raw: What is seen of the pictures, (n, D).
+        rows: Of all clicks.
+    """
     judged = []
     for clicks, limit in looks(len(rows)):
         gram, some = _first(raw, rows, clicks)

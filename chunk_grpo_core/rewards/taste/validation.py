@@ -25,7 +25,17 @@ from torch import Tensor
 from .rows import Rows
 from .solve import LAMBDAS, losses, mean_diagonal, solve
 
-__all__ = ["LOOKS", "LeftOut", "agreement", "chance_of", "folds", "left_out", "looks", "ridge"]
+__all__ = [
+    "LOOKS",
+    "LeftOut",
+    "agreement",
+    "chance_of",
+    "dispersion",
+    "folds",
+    "left_out",
+    "looks",
+    "ridge",
+]
 
 LOOKS: tuple[tuple[int, float], ...] = (
     (40, 0.02), (80, 0.015), (160, 0.01), (320, 0.004),
@@ -35,6 +45,8 @@ shares sum to less than 5 %."""
 _FOLDS = 5
 _PARTNERS = 16
 _PERMUTATIONS = 499
+_SPREAD = 99
+"""Permutations for the dispersion."""
 _RIDGE = (1.0, 0.3, 0.1, 0.03)
 
 
@@ -143,7 +155,28 @@ def ridge(gram: Tensor, rows: Rows, parts: Tensor, targets: Tensor) -> Tensor:
 
 
 def chance_of(gram: Tensor, rows: Rows, parts: Tensor, permutations: int = _PERMUTATIONS) -> float:
-    """How often random answers agree as well as the real ones: a p-value, in (0, 1].
+    """How often random answers agree as well as the real ones: a p-value, in (0, 1]."""
+    shares = ridge(gram, rows, parts, _permuted(rows, permutations))
+    return float((shares >= shares[0] - 1e-12).double().mean())
+
+
+def dispersion(gram: Tensor, rows: Rows, parts: Tensor) -> float:
+    """How much more the share of agreement varies by chance than that of independent coins.
+
+    The variance of the share over random answers, over that of as many coins; at least 1. Clicks
+    that were left out are not independent: if one tells another one, that tells the first, too;
+    hearts share what they are compared with, and so do single pictures.
+    """
+    shares = ridge(gram, rows, parts, _permuted(rows, _SPREAD))[1:]
+    shares = shares[shares.isfinite()]
+    if len(shares) < 2:
+        return 1.0
+    asked = agreement(rows.targets[:, None], rows, parts, rows.targets[:, None]).isfinite().sum()
+    return max(1.0, float(shares.var()) * 4 * int(asked))
+
+
+def _permuted(rows: Rows, permutations: int) -> Tensor:
+    """The answers (m, 1 + P): the real ones, then P times random ones.
 
     Differences are flipped at random, the rows of one pick together; the answers about single
     pictures are dealt anew among them. The same picks always get the same numbers.
@@ -159,8 +192,7 @@ def chance_of(gram: Tensor, rows: Rows, parts: Tensor, permutations: int = _PERM
         if len(places) > 1:
             order = torch.rand(len(places), permutations, generator=dice).argsort(0)
             targets[places, 1:] = rows.targets[places][order]
-    shares = ridge(gram, rows, parts, targets)
-    return float((shares >= shares[0] - 1e-12).double().mean())
+    return targets
 
 
 def looks(count: int) -> tuple[tuple[int, float], ...]:
