@@ -1,7 +1,7 @@
 """Simulated people click, and heads say how well they know them. It goes on where it stopped.
 
 python -m benchmarks.taste                    # all cases of PROTOCOL.md; about 20 processor minutes
-python -m benchmarks.taste --seeds 0-4        # some of them; others can run beside it
+python -m benchmarks.taste --seeds 0-4 --kinds duel    # some of them; others can run beside it
 python -m benchmarks.taste --report           # REPORT.md and plots, at any time
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .clicking import SHOWN
 from .report import write_report
 from .study import FIELDS, RANDOM_SEEDS, cases, perform
 
@@ -38,6 +39,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seeds", default=f"0-{RANDOM_SEEDS - 1}", help="first and last")
+    parser.add_argument("--kinds", nargs="+", choices=SHOWN, default=list(SHOWN))
     parser.add_argument("--report", action="store_true", help="write the report and do no more")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -52,7 +54,7 @@ def main() -> None:
     left = [
         case
         for case in cases(range(first, last + 1))
-        if tuple(getattr(case, name) for name in key) not in done
+        if case.kind in options.kinds and tuple(getattr(case, name) for name in key) not in done
     ]
     with (options.results / "rows.jsonl").open("a", encoding="utf-8") as file:
         for number, case in enumerate(left, 1):

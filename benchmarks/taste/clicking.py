@@ -25,12 +25,11 @@ __all__ = ["SHOWN", "agreement", "clicks", "name_of"]
 
 SHOWN = {"duel": 2, "best": 4, "hearts": 4, "like": 1, "stars": 1}
 """Kind -> S."""
-_STRIDE = 1000
 
 
-def name_of(caption: int, picture: int) -> str:
-    """What stands for the hash of a picture."""
-    return f"{caption * _STRIDE + picture:064x}"
+def name_of(number: int) -> str:
+    """What stands for the hash of a picture: its number, G for each caption before its own."""
+    return f"{number:064x}"
 
 
 def answers(kind: str, likes: Tensor, wrong: float, dice: torch.Generator) -> Tensor:
@@ -91,7 +90,8 @@ def clicks(
     while left > 0:
         p = order[len(picks) % len(order)]
         chosen = torch.randperm(likes.shape[1], generator=dice)[: SHOWN[kind]].tolist()
-        shown = [Shown(picture=name_of(first + p, g), prompt=captions[p]) for g in chosen]
+        numbers = [(first + p) * likes.shape[1] + g for g in chosen]
+        shown = [Shown(picture=name_of(number), prompt=captions[p]) for number in numbers]
         marks = answers(kind, likes[p, chosen][None], wrong, dice)[0].tolist()
         answer = {"duel": marks.index(max(marks)), "best": marks.index(max(marks)),
                   "hearts": marks, "like": marks[0] == 1, "stars": marks[0]}[kind]  # fmt: skip

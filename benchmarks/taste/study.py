@@ -65,8 +65,7 @@ def cases(seeds: range) -> list[Case]:
 
 @cache
 def _numbers() -> dict[str, Tensor]:
-    raw = pool().raw
-    return {name_of(p, g): raw[p, g] for p in range(len(raw)) for g in range(PICTURES)}
+    return {name_of(i): row for i, row in enumerate(pool().raw.flatten(0, 1))}
 
 
 def perform(case: Case) -> dict[str, Any]:

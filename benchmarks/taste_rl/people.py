@@ -176,12 +176,11 @@ def fitted(picks: Sequence[Pick], later: tuple[Tensor, int] | None = None) -> Fi
         later: Pictures (P, 8, H, W, 3) that were drawn in mid-training, and the number of their
             first caption.
     """
-    numbers = {name_of(*divmod(i, PICTURES)): row for i, row in enumerate(pool().raw)}
+    numbers = {name_of(i): row for i, row in enumerate(pool().raw)}
     if later is not None:
         images, first = later
         for i, row in enumerate(statistics(images.flatten(0, 1))):
-            p, g = divmod(i, PICTURES)
-            numbers[name_of(first + p, g)] = row
+            numbers[name_of(first * PICTURES + i)] = row
     shown = {one.picture for pick in picks for one in pick.shown}
     return fit_picks(picks, {name: numbers[name] for name in shown})
 

@@ -149,13 +149,14 @@ def _taste(
     head: str | Path,
     encoder: str | Path | None = None,
     pessimism: float = 0.0,
+    distance: float = 0.0,
     device: str = "cpu",
     dtype: str = "float32",
     batch_size: int = 16,
 ) -> Reward:
     from .taste.reward import load_taste
 
-    return load_taste(head, encoder, pessimism, device, dtype, batch_size)
+    return load_taste(head, encoder, pessimism, distance, device, dtype, batch_size)
 
 
 def _server() -> tuple[Callable[..., Any], ...]:

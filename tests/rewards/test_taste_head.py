@@ -15,11 +15,12 @@ from chunk_grpo_core.rewards.taste.events import Shown, new_pick
 from chunk_grpo_core.rewards.taste.features import scaling
 from chunk_grpo_core.rewards.taste.fit import clicks_in, fit_picks
 from chunk_grpo_core.rewards.taste.head import load_head, primal, save_head
+from chunk_grpo_core.rewards.taste.learning import learn
 from chunk_grpo_core.rewards.taste.report import own_agreement, wilson
 from chunk_grpo_core.rewards.taste.rows import rows_of
 from chunk_grpo_core.rewards.taste.solve import gram_of, solve
 from chunk_grpo_core.rewards.taste.statistics import COUNT
-from chunk_grpo_core.rewards.taste.validation import LOOKS, chance_of, folds
+from chunk_grpo_core.rewards.taste.validation import LOOKS, chance_of, dispersion, folds
 
 PICTURES, PROMPTS = 5, 160
 
@@ -208,6 +209,19 @@ def test_later_picks_do_not_change_what_an_earlier_look_said():
     assert early == late[:1] and len(late) == 2
 
 
+def test_the_interval_is_that_of_as_many_clicks_as_they_are_worth():
+    """Hearts and likes share what they are compared with, and are worth less than duels."""
+    raw, likes = world()
+    spread = {}
+    for kind in ("duel", "hearts", "like"):
+        learnt = learn(picks_of(likes, (kind,), 40), numbers(raw))
+        gram = gram_of(learnt.seen @ learnt.seen.T, learnt.rows)
+        spread[kind] = dispersion(gram, learnt.rows, folds(learnt.rows))
+        said = learnt.agreement
+        assert said == wilson(said.agreed, said.clicks, said.clicks / spread[kind])
+    assert 1.2 < spread["duel"] < min(spread["hearts"], spread["like"]) - 0.1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kinds", [("duel",), ("best", "hearts"), ("like", "stars")])
 def test_one_who_clicks_at_random_is_not_called_understood(kinds):
@@ -230,9 +244,11 @@ def test_one_who_clicks_at_random_is_not_called_understood(kinds):
 def test_words_say_what_is_known_and_that_it_is_not_enough(fitted):
     report = replace(fitted.report, picks=34, agreement=wilson(22, 34), looks=())
     assert report.words() == (
-        "34 picks: it agrees with 22 of your 34 clicks when they were left out: 65 % (48 to 79 %); "
-        "chance is 50 %. Too few to tell; it is judged from 40 clicks on."
+        "34 picks: it agrees with 22 of your 34 clicks when they were left out: 65 % (on new "
+        "prompts 48 to 79 %); chance is 50 %. Too few to tell; it is judged from 40 clicks on."
     )
+    few = replace(report, left_out_by="pick").words()
+    assert "(on new pictures 48 to 79 %)" in few and "on new prompts it may do worse" in few
     judged = {n: replace(report, agreement=wilson(n / 2, n)).verdict for n in (39, 40, 159, 160)}
     assert judged == {39: "too few to tell", 40: "cannot tell yet", 159: "cannot tell yet",
                       160: "no sign"}  # fmt: skip

@@ -114,6 +114,25 @@ def test_pictures_unlike_all_that_were_shown_are_told(place):
     assert float(like.median()) < 3 and float(strange.extras["unfamiliar"]) > 2 * float(like.max())
 
 
+def test_distance_takes_away_what_is_unlike_all_that_was_shown_and_nothing_else(place):
+    settings = {"head": place / "plain.safetensors"}
+    free, near = (load_reward("taste", **settings, distance=k) for k in (0.0, 0.5))
+    for reward in (free, near):  # as if the pictures that were shown had differed more
+        wider = replace(reward.head.scaling, factor=reward.head.scaling.factor / 2)
+        reward.head = replace(reward.head, scaling=wider)
+    images = pictures()
+    rows, columns = (torch.arange(size) for size in images.shape[1:3])
+    images[-1] = ((rows[:, None] + columns) % 2)[..., None]  # a chessboard
+    before, after = (reward.score(images, ["x"] * 7) for reward in (free, near))
+    beyond = (before.extras["unfamiliar"] - 1).clamp(min=0)
+    assert (beyond == 0).any() and beyond[-1] == beyond.max() > 1
+    assert torch.allclose(before.values - after.values, 0.5 * beyond, atol=1e-5)
+    assert torch.equal(before.values[beyond == 0], after.values[beyond == 0])
+    assert free.fingerprint != near.fingerprint
+    with pytest.raises(ValueError, match="distance is -0.5; it must be 0 or above"):
+        load_reward("taste", **settings, distance=-0.5)
+
+
 @pytest.mark.parametrize("family", ["siglip", "clip", "dinov2"])
 def test_image_towers_of_transformers_embed_each_picture_on_its_own(family, tmp_path):
     encoder = load_encoder(write_encoder(tmp_path / family, family), batch_size=2)

@@ -1,11 +1,13 @@
 """How well a head knows its owner, in numbers and in words.
 
 The figure is the share of clicks that the head would have made, too, when they were left out; 50 %
-is chance. It is judged at preset numbers of clicks alone (``validation.py``); until then, and as
-long as luck cannot be ruled out, the answer is that nobody can tell yet, which is not a no.
+is chance. Its interval is for clicks to come: the share of further clicks of the same person, of
+the same kinds and on prompts that nobody clicked on, with which the head fitted on all picks will
+agree. It is Wilson's, of as many clicks as they are worth: their number over the dispersion of
+random answers (``validation.dispersion``). ``benchmarks/taste`` measures how often it holds.
 
-References:
-    Probable inference, the law of succession, and statistical inference (Wilson, 1927).
+It is judged at preset numbers of clicks alone (``validation.py``); until then, and as
+long as luck cannot be ruled out, the answer is that nobody can tell yet, which is not a no.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Agreement:
     agreed: float
     clicks: int
     low: float
+    """Of the head: of the share of clicks to come, see the top of this file."""
     high: float
 
     @property
@@ -98,10 +101,13 @@ class Report:
         clicks = self.agreement.clicks
         if not clicks:
             return f"{self.picks} picks: none of them says which picture is better. Pick some."
-        share = f"{_percent(self.agreement.share)} % ({_percent(self.agreement.low)} to "
+        share, low, high = map(
+            _percent, (self.agreement.share, self.agreement.low, self.agreement.high)
+        )
+        where = "prompts" if self.left_out_by == "prompt" else "pictures"
         sentences = [
             f"{self.picks} picks: it agrees with {round(self.agreement.agreed)} of your {clicks} "
-            f"clicks when they were left out: {share}{_percent(self.agreement.high)} %); chance "
+            f"clicks when they were left out: {share} % (on new {where} {low} to {high} %); chance "
             f"is 50 %. {self._judgement()}"
         ]
         if self.own.clicks:
@@ -145,6 +151,9 @@ def wilson(agreed: float, clicks: int, effective: float | None = None) -> Agreem
         agreed: How many.
         clicks: Of how many.
         effective: How many independent clicks they are worth; as many as there are by default.
+
+    References:
+        Probable inference, the law of succession, and statistical inference (Wilson, 1927).
     """
     if not clicks:
         return Agreement(0.0, 0, 0.0, 1.0)

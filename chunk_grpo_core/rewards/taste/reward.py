@@ -36,6 +36,7 @@ class TasteReward:
         *,
         encoder: Encoder | None = None,
         pessimism: float = 0.0,
+        distance: float = 0.0,
         batch_size: int = 16,
     ) -> None:
         """Judge with a head.
@@ -46,25 +47,29 @@ class TasteReward:
             encoder: The one that the head was fitted on.
             pessimism: How many deviations of the ensemble are subtracted from its mean; 0 is the
                 head itself. It lowers what the picks leave open.
+            distance: What is subtracted for every 1 that the extra ``unfamiliar`` is above 1. It
+                lowers pictures unlike those that were shown.
             batch_size: Pictures at once.
 
         Raises:
-            ValueError: The encoder is missing or another one, or pessimism is negative.
+            ValueError: The encoder is missing or another one, or pessimism or distance is negative.
         """
-        if not (math.isfinite(pessimism) and pessimism >= 0):
-            raise ValueError(f"pessimism is {pessimism}; it must be 0 or above")
+        for name, value in (("pessimism", pessimism), ("distance", distance)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}; it must be 0 or above")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         check_encoder(head, encoder)
         self.head, self.encoder = head, encoder
-        self.pessimism, self.batch_size = pessimism, batch_size
+        self.pessimism, self.distance, self.batch_size = pessimism, distance, batch_size
         self._facts = dict(facts)
 
     @property
     def fingerprint(self) -> Fingerprint:
         """See :class:`~chunk_grpo_core.method.reward.Reward`."""
         encoder = {"encoder": self.head.encoder_digest} if self.head.encoder_digest else {}
-        return {**self._facts, **encoder, "pessimism": self.pessimism}
+        caution = {"pessimism": self.pessimism, "distance": self.distance}
+        return {**self._facts, **encoder, **caution}
 
     def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`.
@@ -84,6 +89,8 @@ class TasteReward:
             values[places] = (
                 scores.mean(0) - self.pessimism * spread[places] if self.pessimism else scores[0]
             )
+            if self.distance:
+                values[places] -= self.distance * (unfamiliar[places] - 1).clamp(min=0)
         return RewardBatch.of(values, taste_std=spread, unfamiliar=unfamiliar)
 
 
@@ -127,6 +134,7 @@ def load_taste(
     head: str | Path,
     encoder: str | Path | Encoder | None = None,
     pessimism: float = 0.0,
+    distance: float = 0.0,
     device: str = "cpu",
     dtype: str = "float32",
     batch_size: int = 16,
@@ -138,6 +146,7 @@ def load_taste(
         encoder: The one that it was fitted on, if it was: loaded, or the folder of the vision
             model. ``tiny`` is found without.
         pessimism: See :class:`TasteReward`.
+        distance: See :class:`TasteReward`.
         device: Of the encoder.
         dtype: Of the encoder; a head belongs to one.
         batch_size: Pictures at once.
@@ -153,11 +162,13 @@ def load_taste(
         encoder = encoder_without_file(fitted.encoder, fitted.encoder_digest)
     if not isinstance(encoder, (str, Path)):
         return TasteReward(
-            fitted, facts, encoder=encoder, pessimism=pessimism, batch_size=batch_size
-        )
+            fitted, facts, encoder=encoder, pessimism=pessimism, distance=distance,
+            batch_size=batch_size,
+        )  # fmt: skip
     network = load_encoder(
         encoder, device=options.device, dtype=options.torch_dtype, batch_size=batch_size
     )
     return EncodedTasteReward(
-        fitted, facts, encoder=network, pessimism=pessimism, batch_size=batch_size
-    )
+        fitted, facts, encoder=network, pessimism=pessimism, distance=distance,
+        batch_size=batch_size,
+    )  # fmt: skip
