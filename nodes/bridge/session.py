@@ -53,10 +53,12 @@ def check_flow_model(model: ModelPatcher) -> None:
     )
     if not is_flow:
         samplings = [base.__name__ for base in kind.__mro__ if base.__module__ == CONST.__module__]
+        scale = getattr(sampling, "noise_scale", 1.0)
+        scaled = f" and noise of {scale:g} times the usual size (noise_scale)" if scale != 1 else ""
         raise ValueError(
-            f"this MODEL ({type(model.model).__name__}) samples with {' and '.join(samplings)}; "
-            "Chunk-GRPO needs a flow-matching MODEL (model sampling CONST, as FLUX.1, FLUX.2, "
-            "Chroma, SD3, Qwen-Image and Z-Image have)"
+            f"this MODEL ({type(model.model).__name__}) samples with {' and '.join(samplings)}"
+            f"{scaled}; Chunk-GRPO needs a flow-matching MODEL whose noise is N(0, 1) (model "
+            "sampling CONST, as FLUX.1, FLUX.2, Chroma, SD3, Qwen-Image, Z-Image and Krea 2 have)"
         )
 
 

@@ -1,15 +1,24 @@
 """Example workflows for real models: the files they ask for, their wiring, and a small stand-in."""
 
+import json
 import re
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from . import graphs
+from .client import PromptRejected
 from .graphs import MODEL, PRESET_TO_TRAIN, find, node
 
 TRAIN, EVALUATE, SAVE = "ChunkGRPO_TrainLoRA", "ChunkGRPO_EvaluateLoRA", "ChunkGRPO_SaveLoRA"
 OF_THE_TINY_FLUX = {"model": MODEL, "clip": graphs.CLIP, "vae": graphs.VAE}
 OWN_INPUTS = {"12_flux2_dev": {"sigmas"}, "16_z_image_turbo": {"sampler"}}
+OWN_INPUTS["17_flux2_klein"] = {"sigmas"}
+NEWER = {"18_krea2_turbo": "krea2"}
+"""Example -> what an older server does not offer; the note of the example says so."""
+NOT_COMFYUIS = {"13_sd35"}
+"""Examples of models that ComfyUI's own templates no longer have."""
 real_examples = pytest.mark.parametrize("name", graphs.REAL)
 
 
@@ -29,6 +38,31 @@ def values_of(entry):
     return entry["inputs"].values()
 
 
+def note(name):
+    """Return the text that one reads first."""
+    nodes = graphs.workflow(name)["nodes"]
+    return next(n["widgets_values"][0] for n in nodes if n.get("title") == "Read me first")
+
+
+@real_examples
+def test_files_addresses_and_encoder_types_are_those_of_comfyuis_own_templates(name):
+    package = find_spec("comfyui_workflow_templates_json")
+    if package is None or not package.submodule_search_locations:
+        pytest.fail("comfyui-workflow-templates-json is not installed: pip install -e '.[dev]'")
+    folder = Path(package.submodule_search_locations[0], "templates")
+    templates = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.json"))]
+    assert len(templates) > 100
+    for _, file in graphs.model_files(name):
+        is_there = [t for t in templates if f'"{file["url"]}"' in t and f'"{file["name"]}"' in t]
+        assert is_there or name in NOT_COMFYUIS, file
+    kinds = {
+        json.dumps(entry["inputs"]["type"])
+        for entry in graphs.twin(name).values()
+        if entry["class_type"] in ("CLIPLoader", "DualCLIPLoader")
+    }
+    assert all(any(kind in template for template in templates) for kind in kinds)
+
+
 @real_examples
 def test_the_page_can_offer_exactly_the_files_that_the_loaders_name(name):
     for entry in graphs.workflow(name)["nodes"]:
@@ -44,7 +78,7 @@ def test_the_page_can_offer_exactly_the_files_that_the_loaders_name(name):
 @real_examples
 def test_the_note_names_every_file_and_claims_no_measurement(name):
     notes = [n for n in graphs.workflow(name)["nodes"] if n["type"] == "MarkdownNote"]
-    text = next(n["widgets_values"][0] for n in notes if n["title"] == "Read me first")
+    text = note(name)
     for _, file in graphs.model_files(name):
         assert f"`models/{file['directory']}/{file['name']}`" in text
     for word in ("**Memory**", "**Time**", "**Watch**", "been measured on a GPU yet"):
@@ -74,11 +108,16 @@ def test_a_preset_trains_and_the_lora_is_saved_and_measured(name):
 
 @real_examples
 def test_the_server_lists_the_files_and_stops_only_at_reading_them(name, comfy, model_files):
-    """Both 0.3.75 and newer servers have every loader and text encoder type of every example.
-
-    No server is let off: an example that needs a newer one fails here on the older.
+    """Both 0.3.75 and newer servers have every loader and text encoder type of every example, but
+    for those that say in their note which server they need.
     """
     prompt, info = graphs.twin(name), comfy.object_info()
+    missing = NEWER.get(name)
+    if missing and missing not in listed(info["CLIPLoader"], "type"):
+        assert f"`{missing}`; 0.3.75 does not" in note(name)
+        with pytest.raises(PromptRejected, match=f"type: '{missing}' not in"):
+            comfy.run(graphs.for_server(prompt, info), check=False)
+        return
     assert [e["class_type"] for e in prompt.values() if e["class_type"] not in info] == []
     found = loaders(prompt, name)
     for entry in found.values():
@@ -94,7 +133,8 @@ def test_the_server_lists_the_files_and_stops_only_at_reading_them(name, comfy, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["10_flux1_dev_bf16", "12_flux2_dev", "15_z_image", "16_z_image_turbo"]
+    "name",
+    ["10_flux1_dev_bf16", "12_flux2_dev", "15_z_image", "16_z_image_turbo", "17_flux2_klein"],
 )
 def test_the_graph_trains_when_the_tiny_flux_stands_in(name, comfy, comfy_server):
     prompt = stand_in(graphs.twin(name), name)

@@ -11,7 +11,7 @@ from .models import Loader, ModelExample
 __all__ = ["layout_of", "prompt_of"]
 
 TRAIN_SIZE, MEASURE_SIZE = 512, 1024
-RECIPE, STEPS, PICTURES = "quick", 8, 24  # of a rollout, and in an iteration
+RECIPE, PICTURES = "quick", 24  # in an iteration
 ITERATIONS = 30  # a first try
 
 
@@ -28,11 +28,11 @@ def read_me(model: ModelExample) -> str:
         memory=model.memory,
         recipe=RECIPE,
         pictures=PICTURES,
-        steps=STEPS,
+        steps=model.steps,
         iterations=ITERATIONS,
-        calls=PICTURES * STEPS,
+        calls=PICTURES * model.steps,
         twice=", each twice for `cfg`" if model.cfg > 1 else "",
-        advice=model.advice,
+        advice=" ".join(filter(None, (model.advice, model.needs))),
     )
 
 
@@ -82,8 +82,8 @@ def prompt_of(model: ModelExample) -> dict[str, dict]:
         nodes["11"] = node("CLIPTextEncode", clip=clip, text="")
     if model.scheduler:
         preset["sigmas"], measured_sigmas = ["13", 0], ["55", 0]
-        nodes["13"] = _scheduler(model.scheduler, TRAIN_SIZE)
-        nodes["55"] = _scheduler(model.scheduler, MEASURE_SIZE)
+        nodes["13"] = _scheduler(model, TRAIN_SIZE)
+        nodes["55"] = _scheduler(model, MEASURE_SIZE)
     drawn = {}
     if model.sampler:
         preset["sampler"] = ["14", 0]
@@ -105,8 +105,8 @@ def _size(model: ModelExample, side: int) -> dict:
     return node(model.latent, width=side, height=side, batch_size=1)
 
 
-def _scheduler(class_type: str, side: int) -> dict:
-    return node(class_type, steps=STEPS, width=side, height=side)
+def _scheduler(model: ModelExample, side: int) -> dict:
+    return node(model.scheduler or "", steps=model.steps, width=side, height=side)
 
 
 TITLE_BAR, GAP, TOP, BOTTOM = 30, 30, 80, 1680

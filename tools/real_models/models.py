@@ -15,6 +15,8 @@ _SD35_TEXT = "Comfy-Org/stable-diffusion-3.5-fp8/resolve/main/text_encoders"
 _FLUX2 = "Comfy-Org/flux2-dev/resolve/main/split_files"
 _QWEN = "Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files"
 _Z_IMAGE = "Comfy-Org/z_image/resolve/main/split_files"
+_KLEIN = "Comfy-Org/flux2-klein/resolve/main/split_files"
+_KREA2 = "Comfy-Org/Krea-2/resolve/main"
 _Z_TURBO = "Comfy-Org/z_image_turbo/resolve/main/split_files"
 
 
@@ -69,6 +71,10 @@ class ModelExample:
     """Node that gives the model's own noise levels, in the place of the preset's."""
     sampler: str | None = None
     """Sampler of KSamplerSelect, in the place of the preset's."""
+    steps: int = 8
+    """Of a rollout: those of the recipe, or of the model's own scheduler."""
+    needs: str = ""
+    """Sentence of the note: which ComfyUI has this model, if not every one that the pack takes."""
 
     @property
     def files(self) -> tuple[File, ...]:
@@ -103,7 +109,7 @@ MODELS = (
         name="10_flux1_dev_bf16",
         title="FLUX.1-dev in bf16",
         loaders=(
-            _diffusion_model("flux1-dev.safetensors", "black-forest-labs/FLUX.1-dev/resolve/main"),
+            _diffusion_model("flux1-dev.safetensors", "Comfy-Org/flux1-dev/resolve/main"),
             Loader(
                 "DualCLIPLoader",
                 130,
@@ -239,6 +245,47 @@ MODELS = (
         advice="It was distilled to few steps, and is trained as it is used: 8 steps, `cfg` 1 and "
         "`res_multistep`, as in ComfyUI's own template, whose ModelSamplingAuraFlow (shift 3) only "
         "sets the noise levels that the preset gives here. Draw with the same.",
+    ),
+    ModelExample(
+        name="17_flux2_klein",
+        title="FLUX.2 klein 4B",
+        loaders=(
+            _diffusion_model("flux-2-klein-4b.safetensors", f"{_KLEIN}/diffusion_models"),
+            _text_encoder("qwen_3_4b.safetensors", f"{_KLEIN}/text_encoders", "flux2"),
+            _vae("flux2-vae.safetensors", f"{_FLUX2}/vae"),
+        ),
+        model=(0, 0),
+        clip=(1, 0),
+        vae=(2, 0),
+        latent="EmptyFlux2LatentImage",
+        scheduler="Flux2Scheduler",
+        steps=4,
+        memory="The weights are about 8 GB in bf16, and the text encoder about as much; only one "
+        "of them is needed at a time. The smallest of the modern models: meant for cards from 16 "
+        "GB, and worth a try on 12.",
+        advice="It was distilled to 4 steps, and is trained as it is used: 4 steps from "
+        "**Flux2Scheduler**, `cfg` 1. Change the width and height of that node together with "
+        "**Picture size**.",
+        needs="ComfyUI 0.3.75 loads FLUX.2 but not klein's text encoder; 0.28 does.",
+    ),
+    ModelExample(
+        name="18_krea2_turbo",
+        title="Krea 2 Turbo",
+        loaders=(
+            _diffusion_model("krea2_turbo_fp8_scaled.safetensors", f"{_KREA2}/diffusion_models"),
+            _text_encoder("qwen3vl_4b_fp8_scaled.safetensors", f"{_KREA2}/text_encoders", "krea2"),
+            _vae("qwen_image_vae.safetensors", f"{_KREA2}/vae"),
+        ),
+        model=(0, 0),
+        clip=(1, 0),
+        vae=(2, 0),
+        memory="12.9 billion weights: about 13 GB in fp8. Meant for cards of 24 GB; on 16 GB "
+        "ComfyUI keeps a part of them in system memory, which is slow.",
+        advice="It was distilled to few steps, and is trained as it is used: 8 steps of `euler` "
+        "and `cfg` 1. Its maker trains LoRAs on Krea 2 RAW (52 steps, `cfg` 3.5) and uses them on "
+        "Turbo: for that, load the RAW file here, set `cfg` and draw with Turbo. That costs about "
+        "thirteen times as much, and nobody has compared the two.",
+        needs="ComfyUI knows Krea 2 since its encoder type `krea2`; 0.3.75 does not, 0.28 does.",
     ),
 )
 """In the order of their numbers."""

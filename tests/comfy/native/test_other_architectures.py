@@ -7,9 +7,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import pytest
 import torch
 
-from ..tiny_architectures.models import OTHERS, is_there
+from ..tiny_architectures.models import ALL, ARCHITECTURES, OTHERS, is_there
 from .gradients import float64_policy, gradient_errors, reached
 from .models import (
     architecture_policy,
@@ -19,6 +20,7 @@ from .models import (
     survives_errors_and_cancel,
     train,
     unchanged,
+    velocity_at,
 )
 
 
@@ -117,3 +119,55 @@ def test_errors_and_cancel_leave_the_model_as_it_was(lab):
             model = models.build(name)
             policy = architecture_policy(lab, name, model)
             survives_errors_and_cancel(policy, model, models.conditioning(name, 1))
+
+
+def test_comfyuis_loaders_compute_the_function_that_was_trained(lab):
+    """Merged and, where there is such a loader, bypassed; Apply LoRA as well."""
+    import comfy.sd
+
+    names = ("load_lora_for_models", "load_bypass_lora_for_models")
+    loaders = [getattr(comfy.sd, name) for name in names if hasattr(comfy.sd, name)]
+    apply_lora = lab.module("nodes.bridge.applied").apply_lora
+    with torch.inference_mode():
+        for name in [*ARCHITECTURES, *_there()]:
+            model, work = models.build(name), velocity_at(latent=ALL[name].latent)
+            policy = architecture_policy(lab, name, model)
+            generator = torch.Generator().manual_seed(1)
+            with torch.inference_mode(False), torch.no_grad():
+                for factor in policy.adapter.parameters():
+                    factor.copy_(0.1 * torch.randn(factor.shape, generator=generator))
+            wanted, lora = policy.run(work), policy.lora_model()
+            loaded = [load(model, None, lora, 1.0, 0.0)[0] for load in loaders]
+            for other in [*loaded, apply_lora(model, lora)]:
+                found = architecture_policy(lab, name, other, targets=None).run(work)
+                error = float((found - wanted).norm() / wanted.norm())
+                assert error <= 1e-5, (name, error)
+            base = architecture_policy(lab, name, model, targets=None).run(work)
+            assert float((base - wanted).norm() / wanted.norm()) > 0.01, name
+
+
+def test_models_that_sample_otherwise_are_refused_by_name(lab):
+    check = lab.module("nodes.bridge.session").check_flow_model
+    refused = {"CosmosT2IPredict2": "COSMOS_RFLOW", "HiDreamO1": "noise_scale"}
+    for kind, reason in refused.items():
+        model = _empty(kind)
+        if model is None:
+            print("not in this ComfyUI:", kind)
+            continue
+        with pytest.raises(ValueError, match=rf"this MODEL \(\w+\) .*{reason}"):
+            check(model)
+
+
+def _empty(kind: str):
+    """A MODEL of this kind without weights; None if ComfyUI does not have it."""
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    if not hasattr(comfy.supported_models, kind):
+        return None
+    settings = getattr(comfy.supported_models, kind)({"image_model": kind.lower()})
+    settings.unet_config |= {"disable_unet_model_creation": True, "extra_ff_mult": 4}
+    settings.set_inference_dtype(torch.float32, None)
+    model = settings.get_model({}, "")
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
