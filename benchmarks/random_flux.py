@@ -118,7 +118,7 @@ def build(
         _use_nf4(model)
     generator = torch.Generator(device).manual_seed(0)
     _fill(model, dtype, device, generator)
-    speed_up(model, options or FluxModel())
+    speed_up(model, options or FluxModel(), FluxPolicy.blocks)
     config = size.config
     features = torch.randn(1, size.text, config["joint_attention_dim"], device=device)
     pooled = torch.randn(1, config["pooled_projection_dim"], device=device)

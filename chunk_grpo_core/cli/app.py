@@ -13,6 +13,7 @@ from ..version import __version__
 from .demo_command import demo
 from .duels import duels
 from .measure import analyze, evaluate, sample
+from .models import models
 from .outcome import AsJson, Command, CommandGroup
 from .outputs import file_to_write
 from .progress import clear_errors
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, resume, sample, analyze, evaluate, duels, presets):
+for command in (demo, train, resume, sample, analyze, evaluate, duels, presets, models):
     app.command(cls=Command)(command)
 
 

@@ -105,7 +105,7 @@ class DiffusersModel(ModelTable):
         if named := getattr(self, kind):
             place = Path(named)
         elif self.path:
-            place = _pipeline(self.path) / self.folders[kind]
+            place = self.pipeline_folder() / self.folders[kind]
         else:
             raise ValueError(
                 f"model.{kind} is missing; name the file, or a whole pipeline as model.path"
@@ -113,6 +113,20 @@ class DiffusersModel(ModelTable):
         if not place.exists():
             raise FileNotFoundError(f"model.{kind}: there is no {place}")
         return place
+
+    def pipeline_folder(self) -> Path:
+        """The folder of the pipeline, also of one in the hub's cache; never over the network.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            ValueError: None is named.
+        """
+        if not self.path:
+            raise ValueError(
+                "model.path is missing; name the folder of a diffusers pipeline, or one in the "
+                "Hugging Face cache"
+            )
+        return _pipeline(self.path)
 
     def compute_device(self) -> torch.device:
         """The device that :attr:`device` names.
@@ -156,7 +170,6 @@ def _is_hub_name(path: str) -> bool:
 
 
 def _pipeline(path: str) -> Path:
-    """The folder of a pipeline, also of one in the hub's cache; never over the network."""
     if not _is_hub_name(path):
         folder = Path(path)
         if not (folder / "model_index.json").is_file():

@@ -26,8 +26,6 @@ __all__ = ["DiffusersPolicy"]
 
 T = TypeVar("T")
 Conditioning = TypeVar("Conditioning")
-_CAPTIONS = 64
-"""Captions whose features stay on the device: 4 MiB each for FLUX.1."""
 
 
 class DiffusersPolicy(ABC, Generic[Conditioning]):
@@ -35,9 +33,11 @@ class DiffusersPolicy(ABC, Generic[Conditioning]):
 
     mixes_times = True
     """See :class:`~chunk_grpo_core.method.policy.Policy`."""
-    blocks: ClassVar[tuple[str, ...]]
+    captions: ClassVar[int] = 64
+    """Captions whose features stay on the device: 4 MiB each for FLUX.1."""
+    blocks: tuple[str, ...]
     """Names of the transformer's lists of blocks, which are equal inside a list."""
-    targets: ClassVar[Mapping[str, str]]
+    targets: Mapping[str, str]
     """A value of ``lora.targets`` (attention, attention+mlp, all-linear) -> regular expression over
     whole names of the transformer's layers."""
 
@@ -70,7 +70,7 @@ class DiffusersPolicy(ABC, Generic[Conditioning]):
                 the self-test checks one against the other.
         """
         self._name, self._latent_shape = name, tuple(latent_shape)
-        self._encode, self._decode = lru_cache(_CAPTIONS)(torch.no_grad()(encode)), decode
+        self._encode, self._decode = lru_cache(self.captions)(torch.no_grad()(encode)), decode
         self._encode_pictures = encode_pictures
         self._adapter = PeftAdapter(transformer, lora, seed, self.targets)
         self._transformer = transformer.eval()

@@ -17,7 +17,7 @@ from ..method.schedule import TimeGrid
 from ..prompts.example import Prompt
 from .diffusers_policy import DiffusersPolicy
 
-__all__ = ["Captions", "Family", "Load", "ModelTable"]
+__all__ = ["Captions", "Checkpoint", "Family", "Load", "ModelTable"]
 
 Table = TypeVar("Table", bound="ModelTable")
 TableIn = TypeVar("TableIn", bound="ModelTable", contravariant=True)
@@ -56,6 +56,18 @@ class Captions:
 
     train: Sequence[str]
     held_out: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published model of a family."""
+
+    name: str
+    """Its name on the Hugging Face hub, or in sentences."""
+    parameters: str
+    """Of the transformer, such as 12B."""
+    licence: str
+    """The licence of the weights in a few words."""
 
 
 class Load(Protocol[TableIn]):
@@ -115,3 +127,9 @@ class Family(Generic[Table]):
     :func:`~chunk_grpo_core.optional.import_early`."""
     example: Mapping[str, object] = field(default_factory=dict)
     """Values of [model] in a file that ``chunk-grpo presets --write`` prints."""
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """Published models that it loads; the first is the one of :attr:`example`."""
+    needs: str = "diffusers>=0.35"
+    """What pip must have installed for it."""
+    tested: str = "no tests are on record"
+    """What was tested, in a sentence without its full stop."""

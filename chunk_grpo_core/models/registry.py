@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from ..settings.declared import shortened
 from .family import Family, ModelTable
-from .flux.family import FAMILY as FLUX
-from .tiny.family import FAMILY as TINY
 
 __all__ = ["FAMILIES", "ChosenModel", "family_named"]
 
-FAMILIES: dict[str, Family[Any]] = {family.name: family for family in (TINY, FLUX)}
+_FAMILIES = (
+    "tiny.family:FAMILY",
+    "flux.family:FAMILY",
+    "z_image:FAMILY",
+)
+"""Module beside this one, and what it exports."""
+
+
+def _exported(place: str) -> Family[Any]:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f".{module}", __package__), name)
+
+
+FAMILIES: dict[str, Family[Any]] = {one.name: one for one in map(_exported, _FAMILIES)}
 """Value of ``model.type`` -> family."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .attention import ATTENTION
@@ -10,12 +11,13 @@ from .diffusers_model import DiffusersModel
 __all__ = ["speed_up"]
 
 
-def speed_up(transformer: Any, model: DiffusersModel) -> None:
+def speed_up(transformer: Any, model: DiffusersModel, blocks: Sequence[str]) -> None:
     """Set the attention kernel, checkpointing and compilation that a user chose.
 
     Args:
         transformer: A model of diffusers, before or after a LoRA is put on it.
         model: The choices.
+        blocks: Names of the transformer's lists of blocks.
 
     Raises:
         ValueError: The kernel does not work here; the message has diffusers' reason.
@@ -32,4 +34,6 @@ def speed_up(transformer: Any, model: DiffusersModel) -> None:
     if model.compile:
         # Only the blocks: one compilation serves all of a kind, and a second one batches of all
         # sizes, if there is more than one.
-        transformer.compile_repeated_blocks()
+        for name in blocks:
+            for block in transformer.get_submodule(name):
+                block.compile()

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from chunk_grpo_core.__main__ import main
 from chunk_grpo_core.cli import app as app_module
-from chunk_grpo_core.cli import demo_command, duels, measure, rewards, serve, taste, train
+from chunk_grpo_core.cli import demo_command, duels, measure, models, rewards, serve, taste, train
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.cli.demo import DemoResult
 from chunk_grpo_core.disk.atomic import CannotWrite
@@ -108,6 +108,7 @@ COMMANDS = {
     "analyze": ("tiny.toml", "tiny.toml --set grid.steps=0", (measure, "measure_curve")),
     "evaluate": ("tiny.toml --lora in.safetensors", "tiny.toml", (measure, "measure")),
     "duels": ("judged --answers 12", "judged --answers 3", (duels, "answered")),
+    "models": ("z-image", "sdxl", (models, "family_facts")),
     "presets": ("--write safe-lora", "--write nothing", (train, "preset_text")),
     "convert": (
         "in.safetensors out.safetensors --to native",

@@ -31,7 +31,11 @@ from chunk_grpo_core.train.trainer import Trainer
 def trained(iterations=1, optimizer=None, lora=None, **options):
     """Rows and adapter of a short training of the tiny FLUX."""
     policy, rows = tiny_policy(lora), []
-    speed_up(policy.transformer, FluxModel(**{"gradient_checkpointing": False, **options}))
+    speed_up(
+        policy.transformer,
+        FluxModel(**{"gradient_checkpointing": False, **options}),
+        policy.blocks,
+    )
     config = TrainConfig(
         grid=shifted_grid(5, 3.0),
         plan=ChunkPlan((1, 3)),
@@ -100,7 +104,7 @@ def test_compiled_blocks_train_as_plain_ones(monkeypatch):
 def test_a_policy_knows_that_it_is_compiled():
     policy = tiny_policy()
     assert not policy.is_compiled
-    speed_up(policy.transformer, FluxModel(compile=True))
+    speed_up(policy.transformer, FluxModel(compile=True), policy.blocks)
     assert policy.is_compiled
 
 
@@ -113,7 +117,7 @@ def test_unknown_kernels_and_those_without_a_backward_pass_are_refused():
 
 def test_a_kernel_whose_package_is_missing_says_so():
     with pytest.raises(ValueError, match="model.attention is flash-3, which does not work here: "):
-        speed_up(tiny_policy().transformer, FluxModel(attention="flash-3"))
+        speed_up(tiny_policy().transformer, FluxModel(attention="flash-3"), ())
 
 
 def steps_of(config, resume_after=None):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...method.schedule import TimeGrid, flux_shift, shifted_grid
-from ..family import Family
+from ..family import Checkpoint, Family
 from .config import FluxModel
 from .loading import flux_policy
 
@@ -27,4 +27,10 @@ FAMILY = Family(
         "transformers.T5EncoderModel",
     ),
     example={"path": "black-forest-labs/FLUX.1-dev"},
+    checkpoints=(
+        Checkpoint("black-forest-labs/FLUX.1-dev", "12B", "FLUX.1 [dev] Non-Commercial"),
+        Checkpoint("black-forest-labs/FLUX.1-schnell", "12B", "Apache 2.0"),
+    ),
+    tested="tested on small models of the true class, from pipelines and single files, and at "
+    "full size with random weights on an H100; not with real weights",
 )

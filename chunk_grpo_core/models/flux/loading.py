@@ -73,7 +73,7 @@ def flux_policy(
             f"{transformer.config.in_channels // 4}; model.vae and model.transformer do not belong "
             "together"
         )
-    speed_up(transformer, model)
+    speed_up(transformer, model, FluxPolicy.blocks)
     return FluxPolicy(
         name=model.name,
         transformer=transformer,

@@ -8,9 +8,7 @@ Legend: L text tokens, D P widths of the two encoders.
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +19,12 @@ from torch import Tensor, nn
 
 from ...optional import require
 from ...prompts.example import Prompt, examples_of
-from ..tensor_cache import TensorCache, digest
+from ..encoded_prompts import encoded_prompts
+from ..tensor_cache import TensorCache
 from .files import find_part, read_header, read_tensors
 from .transformer import check_same_names, to_type
 
 __all__ = ["TextSource", "encode_prompts", "load_clip", "load_t5"]
-
-log = logging.getLogger(__name__)
 
 _CLIP_HEAD = 64
 
@@ -80,35 +77,9 @@ def encode_prompts(
         FileNotFoundError: An encoder or tokenizer is missing; only when a prompt is new.
         ValueError: A file is not the encoder it was given for.
     """
+    texts = list(dict.fromkeys(example.text for example in examples_of(prompts)))
     facts = json.dumps([source.fingerprint(), str(dtype)])
-    texts = dict.fromkeys(example.text for example in examples_of(prompts))
-    keys = {text: digest([facts, text]) for text in texts}
-    fresh: dict[str, tuple[Tensor, Tensor]] = {}
-    new = [text for text, key in keys.items() if cache.load(key) is None]
-    if new:
-        log.info("encoding %d of %d prompts", len(new), len(keys))
-        encode = _encoders(source, dtype, device)
-        for text in new:
-            features = encode(text)
-            if not cache.store(keys[text], list(features)):
-                fresh[text] = features
-        del encode
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def lookup(text: str) -> tuple[Tensor, Tensor]:
-        if text not in keys:
-            raise ValueError(f"the prompt {text!r} was not encoded when the model was loaded")
-        encoded = fresh.get(text) or cache.load(keys[text])
-        if encoded is None:
-            raise FileNotFoundError(
-                f"{cache.folder} has lost the features of a prompt; start again to make them anew"
-            )
-        features, pooled = (part.to(device) for part in encoded)
-        return features, pooled
-
-    return lookup
+    return encoded_prompts(texts, facts, cache, lambda: _encoders(source, dtype, device), device)
 
 
 def load_clip(source: Path, dtype: torch.dtype, end_of_text: int) -> nn.Module:

@@ -46,5 +46,6 @@ FAMILY = Family(
     captions=_captions,
     reward="tiny_world",
     few_steps=5,
+    tested="it is what the tests and the demo train",
     imports=("diffusers.FluxTransformer2DModel",),
 )

@@ -1,0 +1,303 @@
+"""Every family of diffusers' models is held to diffusers' own pipeline of it, recorded as it runs.
+
+The pipelines are small ones of the true classes; their text encoders and VAEs, too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from environment import package
+from native_names import NATIVE
+from pipeline_folders import PIPELINES, saved, small_pipeline
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from chunk_grpo_core.cli.app import app
+from chunk_grpo_core.lora.adapter import LoraConfig
+from chunk_grpo_core.lora.files import diffusers_lora, save_lora
+from chunk_grpo_core.models.pipelines import loading
+from chunk_grpo_core.models.registry import FAMILIES
+
+PROMPT, NEGATIVE = "a red fox in the snow", "blurry hat"
+STEPS, WIDTH, HEIGHT = 3, 64, 96
+GUIDED = {
+    "z-image": 2.0,
+}
+"""A scale with which a pipeline calls the transformer for the negative prompt, too."""
+
+
+@dataclass
+class Small:
+    """A small pipeline and where it is."""
+
+    family: str
+    pipe: Any
+    folder: Path
+    cache: Path
+
+    @property
+    def unguided(self) -> dict[str, Any]:
+        return {"guidance_scale": 0.0}
+
+    def to_vae(self, images: torch.Tensor) -> torch.Tensor:
+        return images.permute(0, 3, 1, 2) * 2 - 1
+
+    def from_vae(self, pictures: torch.Tensor) -> torch.Tensor:
+        return (pictures.permute(0, 2, 3, 1) + 1) / 2
+
+    def table(self, **changes: Any) -> Any:
+        values: dict[str, Any] = {
+            "path": str(self.folder), "width": WIDTH, "height": HEIGHT, "device": "cpu",
+            "weights": "float32", "text_cache": str(self.cache), "max_tokens": 16,
+            "guidance": 0.0,
+        }  # fmt: skip
+        return FAMILIES[self.family].table(**{**values, **changes})
+
+    def policy(self, lora: LoraConfig | None = None, **changes: Any) -> Any:
+        table = self.table(**changes)
+        lora = lora or LoraConfig(rank=2)
+        return FAMILIES[self.family].load(table, [PROMPT], lora, 0, keep_on_cpu=False)
+
+
+@pytest.fixture(scope="module", params=PIPELINES)
+def small(request, tmp_path_factory):
+    place = tmp_path_factory.mktemp(request.param)
+    folder = saved(request.param, place / "small")
+    return Small(request.param, small_pipeline(request.param), folder, place / "text")
+
+
+@pytest.fixture(scope="module")
+def plain(small):
+    """A policy without guidance, for tests that change nothing in it."""
+    return small.policy()
+
+
+@dataclass
+class Step:
+    v_t: torch.Tensor
+    x_t: torch.Tensor
+    t: float
+
+
+def record(pipe: Any, options: dict[str, Any]) -> tuple[list[Step], torch.Tensor, int]:
+    """Run a pipeline: its steps, its picture, and how many samples went through the transformer."""
+    steps, samples, scheduler = [], [], pipe.scheduler
+    step, forward = scheduler.step, pipe.transformer.forward
+
+    def recorded_step(model_output: Any, timestep: Any, sample: Any, **rest: Any) -> Any:
+        level = float(scheduler.sigmas[len(steps)])
+        steps.append(Step(model_output.clone(), sample.clone(), level))
+        return step(model_output, timestep, sample, **rest)
+
+    def recorded_forward(*args: Any, **named: Any) -> Any:
+        given = args[0] if args else named["hidden_states"]
+        samples.append(len(given))
+        return forward(*args, **named)
+
+    scheduler.step, pipe.transformer.forward = recorded_step, recorded_forward
+    try:
+        pictures = pipe(
+            prompt=PROMPT, num_inference_steps=STEPS, width=WIDTH, height=HEIGHT,
+            num_images_per_prompt=2, generator=torch.Generator().manual_seed(3),
+            output_type="pt", max_sequence_length=16, **options,
+        ).images  # fmt: skip
+    finally:
+        del scheduler.step, pipe.transformer.forward
+    return steps, pictures.permute(0, 2, 3, 1), sum(samples)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_velocity_levels_and_pictures_are_those_of_the_pipeline(small, guided):
+    scale = GUIDED[small.family] if guided else 0.0
+    options = {"guidance_scale": scale, "negative_prompt": NEGATIVE}
+    steps, pictures, calls = record(small.pipe, options)
+    assert calls == 2 * STEPS * (2 if guided else 1)
+    settings = {"guidance": scale, "negative_prompt": NEGATIVE}
+    policy = small.policy(**settings)
+    grid = FAMILIES[small.family].grid(small.table(**settings), STEPS)
+    levels = small.pipe.scheduler.sigmas
+    torch.testing.assert_close(torch.tensor(grid.sigmas), levels, rtol=0, atol=1e-7)
+    for step in steps:
+        with torch.no_grad():
+            v_t = policy.run(lambda velocity, s=step: velocity(s.x_t, s.t, PROMPT))
+        assert v_t.shape == (2, *policy.latent_shape)
+        torch.testing.assert_close(v_t, step.v_t, rtol=1e-4, atol=1e-5)
+    x_0 = steps[-1].x_t + (levels[-1] - levels[-2]) * steps[-1].v_t
+    torch.testing.assert_close(policy.decode(x_0), pictures, rtol=1e-4, atol=2e-6)
+
+
+def shaken(adapter: Any) -> None:
+    """Move every weight, as training would."""
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_a_saved_lora_is_the_same_function_in_the_pipeline(small, tmp_path):
+    policy = small.policy(LoraConfig(rank=2, targets="all-linear"))
+    (before, *_), _, _ = record(small.pipe, small.unguided)
+    shaken(policy.adapter)
+    weights = diffusers_lora(policy.adapter.state_dict(), policy.adapter.config.file_alpha)
+    file = save_lora(weights, tmp_path / "lora.safetensors", {})
+    pipe = small_pipeline(small.family)
+    pipe.load_lora_weights(file)
+    (first, *_), _, _ = record(pipe, small.unguided)
+    with torch.no_grad():
+        v_t = policy.run(lambda velocity: velocity(first.x_t, first.t, PROMPT))
+    assert float((first.v_t - before.v_t).norm() / before.v_t.norm()) > 0.05
+    torch.testing.assert_close(v_t, first.v_t, rtol=1e-4, atol=2e-5)
+
+
+NO_LINEAR_OF_A_TASK = re.compile(r"norm|adaLN|_mod\b|modulation")
+"""Names of layers in blocks that are neither attention nor MLP."""
+
+
+def test_lora_targets_take_the_whole_of_what_they_name(small):
+    layers = {
+        name
+        for name, layer in small.pipe.transformer.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+    entry = FAMILIES[small.family].load.args[0]
+    in_blocks = {n for n in layers if n.startswith(tuple(f"{b}." for b in entry.blocks))}
+    taken = {
+        preset: {name for name in layers if re.fullmatch(pattern, name)}
+        for preset, pattern in entry.targets.items()
+    }
+    assert taken["all-linear"] == in_blocks
+    assert taken["attention+mlp"] == {n for n in in_blocks if not NO_LINEAR_OF_A_TASK.search(n)}
+    is_attention = re.compile(r"\.(attn\d?|attention)\.")
+    assert taken["attention"] == {n for n in taken["attention+mlp"] if is_attention.search(n)}
+
+
+def test_a_batch_of_different_times_is_each_of_its_samples(plain):
+    policy = plain
+    x_t = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        both, first, second = policy.run(
+            lambda velocity: (
+                velocity(x_t, torch.tensor([0.9, 0.3]), PROMPT),
+                velocity(x_t[:1], 0.9, PROMPT),
+                velocity(x_t[1:], 0.3, PROMPT),
+            )
+        )
+    torch.testing.assert_close(both, torch.cat([first, second]), rtol=1e-4, atol=1e-5)
+
+
+def test_checkpointed_blocks_compute_what_plain_ones_do(small):
+    lora = LoraConfig(rank=2, targets="all-linear")
+    gradients, velocities = [], []
+    for checkpointing in (False, True):
+        policy = small.policy(lora, gradient_checkpointing=checkpointing)
+        shaken(policy.adapter)
+        x_t = torch.randn(1, *policy.latent_shape, generator=torch.Generator().manual_seed(1))
+        v_t = policy.run(lambda velocity, x=x_t: velocity(x, 0.6, PROMPT))
+        velocities.append(v_t.detach())
+        found = torch.autograd.grad(v_t.square().sum(), policy.adapter.parameters(),
+                                    allow_unused=True)  # fmt: skip
+        gradients.append(torch.cat([g.flatten() for g in found if g is not None]))
+    with torch.no_grad():
+        velocities.append(policy.run(lambda velocity: velocity(x_t, 0.6, PROMPT)))
+    assert torch.equal(velocities[1], velocities[2])  # else no ratio would begin at 1
+    torch.testing.assert_close(velocities[0], velocities[1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
+    assert float(gradients[0].norm()) > 0
+
+
+def test_pictures_are_encoded_as_the_pipelines_vae_does(small, plain):
+    images = torch.rand(2, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(5))
+    latents = plain.encode(images)
+    assert latents.shape == (2, *plain.latent_shape)
+    torch.testing.assert_close(latents[1:], plain.encode(images[1:]))
+    # An encoder that scaled otherwise than the decoder would give other pictures.
+    raw = small.pipe.vae.encode(small.to_vae(images)).latent_dist.mode()
+    expected = small.pipe.vae.decode(raw).sample
+    torch.testing.assert_close(
+        plain.decode(latents), small.from_vae(expected).clamp(0, 1), rtol=1e-4, atol=1e-5
+    )
+
+
+def config(small: Small, tmp_path: Path, **model: str) -> Path:
+    table = {
+        "type": small.family, "path": str(small.folder), "text_cache": str(small.cache),
+        "weights": "float32", "device": "cpu", "negative_prompt": NEGATIVE, **model,
+    }  # fmt: skip
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
+    file = tmp_path / "small.toml"
+    file.write_text(
+        "iterations = 3\nprompts_per_iteration = 2\ngroup_size = 2\n"
+        f"[model]\n{lines}\nwidth = 64\nheight = 64\nmax_tokens = 16\n"
+        f"guidance = {GUIDED[small.family]}\n"
+        '[prompts]\ntext = ["a red fox", "a large bird", "two owls", "a hat"]\nheld_out = 2\n'
+        '[reward]\nname = "target_colour"\n[grid]\nsteps = 3\nshift = "model"\n'
+        '[plan]\nchunks = "1, 1"\n[lora]\nrank = 2\n[optimizer]\nlearning_rate = 1e-2\n'
+        "[run]\npictures = 1\n"
+    )
+    return file
+
+
+def train(file: Path, folder: Path) -> dict[str, Any]:
+    done = CliRunner().invoke(
+        app, ["train", str(file), "--out", str(folder), "--json"], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_three_iterations_from_the_command_line(small, tmp_path):
+    facts = train(config(small, tmp_path), tmp_path / "run")
+    assert facts["iterations"] == 3 and facts["ratio_error_first_update"] == 0.0
+    trained = load_file(tmp_path / "run" / "lora.safetensors")
+    assert any(bool(tensor.any()) for name, tensor in trained.items() if "lora_B" in name)
+    pipe = small_pipeline(small.family)
+    pipe.load_lora_weights(tmp_path / "run" / "lora.safetensors")
+
+
+@pytest.mark.slow
+def test_a_single_file_with_its_makers_names_trains_to_the_same_numbers(small, tmp_path):
+    if small.family not in NATIVE:
+        pytest.skip("its single files are read at true size alone, or are those of the folder")
+    package("accelerate")
+    file = tmp_path / "transformer.safetensors"
+    save_file(NATIVE[small.family](dict(small.pipe.transformer.state_dict())), file)
+    runs = []
+    for name, model in (("folder", {}), ("file", {"transformer": str(file)})):
+        train(config(small, tmp_path, **model), tmp_path / name)
+        runs.append(load_file(tmp_path / name / "lora.safetensors"))
+    assert runs[0].keys() == runs[1].keys()
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_mistakes_name_what_is_wrong(small, tmp_path):
+    other = next(name for name in FAMILIES if name not in ("tiny", "flux", small.family))
+    wrong = Small(other, small.pipe, small.folder, small.cache)
+    with pytest.raises(ValueError, match="model.path: .* holds a .*, not a .*chunk-grpo models"):
+        wrong.policy()
+    with pytest.raises(ValueError, match="model.weights is 'fp7'; it must be one of float32"):
+        small.policy(weights="fp7")
+    with pytest.raises(ValueError, match="model.path is missing; name the folder of a diffusers"):
+        small.policy(path="")
+    junk = tmp_path / "junk.safetensors"
+    save_file({"a": torch.zeros(1)}, junk)
+    with pytest.raises(ValueError, match=r"model.transformer: .*junk.safetensors "):
+        small.policy(transformer=str(junk))
+    lora = LoraConfig(rank=2, targets="nothing")
+    with pytest.raises(ValueError, match="lora.targets 'nothing' matches no linear layer"):
+        small.policy(lora)
+
+
+def test_an_old_diffusers_is_answered_with_the_pip_line(small, monkeypatch):
+    entry = FAMILIES[small.family].load.args[0]
+    monkeypatch.setattr(loading, "require", lambda *words: SimpleNamespace(__version__="0.30"))
+    with pytest.raises(ImportError, match=f'0.30 is .* pip install -U "diffusers>={entry.since}"'):
+        small.policy()
