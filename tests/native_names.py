@@ -83,5 +83,6 @@ def sd3(state: State) -> State:
 
 NATIVE: dict[str, Callable[[State], State]] = {
     "z-image": z_image,
+    "sd3": sd3,
 }
 """Family -> diffusers' weights under native names."""

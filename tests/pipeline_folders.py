@@ -113,6 +113,7 @@ def scheduler(**settings: Any) -> Any:
 
 PIPELINES: dict[str, Callable[[], Any]] = {
     "z-image": z_image,
+    "sd3": sd3,
 }
 """Name of the family -> a small pipeline."""
 

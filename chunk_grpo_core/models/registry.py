@@ -15,6 +15,7 @@ _FAMILIES = (
     "tiny.family:FAMILY",
     "flux.family:FAMILY",
     "z_image:FAMILY",
+    "sd3:FAMILY",
 )
 """Module beside this one, and what it exports."""
 

@@ -30,6 +30,7 @@ PROMPT, NEGATIVE = "a red fox in the snow", "blurry hat"
 STEPS, WIDTH, HEIGHT = 3, 64, 96
 GUIDED = {
     "z-image": 2.0,
+    "sd3": 4.0,
 }
 """A scale with which a pipeline calls the transformer for the negative prompt, too."""
 
