@@ -78,11 +78,11 @@ class ToyAdapter:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        self.is_on = False
+        before, self.is_on = self.is_on, False
         try:
             yield
         finally:
-            self.is_on = True
+            self.is_on = before
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: factor.detach().clone() for name, factor in self.factors.items()}

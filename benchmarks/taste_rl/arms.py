@@ -26,6 +26,9 @@ class Arm:
     balance: float = 0.5
     """Share of prompt following, see ``rewards/balance.py``: 0 is taste alone."""
     pessimism: float = 0.0
+    judges_itself: bool = False
+    """Prompt following is what the model says of its own pictures (``rewards/follows_prompt.py``),
+    not what is really there. Its calls are counted."""
     settings: Mapping[str, object] = field(default_factory=dict)
     picks: tuple[int, ...] = (40,)
     """Numbers of picks that it is run with."""
@@ -44,6 +47,7 @@ ARMS: dict[str, Arm] = {
     "pessimism": Arm("half and half, pessimism 1", pessimism=1.0),
     "stop": Arm("taste alone, ended when adherence falls", balance=0.0, stops=True),
     "default-stop": Arm("the default, ended when adherence falls", stops=True),
+    "own-judge": Arm("half and half, judged by the model itself", judges_itself=True, picks=(160,)),
     "two-rounds": Arm("half and half, 20 picks first and 20 at half-time", refits=True),
 }
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from chunk_grpo_core.measure.evaluate import Evaluation, evaluate
 from chunk_grpo_core.measure.reward_fell import fallen, reward_gains
 from chunk_grpo_core.method.policy import base_model
+from chunk_grpo_core.method.reward import Reward
 from chunk_grpo_core.models.tiny.model import TinyFlux, sample_images
 from chunk_grpo_core.models.tiny.reward import TinyWorldReward
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
+from chunk_grpo_core.rewards.follows_prompt import FollowsPrompt
 from chunk_grpo_core.rewards.taste.fit import Fitted
 from chunk_grpo_core.rewards.taste.head import Head
 from chunk_grpo_core.rewards.taste.reward import TasteReward
@@ -88,10 +90,11 @@ def measure(judge: Judge, images: Tensor, taste: str, head: Head) -> Measured:
 
 def _reward(head: Fitted, arm: Arm) -> CombinedReward:
     taste = TasteReward(head.head, {}, pessimism=arm.pessimism)
+    following: Reward = FollowsPrompt() if arm.judges_itself else PROMPT
     return CombinedReward(
         [
             WeightedReward(reward=taste, weight=1 - arm.balance),
-            WeightedReward(reward=PROMPT, weight=arm.balance),
+            WeightedReward(reward=following, weight=arm.balance),
         ]
     )
 

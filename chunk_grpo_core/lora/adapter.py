@@ -155,6 +155,7 @@ class PeftAdapter:
             ),
             module,
         )
+        self._is_on = True
         self._layers: dict[str, Any] = {name: module.get_submodule(name) for name in names}
         with torch.no_grad():
             for name, layer in self._layers.items():
@@ -191,11 +192,15 @@ class PeftAdapter:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Switch every layer's LoRA off inside the context."""
-        for layer in self._layers.values():
-            layer.enable_adapters(False)
+        """Switch every layer's LoRA off inside the context, which may be inside another one."""
+        before, self._is_on = self._is_on, False
+        self._switch(False)
         try:
             yield
         finally:
-            for layer in self._layers.values():
-                layer.enable_adapters(True)
+            self._is_on = before
+            self._switch(before)
+
+    def _switch(self, is_on: bool) -> None:
+        for layer in self._layers.values():
+            layer.enable_adapters(is_on)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy
+from ..method.policy_reward import bound
 from ..method.reward import (
     NothingScored,
     Reward,
@@ -140,7 +141,8 @@ def evaluate(
     Raises:
         NothingScored: No picture has a score.
     """
-    examples = examples_of(prompts)
+    limit = limit or BatchLimit()
+    reward, examples = bound(reward, policy, limit.fit), examples_of(prompts)
     pictures_of_prompts = draw(
         policy,
         examples,

@@ -17,7 +17,16 @@ from torch import Tensor
 
 from ..prompts.example import Prompt
 
-__all__ = ["Adapter", "PictureEncoder", "Policy", "Velocity", "base_model", "trained_adapter"]
+__all__ = [
+    "Adapter",
+    "Guided",
+    "PictureEncoder",
+    "Policy",
+    "Velocity",
+    "base_model",
+    "trained_adapter",
+    "without_guidance",
+]
 
 T = TypeVar("T")
 
@@ -50,7 +59,8 @@ class Adapter(Protocol):
         ...
 
     def disabled(self) -> AbstractContextManager[None]:
-        """Inside this context the model is the reference policy (adapter off)."""
+        """Inside this context, which may be inside another one, the model is the reference policy
+        (adapter off)."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -116,11 +126,26 @@ class Policy(Protocol):
 
 @runtime_checkable
 class PictureEncoder(Protocol):
-    """A policy that may be able to undo :meth:`Policy.decode`; only the self-test asks for it."""
+    """A policy that may be able to undo :meth:`Policy.decode`."""
 
     def encode(self, images: Tensor) -> Tensor | None:
         """Encode pictures (B, H, W, 3) in 0..1 to latents (B, *latent); None without an encoder."""
         ...
+
+
+@runtime_checkable
+class Guided(Protocol):
+    """A policy whose velocity may have classifier-free guidance in it."""
+
+    def unguided(self) -> AbstractContextManager[None]:
+        """Inside this context, which no phase may cross, the velocity is that of the prompt alone.
+        A guidance that the model takes as an input (FLUX.1-dev) stays what it is."""
+        ...
+
+
+def without_guidance(policy: Policy) -> AbstractContextManager[None]:
+    """Inside this context the policy has no classifier-free guidance."""
+    return policy.unguided() if isinstance(policy, Guided) else nullcontext()
 
 
 def base_model(policy: Policy) -> AbstractContextManager[None]:

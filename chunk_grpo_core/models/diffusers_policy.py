@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import ClassVar, Generic, TypeVar
 
@@ -120,6 +121,11 @@ class DiffusersPolicy(ABC, Generic[Conditioning]):
         """Whether blocks are compiled, so that calls with gradients have other last bits than calls
         without."""
         return any(module._compiled_call_impl for module in self._transformer.modules())
+
+    def unguided(self) -> AbstractContextManager[None]:
+        """See :class:`~chunk_grpo_core.method.policy.Guided`; a family with two calls of the
+        transformer for each velocity leaves the second one out."""
+        return nullcontext()
 
     def run(self, work: Callable[[Velocity], T]) -> T:
         """See :class:`~chunk_grpo_core.method.policy.Policy`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
@@ -73,6 +74,10 @@ class ShardedPolicy:
     def is_compiled(self) -> bool:
         """See :class:`~chunk_grpo_core.method.policy.Policy`."""
         return self._policy.is_compiled
+
+    def unguided(self) -> AbstractContextManager[None]:
+        """See :class:`~chunk_grpo_core.method.policy.Guided`."""
+        return self._policy.unguided()
 
     def run(self, work: Callable[[Velocity], T]) -> T:
         """See :class:`~chunk_grpo_core.method.policy.Policy`."""

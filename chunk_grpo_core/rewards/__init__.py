@@ -159,6 +159,12 @@ def _taste(
     return load_taste(head, encoder, pessimism, distance, device, dtype, batch_size)
 
 
+def _follows_prompt(draws: int = 1, seed: int = 0) -> Reward:
+    from .follows_prompt import FollowsPrompt
+
+    return FollowsPrompt(draws, seed)
+
+
 def _server() -> tuple[Callable[..., Any], ...]:
     from .remote.http import JsonServer
 
@@ -217,6 +223,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "ocr": _ocr,
     "geneval": _network(_geneval),
     "taste": _taste,
+    "follows_prompt": _follows_prompt,
 }
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ..method.policy import Policy
+from ..method.policy_reward import Fit, units_of_reward
 from ..method.reward import Fingerprint, Reward, RewardBatch, is_groupwise, is_remote, is_scale_free
 from ..prompts.example import Prompt
 from .combined import CombinedReward, WeightedReward
@@ -90,6 +92,17 @@ class _Whole:
     @property
     def scale_free(self) -> bool:
         return is_scale_free(self.reward)
+
+    @property
+    def needs_policy(self) -> bool:
+        return self.reward.needs_policy
+
+    @property
+    def units_per_picture(self) -> int:
+        return units_of_reward(self.reward)
+
+    def bind(self, policy: Policy, fit: Fit) -> _Whole:
+        return _Whole(self.reward.bind(policy, fit))
 
     def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         batch = self.reward.score(images, examples)

@@ -8,13 +8,17 @@ Legend: B pictures, H W picture size.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from ..method.policy import Policy
+from ..method.policy_reward import Fit, bound, needs_policy, units_of_reward
 from ..method.reward import (
     Fingerprint,
     Reward,
@@ -31,6 +35,8 @@ from ..prompts.example import Example, Prompt
 __all__ = ["CombinedReward", "WeightedReward", "check_weight"]
 
 log = logging.getLogger(__name__)
+
+Combination = TypeVar("Combination", bound="CombinedReward")
 
 _LEAST, _MOST = 1e-12, 1e6
 """Smaller weights leave no spread that an advantage could see; larger ones lose digits."""
@@ -127,6 +133,25 @@ class CombinedReward:
     def groupwise(self) -> bool:
         """Whether a part is."""
         return any(is_groupwise(part.reward) for part in self.parts.values())
+
+    @property
+    def needs_policy(self) -> bool:
+        """Whether a part does."""
+        return any(needs_policy(part.reward) for part in self.parts.values())
+
+    @property
+    def units_per_picture(self) -> int:
+        """Those of all parts, also of one that is only recorded."""
+        return sum(units_of_reward(part.reward) for part in self.parts.values())
+
+    def bind(self: Combination, policy: Policy, fit: Fit) -> Combination:
+        """Bind the parts; see :class:`~chunk_grpo_core.method.policy_reward.PolicyReward`."""
+        combination = copy.copy(self)
+        combination.parts = {
+            name: replace(part, reward=bound(part.reward, policy, fit))
+            for name, part in self.parts.items()
+        }
+        return combination
 
     def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`; never raises RewardFailed.

@@ -19,6 +19,7 @@ from ..prompts.wildcards import WildcardFolder
 from ..rewards import load_reward
 from ..rewards.balance import BalancedReward
 from ..rewards.combined import CombinedReward, WeightedReward
+from ..rewards.follows_prompt import EMPTY
 from .preferences import judged_prompts
 
 __all__ = ["load_adapter", "load_policy", "load_prompts", "load_rewards"]
@@ -78,12 +79,13 @@ def load_policy(
 
     Args:
         config: What to load.
-        prompts: All prompts that it will be asked for.
+        prompts: All prompts that it will be asked for; the empty one, with which a model judges
+            its own pictures (``rewards/follows_prompt.py``), is added.
         keep_on_cpu: See :class:`~chunk_grpo_core.models.family.Load`.
     """
     settings, model = config.settings, config.model
     policy = model.family.load(
-        model.table, prompts, settings.lora, settings.seed, keep_on_cpu=keep_on_cpu
+        model.table, [*prompts, EMPTY], settings.lora, settings.seed, keep_on_cpu=keep_on_cpu
     )
     if config.run.continue_from:
         load_adapter(policy, Path(config.run.continue_from))

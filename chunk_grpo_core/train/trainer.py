@@ -12,7 +12,7 @@ import torch
 
 from ..algorithms import algorithm_of, name_of
 from ..algorithms.algorithm import Algorithm, SampledGroup
-from ..method.advantage import Advantages, check_scale, iteration_advantages
+from ..method.advantage import Advantages, iteration_advantages
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, Velocity, trained_adapter
 from ..method.reward import Reward, RewardBatch, is_scale_free
@@ -38,6 +38,7 @@ from .events import (
     ignore,
     never_stop,
 )
+from .judge import judge_of
 from .may_change import Change, load_to_resume, trained_with
 from .metrics import UpdateReport, metrics_row, picture_spread, some_pixels
 from .old_policy import OldPolicy
@@ -107,9 +108,9 @@ class Trainer:
         self._algorithm = algorithm or algorithm_of(config)
         if (name := name_of(self._algorithm)) != config.algorithm:
             config = replace(config, algorithm=name)
-        check_scale(config.advantage, is_scale_free(reward))
-        self.policy, self.reward, self.config = policy, reward, config
-        self.prompts = examples_of(prompts)
+        self._limit = limit or BatchLimit(size=config.batch_size)
+        self.policy, self.reward = policy, judge_of(reward, policy, config, self._limit)
+        self.config, self.prompts = config, examples_of(prompts)
         self.iteration = self._saved = 0
         self._adapter, self._processes = trained_adapter(policy), processes or Processes()
         self._shares = self._processes.shares(config.prompts_per_iteration, config.group_size)
@@ -119,7 +120,6 @@ class Trainer:
         self._processes.copy_from_writer(self._adapter.parameters())
         self._optimizer = AdapterOptimizer(self._adapter.parameters(), config.optimizer)
         self._old = OldPolicy(self._adapter.parameters(), self._algorithm.old_decay)
-        self._limit = limit or BatchLimit(size=config.batch_size)
         self._decode_limit = replace(self._limit, size=None)
         self._updater = Updater(
             policy=policy,
@@ -131,7 +131,7 @@ class Trainer:
             processes=self._processes,
             check_cancel=check_cancel,
         )
-        self._self_tests = SelfTests(policy, reward, config)
+        self._self_tests = SelfTests(policy, self.reward, config)
         self._facts = {"sampler": name_of_sampler(self._algorithm.sampler), **(facts or {})}
         self.changes: tuple[Change, ...] = ()
         self._alarms = AlarmWatch(config, self._listen)
