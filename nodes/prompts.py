@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..chunk_grpo_core.prompts.files import parse_lines
 from ..chunk_grpo_core.prompts.split import PromptConfig, make_prompt_set
+from ..chunk_grpo_core.rewards.follows_prompt import EMPTY
 from .bridge.encoding import conditioning_cache, encode_prompts
 from .bridge.prompts import NO_FILE, files_digest, prompt_files, read_prompts, wildcard_folder
 from .types import CATEGORY, PromptSet, PromptsSocket
@@ -225,7 +226,7 @@ class PromptSetNode(io.ComfyNode):
             config,
             wildcard_folder(wildcards, guesses.append),
         )
-        texts = dict.fromkeys(example.text for example in (*chosen.train, *chosen.held_out))
+        texts = dict.fromkeys(example.text for example in (*chosen.train, *chosen.held_out, EMPTY))
         encoded = encode_prompts(clip, tuple(texts), conditioning_cache(cache_gib))
         extra = {} if guidance == _GUIDANCE else {"guidance": guidance}
         conditioning = {
@@ -245,5 +246,6 @@ def describe(prompts: PromptSet, cached: int) -> str:
     return (
         f"{len(prompts.train)} prompts to train on, {len(prompts.held_out)} held out.\n"
         f"Dropped: {prompts.repeated} repeated, {prompts.withheld} in the held-out list.\n"
-        f"Encoded: {len(prompts.conditioning) - cached}, from the cache: {cached}."
+        f"Encoded: {len(prompts.conditioning) - cached}, from the cache: {cached} (the "
+        "empty prompt is one of them)."
     )

@@ -92,7 +92,8 @@ class PromptSet(PlainPromptSet):
     """Prompts with their conditioning."""
 
     conditioning: Mapping[str, Any]
-    """Text -> positive CONDITIONING, for the texts of all prompts of both kinds."""
+    """Text -> positive CONDITIONING, for the texts of all prompts of both kinds and the empty
+    one."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..method.policy_reward import needs_policy, without_policy
 from ..rewards import load_reward
 from ..rewards.remote.address import read_token
 from ..rewards.settings import reward_settings
@@ -40,6 +41,8 @@ def serve_reward(
     limits = ServerLimits(batch=max_batch, megabytes=max_megabytes, queue=queue, timeout=timeout)
     token = read_token(token_env)
     reward = load_reward(name, **reward_settings(setting or []))
+    if needs_policy(reward):
+        raise without_policy(reward.name)
     server = RewardServer(reward, host=host, port=port, token=token, limits=limits)
     typer.echo(f"{reward.name} at {server.url}, {'with' if token else 'without'} a token")
     serve(server)

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 from .policy import Policy, Velocity
 from .reward import Reward
 
-__all__ = ["Fit", "PolicyReward", "bound", "needs_policy", "units_of_reward"]
+__all__ = ["Fit", "PolicyReward", "bound", "needs_policy", "units_of_reward", "without_policy"]
 
 Fit = Callable[[Velocity], Velocity]
 """Makes a velocity that takes batches of any size, where gradients are off."""
@@ -64,6 +64,16 @@ def bound(reward: Reward, policy: Policy, fit: Fit = as_it_is) -> Reward:
     if isinstance(reward, PolicyReward) and reward.needs_policy:
         return reward.bind(policy, fit)
     return reward
+
+
+def without_policy(reward: str) -> ValueError:
+    """The error of a reward that must score and has no policy; ``reward`` is its name."""
+    return ValueError(
+        f"the reward {reward} asks the model that is trained, and there is none here. It scores in "
+        "a training and when a LoRA is evaluated (Train LoRA, Evaluate LoRA; chunk-grpo train and "
+        "evaluate). To score pictures alone, choose a reward with a network of its own, such as "
+        "clipscore"
+    )
 
 
 def units_of_reward(reward: Reward) -> int:

@@ -1,17 +1,20 @@
 """What a training costs, in calls of the model for one sample.
 
 A *unit* is one sample through the model once; with gradients it is three (there, back, and there
-again for what checkpoints did not keep). Decoding, scoring and measuring are not counted.
+again for what checkpoints did not keep). Decoding and measuring are not counted, nor is scoring,
+unless the reward asks the model that is trained.
 
 Legend: G samples in a group, K chunks or times, N steps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..method.chunks import draw_chunks
 from ..method.plan_text import needs_curve
+from ..method.policy_reward import units_of_reward
+from ..method.reward import Reward
 from ..method.windows import noisy_steps, window_chunks
 from ..train.config import TrainConfig
 from .recipe import Preset
@@ -34,15 +37,21 @@ class Units:
     """Calls without gradients of what is trained: reference, old policy, ratios."""
     trained: float
     """Sample-steps, or sample-times, with gradients; each is three units."""
+    judged: int = 0
+    """Calls of a reward that asks the model that is trained."""
 
     @property
     def total(self) -> float:
         """All of them."""
-        return self.rollout + self.compared + WITH_GRADIENT * self.trained
+        return self.rollout + self.compared + WITH_GRADIENT * self.trained + self.judged
 
 
 def units_of(
-    config: TrainConfig, *, remembers_old: bool = False, mixes_times: bool = True
+    config: TrainConfig,
+    *,
+    remembers_old: bool = False,
+    mixes_times: bool = True,
+    reward: Reward | None = None,
 ) -> Units:
     """Count the units of one picture of a training.
 
@@ -52,12 +61,15 @@ def units_of(
             they are measured again.
         mixes_times: Whether the model takes a time for each sample, and a chunk fits into a
             micro-batch, so that its ratio and its gradient need one pass.
+        reward: What scores each picture that is trained, if it may ask the model itself.
     """
-    if config.algorithm == "forward":
-        return _of_forward(config)
-    if config.algorithm == "preference":
+    if config.algorithm == "preference":  # its pictures have answers
         return _of_preferences(config)
-    return _of_chunks(config, remembers_old, mixes_times)
+    if config.algorithm == "forward":
+        units = _of_forward(config)
+    else:
+        units = _of_chunks(config, remembers_old, mixes_times)
+    return replace(units, judged=units_of_reward(reward) if reward else 0)
 
 
 def preset_units(preset: Preset) -> Units | None:

@@ -257,8 +257,8 @@ CATALOG: dict[str, Entry] = {
         "follows its prompt: train with a reward that does.",
     ),
     "follows_prompt": Entry(
-        measures="the model that is trained, without its LoRA, finds the picture again more easily "
-        "with its prompt than with an empty one, so the picture shows what the prompt says",
+        measures="the model that is trained, without its LoRA, recognises the prompt in the "
+        "picture; needs no further file",
         range="0.05 to 0.3 on the tiny FLUX, smaller on large models; compare within one prompt",
         needs="the model that is trained; in ComfyUI its VAE must encode",
         memory="0 beside the model",

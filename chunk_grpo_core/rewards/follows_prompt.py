@@ -12,7 +12,7 @@ with x_t = (1 - t_k) x_0 + t_k eps_k. It needs no file and no server.
 References:
     Your Diffusion Model is Secretly a Zero-Shot Classifier (Li et al., 2023), arXiv 2303.16203v3:
     differences of errors, the same noise for all captions. The levels and the empty caption were
-    chosen by ``benchmarks/own_judge.py``.
+    chosen on the tiny FLUX (``benchmarks.own_judge``).
 
 Legend: B pictures, ``*latent`` the model's own latent shape.
 """
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..method.noise import derive_seed
 from ..method.policy import PictureEncoder, Policy, Velocity, base_model, without_guidance
-from ..method.policy_reward import Fit
+from ..method.policy_reward import Fit, without_policy
 from ..method.reward import Fingerprint, RewardBatch, checked_inputs
 from ..prompts.example import Example, Prompt
 
@@ -99,12 +99,7 @@ class FollowsPrompt:
         Raises:
             ValueError: Always.
         """
-        raise ValueError(
-            f"reward {_NAME} is judged by the model that is trained, and there is none here. It "
-            "scores in a training and when a LoRA is evaluated (Train LoRA, Evaluate LoRA, "
-            "chunk-grpo train and evaluate). To score pictures alone, choose one with a network "
-            "of its own, such as clipscore"
-        )
+        raise without_policy(_NAME)
 
 
 @dataclass(frozen=True)

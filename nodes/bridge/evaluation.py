@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from ...chunk_grpo_core.measure.evaluate import Evaluation, evaluate
+from ...chunk_grpo_core.method.policy_reward import bound
 from ...chunk_grpo_core.method.reward import Reward
 from ...chunk_grpo_core.method.schedule import TimeGrid
+from ...chunk_grpo_core.rewards.follows_prompt import EMPTY
 from ...chunk_grpo_core.runs.experiment import check_held_out
 from ...chunk_grpo_core.watch.comparison import Comparison
 from ..types import PromptSet
@@ -66,12 +68,14 @@ def compare_models(
         check_sampler(sampler, cfg)
     bar = progress_bar(2 * _UNITS)
     limit = batch_limit(batch_size)
+    texts = [example.text for example in (*prompts.held_out, EMPTY)]
+    conditioning = {t: prompts.conditioning[t] for t in texts if t in prompts.conditioning}
 
-    def measure(model: Any, done: int) -> Evaluation:
-        policy = NativePolicy(
+    def policy_of(model: Any) -> NativePolicy:
+        return NativePolicy(
             model,
             vae,
-            {text: prompts.conditioning[text] for text in (e.text for e in prompts.held_out)},
+            conditioning,
             latent_shape_of(model, latent),
             None,
             negative=negative,
@@ -80,9 +84,11 @@ def compare_models(
             limit=limit,
             sigmas=grid.sigmas,
         )
+
+    def measure(policy: NativePolicy, done: int) -> Evaluation:
         return evaluate(
             policy,
-            reward,
+            judge,
             prompts.held_out,
             grid,
             seeds=seeds,
@@ -94,6 +100,8 @@ def compare_models(
         )
 
     with torch.inference_mode(False):
-        before = measure(base, 0)
-        after = measure(other, _UNITS)
+        policy = policy_of(base)
+        judge = bound(reward, policy, limit.fit)  # both are judged by the base
+        before = measure(policy, 0)
+        after = measure(policy_of(other), _UNITS)
     return Comparison(before=before, after=after, reward=reward.name, noise_seed=noise_seed)

@@ -9,7 +9,8 @@ applied), in which noise is N(0, 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import comfy.sample
@@ -118,7 +119,8 @@ class NativePolicy:
         Args:
             model: A flow-matching MODEL, with or without LoRAs stacked on it.
             vae: Its VAE; None if nothing will be decoded.
-            conditioning: Prompt text -> its positive CONDITIONING.
+            conditioning: Prompt text -> its positive CONDITIONING; that of the empty text is for
+                rewards that ask the MODEL itself.
             latent_shape: Shape of one latent (see :func:`latent_shape_of`).
             lora: Size and place of the LoRA to train; None for a policy that is only looked at, so
                 that the MODEL is sampled as it is.
@@ -194,6 +196,15 @@ class NativePolicy:
     def is_compiled(self) -> bool:
         """False: compiled blocks are left out in training."""
         return False
+
+    @contextmanager
+    def unguided(self) -> Iterator[None]:
+        """See :class:`~chunk_grpo_core.method.policy.Guided`."""
+        before, self._cfg = self._cfg, 1.0
+        try:
+            yield
+        finally:
+            self._cfg = before
 
     def run(self, work: Callable[[Velocity], T]) -> T:
         """Load the MODEL, call ``work(velocity)`` with autograd enabled, and let the MODEL go."""
@@ -277,6 +288,31 @@ class NativePolicy:
         image = image.detach().clone().to("cpu", torch.float32)
         image = image.reshape(1, *image.shape[-3:])  # a video VAE adds one frame
         return image[..., :3].clamp(0.0, 1.0)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """See :class:`~chunk_grpo_core.method.policy.PictureEncoder`; one picture at a time, as
+        :meth:`decode` does.
+
+        Raises:
+            ValueError: There is no VAE, or its latents are not those of the MODEL.
+        """
+        if self._vae is None:
+            raise ValueError("this policy was made without a VAE and cannot encode")
+        with torch.inference_mode(False):
+            return torch.cat([self._encode_one(self._vae, image) for image in images.split(1)])
+
+    def _encode_one(self, vae: VAE, image: Tensor) -> Tensor:
+        with torch.inference_mode():
+            latent = vae.encode(image)
+        if latent.shape[1:] != self._shape:
+            raise ValueError(
+                f"the VAE makes latents of shape {tuple(latent.shape[1:])} of a picture, but the "
+                f"MODEL and the LATENT need {self._shape}; connect the VAE that belongs to the "
+                "MODEL"
+            )
+        with torch.inference_mode():
+            latent = self._model.model.process_latent_in(latent.float())
+        return latent.detach().clone().to("cpu", torch.float32)
 
     def lora_model(self) -> dict[str, Tensor]:
         """The LoRA as a LORA_MODEL: what LoraModelLoader and SaveLoRA of ComfyUI take.

@@ -130,9 +130,11 @@ def test_encoded_prompts_are_found_again_on_disk(comfy, comfy_server):
     text = "\n".join(f"two small {c} circles on a white background" for c in ("red", "blue"))
     summary(comfy, text=text, held_out=0)
     found = summary(comfy, text=f"{text}\ntwo small black circles on a white background")
-    assert "Encoded: 1, from the cache: 2." in found
+    assert "Encoded: 1, from the cache: 3 (the empty prompt" in found
     assert {file.suffix for file in cache.iterdir()} == {".safetensors"}
-    assert "Encoded: 2, from the cache: 0." in summary(comfy, text=text, held_out=0, cache_gib=0)
+    assert "Encoded: 3, from the cache: 0 (the empty prompt" in summary(
+        comfy, text=text, held_out=0, cache_gib=0
+    )
 
 
 def test_a_file_that_cannot_be_read_is_refused_before_anything_runs(comfy, folder):

@@ -135,6 +135,19 @@ def test_velocity_levels_and_pictures_are_those_of_the_pipeline(small, guided):
     torch.testing.assert_close(policy.decode(x_0), pictures, rtol=1e-4, atol=2e-6)
 
 
+def test_guidance_can_be_left_out_for_a_while(small, plain):
+    policy = small.policy(guidance=GUIDED[small.family], negative_prompt=NEGATIVE)
+    x_t = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(4))
+
+    def velocity(of):
+        with torch.no_grad():
+            return of.run(lambda v: v(x_t, 0.5, PROMPT))
+
+    with policy.unguided():
+        assert torch.equal(velocity(policy), velocity(plain))
+    assert not torch.allclose(velocity(policy), velocity(plain), atol=1e-3)
+
+
 def shaken(adapter: Any) -> None:
     """Move every weight, as training would."""
     generator = torch.Generator().manual_seed(9)

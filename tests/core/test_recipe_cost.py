@@ -18,6 +18,7 @@ from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.windows import WindowConfig
 from chunk_grpo_core.presets import PRESETS, preset_config
 from chunk_grpo_core.presets.cost import preset_units, units_of
+from chunk_grpo_core.rewards import load_reward
 from chunk_grpo_core.train.config import OptimizerConfig
 from chunk_grpo_core.train.trainer import Trainer
 
@@ -99,6 +100,31 @@ def test_every_preset_has_a_cost(name):
     assert units == units_of(preset_config(name))
     assert units.rollout > 1 and units.trained > 0 and units.compared >= 0
     assert units.total == units.rollout + units.compared + 3 * units.trained
+
+
+@pytest.mark.parametrize("case", ["forward", "chunks"])
+def test_units_of_a_reward_that_asks_the_model_are_counted(case):
+    class Encoding(MixingPolicy):
+        def encode(self, images):
+            return images.permute(0, 3, 1, 2)[:, [0, 1, 2, 0]]
+
+    forward = {
+        "algorithm": "forward",
+        "plan": None,
+        "chunk_fraction": 0.5,
+        "objective": ObjectiveConfig(),
+    }
+    config = toy_config(
+        **(forward if case == "forward" else {}), group_size=16, iterations=2, self_test=False
+    )
+    totals = {}
+    for name in ("brightness", "follows_prompt"):
+        policy = CountedPolicy(Encoding())
+        Trainer(policy, load_reward(name), PROMPTS, config).train()
+        totals[name] = policy.units
+    found = (totals["follows_prompt"] - totals["brightness"]) / (2 * 2 * 16)
+    both = [units_of(config, reward=load_reward(name)) for name in totals]
+    assert found == both[1].total - both[0].total == both[1].judged == 8
 
 
 def test_a_model_with_one_time_for_all_samples_needs_a_second_pass_for_chunks():

@@ -5,6 +5,8 @@ Legend: B samples, ``*latent`` the form in which the pipeline steps.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -42,15 +44,24 @@ class PipelinePolicy(DiffusersPolicy[Conditioning]):
             **shared: See :class:`~..diffusers_policy.DiffusersPolicy`.
         """
         self._entry, self._rows, self._columns = entry, rows, columns
-        self._guidance = guidance
+        self._guidance, self._is_guided = guidance, True
         self.blocks, self.targets = entry.blocks, entry.targets
         super().__init__(**shared)
+
+    @contextmanager
+    def unguided(self) -> Iterator[None]:
+        """See :class:`~chunk_grpo_core.method.policy.Guided`."""
+        before, self._is_guided = self._is_guided, False
+        try:
+            yield
+        finally:
+            self._is_guided = before
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See :class:`~..diffusers_policy.DiffusersPolicy`."""
         prompt, negative = conditioning
         v_t = self._branch(x_t, t, prompt)
-        if negative is None or self._entry.guidance is None:
+        if negative is None or self._entry.guidance is None or not self._is_guided:
             return v_t
         return self._entry.guidance.combine(v_t, self._branch(x_t, t, negative), self._guidance)
 

@@ -36,6 +36,15 @@ class RandomClip:
 class ColourVae:
     """The first three channels of a latent are red, green and blue."""
 
+    def __init__(self, architecture: str) -> None:
+        self.latent = ALL[architecture].latent
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        latents = torch.zeros(len(pixels), *self.latent)
+        colours = 2 * pixels[..., :3].float().clamp(0.01, 0.99).logit().movedim(-1, 1)
+        latents[:, :3] = colours.view(len(pixels), 3, *self.latent[1:])
+        return latents
+
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(samples[:, :3].float() / 2).movedim(1, -1)
 
@@ -52,7 +61,7 @@ class TinyArchitecture:
         return {"required": {"name": (list(filter(is_there, ALL)),), "weights": (list(WEIGHTS),)}}
 
     def make(self, name: str, weights: str):
-        return build(name, *WEIGHTS[weights]), RandomClip(name), ColourVae()
+        return build(name, *WEIGHTS[weights]), RandomClip(name), ColourVae(name)
 
 
 class ModelState:
