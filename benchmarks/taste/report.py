@@ -24,11 +24,11 @@ _SHOWN_WRONG = 0.1
 """Share of wrong clicks of the plot of accuracy."""
 
 
-def write_report(results: Path, rows: Sequence[Row]) -> None:
+def write_report(results: Path, rows: Sequence[Row], pilot: Sequence[Row]) -> None:
     """Write ``REPORT.md``, ``accuracy.png`` and ``coverage.png``."""
     _plot_accuracy(results / "accuracy.png", rows)
     _plot_coverage(results / "coverage.png", rows)
-    (results / "REPORT.md").write_text(_markdown(rows), encoding="utf-8")
+    (results / "REPORT.md").write_text(_markdown(rows, pilot), encoding="utf-8")
 
 
 def _is_covered(row: Row) -> bool:
@@ -206,7 +206,7 @@ def _plot_coverage(path: Path, rows: Sequence[Row]) -> None:
         save_png(render(figure), path)
 
 
-def _markdown(rows: Sequence[Row]) -> str:
+def _markdown(rows: Sequence[Row], pilot: Sequence[Row]) -> str:
     seeds = len({row["seed"] for row in rows if row["person"] != RANDOM})
     blocks = [
         "# How well a head learns simulated people, and whether what it says of itself is true",
@@ -220,6 +220,9 @@ def _markdown(rows: Sequence[Row]) -> str:
         "By kind and number of clicks, %:",
         _kinds_table(rows),
         "![Coverage by kind and number of clicks](coverage.png)",
+        "### The pilot",
+        "Other seeds, on which the formula was chosen among four (`pilot.jsonl`):",
+        _coverage_table(pilot),
         "## Is a random clicker called understood?",
         _looks_table(rows, is_random=True),
         "## Are real tastes recognised?",
