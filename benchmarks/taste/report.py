@@ -27,7 +27,7 @@ _SHOWN_WRONG = 0.1
 def write_report(results: Path, rows: Sequence[Row], pilot: Sequence[Row]) -> None:
     """Write ``REPORT.md``, ``accuracy.png`` and ``coverage.png``."""
     _plot_accuracy(results / "accuracy.png", rows)
-    _plot_coverage(results / "coverage.png", rows)
+    _plot_coverage(results / "coverage.png", [*rows, *pilot])
     (results / "REPORT.md").write_text(_markdown(rows, pilot), encoding="utf-8")
 
 
@@ -202,7 +202,7 @@ def _plot_coverage(path: Path, rows: Sequence[Row]) -> None:
         axes.set_ylabel("share of reports whose interval holds the truth")
         axes.set_ylim(0.84, 1.005)
         style_axes(axes, theme)
-        axes.legend(fontsize=8, framealpha=0.6, loc="lower left", ncols=3)
+        figure.legend(loc="outside upper center", fontsize=8, ncols=6)
         save_png(render(figure), path)
 
 
@@ -219,7 +219,9 @@ def _markdown(rows: Sequence[Row], pilot: Sequence[Row]) -> str:
         _coverage_table(rows),
         "By kind and number of clicks, %:",
         _kinds_table(rows),
-        "![Coverage by kind and number of clicks](coverage.png)",
+        "![Coverage by kind and number of clicks, of the run and the pilot together](coverage.png)",
+        "### Run and pilot together",
+        _coverage_table([*rows, *pilot]),
         "### The pilot",
         "Other seeds, on which the formula was chosen among four (`pilot.jsonl`):",
         _coverage_table(pilot),
