@@ -81,8 +81,71 @@ def sd3(state: State) -> State:
     return {f"model.diffusion_model.{name}": tensor for name, tensor in state.items()}
 
 
+def flux2(state: State) -> State:
+    state["norm_out.linear.weight"] = torch.cat(state["norm_out.linear.weight"].chunk(2)[::-1])
+    state = fused(state, "img_attn.qkv", tuple(f"attn.to_{q}" for q in "qkv"))
+    state = fused(state, "txt_attn.qkv", tuple(f"attn.add_{q}_proj" for q in "qkv"))
+    names = {
+        "single_transformer_blocks.": "single_blocks.", "transformer_blocks.": "double_blocks.",
+        "norm_out.linear": "final_layer.adaLN_modulation.1", "proj_out": "final_layer.linear",
+        "context_embedder": "txt_in", "x_embedder": "img_in",
+        "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
+        "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+        "time_guidance_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+        "time_guidance_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+        "modulation_img.linear": "modulation_img.lin",
+        "modulation_txt.linear": "modulation_txt.lin",
+        "single_stream_modulation.linear": "single_stream_modulation.lin",
+        "attn.to_out.0": "img_attn.proj", "attn.to_add_out": "txt_attn.proj",
+        "ff.linear_in": "img_mlp.0", "ff.linear_out": "img_mlp.2",
+        "ff_context.linear_in": "txt_mlp.0", "ff_context.linear_out": "txt_mlp.2",
+        "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+        "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
+        "attn.to_qkv_mlp_proj": "linear1", "attn.to_out": "linear2",
+    }  # fmt: skip
+    out = {}
+    for name, tensor in renamed(state, names).items():
+        where = "" if name.startswith("single") else "img_attn."
+        for q, long in (("q", "query"), ("k", "key")):
+            name = name.replace(f"attn.norm_{q}.weight", f"{where}norm.{long}_norm.scale")
+        out[name] = tensor
+    return out
+
+
+def qwen_image(state: State) -> State:
+    return renamed(state, {"": ""})
+
+
+def qwen_image_21(state: State) -> State:
+    return fused(state, "img_mlp.gate_up", ("img_mlp.gate_layer", "img_mlp.proj"))
+
+
+def krea2(state: State) -> State:
+    names = {
+        "transformer_blocks.": "blocks.", "text_fusion.": "txtfusion.", "img_in.": "first.",
+        "time_embed.linear_1.": "tmlp.0.", "time_embed.linear_2.": "tmlp.2.",
+        "time_mod_proj.": "tproj.1.", "txt_in.norm.weight": "txtmlp.0.scale",
+        "txt_in.linear_1.": "txtmlp.1.", "txt_in.linear_2.": "txtmlp.3.",
+        "final_layer.linear.": "last.linear.", "final_layer.norm.weight": "last.norm.scale",
+        "final_layer.scale_shift_table": "last.modulation.lin",
+        ".attn.to_q.": ".attn.wq.", ".attn.to_k.": ".attn.wk.", ".attn.to_v.": ".attn.wv.",
+        ".attn.to_out.0.": ".attn.wo.", ".attn.to_gate.": ".attn.gate.",
+        ".attn.norm_q.weight": ".attn.qknorm.qnorm.scale",
+        ".attn.norm_k.weight": ".attn.qknorm.knorm.scale", ".ff.": ".mlp.",
+        ".norm1.weight": ".prenorm.scale", ".norm2.weight": ".postnorm.scale",
+        ".scale_shift_table": ".mod.lin",
+    }  # fmt: skip
+    state = renamed(state, names)
+    return {n: t.flatten() if n.endswith(".mod.lin") else t for n, t in state.items()}
+
+
 NATIVE: dict[str, Callable[[State], State]] = {
     "z-image": z_image,
     "sd3": sd3,
+    "flux2": flux2,
+    "flux2-klein": flux2,
+    "qwen-image": qwen_image,
+    "qwen-image-2.1": qwen_image_21,
+    "krea2": krea2,
 }
 """Family -> diffusers' weights under native names."""

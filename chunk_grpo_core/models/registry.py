@@ -16,6 +16,12 @@ _FAMILIES = (
     "flux.family:FAMILY",
     "z_image:FAMILY",
     "sd3:FAMILY",
+    "flux2:DEV",
+    "flux2:KLEIN",
+    "qwen_image:FIRST",
+    "qwen_image:SECOND",
+    "chroma:FAMILY",
+    "krea2:FAMILY",
 )
 """Module beside this one, and what it exports."""
 

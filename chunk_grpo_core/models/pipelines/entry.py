@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,6 +108,12 @@ def in_blocks(blocks: str, attention: str, mlp: str) -> dict[str, str]:
     }
 
 
+def _text_pipe(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    return kind.from_pretrained(
+        folder, transformer=None, vae=None, torch_dtype=dtype, local_files_only=True
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PipelineEntry:
     """How a pipeline calls its transformer, and what surrounds the call.
@@ -124,6 +131,8 @@ class PipelineEntry:
     """Class in diffusers."""
     encode: Callable[[Any, str, PipelineModel], Text]
     """Pipeline with its text encoders, caption, settings -> what the transformer reads."""
+    text_pipe: Callable[[Any, Path, torch.dtype], Any] = _text_pipe
+    """Class, folder and type -> the pipeline with its text encoders alone."""
     inputs: Callable[[Call], dict[str, Any]]
     """Arguments of the transformer."""
     form: Form

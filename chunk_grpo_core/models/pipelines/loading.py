@@ -138,9 +138,7 @@ def _encoder(
     def load() -> Callable[[str], Text]:
         require("transformers", "To encode prompts")
         with _naming("path", folder):
-            pipe = kind.from_pretrained(
-                folder, transformer=None, vae=None, torch_dtype=dtype, local_files_only=True
-            )
+            pipe = entry.text_pipe(kind, folder, dtype)
         pipe.to(device)
 
         @torch.no_grad()

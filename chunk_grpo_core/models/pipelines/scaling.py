@@ -122,8 +122,8 @@ QWEN = Scaling(
 
 
 def _over_white(rgba: Tensor) -> Tensor:
-    colour, alpha = rgba[:, :3], ((rgba[:, 3:] + 1.0) / 2.0).clamp(0.0, 1.0)
-    return (colour + 1.0) * alpha + 2.0 * (1.0 - alpha) - 1.0
+    colour, alpha = ((rgba + 1.0) / 2.0).clamp(0.0, 1.0).split([3, 1], dim=1)
+    return 2.0 * (colour * alpha + 1.0 - alpha) - 1.0
 
 
 QWEN_RGBA = Scaling(
