@@ -21,7 +21,8 @@ from chunk_grpo_core.models.tiny.reward import TinyWorldReward
 
 from ..machine import facts
 from ..race.judge import Judge
-from .arms import ARMS, SEEDS
+from .arms import ARMS
+from .offline import perform_offline
 from .people import TASTES
 from .run import Run, perform
 
@@ -37,15 +38,20 @@ def read_rows(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
 
-def runs_of(arms: list[str], seeds: tuple[int, ...] = SEEDS) -> list[Run]:
-    """All runs of arms, in the order in which they are done."""
+def runs_of(arms: list[str], seeds: list[int] | None = None) -> list[Run]:
+    """All runs of arms, or those of some seeds, in the order in which they are done."""
     return [
         Run(arm, picks, taste, seed)
         for arm in arms
-        for seed in seeds
+        for seed in ARMS[arm].seeds
+        if seeds is None or seed in seeds
         for picks in ARMS[arm].picks
-        for taste in TASTES
+        for taste in ARMS[arm].tastes or TASTES
     ]
+
+
+def _perform(run: Run, judge: Judge) -> dict[str, Any]:
+    return perform_offline(run, judge) if ARMS[run.arm].offline else perform(run, judge)
 
 
 def main() -> None:
@@ -56,6 +62,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, help="only the runs of these seeds")
     parser.add_argument("--report", action="store_true", help="write the report and do no more")
     parser.add_argument("--smallest", action="store_true", help="one iteration of each arm")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -69,15 +76,15 @@ def main() -> None:
     judge = Judge(TinyWorldReward())
     if options.smallest:
         for arm in options.arms:
-            print(json.dumps(perform(Run(arm, 40, "clean", 0, units=1), judge)))
+            print(json.dumps(_perform(Run(arm, 40, "clean", 0, units=1), judge)))
         return
     os.nice(19)
     options.results.mkdir(parents=True, exist_ok=True)
     done = [row["run"] for row in read_rows(options.results)]
-    left = [run for run in runs_of(options.arms) if run.key not in done]
+    left = [run for run in runs_of(options.arms, options.seeds) if run.key not in done]
     with (options.results / "runs.jsonl").open("a", encoding="utf-8") as file:
         for number, run in enumerate(left, 1):
-            row = perform(run, judge) | {"machine": facts()}
+            row = _perform(run, judge) | {"machine": facts()}
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(f"{time.strftime('%H:%M:%S')} {number}/{len(left)} {_line(row)}", flush=True)

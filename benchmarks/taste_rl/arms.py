@@ -36,6 +36,45 @@ class Arm:
     """Half of the picks at half-time, on the newest pictures."""
     stops: bool = False
     """Ends with the weights from before when adherence falls, see ``measure/reward_fell.py``."""
+    offline: str = ""
+    """Without a head and rollouts: dpo or kto, see ``offline.py``."""
+    units: int = UNITS
+    seeds: tuple[int, ...] = SEEDS
+    tastes: tuple[str, ...] | None = None
+    """All of them if None."""
+    is_preparation: bool = False
+    """It decides on a setting, and is no result."""
+
+
+_RATE = "optimizer.learning_rate"
+RATES = {"dpo": {_RATE: 1e-3}, "kto": {_RATE: 1e-3}}
+"""The better one of each objective in its screening."""
+
+
+def _noise(noise: str) -> Arm:
+    return Arm(
+        f"dpo, {noise} noise",
+        offline="dpo",
+        settings={_RATE: 1e-3, "preference.noise": noise},
+        picks=(160,),
+        units=2_000,
+        seeds=(0, 1, 2, 3, 4),
+        tastes=("large blue", "clean", "yellow triangles"),
+        is_preparation=True,
+    )
+
+
+def _screen(objective: str, rate: str) -> Arm:
+    return Arm(
+        f"{objective}, learning rate {rate}",
+        offline=objective,
+        settings={_RATE: float(rate)},
+        picks=(160,),
+        units=4_000,
+        seeds=(100,),
+        tastes=("large blue", "clean"),
+        is_preparation=True,
+    )
 
 
 ARMS: dict[str, Arm] = {
@@ -49,6 +88,14 @@ ARMS: dict[str, Arm] = {
     "default-stop": Arm("the default, ended when adherence falls", stops=True),
     "own-judge": Arm("half and half, judged by the model itself", judges_itself=True, picks=(160,)),
     "two-rounds": Arm("half and half, 20 picks first and 20 at half-time", refits=True),
+    "dpo": Arm("offline, pairs", offline="dpo", settings=RATES["dpo"], picks=(40, 160)),
+    "kto": Arm("offline, liked and not", offline="kto", settings=RATES["kto"], picks=(40, 160)),
+    **{f"noise-{noise}": _noise(noise) for noise in ("stored", "fresh")},
+    **{
+        f"screen-{objective}-{rate}": _screen(objective, rate)
+        for objective in ("dpo", "kto")
+        for rate in ("3e-4", "1e-3")
+    },
 }
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "PROMPT",
     "TASTES",
     "WRONG",
+    "drawn_with",
     "first_picks",
     "fitted",
     "later_picks",
@@ -42,7 +43,7 @@ PICTURES = 8
 WRONG = 0.1
 """Share of clicks that miss, also in blind duels."""
 _CAPTIONS = TRAINING[:192]
-_POOL_SEED = 60_000
+_POOL_SEED, _POOL_BATCH = 60_000, 64
 _ATTRIBUTES = {name: weight for name, weight in WEIGHTS.items() if name != "clean"}
 
 PROMPT = ScoresReward(
@@ -108,11 +109,17 @@ def pool() -> Pool:
     texts = [text for text in _CAPTIONS for _ in range(PICTURES)]
     flux = load_tiny_flux()
     parts = [
-        sample_images(flux, texts[start : start + 64], _POOL_SEED + start).clamp(0, 1)
-        for start in range(0, len(texts), 64)
+        sample_images(flux, texts[start : start + _POOL_BATCH], _POOL_SEED + start).clamp(0, 1)
+        for start in range(0, len(texts), _POOL_BATCH)
     ]
     images = torch.cat(parts)
     return Pool(texts, images, statistics(images))
+
+
+def drawn_with(name: str) -> tuple[int, int]:
+    """Seed of the batch that a picture of the pool was drawn in, and its place there."""
+    batch, index = divmod(int(name, 16), _POOL_BATCH)
+    return _POOL_SEED + batch * _POOL_BATCH, index
 
 
 def _see(images: Tensor, texts: Sequence[str]) -> Seen:

@@ -29,7 +29,7 @@ from chunk_grpo_core.train.trainer import Trainer
 from ..race.judge import TRAINING, Judge
 from ..race.units import CountedPolicy
 from ..tiny import flux_and_policy
-from .arms import ARMS, UNITS, Arm, config_of
+from .arms import ARMS, Arm, config_of
 from .people import (
     PICTURES,
     PROMPT,
@@ -41,7 +41,7 @@ from .people import (
     scale,
 )
 
-__all__ = ["Measured", "Run", "measure", "perform"]
+__all__ = ["Measured", "Run", "measure", "outcomes", "perform"]
 
 DUELS = 20
 _ROUND_STEPS, _ROUND_SEED = 5, 70_000
@@ -57,7 +57,8 @@ class Run:
     picks: int
     taste: str
     seed: int
-    units: int = UNITS
+    units: int | None = None
+    """Those of the arm if None."""
 
     @property
     def key(self) -> list[object]:
@@ -120,6 +121,7 @@ def perform(run: Run, judge: Judge) -> dict[str, Any]:
     head, was_asked = fitted(picks), False
     flux, inner = flux_and_policy(config.lora, run.seed)
     policy, rows = CountedPolicy(inner), []
+    units = arm.units if run.units is None else run.units
     begin = time.process_time()
 
     def listen(event: Event) -> None:
@@ -132,12 +134,12 @@ def perform(run: Run, judge: Judge) -> dict[str, Any]:
         TRAINING,
         config,
         listener=listen,
-        wants_stop=lambda: policy.units >= run.units,
+        wants_stop=lambda: policy.units >= units,
     )
 
     def ask_again(iterations: int) -> None:
         nonlocal head, was_asked
-        if was_asked or not arm.refits or policy.units < run.units / 2:
+        if was_asked or not arm.refits or policy.units < units / 2:
             return
         was_asked, count = True, run.picks - first
         images, captions = _newest(flux, count)
@@ -183,13 +185,13 @@ def perform(run: Run, judge: Judge) -> dict[str, Any]:
             "verdict": head.report.verdict,
             "reads_captions": head.report.reads_captions,
         },
-        **_outcomes(judge, judge.pictures(flux), run, head.head),
+        **outcomes(judge, judge.pictures(flux), run, head.head),
         "velocity_ratio": round(judge.velocity_ratio(flux), 3),
         "training": [_training_row(row) for row in rows],
     }
 
 
-def _outcomes(judge: Judge, images: Tensor, run: Run, head: Head) -> dict[str, Any]:
+def outcomes(judge: Judge, images: Tensor, run: Run, head: Head) -> dict[str, Any]:
     """Paired gains on the held-out pictures."""
     before = measure(judge, judge.base_pictures, run.taste, head)
     after = measure(judge, images, run.taste, head)
