@@ -16,6 +16,7 @@ from .load_reward import LoadReward
 from .loras import LoadLoRAFile, SaveLoRA
 from .objective import GRPOObjective
 from .pick_pictures import PickPictures
+from .preference_objective import PreferenceObjective
 from .presets import GRPOPreset
 from .prompts import PromptSetNode
 from .rewards import BalanceRewards, CombineRewards, PickBestImages, ScoreImages
@@ -54,6 +55,7 @@ class ChunkGRPOExtension(ComfyExtension):
             GRPOObjective,
             GRPOExploration,
             ForwardObjective,
+            PreferenceObjective,
             TrainLoRA,
             PlotTraining,
             SaveLoRA,

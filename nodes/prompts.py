@@ -9,19 +9,96 @@ from comfy_api.latest import io
 
 from ..chunk_grpo_core.prompts.files import parse_lines
 from ..chunk_grpo_core.prompts.split import PromptConfig, make_prompt_set
+from ..chunk_grpo_core.prompts.split import PromptSet as PlainPromptSet
 from ..chunk_grpo_core.rewards.follows_prompt import EMPTY
 from .bridge.encoding import conditioning_cache, encode_prompts
 from .bridge.prompts import NO_FILE, files_digest, prompt_files, read_prompts, wildcard_folder
 from .types import CATEGORY, PromptSet, PromptsSocket
 from .validation import verdict
 
-__all__ = ["PromptSetNode", "describe"]
+__all__ = [
+    "CACHE_GIB",
+    "GUIDANCE",
+    "PromptSetNode",
+    "cache_input",
+    "check_guidance",
+    "describe",
+    "guidance_input",
+    "with_conditioning",
+]
 
 _SEED = {"min": 0, "max": 2**31 - 1}
 _WILDCARDS = "wildcards"
-_CACHE_GIB = 4.0
-_GUIDANCE = 3.5
+CACHE_GIB = 4.0
+GUIDANCE = 3.5
 """Not written into the conditioning: models have defaults of their own, FLUX this one."""
+
+
+def guidance_input(*, optional: bool = False) -> Any:
+    """The input ``guidance`` of every node that encodes prompts."""
+    return io.Float.Input(
+        "guidance",
+        default=GUIDANCE,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        optional=optional,
+        tooltip="FLUX guidance of FLUX.1-dev and its relatives. 3.5 leaves it to the model: FLUX "
+        "takes 3.5 then, Chroma 0. Models without guidance (schnell, tiny FLUX, SD3) do not look "
+        "at it.",
+    )
+
+
+def cache_input() -> Any:
+    """The input ``cache_gib`` of every node that encodes prompts."""
+    return io.Float.Input(
+        "cache_gib",
+        default=CACHE_GIB,
+        min=0.0,
+        max=1000.0,
+        step=0.5,
+        optional=True,
+        tooltip="Largest size of output/chunk_grpo/.conditioning, where encoded prompts are kept; "
+        "the longest unused go first. 1 GiB holds about 250 prompts of FLUX. 0 keeps nothing.",
+    )
+
+
+def check_guidance(guidance: float) -> None:
+    """Make sure that it is a number.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance is {guidance}; it must be a number from 0 to 100")
+
+
+def with_conditioning(
+    prompts: PlainPromptSet,
+    clip: Any,
+    guidance: float = GUIDANCE,
+    cache_gib: float = CACHE_GIB,
+) -> tuple[PromptSet, int]:
+    """Encode prompts, each text once, and the empty one.
+
+    Args:
+        prompts: Of both kinds.
+        clip: A CLIP.
+        guidance: FLUX guidance, for the conditioning.
+        cache_gib: Largest size of the folder where encoded prompts are kept.
+
+    Returns:
+        The prompts with their conditioning, and how many texts came from the cache.
+    """
+    every = (*prompts.train, *prompts.held_out, EMPTY)
+    texts = dict.fromkeys(example.text for example in every)
+    encoded = encode_prompts(clip, tuple(texts), conditioning_cache(cache_gib))
+    extra = {} if guidance == GUIDANCE else {"guidance": guidance}
+    conditioning = {
+        text: [[tensor, {**extras, **extra}] for tensor, extras in entries]
+        for text, entries in encoded.conditioning.items()
+    }
+    return PromptSet(**vars(prompts), conditioning=conditioning), encoded.cached
 
 
 class PromptSetNode(io.ComfyNode):
@@ -70,16 +147,7 @@ class PromptSetNode(io.ComfyNode):
                     **_SEED,
                     tooltip="Seed of the choice of held-out prompts.",
                 ),
-                io.Float.Input(
-                    "guidance",
-                    default=_GUIDANCE,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="FLUX guidance of FLUX.1-dev and its relatives. 3.5 leaves it to the "
-                    "model: FLUX takes 3.5 then, Chroma 0. Models without guidance (schnell, tiny "
-                    "FLUX, SD3) do not look at it.",
-                ),
+                guidance_input(),
                 io.Combo.Input(
                     "file",
                     options=files,
@@ -139,17 +207,7 @@ class PromptSetNode(io.ComfyNode):
                     tooltip="Share of the prompts to measure on, instead of the number in "
                     "held_out; 0 takes the number.",
                 ),
-                io.Float.Input(
-                    "cache_gib",
-                    default=_CACHE_GIB,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.5,
-                    optional=True,
-                    tooltip="Largest size of output/chunk_grpo/.conditioning, where encoded "
-                    "prompts are kept; the longest unused go first. 1 GiB holds about 250 prompts "
-                    "of FLUX. 0 keeps nothing.",
-                ),
+                cache_input(),
             ],
             outputs=[
                 PromptsSocket.Output(
@@ -205,11 +263,10 @@ class PromptSetNode(io.ComfyNode):
         wildcard_seed: int = 0,
         shuffle_seed: int = 0,
         held_out_share: float = 0.0,
-        cache_gib: float = _CACHE_GIB,
+        cache_gib: float = CACHE_GIB,
     ) -> io.NodeOutput:
         """Read, split, encode."""
-        if not math.isfinite(guidance):
-            raise ValueError(f"guidance is {guidance}; it must be a number from 0 to 100")
+        check_guidance(guidance)
         config = PromptConfig(
             held_out=held_out,
             held_out_share=held_out_share,
@@ -226,15 +283,8 @@ class PromptSetNode(io.ComfyNode):
             config,
             wildcard_folder(wildcards, guesses.append),
         )
-        texts = dict.fromkeys(example.text for example in (*chosen.train, *chosen.held_out, EMPTY))
-        encoded = encode_prompts(clip, tuple(texts), conditioning_cache(cache_gib))
-        extra = {} if guidance == _GUIDANCE else {"guidance": guidance}
-        conditioning = {
-            text: [[tensor, {**extras, **extra}] for tensor, extras in entries]
-            for text, entries in encoded.conditioning.items()
-        }
-        prompts = PromptSet(**vars(chosen), conditioning=conditioning)
-        return io.NodeOutput(prompts, "\n".join([describe(prompts, encoded.cached), *guesses]))
+        prompts, cached = with_conditioning(chosen, clip, guidance, cache_gib)
+        return io.NodeOutput(prompts, "\n".join([describe(prompts, cached), *guesses]))
 
 
 def _check_file(name: str) -> None:

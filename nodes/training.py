@@ -11,9 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..chunk_grpo_core.lora.adapter import LoraConfig
 from ..chunk_grpo_core.method.chunks import ChunkPlan
-from ..chunk_grpo_core.method.plan_mismatches import plan_mismatches
 from ..chunk_grpo_core.method.reward import Reward
-from ..chunk_grpo_core.method.sampler import OWN_WALK
 from ..chunk_grpo_core.method.schedule import TimeGrid
 from ..chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from .bridge.any_sampler import rollouts_of
@@ -21,6 +19,7 @@ from .bridge.conditioning import Conditioning
 from .bridge.host import run_folder
 from .bridge.monitor import Asker
 from .bridge.training import RunRequest, train_lora
+from .outcome_words import describe
 from .patch import Patch, declared, is_training_setting, model_settings, span
 from .types import (
     CATEGORY,
@@ -36,8 +35,6 @@ from .types import (
 from .validation import verdict
 
 __all__ = ["PlotTraining", "TrainLoRA"]
-
-_MEMORY = "Memory ran out, so the batch was halved: set batch_size {} in GRPO Settings."
 
 
 class TrainLoRA(io.ComfyNode):
@@ -55,20 +52,38 @@ class TrainLoRA(io.ComfyNode):
             "LoRA towards the better ones. The MODEL is left exactly as it was.",
             inputs=[
                 io.Model.Input("model", tooltip="Any flow-matching MODEL (FLUX, SD3, ...)."),
-                io.Vae.Input("vae", tooltip="Decodes the pictures that the reward sees."),
-                PromptsSocket.Input("prompts", tooltip="From Prompt Set."),
-                RewardSocket.Input("reward", tooltip="From Load Reward or Combine Rewards."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="Decodes the pictures that the reward sees; with Preference Objective "
+                    "it encodes those that you picked.",
+                ),
+                PromptsSocket.Input(
+                    "prompts", tooltip="From Prompt Set, or from Preference Objective."
+                ),
+                RewardSocket.Input(
+                    "reward",
+                    optional=True,
+                    tooltip="From Load Reward or Combine Rewards. With Preference Objective it "
+                    "only measures, and may be left out.",
+                ),
                 PlanSocket.Input(
                     "plan",
                     optional=True,
-                    tooltip="From Plan Chunks. Needed by Chunk-GRPO; Forward Objective needs none.",
+                    tooltip="From Plan Chunks. Needed by Chunk-GRPO; Forward Objective and "
+                    "Preference Objective need none.",
                 ),
                 io.Sampler.Input(
                     "sampler",
+                    optional=True,
                     tooltip="From Flow SDE Sampler. With Forward Objective any SAMPLER, such as "
-                    "that of KSamplerSelect: rollouts and held-out pictures are made with it.",
+                    "that of KSamplerSelect: rollouts and held-out pictures are made with it. With "
+                    "Preference Objective none.",
                 ),
-                io.Sigmas.Input("sigmas", tooltip="Noise levels of the rollouts."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    tooltip="Noise levels of the rollouts; with Preference Objective those of the "
+                    "training.",
+                ),
                 io.Latent.Input("latent", tooltip="An empty latent: it gives the picture size."),
                 io.Int.Input(
                     "iterations",
@@ -87,7 +102,8 @@ class TrainLoRA(io.ComfyNode):
                     default=12,
                     **span("group_size"),
                     tooltip="Pictures of each prompt that are compared with each other. Below 8 "
-                    "the comparison gets noisy and the reward may fall.",
+                    "the comparison gets noisy and the reward may fall. With Preference Objective "
+                    "pictures of one click: 2 is one pair.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -135,8 +151,8 @@ class TrainLoRA(io.ComfyNode):
                 SettingsSocket.Input(
                     "settings",
                     optional=True,
-                    tooltip="From GRPO Preset, Settings, Objective or Exploration, or Forward "
-                    "Objective. The inputs of this node replace what they say.",
+                    tooltip="From GRPO Preset, Settings, Objective or Exploration, or Forward or "
+                    "Preference Objective. The inputs of this node replace what they say.",
                 ),
                 io.LoraModel.Input(
                     "continue_from",
@@ -184,8 +200,6 @@ class TrainLoRA(io.ComfyNode):
         model: Any,
         vae: Any,
         prompts: PromptSet,
-        reward: Reward,
-        sampler: Any,
         sigmas: torch.Tensor,
         latent: dict[str, Any],
         iterations: int,
@@ -203,6 +217,8 @@ class TrainLoRA(io.ComfyNode):
         negative: Conditioning | None = None,
         cfg: float = 1.0,
         plan: ChunkPlan | str | None = None,
+        reward: Reward | None = None,
+        sampler: Any = None,
     ) -> io.NodeOutput:
         """Train."""
         patch = settings or {}
@@ -251,10 +267,10 @@ class TrainLoRA(io.ComfyNode):
 
 def _check_plan(plan: object, patch: Patch, algorithm: str) -> None:
     """Refuse a plan that nothing trains, and a training of chunks without one."""
-    if plan is not None and algorithm == "forward":
+    if plan is not None and algorithm != "chunk_grpo":
         raise ValueError(
-            "plan is connected, but the algorithm forward, which Forward Objective sets, trains no "
-            "chunks of steps; take the link off"
+            f"plan is connected, but the algorithm {algorithm}, which {algorithm.title()} "
+            "Objective sets, trains no chunks of steps; take the link off"
         )
     if plan is None and algorithm == "chunk_grpo" and patch.get("plan") is None:
         raise ValueError(
@@ -271,28 +287,6 @@ def asker_of(hidden: Any) -> Asker:
     workflow_id = str(workflow.get("id") or "")
     is_nil = not workflow_id.strip("0-")  # what a file holds that was never given one
     return Asker(str(hidden.unique_id or ""), "" if is_nil else workflow_id)
-
-
-def describe(log: TrainingLog) -> str:
-    """Say in words what a training gained."""
-    outcome = log.outcome
-    gain, config = outcome.gain, outcome.config
-    mismatches = plan_mismatches(config.plan, config.grid, config.sde, outcome.model)
-    fitted = outcome.rows[-1].get("batch_size") if outcome.rows else None
-    done, wished = outcome.iterations, config.iterations
-    error = outcome.ratio_error_first_update
-    lines = [
-        *([f"Stopped after {done} of {wished} iterations."] if done < wished else []),
-        f"{done} iterations. Held-out reward {outcome.before.mean:.4f} -> "
-        f"{outcome.after.mean:.4f}, gain {gain.mean:+.4f} ({gain.interval()}) on "
-        f"{len(outcome.before.prompts)} prompts.",
-        *([] if error is None else [f"Ratio error at the first update: {error:.1e}."]),
-        f"Run folder: {log.run_folder}",
-        *([] if fitted in (None, config.batch_size) else [_MEMORY.format(fitted)]),
-        *([] if outcome.sampler == OWN_WALK else [f"Sampler: {outcome.sampler}."]),
-        *(f"Warning: {warning}" for warning in (*outcome.warnings, *mismatches)),
-    ]
-    return "\n".join(lines)
 
 
 class PlotTraining(io.ComfyNode):

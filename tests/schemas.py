@@ -84,8 +84,9 @@ def _sockets(
         made = _returned(functions[call.func.id])
         if isinstance(made, ast.List):  # a helper that gives several
             yield from _sockets(made.elts, functions, tables)
-        else:  # a helper that gives one, named by its first argument
-            yield Socket(call.args[0].value, _socket(made).tooltip)
+        else:  # a helper that gives one, named by its first argument if it has one
+            of_helper = _socket(made)
+            yield Socket(call.args[0].value, of_helper.tooltip) if call.args else of_helper
 
 
 def _socket(call: ast.Call) -> Socket:

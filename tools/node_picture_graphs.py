@@ -206,6 +206,15 @@ FIRST_RUN: Prompt = {
     "objective": node("ChunkGRPO_GRPOObjective", kl_ref=0.002, settings=["preset", 0]),
     "exploration": node("ChunkGRPO_GRPOExploration", noise="drawn", settings=["preset", 0]),
     "forward": node("ChunkGRPO_ForwardObjective", kl_ref=0.5, settings=["preset", 0]),
+    "preference": node(
+        "ChunkGRPO_PreferenceObjective",
+        taste="example",
+        clip=CLIP,
+        objective="kto",
+        held_out=4,
+        guidance=3.5,
+        cache_gib=4.0,
+    ),
     "preset": node("ChunkGRPO_GRPOPreset", preset="safe-lora", batch_size=-1),
     "preset_text": _text(["preset", 10]),
     "train": node(
@@ -305,6 +314,7 @@ VIEWS = {
     "GRPOObjective": _stack(("objective", 560)),
     "GRPOExploration": _stack(("exploration", 330)),
     "ForwardObjective": _stack(("forward", 520)),
+    "PreferenceObjective": _stack(("preference", 470)),
     "GRPOPreset": _stack("preset", ("preset_text", 330)),
     "TrainLoRA": View([[Shown("train", 460)]]),
     "PlotTraining": _stack("training", ("training_plot", 380)),

@@ -39,8 +39,8 @@ def read_rows(results: Path) -> list[dict[str, Any]]:
 
 
 def runs_of(arms: list[str], seeds: list[int] | None = None) -> list[Run]:
-    """All runs of arms, or those of some seeds, in the order in which they are done."""
-    return [
+    """All runs of arms, or those of some seeds, in the order in which they are done: by seed."""
+    runs = [
         Run(arm, picks, taste, seed)
         for arm in arms
         for seed in ARMS[arm].seeds
@@ -48,6 +48,7 @@ def runs_of(arms: list[str], seeds: list[int] | None = None) -> list[Run]:
         for picks in ARMS[arm].picks
         for taste in ARMS[arm].tastes or TASTES
     ]
+    return sorted(runs, key=lambda run: run.seed)
 
 
 def _perform(run: Run, judge: Judge) -> dict[str, Any]:

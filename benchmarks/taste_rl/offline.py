@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from chunk_grpo_core.algorithms.preference import Preference
+from chunk_grpo_core.algorithms.preference import JudgedLatents, Preference
 from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.tiny.model import SHIFT
 from chunk_grpo_core.prompts.example import Example
@@ -112,10 +112,10 @@ def _with_noise(pick: Pick) -> Pick:
     return replace(pick, shown=tuple(map(known, pick.shown)))
 
 
-def _latents(policy: CountedPolicy, examples: Sequence[Example]) -> dict[str, Tensor]:
+def _latents(policy: CountedPolicy, examples: Sequence[Example]) -> JudgedLatents:
     latents: dict[str, Tensor] = {}
     for name in dict.fromkeys(n for one in examples for n in Judged.of(one).pictures):
         encoded = policy.encode(pool().images[int(name, 16)][None])
         assert encoded is not None
         latents[name] = encoded[0].cpu().float()
-    return latents
+    return JudgedLatents(latents)

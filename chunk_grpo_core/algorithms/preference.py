@@ -15,7 +15,7 @@ Legend: G pictures in a group, K times of a picture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,21 +32,29 @@ from .algorithm import GroupRequest, SampledGroup
 from .noisy_group import noisy_group
 from .preference_settings import PreferenceSettings, check_preference
 
-__all__ = ["Preference"]
+__all__ = ["JudgedLatents", "Preference"]
+
+
+@dataclass(frozen=True)
+class JudgedLatents:
+    """Judged pictures as the model sees them."""
+
+    of: Mapping[str, Tensor]
+    """Hash of a picture -> its latent, CPU float32, shape (*latent)."""
+    scaled: frozenset[str] = frozenset()
+    """Pictures of another size, which were scaled: the noise that they began with is not that of
+    their latents."""
 
 
 class Preference:
     """See :class:`~.algorithm.Algorithm`."""
 
-    def __init__(
-        self, config: PreferenceSettings, latents: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def __init__(self, config: PreferenceSettings, latents: JudgedLatents | None = None) -> None:
         """Check the settings.
 
         Args:
             config: Those that preferences read.
-            latents: Hash of a judged picture -> its latent, CPU float32, shape (*latent). None only
-                checks settings: it cannot train.
+            latents: Of the judged pictures. None only checks settings: it cannot train.
 
         Raises:
             ValueError: A setting of another algorithm is set, there are more times than levels, or
@@ -146,18 +154,21 @@ class Preference:
         )
         if config.preference.noise == "stored":
             for place, name in enumerate(names):
-                if (start := known.get(name)) is not None:
+                if (start := known.get(name)) is not None and not self._is_scaled(name):
                     x_1 = noise_of_batch(start.seed, start.index, request.latent_shape)
                     noised.eps[:, place] = x_1
         return noised
 
     def _latent(self, name: str) -> Tensor:
-        if self._latents is None or name not in self._latents:
+        if self._latents is None or name not in self._latents.of:
             raise ValueError(
                 f"there is no latent of the judged picture {name[:12]}...; hand the latents over: "
-                "Preference(config, latents)"
+                "Preference(config, judged_latents(...))"
             )
-        return self._latents[name]
+        return self._latents.of[name]
+
+    def _is_scaled(self, name: str) -> bool:
+        return self._latents is not None and name in self._latents.scaled
 
 
 def _in_order(names: tuple[str, ...], dice: torch.Generator) -> list[str]:

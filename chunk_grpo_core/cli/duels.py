@@ -15,8 +15,8 @@ from ..disk.atomic import write_whole
 from ..measure.duels import Duel, answered, drawn_duels, duels_from_json, duels_to_json
 from ..measure.sampling import draw
 from ..prompts.example import examples_of
-from ..runs.experiment import check_held_out
 from ..runs.folder import numbered_folder
+from ..runs.held_out import check_held_out
 from ..runs.load import load_adapter, load_policy, load_prompts
 from ..runs.outcome import EVALUATION_SEED
 from ..train.batch_limit import BatchLimit

@@ -18,12 +18,12 @@ from ..measure.evaluate import evaluate as measure
 from ..measure.sampling import draw
 from ..method.planners import adaptive_plan
 from ..method.policy import Policy
-from ..method.reward import Reward
+from ..method.reward import NoReward, Reward
 from ..method.schedule import shifted_grid
 from ..prompts.example import examples_of
 from ..rewards.settings import reward_settings
-from ..runs.experiment import check_held_out
 from ..runs.folder import RunFolder
+from ..runs.held_out import check_held_out
 from ..runs.load import load_adapter, load_policy, load_prompts, load_rewards
 from ..runs.outcome import EVALUATION_SEED
 from ..runs.recorded import RecordedRun, open_to_look
@@ -200,6 +200,11 @@ def evaluate(
         held_out = load_prompts(config).held_out
         check_held_out(held_out)
         judge = load_rewards(config)
+        if isinstance(judge, NoReward):
+            raise ValueError(
+                f"{source} has no reward to judge with; name one with --reward, or compare by eye: "
+                "chunk-grpo duels"
+            )
         if reward is None:
             opened.check_reward(judge)
         policy, settings = load_policy(config, held_out), config.settings

@@ -229,12 +229,14 @@ def _print_run(run: TrainedRun, as_json: bool) -> dict[str, object] | None:
             "lora": str(run.files.lora),
         }
     output = Console(file=sys.stdout)
-    output.print(
+    gained = (
         f"{outcome.reward}: {before.mean:.4f} -> {after.mean:.4f} on held-out prompts, gain "
-        f"{gain.mean:+.4f} ({gain.interval()})",
-        highlight=False,
-        soft_wrap=True,
+        f"{gain.mean:+.4f} ({gain.interval()})"
+        if outcome.is_measured
+        else f"nothing was measured, since there is no reward; was it worth it? chunk-grpo duels "
+        f"{run.folder}"
     )
+    output.print(gained, highlight=False, markup=False, soft_wrap=True)
     for warning in outcome.warnings:
         output.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     for path in (run.files.lora, *run.files.pictures):

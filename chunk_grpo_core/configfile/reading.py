@@ -92,13 +92,14 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     patch = {**base, **{key: values[key] for key in values if is_setting(key)}, "grid": grid}
     make_plan = per_step_plan if plan.needs_curve else plan.read
     patch["plan"] = _named("[plan]", lambda: make_plan(steps))
+    rewards = data.get("reward") or ({"name": family.reward} if family.reward else None)
     config = RunConfig(
         name=name,
         preset=preset,
         model=model,
         prompts=_prompt_table(values, model, patch.get("algorithm")),
         prompt_config=_named("[prompts]", lambda: _table(PromptConfig, values, "prompts")),
-        rewards=_rewards(data.get("reward"), folder, model),
+        rewards=_rewards(rewards, folder, patch.get("algorithm") != "preference"),
         plan=plan,
         settings=TrainConfig.of(patch),
         run=_table(RunTable, values, "run"),
@@ -247,13 +248,12 @@ def _named(where: str, make: Callable[[], T]) -> T:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _rewards(data: object, folder: Path, model: ChosenModel) -> tuple[RewardEntry, ...]:
-    if data is None and model.family.reward:
-        return (RewardEntry(name=model.family.reward, weight=1.0, settings={}),)
+def _rewards(data: object, folder: Path, is_needed: bool) -> tuple[RewardEntry, ...]:
+    if not data and not is_needed:
+        return ()
     entries = data if isinstance(data, list) else [data]
     if data is None or not entries or not all(isinstance(entry, dict) for entry in entries):
-        is_missing = data is None or data == []
-        what = "is missing" if is_missing else f"is {shortened(data)}; it must be a table"
+        what = f"is {shortened(data)}; it must be a table" if data else "is missing"
         raise ValueError(f"[reward] {what}; give it a name, one of {', '.join(REWARDS)}")
     rewards = tuple(_reward(entry, folder) for entry in entries)  # type: ignore[arg-type]
     balanced = [reward.name for reward in rewards if reward.balance is not None]

@@ -17,6 +17,7 @@ from ..prompts.example import Example, Prompt, examples_of
 
 __all__ = [
     "Fingerprint",
+    "NoReward",
     "NothingScored",
     "Reward",
     "RewardBatch",
@@ -271,6 +272,18 @@ class Reward(Protocol):
             RewardFailed: Nothing could be scored this time.
         """
         ...
+
+
+class NoReward:
+    """Nothing is measured: pictures are made and none of them gets a score. Only an algorithm that
+    has answers already (``Trajectory.answers``) can train with it. See :class:`Reward`."""
+
+    name = "none"
+    fingerprint: Fingerprint = {}
+
+    def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
+        """No valid score for any of B pictures."""
+        return RewardBatch.failed(len(checked_inputs(images, examples)[0]))
 
 
 def is_groupwise(reward: Reward) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..algorithms import algorithm_of
@@ -14,55 +13,49 @@ from ..configfile.edits import check_edits
 from ..configfile.facts import loaded_facts
 from ..configfile.record import PYTHON, Record, new_run_id, read_record, write_run
 from ..disk.atomic import write_whole
-from ..measure.evaluate import Evaluation, evaluate, paired_gain, paired_means
-from ..measure.reward_fell import fallen, reward_gains
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy, base_model
-from ..method.reward import Reward, RewardBatch
+from ..method.reward import NoReward, Reward
 from ..method.sampler import name_of_sampler
 from ..processes.collective import Processes
 from ..prompts.example import Prompt, examples_of
-from ..train.alarms import REWARD_FELL, Alarm, AlarmStop
+from ..train.alarms import REWARD_FELL, AlarmStop
 from ..train.batch_limit import BatchLimit
 from ..train.checkpoint import Checkpoint
 from ..train.config import TrainConfig
-from ..train.events import (
-    AlarmRaised,
-    EvaluationProgress,
-    HeldOutEnd,
-    Listener,
-    Measured,
-    RunEnd,
-    StopWish,
-    broadcast,
-    ignore,
-    never_stop,
-)
+from ..train.events import Listener, RunEnd, StopWish, broadcast, ignore, never_stop
 from ..train.may_change import Change, prompts_digest
-from ..train.patience import Patience
 from ..train.trainer import Trainer
 from ..watch.derived import derived, make_way
 from ..watch.history import HeldOutWriter, MetricsWriter
 from ..watch.newest_group import LatestGroup
 from ..watch.pictures import SampleWriter
 from .folder import RunFolder, locked_run
+from .held_out import HeldOut, check_held_out
 from .outcome import EVALUATION_SEED, Outcome
 
-__all__ = ["check_held_out", "run_experiment"]
+__all__ = ["check_needless", "run_experiment"]
 
 log = logging.getLogger(__name__)
 
 
-def check_held_out(prompts: Sequence[Prompt]) -> None:
-    """Make sure that there are enough prompts to measure on.
+def check_needless(reward: Reward, config: TrainConfig) -> None:
+    """Make sure that a training without a reward needs none.
 
     Raises:
-        ValueError: There are fewer than two, which have no interval.
+        ValueError: Its algorithm trains on scores, or it is to be measured meanwhile.
     """
-    if len(prompts) < 2:
+    if not isinstance(reward, NoReward):
+        return
+    if config.algorithm != "preference":
         raise ValueError(
-            f"prompts held out: {len(prompts)}; a measurement needs at least 2, so raise "
-            "prompts.held_out (held_out of Prompt Set) or write more prompts"
+            f"reward is missing; the algorithm {config.algorithm} trains on its scores, and only "
+            "the algorithm preference, which trains on picks, can do without"
+        )
+    if config.evaluate_every:
+        raise ValueError(
+            f"evaluate_every is {config.evaluate_every}, but without a reward nothing is measured; "
+            "set it to 0, or add a reward"
         )
 
 
@@ -91,7 +84,8 @@ def run_experiment(
 
     Args:
         policy: Model and adapter.
-        reward: What to maximise.
+        reward: What to maximise; :class:`~chunk_grpo_core.method.reward.NoReward` if nothing is to
+            be measured and the algorithm asks for no scores.
         prompts: What to train on; their metadata goes to the reward.
         held_out: What to measure on, at least two, best none of ``prompts``.
         config: All settings.
@@ -124,6 +118,7 @@ def run_experiment(
             models, rewards or prompts.
     """
     check_held_out(held_out)
+    check_needless(reward, config)
     processes = processes or Processes()
     with locked_run(folder, processes, goes_on=resume) as locked:
         return _experiment(
@@ -221,51 +216,18 @@ def _experiment(
 
     changes = processes.from_writer(write_record)
 
-    def all_scores(attempt: Callable[[], list[RewardBatch]]) -> list[RewardBatch]:
-        patience = Patience(config.run, listener, check_cancel)
-        return patience.until_scored(
-            lambda: [batch for part in processes.gather(attempt()) for batch in part],
-            reward.name,
-            "the evaluation",
-        )
-
-    def measure(which: Measured) -> Evaluation:
-        share = processes.part(len(held_out))
-        evaluation = (
-            evaluate(
-                policy,
-                reward,
-                held_out[share.start : share.stop],
-                config.grid,
-                seeds=evaluation_seeds,
-                seed=EVALUATION_SEED + share.start,
-                solver=config.ode_solver,
-                sampler=algorithm.sampler,
-                limit=limit,
-                settle=all_scores,
-                progress=lambda fraction: listener(EvaluationProgress(which, fraction)),
-                check_cancel=check_cancel,
-            )
-            if share
-            else None
-        )
-        if not share:  # more processes than prompts
-            all_scores(list)
-        return Evaluation.joined([part for part in processes.gather(evaluation) if part])
-
-    def tell(iterations: int, evaluation: Evaluation) -> Alarm | None:
-        gain = paired_gain(before, evaluation)
-        base, mean = paired_means(before, evaluation)
-        low, high = base + gain.low, base + gain.high
-        gains = reward_gains(before, evaluation, reward)
-        measured = HeldOutEnd(iterations, mean, low, high, evaluation.missing, gains)
-        listener(measured)
-        alarm = fallen(asdict(measured))
-        if alarm:
-            log.warning("%s", alarm.text)
-            listener(AlarmRaised(alarm))
-        return alarm
-
+    held = HeldOut(
+        policy=policy,
+        reward=reward,
+        prompts=held_out,
+        config=config,
+        sampler=algorithm.sampler,
+        seeds=evaluation_seeds,
+        limit=limit,
+        processes=processes,
+        listener=listener,
+        check_cancel=check_cancel,
+    )
     goes_back = REWARD_FELL in config.run.stop_on
     sound: Checkpoint | None = None
 
@@ -274,7 +236,7 @@ def _experiment(
         nonlocal sound
         if not (iterations and config.evaluate_every and iterations % config.evaluate_every == 0):
             return False
-        alarm = tell(iterations, measure("during"))
+        alarm = held.tell(iterations, before, held.measure("during"))
         if not goes_back:
             return False
         if alarm is None:
@@ -293,15 +255,16 @@ def _experiment(
         trainer.save()
 
     with base_model(policy):
-        before = measure("before")
-    tell(0, before)
+        before = held.measure("before")
+    held.tell(0, before, before)
     sound = trainer.state() if goes_back and trainer.iteration else None
     trainer.train(watch)
-    after = measure("after")
-    if tell(trainer.iteration, after) and sound and 0 < sound.iteration < trainer.iteration:
+    after = held.measure("after")
+    fell = held.tell(trainer.iteration, before, after)
+    if fell and sound and 0 < sound.iteration < trainer.iteration:
         go_back(sound)
-        after = measure("after")
-        tell(trainer.iteration, after)
+        after = held.measure("after")
+        held.tell(trainer.iteration, before, after)
 
     def keep() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         folder.check_in_place()

@@ -10,7 +10,7 @@ from ..configfile.run_config import RunConfig
 from ..lora.contents import blaming
 from ..lora.continuing import start_from
 from ..lora.files import load_lora
-from ..method.reward import Reward
+from ..method.reward import NoReward, Reward
 from ..models.diffusers_policy import DiffusersPolicy
 from ..prompts.example import Prompt
 from ..prompts.files import PromptLine, read_prompt_file
@@ -20,6 +20,7 @@ from ..rewards import load_reward
 from ..rewards.balance import BalancedReward
 from ..rewards.combined import CombinedReward, WeightedReward
 from ..rewards.follows_prompt import EMPTY
+from ..rewards.taste.picks import Taste
 from .preferences import judged_prompts
 
 __all__ = ["load_adapter", "load_policy", "load_prompts", "load_rewards"]
@@ -40,7 +41,8 @@ def load_prompts(config: RunConfig) -> PromptSet:
         if family.captions is not None and not held_out:
             held_out = _lines(family.captions().held_out, f"held-out captions of {family.title}")
         preference = config.settings.preference
-        return judged_prompts(preference, held_out, config.prompt_config)
+        taste = Taste(preference.picks)
+        return judged_prompts(taste, preference.objective, held_out, config.prompt_config)
     if table.file:
         lines = read_prompt_file(table.file)
     elif family.captions is None or table.text:
@@ -54,7 +56,10 @@ def load_prompts(config: RunConfig) -> PromptSet:
 
 
 def load_rewards(config: RunConfig) -> Reward:
-    """Load the rewards; several, or one with a weight, become a combination."""
+    """Load the rewards; several, or one with a weight, become a combination; without any nothing is
+    measured."""
+    if not config.rewards:
+        return NoReward()
     weighted, balanced = [], None
     for entry in config.rewards:
         reward = load_reward(entry.name, **entry.settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..measure.evaluate import Evaluation, paired_gain
 from ..measure.interval import Interval
 from ..measure.reward_fell import fallen_in
+from ..method.reward import NoReward
 from ..train.alarms import Alarm, alarms_of
 from ..train.config import TrainConfig
 from ..train.may_change import Change
@@ -47,8 +49,15 @@ class Outcome:
     """The same prompts and noise with the adapter on."""
 
     @property
+    def is_measured(self) -> bool:
+        """Whether a reward has scored the held-out prompts; if not, there are only pictures."""
+        return self.reward != NoReward.name
+
+    @property
     def gain(self) -> Interval:
-        """Mean paired gain with its 95 % interval."""
+        """Mean paired gain with its 95 % interval; NaN if nothing was measured."""
+        if not self.is_measured:
+            return Interval(math.nan, math.nan, math.nan)
         return paired_gain(self.before, self.after)
 
     @property
@@ -66,7 +75,7 @@ class Outcome:
                 f"{side.missing} of {side.rewards.numel()} pictures {when} training have no score "
                 f"and are left out ({side.error or 'the reward did not say why'})."
                 for when, side in sides
-                if side.missing
+                if side.missing and self.is_measured
             ),
         ]
 
@@ -74,7 +83,10 @@ class Outcome:
         """Alarms and missing scores, JSON-ready."""
         return {
             "alarms": [alarm.to_json() for alarm in self.alarms],
-            "missing_scores": {"before": self.before.missing, "after": self.after.missing},
+            "missing_scores": {
+                "before": self.before.missing if self.is_measured else 0,
+                "after": self.after.missing if self.is_measured else 0,
+            },
         }
 
     @property
@@ -115,5 +127,7 @@ class Outcome:
             "iterations": str(self.iterations),
             "seed": str(config.seed),
             "held_out_seed": str(EVALUATION_SEED),
-            "held_out_reward": json.dumps({"before": self.before.mean, "after": self.after.mean}),
+            "held_out_reward": json.dumps(
+                {"before": self.before.mean, "after": self.after.mean} if self.is_measured else None
+            ),
         }

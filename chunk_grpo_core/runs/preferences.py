@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..algorithms.preference import JudgedLatents
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import PictureEncoder, Policy
-from ..method.preference import PreferenceConfig
 from ..prompts.example import Example
 from ..prompts.files import PromptLine
 from ..prompts.judged import Judged
@@ -22,7 +21,6 @@ from ..rewards.taste.events import Shown
 from ..rewards.taste.judged import judged_examples
 from ..rewards.taste.picks import PICKS_FILE, Taste
 from ..settings.declared import shortened
-from ..train.config import TrainConfig
 
 __all__ = ["judged_latents", "judged_prompts"]
 
@@ -30,12 +28,13 @@ log = logging.getLogger(__name__)
 
 
 def judged_prompts(
-    config: PreferenceConfig, held_out: Sequence[PromptLine], split: PromptConfig
+    taste: Taste, objective: str, held_out: Sequence[PromptLine], split: PromptConfig
 ) -> PromptSet:
     """One prompt for each click to train on, and prompts to measure on.
 
     Args:
-        config: Whose picks, and what they are for.
+        taste: Whose picks.
+        objective: What they are for, dpo or kto.
         held_out: Prompts to measure on; without any, some of those of the picks, whose clicks are
             then left out of training.
         split: How many, and which.
@@ -44,23 +43,22 @@ def judged_prompts(
         FileNotFoundError: There are no picks.
         ValueError: No pick can be trained on, or a line of the file is wrong.
     """
-    taste = Taste(config.picks)
     if not taste.file.is_file():
         raise FileNotFoundError(
-            f"preference.picks is {shortened(config.picks)}, but there is no {PICKS_FILE}; name "
-            "the folder of a taste, or pick pictures first (chunk-grpo taste add)"
+            f"preference.picks is {shortened(str(taste.folder))}, but there is no {PICKS_FILE}; "
+            "name the folder of a taste, or pick pictures first (chunk-grpo taste add)"
         )
     picks = taste.counting()
-    examples = judged_examples(picks, config.objective)
+    examples = judged_examples(picks, objective)
     if not examples:
         wanted = (
             "comparisons (duel, best, hearts) of pictures of one prompt, or likes and dislikes"
-            if config.objective == "dpo"
+            if objective == "dpo"
             else "clicks on pictures whose prompt is known"
         )
         raise ValueError(
             f"{taste.file} has {len(picks)} picks, but none that can be trained on: "
-            f'preference.objective "{config.objective}" needs {wanted}'
+            f'objective "{objective}" needs {wanted}'
         )
     texts = dict.fromkeys(example.text for example in examples)
     lines = [PromptLine(text=text, where=f"the picks in {taste.file}") for text in texts]
@@ -70,21 +68,18 @@ def judged_prompts(
 
 
 def judged_latents(
-    config: TrainConfig,
+    taste: Taste,
     policy: Policy,
     examples: Sequence[Example],
     check_cancel: CheckCancel = never_cancel,
-) -> dict[str, Tensor]:
+) -> JudgedLatents:
     """Encode the pictures that prompts carry, each once.
 
     Args:
-        config: Names the folder of the taste.
+        taste: Where the pictures are.
         policy: Its picture encoder is used; the size of its pictures is that of all.
         examples: From :func:`judged_prompts`, or from the record of a run.
         check_cancel: Called after every picture.
-
-    Returns:
-        Hash of a picture -> its latent, CPU float32, shape (*latent).
 
     Raises:
         FileNotFoundError: A picture is gone.
@@ -92,28 +87,28 @@ def judged_latents(
     """
     if not isinstance(policy, PictureEncoder):
         raise _no_encoder(policy)
-    taste = Taste(Path(config.preference.picks))
     shown_as: dict[str, Shown] = {
         shown.picture: shown for pick in taste.picks() for shown in pick.shown
     }
     height, width = policy.decode(torch.zeros(1, *policy.latent_shape)).shape[1:3]
     names = dict.fromkeys(name for example in examples for name in Judged.of(example).pictures)
-    latents, other_sizes = {}, 0
+    latents, scaled = {}, set()
     for name in names:
         picture = taste.picture(shown_as.get(name) or Shown(picture=name))
-        other_sizes += picture.shape[:2] != (height, width)
+        if picture.shape[:2] != (height, width):
+            scaled.add(name)
         latent = policy.encode(_fitted(picture, height, width)[None])
         if latent is None:
             raise _no_encoder(policy)
         latents[name] = latent[0].cpu().float()
         check_cancel()
-    if other_sizes:
+    if scaled:
         log.warning(
             "%d of %d judged pictures have another size than %d x %d, which is trained; they were "
-            "scaled and cropped",
-            other_sizes, len(names), width, height,
+            "scaled and cropped, and the noise that they began with is not used",
+            len(scaled), len(names), width, height,
         )  # fmt: skip
-    return latents
+    return JudgedLatents(latents, frozenset(scaled))
 
 
 def _no_encoder(policy: Policy) -> ValueError:

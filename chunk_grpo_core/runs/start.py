@@ -20,11 +20,13 @@ from ..models.sharding import ShardedPolicy
 from ..optional import import_early, require
 from ..processes.collective import Processes, TorchProcesses
 from ..prompts.split import PromptSet
+from ..rewards.taste.picks import Taste
 from ..train.batch_limit import BatchLimit
 from ..train.events import EvaluationProgress, Listener, broadcast, ignore
 from ..watch.trackers import TRACKERS
-from .experiment import check_held_out, run_experiment
+from .experiment import check_needless, run_experiment
 from .folder import RunFolder, locked_run
+from .held_out import check_held_out
 from .load import load_policy, load_prompts, load_rewards
 from .outcome import Outcome
 from .preferences import judged_latents
@@ -131,7 +133,7 @@ def _train(
     if settings.algorithm == "preference":
         judged = prepared.prompts.train
         latents = processes.from_writer(
-            lambda: judged_latents(settings, policy, judged, check_cancel)
+            lambda: judged_latents(Taste(settings.preference.picks), policy, judged, check_cancel)
         )
         algorithm = Preference(settings, latents)
     # A call that one process of a sharded model tries again would be answered by no other.
@@ -188,6 +190,7 @@ def _prepare(
         trackers = [TRACKERS[name](folder.path) for name in config.run.log]
         heard = broadcast(*trackers, listener)
     reward = load_rewards(config)
+    check_needless(reward, config.settings)
     check_cancel()
     return _Prepared(prompts, reward, heard, check_cancel, processes, shard)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..configfile.record import RUN_FILE, read_record, read_settings
 from ..measure.reward_fell import fallen_in
+from ..method.reward import NoReward
 from ..train.alarms import alarms_of
 from ..watch.history import read_metrics, reward_means
 from ..watch.newest_group import read_group
@@ -88,8 +89,18 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
         "held_out": held_out,
         "group": read_group(run.group),
         "alarms": [alarm.text for alarm in (*alarms_of(rows, settings), *fallen_in(held_out))],
-        "is_measured": bool(rows) and any(row["iterations"] == done for row in held_out),
+        "is_measured": bool(rows)
+        and (any(row["iterations"] == done for row in held_out) or _is_shown(run, record.reward)),
     }
+
+
+def _is_shown(run: RunFolder, reward: str) -> bool:
+    """Whether a run without a reward, which has no measurements, has drawn its last pictures."""
+    files = (run.evaluation_file, run.metrics_file)
+    if reward != NoReward.name or not all(file.is_file() for file in files):
+        return False
+    shown, trained = (file.stat().st_mtime_ns for file in files)
+    return shown >= trained
 
 
 def _drawn(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Legend: P prompts, S pictures of each.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,11 +39,16 @@ def pair_grid(before: Evaluation, after: Evaluation, count: int = 24, columns: i
         images += [after.images[i] for i in indices]
         labels += [prompts[i] for i in indices]
         labels += [
-            f"reward {float(before.rewards[i, 0]):.2f} -> {float(after.rewards[i, 0]):.2f}"
-            for i in indices
+            _scores(float(before.rewards[i, 0]), float(after.rewards[i, 0])) for i in indices
         ]
     pairs, width = torch.stack(images), len(chosen[:columns])
     return image_grid(pairs, columns=width, scale=enlargement(pairs, 160), captions=labels)
+
+
+def _scores(before: float, after: float) -> str:
+    if math.isnan(before) and math.isnan(after):  # of a run without a reward, all of them
+        return "above: base"
+    return f"reward {before:.2f} -> {after:.2f}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,14 +48,26 @@ def rollouts_of(sampler: object, algorithm: str, cfg: float) -> tuple[SdeConfig,
     itself if it samples instead of that walk.
 
     Args:
-        sampler: A SAMPLER.
+        sampler: A SAMPLER, or None if none is connected.
         algorithm: Name of the algorithm.
         cfg: Scale of classifier-free guidance.
 
     Raises:
-        ValueError: The algorithm cannot train with it, or it does not finish pictures of flow
-            models.
+        ValueError: The algorithm cannot train with it or without one, or it does not finish
+            pictures of flow models.
     """
+    if algorithm == "preference":
+        if sampler is not None:
+            raise ValueError(
+                "sampler is connected, but the algorithm preference, which Preference Objective "
+                "sets, makes no rollouts; take the link off"
+            )
+        return SdeConfig(), None
+    if sampler is None:
+        raise ValueError(
+            "sampler is not connected; connect Flow SDE Sampler, or with Forward Objective any "
+            "SAMPLER"
+        )
     if algorithm != "forward":
         try:
             return sde_of(sampler), None

@@ -11,7 +11,7 @@ from ...chunk_grpo_core.method.policy_reward import bound
 from ...chunk_grpo_core.method.reward import Reward
 from ...chunk_grpo_core.method.schedule import TimeGrid
 from ...chunk_grpo_core.rewards.follows_prompt import EMPTY
-from ...chunk_grpo_core.runs.experiment import check_held_out
+from ...chunk_grpo_core.runs.held_out import check_held_out
 from ...chunk_grpo_core.watch.comparison import Comparison
 from ..types import PromptSet
 from .any_sampler import AnySampler, check_sampler

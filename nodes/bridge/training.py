@@ -13,16 +13,18 @@ from torch import Tensor
 
 from ...chunk_grpo_core.algorithms import algorithm_of
 from ...chunk_grpo_core.algorithms.forward import Forward
+from ...chunk_grpo_core.algorithms.preference import Preference
 from ...chunk_grpo_core.configfile.record import COMFYUI
 from ...chunk_grpo_core.disk.atomic import CannotWrite
 from ...chunk_grpo_core.lora.contents import blaming
 from ...chunk_grpo_core.lora.files import save_lora
 from ...chunk_grpo_core.method.policy import trained_adapter
-from ...chunk_grpo_core.method.reward import NothingScored, Reward
+from ...chunk_grpo_core.method.reward import NoReward, NothingScored, Reward
 from ...chunk_grpo_core.models.tensor_cache import digest
-from ...chunk_grpo_core.runs.experiment import run_experiment
+from ...chunk_grpo_core.runs.experiment import check_needless, run_experiment
 from ...chunk_grpo_core.runs.folder import RunFolder
 from ...chunk_grpo_core.runs.outcome import Outcome
+from ...chunk_grpo_core.runs.preferences import judged_latents
 from ...chunk_grpo_core.runs.results import write_pictures
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
@@ -47,8 +49,10 @@ from .host import (
 )
 from .memory import batch_limit
 from .monitor import Asker, watched_run
+from .picked_prompts import as_recorded, check_judged
 from .policy import NativePolicy, latent_shape_of
 from .side_branches import start_state
+from .taste_heads import named_taste
 
 __all__ = ["RunRequest", "open_run", "train_lora"]
 
@@ -131,7 +135,7 @@ def train_lora(
     model: Any,
     vae: Any,
     prompts: PromptSet,
-    reward: Reward,
+    reward: Reward | None,
     latent: dict[str, Any],
     config: TrainConfig,
     request: RunRequest,
@@ -148,7 +152,8 @@ def train_lora(
     The measurement before is that of the MODEL alone, also when ``continue_from`` gives the weights
     the LoRA starts with. A checkpoint of a resumed run takes their place. Pages can watch the run
     and end it early; what was learnt until then is measured and returned. A ``sampler`` (SAMPLER)
-    makes rollouts and measurements of the algorithm ``forward``.
+    makes rollouts and measurements of the algorithm ``forward``. Without a ``reward``, which the
+    algorithm ``preference`` does not need, nothing is measured.
 
     Returns:
         The LORA_MODEL and the log.
@@ -160,7 +165,10 @@ def train_lora(
         OSError: Somebody trains in the folder; the disk is full (the run can be resumed); or the
             folder was moved or deleted.
     """
-    limit = batch_limit(config.batch_size)
+    limit, reward = batch_limit(config.batch_size), reward or NoReward()
+    check_needless(reward, config)
+    if config.algorithm == "preference":
+        check_judged(prompts)
     with torch.inference_mode(False):
         policy = NativePolicy(
             model,
@@ -188,6 +196,12 @@ def train_lora(
             watched_run(folder.path.name, asker, config) as run,
             _way_on(folder.path.name),
         ):
+            if config.algorithm == "preference":
+                if request.resume:
+                    prompts = as_recorded(prompts, folder)
+                taste = named_taste(config.preference.picks)
+                latents = judged_latents(taste, policy, prompts.train, check_interrupt)
+                algorithm = Preference(config, latents)
             outcome = run_experiment(
                 policy,
                 reward,

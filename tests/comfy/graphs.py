@@ -135,7 +135,13 @@ def with_preset(prompt: Prompt, name: str, *left_alone: str, **inputs: object) -
 
 SETTINGS_NODES = tuple(
     f"ChunkGRPO_{name}"
-    for name in ("GRPOSettings", "GRPOObjective", "GRPOExploration", "ForwardObjective")
+    for name in (
+        "GRPOSettings",
+        "GRPOObjective",
+        "GRPOExploration",
+        "ForwardObjective",
+        "PreferenceObjective",
+    )
 )
 
 

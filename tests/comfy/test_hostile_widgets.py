@@ -52,6 +52,7 @@ TEXTS = {
         "unknown=1", "device=cuda", "[" * 10_000, "a=" + "[" * 10_000,
     ],
     ("ChunkGRPO_FitTaste", "taste"): ["../mine", "/etc", "nul", "", "\0", "x" * 5000, "none"],
+    ("ChunkGRPO_PreferenceObjective", "taste"): ["../mine", "/etc", "nul", "", "\0", "none"],
     ("ChunkGRPO_PlanChunks", "chunk_sizes"): [
         "two", "0, 4", "-1", "nan", "1e9", "cut 0", "cut 99999999", "9" * 5000, "2, " * 5000, "\0",
     ],
@@ -68,6 +69,7 @@ CLASSES = (
     "GRPOObjective", "GRPOExploration", "GRPOPreset", "TrainLoRA", "SaveLoRA", "LoadLoRAFile",
     "ApplyLoRA", "ScoreImages", "PickBestImages", "CombineRewards", "EvaluateLoRA", "PlotTraining",
     "RollOutTrajectories", "AnalyzeTemporalDynamics", "ForwardObjective", "FitTaste",
+    "PreferenceObjective",
     "BalanceRewards",
     "PickPictures",
 )  # fmt: skip
@@ -117,6 +119,8 @@ def base(kind, info, lora):
                     prompt["node"]["inputs"][name] = links[spec[0]]
                 elif len(spec) > 1 and "default" in spec[1]:
                     prompt["node"]["inputs"][name] = spec[1]["default"]
+        if kind == "ChunkGRPO_PreferenceObjective":
+            prompt["node"]["inputs"]["taste"] = "example"  # which has picks
     for entry in prompt.values():  # no training only to have a LoRA
         for name, value in entry["inputs"].items():
             if isinstance(value, list) and prompt[value[0]]["class_type"] == "ChunkGRPO_TrainLoRA":

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import Brightness, CancelAfter, MixingPolicy, ToyPolicy, toy_config
+from offline_picks import SHAPE, TEXTS, config_of, name, world
 from threads import together
 from torch import Tensor
 
 from chunk_grpo_core.algorithms import algorithm_of
 from chunk_grpo_core.algorithms.algorithm import GroupRequest, SampledGroup
-from chunk_grpo_core.algorithms.preference import Preference
+from chunk_grpo_core.algorithms.preference import JudgedLatents, Preference
 from chunk_grpo_core.configfile.reading import read_config
 from chunk_grpo_core.method.advantage import AdvantageConfig
 from chunk_grpo_core.method.cancel import Cancelled
@@ -38,8 +39,6 @@ from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from chunk_grpo_core.train.events import IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
 
-TEXTS = ("warm", "cold", "bright", "dark")
-SHAPE = ToyPolicy.latent_shape
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 
 
@@ -50,41 +49,6 @@ class NoReward(Brightness):
         raise RewardFailed("nobody may ask")
 
 
-def config_of(kind="dpo", **changes):
-    settings = {
-        "algorithm": "preference",
-        "plan": None,
-        "objective": ObjectiveConfig(),
-        "chunk_fraction": 0.5,
-        "sde": SdeConfig(),
-        "share_initial_noise": True,
-        "preference": PreferenceConfig(objective=kind, beta=200.0),
-        "group_size": 2,
-        "prompts_per_iteration": 4,
-        "iterations": 5,
-        "optimizer": OptimizerConfig(learning_rate=1e-2, updates_per_rollout=1),
-    }
-    return toy_config(**(settings | changes))
-
-
-def name(number):
-    return f"{number:064x}"
-
-
-def world(bright=1.0):
-    """Pairs of latents, of which the brighter one is preferred."""
-    generator = torch.Generator().manual_seed(0)
-    latents = {name(i): 0.5 * torch.randn(SHAPE, generator=generator) for i in range(16)}
-    examples = []
-    for pair in range(8):
-        better, worse = name(2 * pair), name(2 * pair + 1)
-        latents[better] = latents[better] + bright
-        noise = {better: StartingNoise(7, pair)}
-        judged = Judged(better=(better,), worse=(worse,), noise=noise)
-        examples.append(judged.example(TEXTS[pair % 4]))
-    return examples, latents
-
-
 def trained(config, policy=None, **options):
     examples, latents = world()
     rows, policy = [], policy or ToyPolicy()
@@ -93,7 +57,7 @@ def trained(config, policy=None, **options):
         if isinstance(event, IterationEnd):
             rows.append({k: v for k, v in event.metrics.items() if k != "seconds"})
 
-    algorithm = Preference(config, latents)
+    algorithm = Preference(config, JudgedLatents(latents))
     trainer = Trainer(
         policy, NoReward(), examples, config, algorithm=algorithm, listener=listen, **options
     )
@@ -138,7 +102,7 @@ def train(config, processes=None):
         NoReward(),
         examples,
         config,
-        algorithm=Preference(config, latents),
+        algorithm=Preference(config, JudgedLatents(latents)),
         listener=lambda event: rows.append(event) if isinstance(event, IterationEnd) else None,
         processes=processes,
     )
@@ -174,7 +138,7 @@ def test_stored_noise_is_what_comfyui_drew_for_the_batch():
 def test_pictures_get_the_noise_that_they_began_with_where_it_is_known(noise):
     config = config_of(preference=PreferenceConfig(noise=noise))
     examples, latents = world()
-    algorithm = Preference(config, latents)
+    algorithm = Preference(config, JudgedLatents(latents))
     request = GroupRequest(
         iteration=0, number=0, samples=slice(0, 2), example=examples[3],
         noise=Noise(True, 1, 2), latent_shape=SHAPE,
@@ -186,6 +150,21 @@ def test_pictures_get_the_noise_that_they_began_with_where_it_is_known(noise):
     assert torch.equal(task.noised.t[:, 0], task.noised.t[:, 1])
     assert bool((task.noised.eps[:, 0] == known).all()) == (noise == "stored")
     assert torch.equal(task.noised.eps[:, 0], task.noised.eps[:, 1]) == (noise == "fresh")
+
+
+def test_the_noise_of_a_picture_that_was_scaled_is_not_that_of_its_latent():
+    config = config_of(preference=PreferenceConfig(noise="stored"))
+    examples, latents = world()
+    request = GroupRequest(
+        iteration=0, number=0, samples=slice(0, 2), example=examples[3],
+        noise=Noise(True, 1, 2), latent_shape=SHAPE,
+    )  # fmt: skip
+    stream, known = Stream(ToyPolicy().velocity), noise_of_batch(7, 3, SHAPE)
+    for scaled in (frozenset(), frozenset({name(6)})):
+        algorithm = Preference(config, JudgedLatents(latents, scaled))
+        group = SampledGroup(request, algorithm.sample(stream, request))
+        eps = algorithm.task(group, group.trajectory.answers, 1.0).noised.eps
+        assert bool((eps[:, 0] == known).all()) != bool(scaled)
 
 
 REFUSED = {
@@ -294,38 +273,35 @@ def a_taste(folder: Path, size=4, clicks=6):
 
 
 def test_pictures_are_encoded_once_and_fitted_to_the_size_that_is_trained(tmp_path, caplog):
-    a_taste(tmp_path / "mine", size=9)
-    config = config_of(preference=PreferenceConfig(picks=str(tmp_path / "mine")))
-    prompts = judged_prompts(config.preference, [], PromptConfig(held_out=2))
-    latents = judged_latents(config, EncodingPolicy(), prompts.train)
+    taste = a_taste(tmp_path / "mine", size=9)
+    prompts = judged_prompts(taste, "dpo", [], PromptConfig(held_out=2))
+    latents = judged_latents(taste, EncodingPolicy(), prompts.train)
     trained_texts = {example.text for example in prompts.train}
     assert len(prompts.held_out) == 2 and len(trained_texts) == 2
     assert not trained_texts & {example.text for example in prompts.held_out}
-    assert {n for e in prompts.train for n in Judged.of(e).pictures} == set(latents)
-    assert all(latent.shape == SHAPE for latent in latents.values())
+    assert {n for e in prompts.train for n in Judged.of(e).pictures} == set(latents.of)
+    assert all(latent.shape == SHAPE for latent in latents.of.values())
+    assert latents.scaled == set(latents.of)
     assert (
-        "have another size than 4 x 4, which is trained; they were scaled and cropped"
+        "have another size than 4 x 4, which is trained; they were scaled and cropped, and the "
         in caplog.text
     )
 
 
 def test_a_model_without_an_encoder_is_refused(tmp_path):
-    a_taste(tmp_path / "mine")
-    config = config_of(preference=PreferenceConfig(picks=str(tmp_path / "mine")))
-    prompts = judged_prompts(config.preference, [], PromptConfig(held_out=2))
+    taste = a_taste(tmp_path / "mine")
+    prompts = judged_prompts(taste, "dpo", [], PromptConfig(held_out=2))
     with pytest.raises(ValueError, match="the model toy cannot turn pictures into latents"):
-        judged_latents(config, ToyPolicy(), prompts.train)
+        judged_latents(taste, ToyPolicy(), prompts.train)
 
 
 def test_a_run_keeps_to_the_picks_that_it_began_with(tmp_path):
     taste = a_taste(tmp_path / "mine")
-    config = PreferenceConfig(picks=str(tmp_path / "mine"))
-    before = judged_prompts(config, [], PromptConfig(held_out=2))
+    before = judged_prompts(taste, "dpo", [], PromptConfig(held_out=2))
     pictures = [taste.keep(torch.full((4, 4, 3), x), prompt="warm") for x in (0.1, 0.9)]
     taste.append(new_pick("duel", pictures, 1))
-    settings = config_of(preference=config)
-    latents = judged_latents(settings, EncodingPolicy(), before.train)
-    assert pictures[0].picture not in latents
+    latents = judged_latents(taste, EncodingPolicy(), before.train)
+    assert pictures[0].picture not in latents.of and not latents.scaled
 
 
 @pytest.mark.parametrize(
@@ -342,9 +318,8 @@ def test_a_taste_that_cannot_be_trained_on_is_refused(kind, objective, message, 
         Taste(tmp_path).append(
             new_pick(kind, [shown(i) for i in range(count)], True if kind == "like" else None)
         )
-    config = PreferenceConfig(picks=str(tmp_path), objective=objective)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        judged_prompts(config, [], PromptConfig())
+        judged_prompts(Taste(tmp_path), objective, [], PromptConfig())
 
 
 FILE = {

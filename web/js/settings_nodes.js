@@ -1,4 +1,4 @@
-// GRPO Settings, Objective, Exploration and Forward Objective: what is in force after the last run, and where it comes from.
+// The settings nodes: what is in force after the last run, and where it comes from.
 
 import { app } from "../../../scripts/app.js";
 import { h, useStyle } from "./lib/dom.js";
@@ -8,7 +8,7 @@ import { nodesOfType } from "./lib/nodes.js";
 import { addPanel } from "./lib/panel.js";
 
 const TYPES = ["ChunkGRPO_GRPOSettings", "ChunkGRPO_GRPOObjective", "ChunkGRPO_GRPOExploration",
-  "ChunkGRPO_ForwardObjective"];
+  "ChunkGRPO_ForwardObjective", "ChunkGRPO_PreferenceObjective"];
 const HEIGHT = 110; // pixels; longer lists scroll
 
 const lists = new WeakMap();
