@@ -39,7 +39,8 @@ def read_rows(results: Path) -> list[dict[str, Any]]:
 
 
 def runs_of(arms: list[str], seeds: list[int] | None = None) -> list[Run]:
-    """All runs of arms, or those of some seeds, in the order in which they are done: by seed."""
+    """All runs of arms, or those of some seeds, as they are done: first those that decide on
+    settings, then seed by seed."""
     runs = [
         Run(arm, picks, taste, seed)
         for arm in arms
@@ -48,11 +49,11 @@ def runs_of(arms: list[str], seeds: list[int] | None = None) -> list[Run]:
         for picks in ARMS[arm].picks
         for taste in ARMS[arm].tastes or TASTES
     ]
-    return sorted(runs, key=lambda run: run.seed)
+    return sorted(runs, key=lambda run: (not ARMS[run.arm].is_preparation, run.seed))
 
 
-def _perform(run: Run, judge: Judge) -> dict[str, Any]:
-    return perform_offline(run, judge) if ARMS[run.arm].offline else perform(run, judge)
+def _perform(run: Run, judge: Judge, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return perform_offline(run, judge, rows) if ARMS[run.arm].offline else perform(run, judge)
 
 
 def main() -> None:
@@ -74,18 +75,19 @@ def main() -> None:
 
         write_report(options.results, read_rows(options.results))
         return
-    judge = Judge(TinyWorldReward())
+    judge, rows = Judge(TinyWorldReward()), read_rows(options.results)
     if options.smallest:
         for arm in options.arms:
-            print(json.dumps(_perform(Run(arm, 40, "clean", 0, units=1), judge)))
+            print(json.dumps(_perform(Run(arm, 40, "clean", 0, units=1), judge, rows)))
         return
     os.nice(19)
     options.results.mkdir(parents=True, exist_ok=True)
-    done = [row["run"] for row in read_rows(options.results)]
+    done = [row["run"] for row in rows]
     left = [run for run in runs_of(options.arms, options.seeds) if run.key not in done]
     with (options.results / "runs.jsonl").open("a", encoding="utf-8") as file:
         for number, run in enumerate(left, 1):
-            row = _perform(run, judge) | {"machine": facts()}
+            row = _perform(run, judge, rows) | {"machine": facts()}
+            rows.append(row)
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(f"{time.strftime('%H:%M:%S')} {number}/{len(left)} {_line(row)}", flush=True)

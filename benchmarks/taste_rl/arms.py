@@ -11,7 +11,7 @@ from ..race.arms import ARMS as RACE
 from ..race.arms import Arm as Recipe
 from ..race.arms import config_of as race_config
 
-__all__ = ["ARMS", "SEEDS", "UNITS", "Arm", "config_of"]
+__all__ = ["ARMS", "RATES", "SEEDS", "UNITS", "Arm", "config_of"]
 
 SEEDS = (0, 1, 2)
 UNITS = 8_000
@@ -47,8 +47,8 @@ class Arm:
 
 
 _RATE = "optimizer.learning_rate"
-RATES = {"dpo": {_RATE: 1e-3}, "kto": {_RATE: 1e-3}}
-"""The better one of each objective in its screening."""
+RATES = ("3e-4", "1e-3")
+"""Learning rates that are screened."""
 
 
 def _noise(noise: str) -> Arm:
@@ -88,13 +88,13 @@ ARMS: dict[str, Arm] = {
     "default-stop": Arm("the default, ended when adherence falls", stops=True),
     "own-judge": Arm("half and half, judged by the model itself", judges_itself=True, picks=(160,)),
     "two-rounds": Arm("half and half, 20 picks first and 20 at half-time", refits=True),
-    "dpo": Arm("offline, pairs", offline="dpo", settings=RATES["dpo"], picks=(40, 160)),
-    "kto": Arm("offline, liked and not", offline="kto", settings=RATES["kto"], picks=(40, 160)),
+    "dpo": Arm("offline, pairs", offline="dpo", picks=(40, 160)),
+    "kto": Arm("offline, liked and not", offline="kto", picks=(40, 160)),
     **{f"noise-{noise}": _noise(noise) for noise in ("stored", "fresh")},
     **{
         f"screen-{objective}-{rate}": _screen(objective, rate)
         for objective in ("dpo", "kto")
-        for rate in ("3e-4", "1e-3")
+        for rate in RATES
     },
 }
 

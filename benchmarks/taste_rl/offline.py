@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -25,6 +25,7 @@ from ..race.judge import Judge
 from ..race.units import CountedPolicy
 from ..tiny import flux_and_policy
 from .arms import ARMS, Arm
+from .chosen import offline_settings
 from .people import PROMPT, drawn_with, first_picks, fitted, pool
 from .run import Run, outcomes
 
@@ -39,8 +40,14 @@ _COLUMNS = (
 )
 
 
-def offline_config(arm: Arm, seed: int) -> TrainConfig:
-    """All settings of a run, which ends by its units and not by its iterations."""
+def offline_config(arm: Arm, seed: int, rows: Sequence[Mapping[str, Any]]) -> TrainConfig:
+    """All settings of a run, which ends by its units and not by its iterations.
+
+    Args:
+        arm: What is run.
+        seed: Of the run.
+        rows: Runs that are done: those that prepare the others decide what the arm leaves open.
+    """
     return TrainConfig.of(
         {
             "algorithm": "preference",
@@ -56,15 +63,17 @@ def offline_config(arm: Arm, seed: int) -> TrainConfig:
             "seed": seed,
             "iterations": 100_000,
             "run.stop_on": (),
-            **arm.settings,
+            **(arm.settings or offline_settings(rows, arm.offline)),
         }
     )
 
 
-def perform_offline(run: Run, judge: Judge) -> dict[str, Any]:
-    """Do one run; returns its row."""
+def perform_offline(
+    run: Run, judge: Judge, rows_done: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Do one run; returns its row. For ``rows_done`` see :func:`offline_config`."""
     arm = ARMS[run.arm]
-    config = offline_config(arm, run.seed)
+    config = offline_config(arm, run.seed, rows_done)
     picks = first_picks(run.taste, run.picks, run.seed)
     examples = judged_examples(map(_with_noise, picks), config.preference.objective)
     head = fitted(picks)
