@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +25,14 @@ __all__ = ["EVALUATION_SEED", "Outcome"]
 
 EVALUATION_SEED = 20_000
 """Noise seed of the first held-out prompt; far from seeds people type for training."""
+
+
+_SIDES = ("old", "new")
+
+
+def _without_folder(key: str, value: object) -> object:
+    """A setting for the header of a LoRA, which people share: of the picks only their name."""
+    return PurePath(value).name if key == "preference.picks" and isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -120,8 +129,16 @@ class Outcome:
             "sampler": self.sampler,
             "reward": self.reward,
             "chunk_grpo_version": __version__,
-            "chunk_grpo_recipe": json.dumps({**config.flat(), **untrained}),
-            "chunk_grpo_changes": json.dumps([asdict(change) for change in trained]),
+            "chunk_grpo_recipe": json.dumps(
+                {key: _without_folder(key, v) for key, v in {**config.flat(), **untrained}.items()}
+            ),
+            "chunk_grpo_changes": json.dumps(
+                [
+                    asdict(change)
+                    | {side: _without_folder(change.key, getattr(change, side)) for side in _SIDES}
+                    for change in trained
+                ]
+            ),
             "chunk_plan": ", ".join(map(str, config.plan.sizes if config.plan else ())),
             "steps": str(config.grid.steps),
             "iterations": str(self.iterations),

@@ -11,6 +11,7 @@ from offline_picks import config_of, world
 
 from chunk_grpo_core.algorithms.preference import JudgedLatents, Preference
 from chunk_grpo_core.configfile.reading import read_config
+from chunk_grpo_core.method.preference import PreferenceConfig
 from chunk_grpo_core.method.reward import NoReward
 from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.runs.folder import RunFolder
@@ -37,7 +38,8 @@ def run(folder, **changes):
 
 
 def test_it_trains_draws_before_and_after_and_claims_nothing(tmp_path):
-    outcome = run(tmp_path / "a")
+    picks = PreferenceConfig(beta=200.0, picks=str(tmp_path / "secret" / "mine"))
+    outcome = run(tmp_path / "a", preference=picks)
     assert outcome.reward == "none" and not outcome.is_measured and outcome.held_out == []
     assert outcome.before.rewards.shape == (2, 1) and outcome.before.rewards.isnan().all()
     assert torch.isnan(torch.tensor([outcome.gain.mean, outcome.gain.low])).all()
@@ -46,7 +48,9 @@ def test_it_trains_draws_before_and_after_and_claims_nothing(tmp_path):
         "before": 0,
         "after": 0,
     }
-    assert json.loads(outcome.lora_metadata()["held_out_reward"]) is None
+    header = outcome.lora_metadata()
+    assert json.loads(header["held_out_reward"]) is None
+    assert json.loads(header["chunk_grpo_recipe"])["preference.picks"] == "mine"
     assert outcome.before_after_grid().shape[-1] == 3
     view = run_view(tmp_path / "a")
     assert view["reward"] == "none" and view["is_measured"] and view["held_out"] == []
