@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.models.flux.config import FluxModel
 from chunk_grpo_core.models.flux.policy import FluxPolicy
-from chunk_grpo_core.models.flux.vae import decoder
 from chunk_grpo_core.models.fp8 import Fp8Linear, replace_linears, to_fp8
+from chunk_grpo_core.models.pipelines.scaling import decoder
 from chunk_grpo_core.models.speed import speed_up
 from chunk_grpo_core.models.tiny.model import TRANSFORMER_CONFIG
 from chunk_grpo_core.optional import require

@@ -39,7 +39,8 @@ def models(
             name, size, licence = checkpoint.name, checkpoint.parameters, checkpoint.licence
             typer.echo(f"{'':15} {name}: {size}, {licence}")
         values = ", ".join(f"{key} {value:g}" for key, value in _defaults(one).items())
-        typer.echo(f"{'':15} by default {values}; {one.few_steps} steps" if values else "")
+        values = f"by default {values}; " if values else ""
+        typer.echo(f"{'':15} {values}{one.few_steps} steps")
         typer.echo(f"{'':15} {its['tested']}")
     if family is not None:
         for key in keys(chosen[0].table)["model"].values():

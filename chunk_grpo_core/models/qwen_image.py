@@ -169,6 +169,6 @@ SECOND = pipeline_family(
     name="qwen-image-2.1",
     title="Qwen-Image 2.1",
     table=QwenImage21Model,
-    checkpoints=(Checkpoint("Qwen/Qwen-Image-2.1", "size: see its page", "licence: see its page"),),
+    checkpoints=(Checkpoint("Qwen/Qwen-Image-2.1", "size on its page", "licence on its page"),),
     few_steps=20,
 )

@@ -35,12 +35,22 @@ FAMILIES: dict[str, Family[Any]] = {one.name: one for one in map(_exported, _FAM
 """Value of ``model.type`` -> family."""
 
 
+_REFUSED = {
+    "hidream": "diffusers runs HiDream's experts without gradients where a model is evaluated, so "
+    "that gradients through it are wrong, and says nothing",
+    "flux3": "diffusers has no pipeline of FLUX.3 in one class",
+}
+"""Families that people will ask for -> why they are not here."""
+
+
 def family_named(name: object) -> Family[Any]:
     """Look a family up.
 
     Raises:
         ValueError: There is none of this name.
     """
+    if isinstance(name, str) and name in _REFUSED:
+        raise ValueError(f"model.type is {name}, which cannot be trained here: {_REFUSED[name]}")
     if not isinstance(name, str) or name not in FAMILIES:
         families = ", ".join(FAMILIES)
         raise ValueError(f"model.type is {shortened(name)}; it must be one of {families}")

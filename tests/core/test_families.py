@@ -57,6 +57,10 @@ def test_a_registered_family_is_read_from_a_configuration():
     ("changes", "message"),
     [
         ({"model": {"type": "toi"}}, "model.type is 'toi'; it must be one of tiny, flux, "),
+        (
+            {"model": {"type": "hidream"}},
+            "model.type is hidream, which cannot be trained here",
+        ),
         ({"model": {"type": "toy", "width": "wide"}}, "model.width is 'wide'; it must be a whole"),
         ({"model": {"type": "toy", "widht": 8}}, "[model] has no key widht; did you mean width?"),
         (

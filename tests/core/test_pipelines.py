@@ -237,6 +237,23 @@ def test_lora_targets_take_the_whole_of_what_they_name(small):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("weights", ["bf16", "float16"])
+def test_16_bits_compute_about_the_same(small, plain, weights):
+    policy = small.policy(weights=weights)
+    x_t = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        narrow, wide = (p.run(lambda velocity: velocity(x_t, 0.6, PROMPT)) for p in (policy, plain))
+    assert narrow.dtype == torch.float32
+    assert float((narrow - wide).norm() / wide.norm()) < 0.1
+    assert torch.isfinite(policy.decode(x_t)).all()
+    # Layers of the text's side may have no part in the picture, and so no gradient.
+    policy.run(lambda velocity: velocity(x_t, 0.6, PROMPT).square().mean().backward())
+    gradients = [p.grad for p in policy.adapter.parameters() if p.grad is not None]
+    assert gradients and all(bool(torch.isfinite(g).all()) for g in gradients)
+    assert any(bool(g.any()) for g in gradients)
+
+
+@pytest.mark.slow
 def test_a_batch_of_different_times_is_each_of_its_samples(plain):
     policy = plain
     x_t = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(1))
@@ -376,3 +393,21 @@ def test_an_old_diffusers_is_answered_with_the_pip_line(small, monkeypatch):
     monkeypatch.setattr(loading, "require", lambda *words: SimpleNamespace(__version__="0.30"))
     with pytest.raises(ImportError, match=f'0.30 is .* pip install -U "diffusers>={entry.since}"'):
         small.policy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["flux2-klein", "krea2"])
+def test_a_distilled_checkpoint_takes_no_notice_of_guidance(family, tmp_path):
+    pipe = small_pipeline(family)
+    pipe.register_to_config(is_distilled=True)
+    pipe.save_pretrained(tmp_path / "small")
+    small = Small(family, pipe, tmp_path / "small", tmp_path / "text")
+    (first, *_), _, calls = record(pipe, small.unguided)
+    assert calls == 2 * STEPS
+    policy = small.policy(guidance=GUIDED[family])
+    with torch.no_grad():
+        v_t = policy.run(lambda velocity: velocity(first.x_t, first.t, PROMPT))
+    torch.testing.assert_close(v_t, first.v_t, rtol=1e-4, atol=1e-5)
+    grid = FAMILIES[family].grid(small.table(), STEPS)
+    levels = pipe.scheduler.sigmas
+    torch.testing.assert_close(torch.tensor(grid.sigmas), levels, rtol=0, atol=1e-7)

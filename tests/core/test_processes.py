@@ -17,6 +17,7 @@ from pathlib import Path
 import flux_sources
 import pytest
 from environment import package
+from pipeline_folders import saved
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -262,3 +263,22 @@ def test_sharding_flux_files_changes_no_bit(tmp_path):
     words = ["train", file, "--out", tmp_path / "new", "--shard", "--set", "model.weights=fp8"]
     code, _, errors = ended(start(*words, launcher=TORCHRUN))
     assert code != 0 and "model.weights is fp8, which cannot be spread" in errors
+
+
+def test_sharding_a_pipeline_changes_no_bit(tmp_path):
+    """Krea 2, which has stacks of blocks inside a module."""
+    family = "krea2"
+    saved(family, tmp_path / "small")
+    file = tmp_path / "small.toml"
+    file.write_text(
+        f'self_test = false\n{TINY.replace("tiny", family)}\n[reward]\nname = "target_colour"\n'
+        .replace(
+            "[prompts]",
+            'path = "small"\nweights = "float32"\nwidth = 64\nheight = 64\nmax_tokens = 16\n'
+            'text_cache = "cache"\n[prompts]\ntext = ["a fox", "a cat", "a cow", "owls", "ants"]',
+        )
+    )  # fmt: skip
+    small = ["--set", "iterations=2", "--set", "prompts.held_out=2"]
+    finished("train", file, "--out", tmp_path / "one", *small, launcher=TORCHRUN)
+    finished("train", file, "--out", tmp_path / "two", *small, "--shard", launcher=TORCHRUN)
+    same_run(tmp_path / "two", tmp_path / "one", tolerance=0.0)

@@ -10,6 +10,7 @@ import torch
 from ...lora.adapter import LoraConfig
 from ...prompts.example import Prompt
 from ...settings.declared import shortened
+from ..pipelines.scaling import KL, decoder, encoder
 from ..speed import speed_up
 from ..tensor_cache import TensorCache
 from .config import FluxModel
@@ -17,7 +18,7 @@ from .files import find_part, read_header
 from .policy import FluxPolicy
 from .text import encode_prompts
 from .transformer import WEIGHTS, load_transformer
-from .vae import decoder, encoder, load_vae, pixels_per_latent
+from .vae import load_vae, pixels_per_latent
 
 __all__ = ["flux_policy"]
 
@@ -78,8 +79,8 @@ def flux_policy(
         name=model.name,
         transformer=transformer,
         encode=encode,
-        decode=decoder(vae),
-        encode_pictures=encoder(vae),
+        decode=decoder(vae, KL),
+        encode_pictures=encoder(vae, KL),
         latent_shape=(channels, model.height // scale, model.width // scale),
         lora=lora or LoraConfig(),
         seed=seed,

@@ -8,22 +8,19 @@ Legend: B samples, C latent channels, h w latent size (even), n = h w / 4 tokens
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...optional import require
 from ..diffusers_policy import DiffusersPolicy
+from ..pipelines.form import packed, unpacked
 
 __all__ = ["FluxPolicy", "pack_latents", "predict_velocity", "unpack_latents"]
 
 _IN_BLOCK = r"(single_)?transformer_blocks\.\d+\."
 _ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 _MLP = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
-_LATENTS, _TOKENS = "b c (h p) (w q)", "b (h w) (c p q)"
-"""Axes of latents and of their tokens for einops; p and q are 2."""
 
 
 def pack_latents(latents: Tensor) -> Tensor:
@@ -34,7 +31,7 @@ def pack_latents(latents: Tensor) -> Tensor:
     """
     if latents.ndim != 4 or latents.shape[2] % 2 or latents.shape[3] % 2:
         raise ValueError(f"latents must be (B, C, even, even), got {tuple(latents.shape)}")
-    return _einops().rearrange(latents, f"{_LATENTS} -> {_TOKENS}", p=2, q=2)
+    return packed(latents)
 
 
 def unpack_latents(tokens: Tensor, height: int, width: int) -> Tensor:
@@ -42,11 +39,7 @@ def unpack_latents(tokens: Tensor, height: int, width: int) -> Tensor:
     count = tokens.shape[1]
     if height % 2 or width % 2 or count != height * width // 4:
         raise ValueError(f"{count} tokens do not fill latents of {height} x {width}")
-    return _einops().rearrange(tokens, f"{_TOKENS} -> {_LATENTS}", h=height // 2, p=2, q=2)
-
-
-def _einops() -> ModuleType:
-    return require("einops", "To pack latents of FLUX into tokens")
+    return unpacked(tokens, height // 2)
 
 
 def image_ids(height: int, width: int, device: torch.device | None = None) -> Tensor:

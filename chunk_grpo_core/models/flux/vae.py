@@ -1,12 +1,9 @@
-"""The picture decoder and encoder of FLUX.1, from a folder or from ae.safetensors.
-
-Legend: B pictures, C latent channels, h w latent size, H W picture size.
-"""
+"""The VAE of FLUX.1, from a folder or from ae.safetensors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,7 @@ from .files import find_part, read_header, read_tensors
 from .transformer import check_same_names, to_type
 
 __all__ = [
-    "decoder",
     "diffusers_vae_state",
-    "encoder",
     "load_vae",
     "pixels_per_latent",
     "vae_config",
@@ -85,38 +80,6 @@ def load_vae(source: Path, dtype: torch.dtype, device: torch.device, *, tiling: 
 def pixels_per_latent(vae: Any) -> int:
     """Pixels along one side of a latent pixel: 8 in FLUX.1."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def decoder(vae: Any) -> Callable[[Tensor], Tensor]:
-    """Make the function that turns latents (B, C, h, w) into pictures (B, H, W, 3) in 0..1.
-
-    One picture at a time, so that memory does not grow with B.
-    """
-    scaling, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
-
-    def decode(latents: Tensor) -> Tensor:
-        pictures = [
-            vae.decode((latent[None] / scaling + shift).to(vae.dtype), return_dict=False)[0].float()
-            for latent in latents
-        ]
-        return (torch.cat(pictures).permute(0, 2, 3, 1) + 1.0) / 2.0
-
-    return decode
-
-
-def encoder(vae: Any) -> Callable[[Tensor], Tensor]:
-    """Make the function that turns pictures (B, H, W, 3) in 0..1 into latents (B, C, h, w).
-
-    One picture at a time; the most probable latent, without noise.
-    """
-    scaling, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
-
-    def encode(images: Tensor) -> Tensor:
-        pictures = (images.permute(0, 3, 1, 2) * 2.0 - 1.0).to(vae.dtype)
-        latents = [vae.encode(p[None], return_dict=False)[0].mode().float() for p in pictures]
-        return (torch.cat(latents) - shift) * scaling
-
-    return encode
 
 
 def diffusers_vae_state(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
