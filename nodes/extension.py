@@ -21,6 +21,7 @@ from .presets import GRPOPreset
 from .prompts import PromptSetNode
 from .rewards import BalanceRewards, CombineRewards, PickBestImages, ScoreImages
 from .sampling import FlowSDESampler, ShiftedSigmas
+from .search import with_search_words
 from .settings import GRPOSettings
 from .tiny import LoadTinyFlux
 from .training import PlotTraining, TrainLoRA
@@ -35,7 +36,7 @@ class ChunkGRPOExtension(ComfyExtension):
         """All nodes of this pack, and the routes that their panels in the page ask."""
         add_routes()
         add_taste_routes()
-        return [
+        nodes = [
             LoadTinyFlux,
             PromptSetNode,
             FlowSDESampler,
@@ -63,3 +64,4 @@ class ChunkGRPOExtension(ComfyExtension):
             ApplyLoRA,
             EvaluateLoRA,
         ]
+        return [with_search_words(node) for node in nodes]

@@ -1,0 +1,80 @@
+"""Words under which the search of ComfyUI's page finds the nodes, beside their names.
+
+Newer versions of ComfyUI know ``search_aliases``; on older ones the words are left out.
+"""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+__all__ = ["SEARCH_WORDS", "with_search_words"]
+
+SEARCH_WORDS: dict[str, tuple[str, ...]] = {
+    "ChunkGRPO_TrainLoRA": (
+        "rl", "reinforcement learning", "lora train", "lora training", "train lora by reward",
+        "grpo", "dpo", "rlhf", "align", "alignment", "fine-tune", "finetune",
+    ),
+    "ChunkGRPO_LoadReward": (
+        "reward model", "aesthetic score", "aesthetic predictor", "pickscore", "hpsv3", "hpsv2",
+        "imagereward", "clip score", "ocr", "vlm judge", "quality metric",
+    ),
+    "ChunkGRPO_ScoreImages": (
+        "score", "rate images", "rank images", "aesthetic score of images", "image quality",
+    ),
+    "ChunkGRPO_PickBestImages": ("best of n", "select best", "filter images", "top k images"),
+    "ChunkGRPO_PickPictures": (
+        "image chooser", "choose images", "image picker", "preview chooser", "like", "favourites",
+        "vote", "compare pictures", "preference", "human feedback", "stars",
+    ),
+    "ChunkGRPO_FitTaste": (
+        "taste", "my style", "personal reward", "preference model", "train reward model",
+        "learn from likes",
+    ),
+    "ChunkGRPO_CombineRewards": ("add rewards", "weighted rewards", "sum of scores"),
+    "ChunkGRPO_BalanceRewards": ("balance taste and prompt", "blend rewards", "prompt following"),
+    "ChunkGRPO_GRPOPreset": ("recipe", "rl preset", "training preset", "quick training"),
+    "ChunkGRPO_GRPOSettings": ("rl settings", "training settings", "optimizer", "lora targets"),
+    "ChunkGRPO_GRPOObjective": ("kl", "clip range", "ppo", "objective settings"),
+    "ChunkGRPO_GRPOExploration": ("groups", "shared noise", "noise window"),
+    "ChunkGRPO_ForwardObjective": (
+        "nft", "awm", "diffusion nft", "advantage weighted matching", "few-step training",
+    ),
+    "ChunkGRPO_PreferenceObjective": (
+        "dpo", "diffusion dpo", "flow dpo", "kto", "preference", "train on likes",
+    ),
+    "ChunkGRPO_PromptSet": ("prompts", "prompt list", "wildcards", "training prompts"),
+    "ChunkGRPO_EvaluateLoRA": (
+        "compare lora", "before and after", "ab test", "benchmark lora", "held-out",
+    ),
+    "ChunkGRPO_ApplyLoRA": ("load lora", "lora loader", "lora without merging"),
+    "ChunkGRPO_SaveLoRA": ("export lora", "save lora file"),
+    "ChunkGRPO_LoadLoRAFile": ("continue training", "resume lora", "convert lora"),
+    "ChunkGRPO_PlotTraining": ("loss graph", "training curve", "reward curve"),
+    "ChunkGRPO_FlowSDESampler": ("sde", "stochastic sampler", "ancestral flow"),
+    "ChunkGRPO_ShiftedSigmas": ("scheduler", "sigmas", "shift", "timesteps"),
+    "ChunkGRPO_RollOutTrajectories": ("rollout", "trajectories", "sample groups"),
+    "ChunkGRPO_AnalyzeTemporalDynamics": ("relative l1", "temporal dynamics", "curve of steps"),
+    "ChunkGRPO_PlanChunks": ("chunks", "chunk plan", "steps to train"),
+    "ChunkGRPO_LoadTinyFlux": ("tiny flux", "toy model", "demo model", "test model"),
+}  # fmt: skip
+"""Id of a node -> what people may type who do not know its name."""
+_ESSENTIALS = dict.fromkeys(("ChunkGRPO_PickPictures", "ChunkGRPO_ScoreImages"), "Image Tools")
+"""Id of a node -> its place in the tab of the most useful nodes."""
+
+
+def with_search_words(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """Give the schema of a node its words, where this ComfyUI has a field for them."""
+    plain = node.define_schema
+
+    def define_schema(cls: type[io.ComfyNode]) -> io.Schema:
+        schema = plain()
+        for field, value in (
+            ("search_aliases", list(SEARCH_WORDS.get(schema.node_id, ()))),
+            ("essentials_category", _ESSENTIALS.get(schema.node_id)),
+        ):
+            if value and hasattr(schema, field):
+                setattr(schema, field, value)
+        return schema
+
+    node.define_schema = classmethod(define_schema)  # type: ignore[method-assign]
+    return node
