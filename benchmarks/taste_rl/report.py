@@ -17,6 +17,7 @@ from chunk_grpo_core.watch.plot_style import PALETTE, open_figure, render, style
 
 from ..race.outcomes import interval_of
 from .arms import ARMS, SEEDS
+from .chosen import noise_difference
 from .people import TASTES, WRONG
 from .run import DUELS
 
@@ -27,6 +28,7 @@ MARGIN = 0.1
 Row = Mapping[str, Any]
 Group = tuple[str, int]
 """Arm and number of picks."""
+_RESULTS = {name: arm for name, arm in ARMS.items() if not arm.is_preparation}
 
 
 def write_report(results: Path, rows: Sequence[Row]) -> None:
@@ -61,7 +63,7 @@ def _plot(path: Path, groups: Mapping[Group, list[Row]]) -> None:
 
 def _groups(rows: Sequence[Row]) -> dict[Group, list[Row]]:
     groups: dict[Group, list[Row]] = {}
-    for arm, of_arm in ARMS.items():
+    for arm, of_arm in _RESULTS.items():
         for picks in of_arm.picks:
             if runs := [row for row in rows if row["run"][:2] == [arm, picks]]:
                 groups[arm, picks] = runs
@@ -190,10 +192,11 @@ def _markdown(groups: Mapping[Group, list[Row]], rows: Sequence[Row]) -> str:
     ]  # fmt: skip
     missing = [
         f"`{arm}` with {picks} picks ({len(groups.get((arm, picks), []))} of {whole})"
-        for arm in ARMS
+        for arm in _RESULTS
         for picks in ARMS[arm].picks
         if len(groups.get((arm, picks), [])) < whole
     ]
+    stored = noise_difference(rows, "taste")
     blocks = [
         "# Training on a fitted taste",
         "Written by `python -m benchmarks.taste_rl --report` from `runs.jsonl`. What was done "
@@ -224,7 +227,11 @@ def _markdown(groups: Mapping[Group, list[Row]], rows: Sequence[Row]) -> str:
         _alarm(groups),
         "## Blind duels",
         _duels(rows) if len(rows) > 2 else "Not run.",
+        "## Stored against fresh noise of the picks",
+        f"True taste, stored minus fresh, in the same tastes and seeds: {_text(stored)}."
+        if stored
+        else "Not run.",
         "## Not run",
-        f"{', '.join(missing)}; `dpo` and `kto`." if missing else "`dpo` and `kto`.",
+        f"{', '.join(missing)}." if missing else "Nothing is missing.",
     ]  # fmt: skip
     return "\n\n".join(blocks) + "\n"
