@@ -83,7 +83,7 @@ _SHARED: dict[str, Any] = dict(
 DEV = pipeline_family(
     PipelineEntry(
         pipeline="Flux2Pipeline",
-        since="0.36",
+        since="0.37",
         inputs=lambda call: {**_inputs(call), "guidance": call.ones() * call.guidance},
         guidance=None,
         **_SHARED,

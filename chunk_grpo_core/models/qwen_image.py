@@ -59,7 +59,7 @@ def _inputs(call: Call) -> dict[str, Any]:
 FIRST = pipeline_family(
     PipelineEntry(
         pipeline="QwenImagePipeline",
-        since="0.35",
+        since="0.37",
         transformer="QwenImageTransformer2DModel",
         vae="AutoencoderKLQwenImage",
         encode=_encode,

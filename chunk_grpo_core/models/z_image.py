@@ -45,7 +45,7 @@ def _inputs(call: Call) -> dict[str, Any]:
 
 _ENTRY = PipelineEntry(
     pipeline="ZImagePipeline",
-    since="0.36",
+    since="0.39",
     transformer="ZImageTransformer2DModel",
     vae="AutoencoderKL",
     encode=_encode,

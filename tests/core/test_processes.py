@@ -268,6 +268,8 @@ def test_sharding_flux_files_changes_no_bit(tmp_path):
 def test_sharding_a_pipeline_changes_no_bit(tmp_path):
     """Krea 2, which has stacks of blocks inside a module."""
     family = "krea2"
+    if not hasattr(package("diffusers"), "Krea2Pipeline"):
+        pytest.skip("needs diffusers 0.39")
     saved(family, tmp_path / "small")
     file = tmp_path / "small.toml"
     file.write_text(

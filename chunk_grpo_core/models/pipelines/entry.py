@@ -124,7 +124,7 @@ class PipelineEntry:
     pipeline: str
     """Class in diffusers."""
     since: str
-    """First version of diffusers that has it."""
+    """First version of diffusers that runs the model as this entry says."""
     transformer: str
     """Class in diffusers."""
     vae: str

@@ -24,7 +24,7 @@ from .model import GuidedModel, PipelineModel
 from .policy import Conditioning, PipelinePolicy
 from .scaling import decoder, encoder
 
-__all__ = ["WEIGHTS", "load_policy"]
+__all__ = ["WEIGHTS", "is_new_enough", "load_policy"]
 
 WEIGHTS = {"float32": torch.float32, "float16": torch.float16, "bf16": torch.bfloat16}
 """How weights are kept -> their type."""
@@ -98,13 +98,18 @@ def load_policy(
 def _class(entry: PipelineEntry, name: str) -> Any:
     """A class of diffusers, or a message that names the version that has it."""
     diffusers = require("diffusers", f"To load a {entry.pipeline}")
-    try:
-        return getattr(diffusers, name)
-    except (AttributeError, RuntimeError) as error:
+    if not is_new_enough(diffusers.__version__, entry.since):
         raise ImportError(
             f"this kind of model needs diffusers {entry.since} or newer ({name}), and diffusers "
             f'{diffusers.__version__} is installed. Run: pip install -U "diffusers>={entry.since}"'
-        ) from error
+        )
+    return getattr(diffusers, name)
+
+
+def is_new_enough(version: str, since: str) -> bool:
+    """Compare the first two numbers of versions, such as 0.42.1 and 0.37."""
+    first, second = ([int(n) for n in re.findall(r"\d+", one)[:2]] for one in (version, since))
+    return first >= second
 
 
 def _negative(entry: PipelineEntry, model: PipelineModel, index: dict[str, Any]) -> str | None:
