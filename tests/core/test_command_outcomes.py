@@ -44,7 +44,7 @@ EVALUATION = Evaluation(
 OUTCOME: Any = SimpleNamespace(
     reward="tiny_world", before=EVALUATION, after=EVALUATION, iterations=1,
     gain=Interval(0.0, math.nan, math.nan), ratio_error_first_update=None,
-    warnings=(), warnings_json=lambda: {},
+    warnings=(), warnings_json=lambda: {}, is_measured=True,
 )  # fmt: skip
 DONE = SimpleNamespace(
     outcome=OUTCOME, folder=Path("r"), files=SimpleNamespace(lora=Path("l"), pictures=())
