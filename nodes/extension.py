@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyLoRA
+from .bridge.duels import add_duel_routes
 from .bridge.routes import add_routes
 from .bridge.tastes import add_taste_routes
 from .dynamics import AnalyzeTemporalDynamics, PlanChunks, RollOutTrajectories
@@ -36,6 +37,7 @@ class ChunkGRPOExtension(ComfyExtension):
         """All nodes of this pack, and the routes that their panels in the page ask."""
         add_routes()
         add_taste_routes()
+        add_duel_routes()
         nodes = [
             LoadTinyFlux,
             PromptSetNode,

@@ -13,6 +13,7 @@ from ..chunk_grpo_core.rewards.pixels import as_colour
 from ..chunk_grpo_core.rewards.taste.events import counting
 from ..chunk_grpo_core.rewards.taste.fit import clicks_in
 from ..chunk_grpo_core.rewards.taste.importing.comfy_graph import prompt_and_seed
+from ..chunk_grpo_core.rewards.taste.importing.comfy_noise import made_in
 from ..chunk_grpo_core.rewards.taste.picking.batches import WAYS, Batch, keep_batches
 from ..chunk_grpo_core.rewards.taste.picking.marks import Marks
 from ..chunk_grpo_core.rewards.taste.picking.said import add_said, parse_said
@@ -154,10 +155,12 @@ class PickPictures(io.ComfyNode):
         way, said = _way(kind), parse_said(picks)
         into = named_taste(taste)
         pictures = as_colour(images.cpu().float(), "images")
-        text, number = _from_graph(cls.hidden.prompt, cls.hidden.unique_id)
         count = len(pictures)
+        text, number, made = _from_graph(cls.hidden.prompt, cls.hidden.unique_id, count)
         texts = [text] * count if prompt is None else prompts_for(prompt, count)
-        facts = {"kind": way, "seed": number if seed is None else seed}
+        if seed not in (None, number):
+            made.pop("noise", None)  # of another seed nobody knows what was drawn with it
+        facts = {"kind": way, "seed": number if seed is None else seed, "made": made}
         batches = keep_batches(into, pictures, texts, **facts)
         add_said(into, batches, picks)
         tell_pages(into.folder.name)
@@ -180,20 +183,12 @@ def _way(kind: object) -> str:
     return way
 
 
-def _from_graph(graph: Any, node: str | None) -> tuple[str, int | None]:
-    """Prompt and seed of the pictures that come in, as far as the graph tells."""
-    if not isinstance(graph, Mapping) or node not in graph:
-        return "", None
-    ends = {**graph, **{name: _without_images(graph[name]) for name in graph if name != node}}
-    text, seed = prompt_and_seed({"prompt": json.dumps(ends, default=str)})
-    return " ".join(text.split()), seed
-
-
-def _without_images(entry: Any) -> Any:
-    """A node that the search does not start from: it starts from those that take ``images``."""
-    inputs = entry.get("inputs", {}) if isinstance(entry, Mapping) else {}
-    renamed = {("image" if name == "images" else name): value for name, value in inputs.items()}
-    return {"inputs": renamed}
+def _from_graph(graph: Any, node: str | None, count: int) -> tuple[str, int | None, dict[str, Any]]:
+    """Prompt, seed and whatever else the graph tells of the pictures that come in."""
+    if not isinstance(graph, Mapping) or node is None or node not in graph:
+        return "", None, {}
+    text, seed = prompt_and_seed({"prompt": json.dumps(graph, default=str)}, [node])
+    return " ".join(text.split()), seed, made_in(graph, node, count)
 
 
 def _sorted(batches: Sequence[Batch], marks: Marks) -> tuple[list[int], list[int]]:

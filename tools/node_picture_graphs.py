@@ -272,8 +272,26 @@ FIRST_RUN: Prompt = {
         noise_seed=20000,
         batch_size=0,
         dark=True,
+        duels=0,
     ),
     "gains": _image(["evaluate", 1], "plot"),
+    "blind": _titled(
+        "ChunkGRPO_EvaluateLoRA",
+        "Evaluate LoRA with duels",
+        model=MODEL,
+        vae=VAE,
+        prompts=PROMPTS,
+        reward=REWARD,
+        sigmas=SIGMAS,
+        latent=LATENT,
+        lora=["train", 0],
+        pictures_per_prompt=2,
+        noise_seed=20000,
+        batch_size=0,
+        dark=True,
+        duels=20,
+        log=["train", 2],
+    ),
 }
 
 SECOND_RUN: Prompt = {
@@ -321,6 +339,8 @@ VIEWS = {
     "SaveLoRA": _stack("save", ("saved", 90)),
     "LoadLoRAFile": View([[Shown("load", 390)], [Shown("apply_file", 280)]]),
     "ApplyLoRA": _stack("apply", ("drawn", 270), ("applied", 270)),
-    "EvaluateLoRA": _stack("evaluate", ("gains", 190)),
+    "EvaluateLoRA": View(
+        [[Shown("evaluate", 400), Shown("gains", 400, 190)], [Shown("blind", 400)]]
+    ),
 }
 """Node id without the name of the pack -> its picture."""

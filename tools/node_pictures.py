@@ -107,7 +107,7 @@ def make(browser: ComfyBrowser, graph: Prompt, keys: list[str], names: list[str]
     page.load_api({str(ids[key]): _renamed(entry, ids) for key, entry in part.items()})
     page.page.evaluate(TIDY)
     if page.page.evaluate(CAN_RUN):
-        event, data = page.queue(seconds=900)
+        event, data = page.queue(seconds=1800)
         if event != "execution_success":
             sys.exit(f"{event}: {json.dumps(data, indent=1)}")
     page.page.wait_for_load_state("networkidle")

@@ -14,6 +14,7 @@ from rich.table import Table
 from ..configfile.reading import read_config_file
 from ..configfile.run_config import RewardEntry, RunConfig
 from ..disk.atomic import write_whole
+from ..measure.both import on_both_sides, sides_of
 from ..measure.evaluate import evaluate as measure
 from ..measure.sampling import draw
 from ..method.planners import adaptive_plan
@@ -210,23 +211,23 @@ def evaluate(
         policy, settings = load_policy(config, held_out), config.settings
         opened.check_model(policy)
         load_adapter(policy, chosen)
-        limit, sides = BatchLimit(size=settings.batch_size), {}
-        for which in ("before", "after"):
-            with policy.adapter.disabled() if which == "before" else nullcontext():
-                sides[which] = measure(
-                    policy,
-                    judge,
-                    held_out,
-                    settings.grid,
-                    seeds=pictures or config.run.pictures,
-                    seed=seed,
-                    solver=settings.ode_solver,
-                    limit=limit,
-                    progress=lambda f, which=which: bar.update(
-                        "base model" if which == "before" else "with LoRA", f
-                    ),
-                )
-        comparison = Comparison(**sides, reward=judge.name, noise_seed=seed)
+        limit = BatchLimit(size=settings.batch_size)
+        before, after = on_both_sides(
+            sides_of(policy),
+            lambda side, progress: measure(
+                side,
+                judge,
+                held_out,
+                settings.grid,
+                seeds=pictures or config.run.pictures,
+                seed=seed,
+                solver=settings.ode_solver,
+                limit=limit,
+                progress=progress,
+            ),
+            bar.update,
+        )
+        comparison = Comparison(before=before, after=after, reward=judge.name, noise_seed=seed)
         gain, text = comparison.gain, comparison.table()
         if out is not None:
             write_whole(out / "table.md", text + "\n")
@@ -234,7 +235,7 @@ def evaluate(
             save_png(comparison.pairs(), out / "pairs.png")
     if as_json:
         facts = {"reward": judge.name, "gain": gain.mean, "gain_ci95": [gain.low, gain.high]}
-        return facts | {name: side.to_json() for name, side in sides.items()}
+        return {**facts, "before": before.to_json(), "after": after.to_json()}
     return typer.echo(text)
 
 

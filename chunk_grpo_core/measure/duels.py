@@ -7,15 +7,39 @@ Nobody is told which is which, and sides are drawn. Twenty are enough to see a c
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..rewards.taste.report import wilson
+from torch import Tensor
 
-__all__ = ["Duel", "DuelResult", "answered", "drawn_duels", "duels_from_json", "duels_to_json"]
+from ..method.cancel import CheckCancel, never_cancel
+from ..method.policy import Policy
+from ..method.sampler import Sampler
+from ..method.schedule import TimeGrid
+from ..rewards.taste.report import wilson
+from ..settings.declared import shortened
+from ..train.batch_limit import BatchLimit
+from .sampling import draw
+
+__all__ = [
+    "OTHER_NOISE",
+    "Duel",
+    "DuelResult",
+    "answered",
+    "drawn_duels",
+    "duel_pictures",
+    "duels_from_json",
+    "duels_to_json",
+    "result_of",
+    "sides_drawn_again",
+    "with_answer",
+    "without_last_answer",
+]
 
 SAME, LEFT, RIGHT = 0, 1, 2
+OTHER_NOISE = 1_000_000
+"""What is added to the noise seed of a measurement: duels show no picture that it has shown."""
 _VERSION = 1
 
 
@@ -24,13 +48,19 @@ class Duel:
     """Two pictures of one prompt from the same noise."""
 
     picture: str
-    """File name; both stand side by side in it."""
+    """File name; both stand side by side in it. Each alone: :attr:`sides`."""
     prompt: str
     seed: int
     """Noise seed of both."""
     lora_is_left: bool
     answer: int | None = None
     """1: the left one is better, 2: the right one, 0: the same; None: not answered."""
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """File names of the left picture and of the right one."""
+        stem = self.picture.removesuffix(".png")
+        return f"{stem}_left.png", f"{stem}_right.png"
 
 
 @dataclass(frozen=True)
@@ -90,12 +120,96 @@ def drawn_duels(prompts: Sequence[str], count: int, noise_seed: int, seed: int) 
     order: list[str] = []
     while len(order) < count:
         order += drawn.sample(list(prompts), len(prompts))
-    sides = [index % 2 == 0 for index in range(count)]
-    drawn.shuffle(sides)
+    sides = _sides(count, drawn)
     digits = max(2, len(str(count)))
     return [
         Duel(f"{i + 1:0{digits}d}.png", prompt, (noise_seed + i) % 2**64, left)
         for i, (prompt, left) in enumerate(zip(order[:count], sides, strict=True))
+    ]
+
+
+def sides_drawn_again(duels: Sequence[Duel], key: str) -> list[Duel]:
+    """Draw the sides by a text instead, such as a digest of the pictures: whoever knows the seed
+    does not know them, and the same pictures stand on the same sides."""
+    sides = _sides(len(duels), random.Random(f"sides of {key}"))
+    return [replace(duel, lora_is_left=left) for duel, left in zip(duels, sides, strict=True)]
+
+
+def _sides(count: int, dice: random.Random) -> list[bool]:
+    """As many left as right."""
+    sides = [index % 2 == 0 for index in range(count)]
+    dice.shuffle(sides)
+    return sides
+
+
+def duel_pictures(
+    policy: Policy,
+    duels: Sequence[Duel],
+    grid: TimeGrid,
+    *,
+    solver: str = "euler",
+    sampler: Sampler | None = None,
+    limit: BatchLimit | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+    check_cancel: CheckCancel = never_cancel,
+) -> list[Tensor]:
+    """Draw one side of the duels: a picture (H, W, 3) of each. Arguments and errors: see
+    :func:`~.sampling.draw`."""
+    pictures = draw(
+        policy,
+        [duel.prompt for duel in duels],
+        grid,
+        count=1,
+        seed=duels[0].seed,
+        solver=solver,
+        sampler=sampler,
+        limit=limit,
+        progress=progress,
+        check_cancel=check_cancel,
+    )
+    return [picture[0] for picture in pictures]
+
+
+def with_answer(duels: Sequence[Duel], number: object, answer: object) -> list[Duel]:
+    """Answer one duel.
+
+    Args:
+        duels: All duels, in order.
+        number: Of the duel, from 1.
+        answer: 1 left, 2 right, 0 the same.
+
+    Raises:
+        ValueError: There is no such duel or answer, or it was answered otherwise before.
+    """
+    if type(number) is not int or not 1 <= number <= len(duels):
+        raise ValueError(f"duel is {shortened(number)}; it must be a number from 1 to {len(duels)}")
+    if type(answer) is not int or answer not in (SAME, LEFT, RIGHT):
+        raise ValueError(
+            f"answer is {shortened(answer)}; it must be 1 (left), 2 (right) or 0 (the same)"
+        )
+    before = duels[number - 1].answer
+    if before not in (None, answer):
+        raise ValueError(f"duel {number} was answered with {before} already; undo that first")
+    return [
+        replace(duel, answer=answer) if index == number else duel
+        for index, duel in enumerate(duels, start=1)
+    ]
+
+
+def without_last_answer(duels: Sequence[Duel]) -> list[Duel]:
+    """Take back the answer to the last duel that has one; nothing if there is none.
+
+    Raises:
+        ValueError: All are answered, so that it has been told which is which.
+    """
+    places = [place for place, duel in enumerate(duels) if duel.answer is not None]
+    if len(places) == len(duels):
+        raise ValueError(
+            "all duels are answered, and you know which is which now; draw new ones instead"
+        )
+    last = places[-1] if places else None
+    return [
+        replace(duel, answer=None) if place == last else duel for place, duel in enumerate(duels)
     ]
 
 
@@ -107,7 +221,8 @@ def answered(duels: Sequence[Duel], answers: str) -> tuple[list[Duel], DuelResul
         answers: A digit for each: 1 left, 2 right, 0 the same; spaces and commas do not count.
 
     Raises:
-        ValueError: There is another character, or not one digit for each duel.
+        ValueError: There is another character, or not one digit for each duel; or all were answered
+            otherwise before.
     """
     digits = [sign for sign in answers if sign not in " ,\n\t"]
     if wrong := next((sign for sign in digits if sign not in "012"), None):
@@ -118,6 +233,11 @@ def answered(duels: Sequence[Duel], answers: str) -> tuple[list[Duel], DuelResul
             "the order of the pictures"
         )
     done = [replace(duel, answer=int(digit)) for duel, digit in zip(duels, digits, strict=True)]
+    if all(duel.answer is not None for duel in duels) and done != list(duels):
+        raise ValueError(
+            "these duels were answered otherwise before, and it was told which is which; draw new "
+            "ones"
+        )
     return done, result_of(done)
 
 

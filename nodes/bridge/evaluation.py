@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from ...chunk_grpo_core.measure.both import BASE, LORA, on_both_sides
+from ...chunk_grpo_core.measure.duels import Duel, duel_pictures
 from ...chunk_grpo_core.measure.evaluate import Evaluation, evaluate
 from ...chunk_grpo_core.method.policy_reward import bound
 from ...chunk_grpo_core.method.reward import Reward
@@ -20,10 +25,18 @@ from .host import check_interrupt, progress_bar, show_progress
 from .memory import batch_limit
 from .policy import NativePolicy, latent_shape_of
 
-__all__ = ["compare_models"]
+__all__ = ["Compared", "compare_models"]
 
 _UNITS = 100
 """Units of the progress bar for one model."""
+
+
+class Compared(NamedTuple):
+    """What both models gave."""
+
+    comparison: Comparison
+    duels: tuple[list[Tensor], list[Tensor]]
+    """A picture (H, W, 3) of each duel: of the base, and of the other model."""
 
 
 def compare_models(
@@ -41,8 +54,9 @@ def compare_models(
     negative: Conditioning | None = None,
     cfg: float = 1.0,
     sampler: Any = None,
-) -> Comparison:
-    """Evaluate both MODELs on the held-out prompts, one after the other.
+    duels: Sequence[Duel] = (),
+) -> Compared:
+    """Evaluate both MODELs on the held-out prompts, one after the other, and draw their duels.
 
     Args:
         base: MODEL.
@@ -58,6 +72,7 @@ def compare_models(
         negative: Negative conditioning for all prompts; needed when ``cfg`` is not 1.
         cfg: Scale of classifier-free guidance; 1 means none.
         sampler: SAMPLER that draws the pictures; Euler steps of the library when None.
+        duels: On held-out prompts.
 
     Raises:
         ValueError: Fewer than two prompts are held out, or something does not fit.
@@ -85,23 +100,47 @@ def compare_models(
             sigmas=grid.sigmas,
         )
 
-    def measure(policy: NativePolicy, done: int) -> Evaluation:
-        return evaluate(
+    measured = seeds * len(prompts.held_out)
+    share = measured / (measured + len(duels))
+
+    def work(
+        policy: NativePolicy, progress: Callable[[float], None]
+    ) -> tuple[Evaluation, list[Tensor]]:
+        any_sampler = None if sampler is None else AnySampler(sampler, policy, limit)
+        evaluation = evaluate(
             policy,
             judge,
             prompts.held_out,
             grid,
             seeds=seeds,
             seed=noise_seed,
-            sampler=None if sampler is None else AnySampler(sampler, policy, limit),
+            sampler=any_sampler,
             limit=limit,
-            progress=lambda fraction: show_progress(bar, done + int(_UNITS * fraction)),
+            progress=lambda fraction: progress(share * fraction),
             check_cancel=check_interrupt,
         )
+        if not duels:
+            return evaluation, []
+        pictures = duel_pictures(
+            policy,
+            duels,
+            grid,
+            sampler=any_sampler,
+            limit=limit,
+            progress=lambda fraction: progress(share + (1 - share) * fraction),
+            check_cancel=check_interrupt,
+        )
+        return evaluation, pictures
 
+    done = {BASE: 0, LORA: _UNITS}
     with torch.inference_mode(False):
         policy = policy_of(base)
         judge = bound(reward, policy, limit.fit)  # both are judged by the base
-        before = measure(policy, 0)
-        after = measure(policy_of(other), _UNITS)
-    return Comparison(before=before, after=after, reward=reward.name, noise_seed=noise_seed)
+        sides = [(BASE, nullcontext(policy)), (LORA, nullcontext(policy_of(other)))]
+        (before, of_base), (after, of_other) = on_both_sides(
+            sides,
+            work,
+            lambda side, fraction: show_progress(bar, done[side] + int(_UNITS * fraction)),
+        )
+    comparison = Comparison(before=before, after=after, reward=reward.name, noise_seed=noise_seed)
+    return Compared(comparison, (of_base, of_other))

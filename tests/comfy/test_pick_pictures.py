@@ -63,6 +63,8 @@ def test_prompt_and_seed_are_read_from_the_graph_and_none_chosen_runs_nothing(
     (pick,) = taste_of(comfy_server, name).picks()
     assert pick.kind == "same"
     assert {(s.prompt, s.seed) for s in pick.shown} == {(CAPTION, 77)}
+    made = {"model": "tiny FLUX", "sampler": "euler", "noise": "torch-cpu"}
+    assert [(s.index, s.made) for s in pick.shown] == [(0, made), (1, made)]
 
 
 def test_a_node_that_waits_goes_on_when_told_and_ends_when_cancelled(name, comfy, comfy_server):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-import itertools
 import re
 
 import pytest
 from PIL import Image
 
 from . import graphs
+from .comparing import SEEDS, compared
 from .graphs import node, shown_text
 
-SCORE, EVALUATE = "ChunkGRPO_ScoreImages", "ChunkGRPO_EvaluateLoRA"
-SEEDS = itertools.count(100)  # an unchanged graph runs nothing
+SCORE = "ChunkGRPO_ScoreImages"
 CELLS = """([key, text]) => {
   const node = window.app.graph.getNodeById(key) ?? window.app.graph.getNodeById(Number(key));
   const grid = node.widgets.find((widget) => widget.name === "pictures").element;
@@ -42,25 +41,6 @@ def scored():
         "ChunkGRPO_CombineRewards", reward_1=["11", 0], reward_2=["blue", 0], **weights
     )
     prompt["12"]["inputs"]["reward"] = ["both", 0]
-    return prompt
-
-
-def compared():
-    """Four held-out captions, drawn by the tiny FLUX with and without noise levels of its own."""
-    base = graphs.base_nodes()
-    captions = graphs.upstream(graphs.twin(graphs.QUICK_START), "2")
-    captions = graphs.change(captions, "ChunkGRPO_PromptSet", held_out=4)
-    prompt = {**base, **captions}
-    prompt["size"] = node("EmptySD3LatentImage", width=64, height=64, batch_size=1)
-    prompt["other"] = node(
-        "ModelSamplingFlux", model=graphs.MODEL, max_shift=8.0, base_shift=8.0,
-        width=64, height=64,
-    )  # fmt: skip
-    prompt["compare"] = node(
-        EVALUATE, model=graphs.MODEL, vae=graphs.VAE, prompts=["2", 0], reward=["10", 0],
-        sigmas=["4", 0], latent=["size", 0], second_model=["other", 0], pictures_per_prompt=2,
-        noise_seed=next(SEEDS), batch_size=0, dark=False, cfg=1.0,
-    )  # fmt: skip
     return prompt
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
+from PIL import Image
 from small_runs import TINY
 from typer.testing import CliRunner
 
@@ -15,6 +18,16 @@ from chunk_grpo_core.measure.duels import (
     drawn_duels,
     duels_from_json,
     duels_to_json,
+    sides_drawn_again,
+    with_answer,
+    without_last_answer,
+)
+from chunk_grpo_core.runs.duels import (
+    change_duels,
+    duels_view,
+    keep_duels,
+    newest_duels,
+    read_duels,
 )
 
 
@@ -70,6 +83,68 @@ def test_answers_that_do_not_fit_are_refused(answers, message):
         answered(drawn_duels(["a"], 3, 0, seed=0), answers)
 
 
+def flat(*levels):
+    return [torch.full((8, 8, 3), level / 255) for level in levels]
+
+
+def test_the_same_pictures_keep_their_answers_and_others_get_a_folder_of_their_own(tmp_path):
+    drawn = drawn_duels(["a", "b"], 3, 0, seed=0)
+    first = keep_duels(tmp_path, drawn, flat(1, 2, 3), flat(4, 5, 6))
+    change_duels(first, lambda duels: with_answer(duels, 2, 1))
+    assert keep_duels(tmp_path, drawn, flat(1, 2, 3), flat(4, 5, 6)) == first
+    assert [duel.answer for duel in read_duels(first)] == [None, 1, None]
+    other = keep_duels(tmp_path, drawn, flat(1, 2, 3), flat(4, 5, 7))
+    assert other != first and newest_duels(tmp_path) == other
+    for duel, base, lora in zip(drawn, (1, 2, 3), (4, 5, 6), strict=True):
+        left, right = (Image.open(first / name).getpixel((0, 0))[0] for name in duel.sides)
+        assert (left, right) == ((lora, base) if duel.lora_is_left else (base, lora))
+
+
+def test_nothing_tells_which_is_which_before_all_are_answered(tmp_path):
+    drawn = drawn_duels(["a"], 3, 0, seed=0)
+    folder = keep_duels(tmp_path, drawn, flat(1, 2, 3), flat(4, 5, 6))
+    blind = duels_view(read_duels(folder))
+    mirrored = [replace(duel, lora_is_left=not duel.lora_is_left) for duel in drawn]
+    known = duels_view(mirrored)
+    assert blind | {"id": ""} == known | {"id": ""}
+    for number, answer in ((3, 0), (1, 1), (2, 2)):
+        assert duels_view(read_duels(folder))["result"] is None
+        change_duels(folder, lambda duels, n=number, a=answer: with_answer(duels, n, a))
+    done = duels_view(read_duels(folder))
+    assert [row["lora_is_left"] for row in done["duels"]] == [d.lora_is_left for d in drawn]
+    assert done["result"]["same"] == 1 and "Of 3 blind duels" in done["result"]["text"]
+    assert done["id"] == blind["id"]
+    with pytest.raises(ValueError, match="you know which is which now"):
+        change_duels(folder, without_last_answer)
+
+
+def test_the_last_answer_is_taken_back_and_none_is_changed_unnoticed():
+    drawn = drawn_duels(["a"], 3, 0, seed=0)
+    one = with_answer(with_answer(drawn, 1, 2), 2, 0)
+    assert [duel.answer for duel in without_last_answer(one)] == [2, None, None]
+    assert without_last_answer(drawn) == drawn and with_answer(one, 2, 0) == one
+    for number, answer, message in (
+        (1, 1, "duel 1 was answered with 2 already"),
+        (0, 1, "from 1 to 3"),
+        (True, 1, "from 1 to 3"),
+        (3, 3, "1 .left., 2 .right. or 0"),
+        (3, None, "1 .left., 2 .right. or 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            with_answer(one, number, answer)
+
+
+def test_sides_that_pictures_draw_are_fair_and_come_back():
+    drawn = drawn_duels(["a"], 20, 0, seed=0)
+    sides = [
+        tuple(duel.lora_is_left for duel in sides_drawn_again(drawn, str(key))) for key in range(50)
+    ]
+    assert {sum(side) for side in sides} == {10} and len(set(sides)) == 50
+    lefts = [sum(side[place] for side in sides) for place in range(20)]
+    assert 10 < min(lefts) and max(lefts) < 40
+    assert sides_drawn_again(drawn, "7") == sides_drawn_again(drawn, "7")
+
+
 @pytest.mark.slow
 def test_a_run_is_judged_and_the_judgement_kept(tmp_path):
     folder = tmp_path / "run"
@@ -82,10 +157,17 @@ def test_a_run_is_judged_and_the_judgement_kept(tmp_path):
     drawn = json.loads(finished("duels", folder, "--count", 4, "--seed", 0, "--json"))
     file = folder / "duels" / "001" / "duels.json"
     assert drawn["folder"] == str(file.parent)
-    assert len(list(file.parent.glob("*.png"))) == 4
+    assert {path.name for path in file.parent.glob("*.png")} == {
+        f"{number:02d}{side}.png" for number in range(1, 5) for side in ("", "_left", "_right")
+    }
+    code, _, errors = run("duels", folder, "--result")
+    assert code == 2 and "4 of the 4 duels" in errors and "are not answered yet" in errors
     code, _, errors = run("duels", folder, "--answers", "12")
     assert code == 2 and "2 answers to 4 duels" in errors
     said = json.loads(finished("duels", folder, "--answers", "1 1 1 0", "--json"))
     assert said["lora"] + said["base"] == 3 and said["same"] == 1
     kept = json.loads(file.read_text())["duels"]
     assert [row["answer"] for row in kept] == [1, 1, 1, 0]
+    assert json.loads(finished("duels", folder, "--result", "--json")) == said
+    code, _, errors = run("duels", folder, "--answers", "2220")
+    assert code == 2 and "answered otherwise before" in errors

@@ -14,10 +14,14 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from chunk_grpo_core.prompts.judged import StartingNoise
+from chunk_grpo_core.rewards.taste.events import Shown
 from chunk_grpo_core.rewards.taste.importing.comfy_graph import prompt_and_seed
+from chunk_grpo_core.rewards.taste.importing.comfy_noise import made_in
 from chunk_grpo_core.rewards.taste.importing.into import import_into
 from chunk_grpo_core.rewards.taste.importing.near import Seen, look_of
 from chunk_grpo_core.rewards.taste.importing.notes import rating_of
+from chunk_grpo_core.rewards.taste.judged import starting_noise
 from chunk_grpo_core.rewards.taste.picks import Taste
 
 
@@ -69,6 +73,93 @@ def test_prompt_and_seed_are_read_from_graphs():
     assert prompt_and_seed({"parameters": others}) == ("a tree", 12345)
 
 
+FLUX = {
+    "model": {"class_type": "UNETLoader", "inputs": {"unet_name": "flux1-dev.safetensors"}},
+    "lora": {"class_type": "LoraLoaderModelOnly", "inputs": {
+        "lora_name": "mine.safetensors", "model": ["model", 0]}},
+    "text": {"class_type": "CLIPTextEncode", "inputs": {"text": "a red cat"}},
+    "noise": {"class_type": "RandomNoise", "inputs": {"noise_seed": 5}},
+    "guider": {"class_type": "BasicGuider", "inputs": {
+        "conditioning": ["text", 0], "model": ["lora", 0]}},
+    "euler": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
+    "levels": {"class_type": "BasicScheduler", "inputs": {"denoise": 1.0, "model": ["lora", 0]}},
+    "empty": {"class_type": "EmptySD3LatentImage", "inputs": {"batch_size": 4}},
+    "sample": {"class_type": "SamplerCustomAdvanced", "inputs": {
+        "noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["euler", 0],
+        "sigmas": ["levels", 0], "latent_image": ["empty", 0]}},
+    "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0]}},
+    "pick": {"class_type": "ChunkGRPO_PickPictures", "inputs": {"images": ["decode", 0]}},
+}  # fmt: skip
+SAMPLED = {
+    "seed": 77, "positive": ["9", 0], "negative": ["3", 0], "model": ["1", 0], "denoise": 1.0,
+    "sampler_name": "euler", "cfg": 4.5, "latent_image": ["0", 0],
+}  # fmt: skip
+
+
+def changed(graph, **nodes):
+    """A graph with other nodes, or with other inputs of its nodes."""
+    new = {name: node if "class_type" in node else {**graph[name], "inputs": {
+        **graph[name]["inputs"], **node}} for name, node in nodes.items()}  # fmt: skip
+    return {**graph, **new}
+
+
+def sampled(**more):
+    """The graph of KSampler, with an empty latent."""
+    empty = {"class_type": "EmptyLatentImage", "inputs": {"batch_size": 1}}
+    return changed({**GRAPH, "0": empty}, **{"4": {**SAMPLED, **more}})
+
+
+def test_how_a_picture_was_made_is_read_from_the_graph():
+    assert made_in(FLUX, "pick", 4) == {
+        "model": "flux1-dev.safetensors", "lora": ["mine.safetensors"], "sampler": "euler",
+        "noise": "torch-cpu",
+    }  # fmt: skip
+    wanted = {"model": "x", "sampler": "euler", "cfg": 4.5, "noise": "torch-cpu"}
+    assert made_in(sampled(), "6") == wanted  # one file of a batch of one
+    advanced = {"class_type": "KSamplerAdvanced", "inputs": {
+        **SAMPLED, "noise_seed": 3, "add_noise": "enable", "start_at_step": 0, "steps": 20,
+        "end_at_step": 10000, "return_with_leftover_noise": "disable"}}  # fmt: skip
+    assert made_in(changed(sampled(), **{"4": advanced}), "6") == wanted
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        changed(FLUX, empty={"batch_size": 3}),
+        changed(FLUX, empty={"batch_size": ["n", 0]}),
+        changed(FLUX, empty={"class_type": "VAEEncode", "inputs": {"pixels": ["decode", 0]}}),
+        changed(FLUX, noise={"noise_seed": ["n", 0]}),
+        changed(FLUX, noise={"class_type": "DisableNoise", "inputs": {}}),
+        changed(FLUX, euler={"sampler_name": "euler_ancestral"}),
+        changed(FLUX, euler={"sampler_name": "dpmpp_2m_sde"}),
+        changed(FLUX, euler={"class_type": "ChunkGRPO_FlowSDESampler", "inputs": {"eta": 0.7}}),
+        changed(FLUX, levels={"denoise": 0.6}),
+        changed(FLUX, levels={"class_type": "SplitSigmas", "inputs": {"sigmas": ["s", 0]}}),
+        changed(FLUX, decode={"class_type": "ImageScale", "inputs": {"image": ["decode", 0]}}),
+        changed(FLUX, pick={"images": ["elsewhere", 0]}),
+        changed(FLUX, decode={"samples": ["decode", 0]}),
+        {"pick": 5}, {"pick": {"inputs": 5}}, {},
+    ],
+)  # fmt: skip
+def test_noise_that_the_graph_leaves_in_doubt_is_not_written(graph):
+    assert "noise" not in made_in(graph, "pick", 4)
+
+
+@pytest.mark.parametrize("more", [{"denoise": 0.5}, {"denoise": None}, {"seed": ["n", 0]}])
+def test_noise_of_a_part_of_the_steps_or_of_another_seed_is_not_written(more):
+    assert "noise" not in made_in(sampled(**more), "6")
+
+
+def test_a_noise_of_its_own_takes_the_place_of_seed_and_index():
+    facts = {"picture": "a" * 64, "seed": 5, "index": 2}
+    assert starting_noise(Shown(**facts)) is None
+    assert starting_noise(Shown(**facts, made={"noise": "torch-cpu"})) == StartingNoise(5, 2)
+    own = {"noise": "torch-cpu", "noise_seed": 2**63 + 1, "noise_index": 0}
+    assert starting_noise(Shown(**facts, made=own)) == StartingNoise(2**63 + 1, 0)
+    for wrong in (-1, 2**64, "5", True, 1.0):
+        assert starting_noise(Shown(**facts, made={**own, "noise_seed": wrong})) is None
+
+
 @pytest.mark.parametrize(
     "graph",
     [
@@ -94,7 +185,7 @@ def test_folders_of_likes_with_prompts_of_comfyui_and_of_text_files(taste, tmp_p
     by_prompt = {pick.shown[0].prompt: pick for pick in taste.counting()}
     liked, disliked = by_prompt["a red cat"], by_prompt["a text beside it"]
     assert liked.answer is True and liked.shown[0].seed == 77 and disliked.answer is False
-    assert liked.shown[0].made == {"file": "a.png"}
+    assert liked.shown[0].made == {"file": "a.png", "model": "x"}
     assert taste.picture(liked.shown[0]).shape == (72, 96, 3)
 
 

@@ -1,11 +1,50 @@
-// Evaluate LoRA: pairs of pictures of base and LoRA with their scores.
+// Evaluate LoRA: blind duels, if there are any, and pairs of pictures of base and LoRA with scores.
 
+import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { h } from "./lib/dom.js";
+import { DuelPanel } from "./lib/duel_panel.js";
 import { t } from "./lib/i18n.js";
-import { gridExtension, number, signed, viewUrl } from "./lib/score_grid.js";
+import { nodesOfType } from "./lib/nodes.js";
+import { setMinHeight } from "./lib/panel.js";
+import { GRID_HEIGHT, gridExtension, number, signed, viewUrl } from "./lib/score_grid.js";
 
-app.registerExtension(gridExtension("ChunkGRPO.EvaluateLoRA", "ChunkGRPO_EvaluateLoRA", read));
+const TYPE = "ChunkGRPO_EvaluateLoRA";
+const DUEL_HEIGHT = 340;
+const KEPT = "chunk_grpo_duels"; // where the duels lie; ComfyUI forgets what nodes showed when it ends
+
+const duels = new WeakMap();
+
+app.registerExtension({
+  ...gridExtension("ChunkGRPO.EvaluateLoRA", TYPE, read, withDuels),
+  setup() {
+    api.addEventListener("chunk_grpo.duels", ({ detail }) => {
+      for (const node of nodesOfType(app.rootGraph ?? app.graph, TYPE)) duels.get(node)?.hear(detail);
+    });
+  },
+});
+
+function withDuels(node, grid) {
+  let widget = null;
+  const resize = (isOpen) => widget && setMinHeight(node, widget, isOpen ? DUEL_HEIGHT : GRID_HEIGHT);
+  const panel = new DuelPanel(grid.element, resize);
+  duels.set(node, panel);
+  const removed = node.onRemoved;
+  node.onRemoved = function () {
+    panel.close();
+    removed?.apply(this, arguments);
+  };
+
+  function show(output) {
+    if (output) {
+      const where = output.chunk_grpo_duels?.[0];
+      if (where) node.properties[KEPT] = where;
+      else delete node.properties[KEPT];
+    }
+    return panel.show(node.properties[KEPT] ?? null);
+  }
+  return { element: panel.element, mounted: (made) => (widget = made), show };
+}
 
 function read({ chunk_grpo_pairs: rows, chunk_grpo_gain: [gain] = [] }) {
   if (!rows) return null;

@@ -3,6 +3,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { AskPanel } from "./lib/ask_panel.js";
 import { ownId } from "./lib/history.js";
 import { executionId, nodeWithExecutionId, nodesOfType } from "./lib/nodes.js";
 import { addPanel } from "./lib/panel.js";
@@ -21,11 +22,13 @@ class Monitor {
     this.node = node;
     this.follower = null;
     this.pinned = ""; // a run that was chosen; "" follows the node's own
+    this.ask = new AskPanel((isAsking) => this.panel.setAsking(isAsking));
     this.panel = new RunPanel({
       onStop: () => this.attempt(() => stopRun(this.follower.name)),
       onChoose: (name) => this.choose(name),
       onOpenList: () => this.list(),
       pictureUrl,
+      asking: this.ask.element,
     });
     addPanel(node, "monitor", this.panel.element, HEIGHT, WIDTH);
   }
@@ -45,7 +48,7 @@ class Monitor {
   async choose(name) {
     this.pinned = name;
     this.follower = null;
-    this.panel.show(null);
+    this.show(null);
     await (name ? this.follow(name) : this.find());
   }
 
@@ -53,7 +56,12 @@ class Monitor {
     if (this.follower?.name !== name) this.follower = new RunFollower(name);
     const follower = this.follower;
     await this.attempt(() => follower.refresh());
-    if (follower === this.follower) this.panel.show(follower.view);
+    if (follower === this.follower) this.show(follower.view);
+  }
+
+  show(view) {
+    this.panel.show(view);
+    this.ask.show(view?.name, view?.live);
   }
 
   /** Take a status that the server sent to all pages. */
@@ -64,7 +72,7 @@ class Monitor {
     if (isNew) this.follower = new RunFollower(status.run);
     this.follower.hear(status);
     if (isNew || before?.news !== status.news) this.follow(status.run);
-    else this.panel.show(this.follower.view);
+    else this.show(this.follower.view);
   }
 
   concerns(status) {
@@ -101,6 +109,9 @@ app.registerExtension({
   setup() {
     api.addEventListener("chunk_grpo.status", ({ detail }) => {
       for (const node of nodesOfType(root(), TYPE)) monitors.get(node)?.hear(detail);
+    });
+    api.addEventListener("chunk_grpo.taste", ({ detail }) => {
+      for (const node of nodesOfType(root(), TYPE)) monitors.get(node)?.ask.hear(detail.taste);
     });
     api.addEventListener("reconnected", findAll);
   },

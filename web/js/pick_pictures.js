@@ -3,11 +3,10 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { h } from "./lib/dom.js";
 import { shownLast } from "./lib/history.js";
 import { nodesOfType } from "./lib/nodes.js";
 import { addPanel } from "./lib/panel.js";
-import { pressed } from "./lib/pick_keys.js";
+import { openLarge } from "./lib/pick_full.js";
 import { pickPanel } from "./lib/pick_panel.js";
 import { Picker } from "./lib/picker.js";
 
@@ -91,40 +90,6 @@ class PickNode {
   open() {
     if (!this.large) this.large = openLarge(this.picker, () => ((this.large = null), this.small.focus()));
   }
-}
-
-/** The panel over the whole page; keys go to it alone. */
-function openLarge(picker, onClose) {
-  const full = { isOpen: true, open: () => {}, close };
-  const panel = pickPanel(picker, full);
-  const box = h("div", { class: "chunk-grpo chunk-grpo-picker", role: "dialog", "aria-modal": "true" }, panel.element);
-  const onKey = (event) => {
-    event.stopPropagation(); // ComfyUI's own keys stay quiet
-    if (event.key === "Tab") return;
-    if (event.key === "Enter" && event.target.closest?.("button:not(.cell)")) return;
-    if (pressed(picker, event, panel.columns(), full)) event.preventDefault();
-  };
-  function close() {
-    window.removeEventListener("keydown", onKey, true);
-    window.removeEventListener("keyup", quiet, true);
-    box.remove();
-    onClose();
-  }
-  for (const name of ["pointerdown", "pointerup", "wheel", "contextmenu"]) {
-    box.addEventListener(name, (event) => event.stopPropagation());
-  }
-  window.addEventListener("keydown", onKey, true);
-  window.addEventListener("keyup", quiet, true);
-  document.body.append(box);
-  panel.draw();
-  panel.focus();
-  return { draw: panel.draw, close };
-}
-
-/** A space that was pressed presses no button when it is released. */
-function quiet(event) {
-  event.stopPropagation();
-  if (event.key === " ") event.preventDefault();
 }
 
 function findAll() {

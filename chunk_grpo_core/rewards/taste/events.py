@@ -27,6 +27,7 @@ from ...settings.declared import shortened
 __all__ = [
     "KINDS",
     "MOST_SHOWN",
+    "TORCH_CPU",
     "VERSION",
     "Pick",
     "Shown",
@@ -41,6 +42,8 @@ __all__ = [
 
 VERSION = 1
 """Of the lines."""
+TORCH_CPU = "torch-cpu"
+"""``made["noise"]`` of a picture whose noise can be drawn again."""
 MOST_SHOWN = 64
 """Pictures in one pick."""
 KINDS: Mapping[str, tuple[int, int]] = MappingProxyType(
@@ -76,7 +79,12 @@ class Shown:
     index: int | None = None
     """Its place in the batch that it was made in, from 0."""
     made: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else is known: noise, model, lora, sampler, sigmas, cfg, size, file."""
+    """Whatever else is known: noise, model, lora, sampler, sigmas, cfg, size, file.
+
+    ``noise`` = :data:`TORCH_CPU`: torch drew the noise that the picture began with on the CPU, for
+    a whole batch at once, of which it was the one at ``index``, with ``seed``. Where those are not
+    the seed and the place of the picture, ``noise_seed`` and ``noise_index`` are.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

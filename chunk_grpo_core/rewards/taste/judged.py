@@ -14,14 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ...prompts.example import Example
 from ...prompts.judged import Judged, StartingNoise
-from .events import Pick, Shown
+from .events import TORCH_CPU, Pick, Shown
 from .rows import clicks
 
-__all__ = ["NOISE", "judged_examples"]
+__all__ = ["judged_examples", "starting_noise"]
 
-NOISE = "torch-cpu"
-"""``made.noise`` of a picture whose noise can be drawn again: by torch on the CPU, with its
-``seed``, for the whole batch at once, of which the picture is the one with its ``index``."""
 _MOST = 4096
 """Largest batch whose noise is drawn again."""
 
@@ -73,12 +70,9 @@ def _example(text: str, better: Sequence[Shown], worse: Sequence[Shown]) -> list
     if worse and not others:
         return []
     noise = {
-        shown.picture: StartingNoise(shown.seed, shown.index)
+        shown.picture: start
         for shown in (*better, *others)
-        if shown.made.get("noise") == NOISE
-        and shown.seed is not None
-        and shown.index is not None
-        and 0 <= shown.index < _MOST
+        if (start := starting_noise(shown)) is not None
     }
     judged = Judged(
         better=tuple(shown.picture for shown in better),
@@ -86,3 +80,14 @@ def _example(text: str, better: Sequence[Shown], worse: Sequence[Shown]) -> list
         noise=noise,
     )
     return [judged.example(text)]
+
+
+def starting_noise(shown: Shown) -> StartingNoise | None:
+    """The noise that a picture began with, where it is known (``Shown.made``) and can be drawn
+    again at little cost."""
+    seed = shown.made.get("noise_seed", shown.seed)
+    index = shown.made.get("noise_index", shown.index)
+    is_known = shown.made.get("noise") == TORCH_CPU and type(seed) is int and type(index) is int
+    if not is_known or not 0 <= seed < 2**64 or not 0 <= index < _MOST:
+        return None
+    return StartingNoise(seed, index)

@@ -38,6 +38,13 @@ export function addPanel(node, name, element, minHeight, width = 340) {
   return widget;
 }
 
+/** Give a panel another least height; the node grows with it, but never shrinks. */
+export function setMinHeight(node, widget, minHeight) {
+  widget.element.style.minHeight = `${minHeight}px`;
+  widget.options.getMinHeight = () => minHeight;
+  node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+}
+
 /**
  * Put the panels of the nodes now open into the page. Some versions of Nodes 2.0 keep the element of
  * a node with the same number that was open before, from another workflow or subgraph.

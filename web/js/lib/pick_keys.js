@@ -25,7 +25,7 @@ function common(picker, key, full) {
     a: () => picker.selectAll(),
     PageUp: () => picker.step(-1),
     PageDown: () => picker.step(1),
-    Enter: () => (picker.view?.waits ? picker.goOn() : picker.advance()),
+    Enter: () => picker.enter(),
     Escape: () => picker.clearSelection() || full.close(),
   }[key];
 }
@@ -69,6 +69,6 @@ async function star(picker, stars) {
 }
 
 function duel(picker, key) {
-  const sides = { ArrowLeft: 0, 1: 0, ArrowRight: 1, 2: 1, " ": null };
+  const sides = { ArrowLeft: 0, 1: 0, ArrowRight: 1, 2: 1, " ": null, 0: null };
   return key in sides ? () => picker.answer(sides[key]) : null;
 }

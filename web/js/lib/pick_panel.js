@@ -4,7 +4,7 @@
 import { h, svg, useStyle } from "./dom.js";
 import { t } from "./i18n.js";
 import { pressed } from "./pick_keys.js";
-import { pictureUrl } from "./tastes.js";
+import { tasteProgress } from "./pick_progress.js";
 
 const TINY = 256; // pixels; smaller pictures are enlarged without blur
 const SHAPES = {
@@ -21,11 +21,16 @@ const TOOLS = 26; // pixels below a picture
 const icon = (name) => svg("svg", { viewBox: "0 0 24 24", class: `icon ${name}`, "aria-hidden": "true" }, svg("path", { d: SHAPES[name] }));
 
 /**
- * One drawing of a picker: {element, draw, columns}.
+ * One drawing of a picker: {element, draw, columns, focus}.
  * @param picker - see picker.js
  * @param full - {isOpen, open, close} of the full screen
+ * @param look.progress - () => {element, draw(view)}: how far it is to enough
+ * @param look.done - {text, title} of the button that goes on
+ * @param look.extra - () => further buttons
+ * @param look.hint - () => what stands there without pictures
+ * @param look.isBlind - nothing can be skipped, and one batch comes after the other
  */
-export function pickPanel(picker, full) {
+export function pickPanel(picker, full, look = {}) {
   useStyle("pick_panel.css");
   const ways = {
     hearts: [icon("heart"), t("Hearts"), t("Like and reject any number")],
@@ -33,14 +38,14 @@ export function pickPanel(picker, full) {
     duels: [icon("duel"), t("Duels"), t("The better of two")],
     stars: [icon("star"), t("Stars"), t("One to five stars for each")],
   };
-  const tabs = Object.fromEntries(
-    Object.entries(ways).map(([way, [shape, text, title]]) => [
-      way,
-      h("button", { type: "button", class: `way ${way}`, title, onclick: () => picker.setWay(way) }, shape, h("span", {}, text)),
-    ]),
-  );
+  const tab = (way) => {
+    const [shape, text, title] = ways[way];
+    return h("button", { type: "button", class: `way ${way}`, title, onclick: () => picker.setWay(way) }, shape, h("span", {}, text));
+  };
+  const tabs = Object.fromEntries(picker.ways.map((way) => [way, tab(way)]));
   const large = h("button", { type: "button", class: "full", title: full.isOpen ? t("Leave full screen (Escape)") : t("Full screen (F)"), onclick: () => (full.isOpen ? full.close() : full.open()) }, icon(full.isOpen ? "cross" : "large"));
-  const bar = progressBar();
+  const isOneWay = picker.ways.length === 1;
+  const bar = (look.progress ?? tasteProgress)();
   const back = button("‹", t("Batch before (Page Up)"), () => picker.step(-1));
   const forth = button("›", t("Batch after (Page Down)"), () => picker.step(1));
   const prompt = h("div", { class: "prompt" });
@@ -49,18 +54,19 @@ export function pickPanel(picker, full) {
   const undo = button(t("Undo (Z)"), t("Take back the last pick"), () => picker.undo());
   const same = button(t("Same (Space)"), t("Neither is better"), () => picker.answer(null));
   const skip = button(t("Skip (S)"), t("Say nothing about it"), () => picker.skip());
-  const done = h("button", { type: "button", class: "done", title: t("The queue waits: go on (Enter)"), onclick: () => picker.goOn() }, t("Done: go on"));
+  const onward = look.done ?? { text: t("Done: go on"), title: t("The queue waits: go on (Enter)") };
+  const done = h("button", { type: "button", class: "done", title: onward.title, onclick: () => picker.goOn() }, onward.text);
   const keys = h("div", { class: "quiet keys grow" });
   const problem = h("div", { class: "problem", role: "alert" });
   const element = h(
     "div",
     { class: "pick-panel", tabindex: "-1" },
-    h("div", { class: "row top" }, h("div", { class: "ways", role: "group" }, ...Object.values(tabs)), h("div", { class: "grow" }), large),
+    isOneWay ? null : h("div", { class: "row top" }, h("div", { class: "ways", role: "group" }, ...Object.values(tabs)), h("div", { class: "grow" }), large),
     bar.element,
-    h("div", { class: "where" }, back, prompt, place, forth),
+    h("div", { class: "where" }, back, prompt, place, forth, isOneWay ? large : null),
     stage,
     problem,
-    h("div", { class: "row foot" }, undo, same, skip, keys, done),
+    h("div", { class: "row foot" }, undo, same, skip, keys, ...(look.extra?.() ?? []), done),
   );
   let drawn = ""; // what lies on the stage
   let aspect = 1;
@@ -78,6 +84,7 @@ export function pickPanel(picker, full) {
     prompt.textContent = shown?.prompt ?? "";
     prompt.title = shown?.prompt ?? "";
     const number = picker.batches.findIndex(({ id }) => id === shown?.id) + 1;
+    for (const control of [back, forth, skip]) control.style.display = look.isBlind ? "none" : "";
     place.textContent = number ? `${number} / ${picker.batches.length}` : "";
     back.disabled = number <= 1;
     forth.disabled = number === picker.batches.length;
@@ -97,12 +104,12 @@ export function pickPanel(picker, full) {
   function lay(wanted, shown, asked) {
     drawn = wanted;
     const hadFocus = stage.contains(document.activeElement);
-    const url = (index) => pictureUrl(picker.name, shown.pictures[index]);
+    const url = (index) => picker.source.url(picker.name, shown.pictures[index]);
     stage.className = `stage ${picker.way}`;
     if (!shown || (picker.way === "duels" && !asked)) {
       cells = [];
       const text = !picker.batches.length
-        ? t("Run the graph: its pictures are shown here, to be picked.")
+        ? (look.hint?.() ?? t("Run the graph: its pictures are shown here, to be picked."))
         : shown.pictures.length < 2
           ? t("A duel needs two pictures of one prompt: run a batch of several.")
           : t("All duels of these pictures are answered. Run the graph for new ones.");
@@ -249,48 +256,4 @@ function hintOf(way) {
     duels: t("← or →: the better one"),
     stars: t("1 to 5 stars, X rejects, Shift selects"),
   }[way];
-}
-
-/** How far it is to a taste that is worth something. */
-function progressBar() {
-  const text = h("div", { class: "counts" });
-  const fill = h("div", { class: "fill" });
-  const ticks = h("div", { class: "ticks" });
-  const element = h("div", { class: "progress" }, text, h("div", { class: "track" }, fill), ticks);
-
-  function draw(view) {
-    element.style.display = view ? "" : "none";
-    if (!view) return;
-    const goals = Object.values(view.enough);
-    text.replaceChildren(h("b", {}, t("{count} clicks", { count: view.clicks })), ` · ${wordsOf(view)}`);
-    fill.style.width = `${100 * share(view.clicks, goals)}%`;
-    const names = [t("fit"), t("train"), "", ""];
-    ticks.replaceChildren(
-      ...goals.map((goal, index) => h("span", { class: view.clicks >= goal ? "reached" : "" }, `${goal} ${names[index]}`.trim())),
-    );
-  }
-  return { element, draw };
-}
-
-function wordsOf({ clicks, enough, own }) {
-  const { fit, train, good, best } = enough;
-  const words =
-    clicks < fit
-      ? t("{more} more to fit a taste", { more: fit - clicks })
-      : clicks < train
-        ? t("enough to fit, {more} more to train", { more: train - clicks })
-        : clicks < good
-          ? t("enough to train, {more} more for a good taste", { more: good - clicks })
-          : clicks < best
-            ? t("good; it gets better up to {best}", { best })
-            : t("plenty");
-  return own.asked ? `${words} · ${t("asked again: same answer {agreed} of {asked} times", own)}` : words;
-}
-
-/** Each goal is as far from the next one as any other. */
-function share(clicks, goals) {
-  const next = goals.findIndex((goal) => clicks < goal);
-  if (next < 0) return 1;
-  const before = next ? goals[next - 1] : 0;
-  return (next + (clicks - before) / (goals[next] - before)) / goals.length;
 }

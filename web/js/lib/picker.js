@@ -1,18 +1,26 @@
 // What is picked from, and what a click or a key means: the state of a Pick Pictures panel, without
 // any element. The server has the marks; here are only the place and the way. No side effects.
 
-import { letGoOn, pick, readTaste } from "./tastes.js";
+import { TASTE } from "./tastes.js";
 
 export const WAYS = ["hearts", "best", "duels", "stars"];
 
 export class Picker {
-  /** @param onChange - called whenever there is something to draw anew */
-  constructor(onChange) {
+  /**
+   * @param onChange - called whenever there is something to draw anew
+   * @param options.source - whom to ask: {read(name), act(name, said), goOn(name), url(name, picture)}
+   * @param options.ways - those that are offered
+   * @param options.isInOrder - the first batch comes first, not the newest
+   */
+  constructor(onChange, { source = TASTE, ways = WAYS, isInOrder = false } = {}) {
     this.onChange = onChange;
+    this.source = source;
+    this.ways = ways;
+    this.isInOrder = isInOrder;
     this.name = "";
     this.view = null;
     this.problem = "";
-    this.way = "hearts";
+    this.way = ways[0];
     this.at = null; // id of the batch
     this.cursor = 0; // place in it
     this.selected = new Set(); // places
@@ -28,7 +36,7 @@ export class Picker {
 
   /** Ask the server; keeps the place. */
   refresh() {
-    return this.attempt(() => readTaste(this.name));
+    return this.attempt(() => this.source.read(this.name));
   }
 
   get batches() {
@@ -57,16 +65,16 @@ export class Picker {
   }
 
   setWay(way) {
-    this.way = WAYS.includes(way) ? way : "hearts";
+    this.way = this.ways.includes(way) ? way : this.ways[0];
     if (!this.batch || !this.needs(this.batch)) this.advance();
     this.begin();
   }
 
-  /** Go to the newest batch that needs something; stay if none does. */
+  /** Go to the next batch that needs something; stay if none does. */
   advance() {
-    const next = this.batches.findLast((batch) => this.needs(batch));
+    const batches = this.isInOrder ? this.batches : this.batches.toReversed();
+    const next = batches.find((batch) => this.needs(batch)) ?? (this.batch ? null : batches[0]);
     if (next) this.goTo(next.id);
-    else if (!this.batch && this.batches.length) this.goTo(this.batches.at(-1).id);
   }
 
   goTo(id) {
@@ -168,9 +176,14 @@ export class Picker {
     });
   }
 
+  /** What the Enter key means: whoever waits goes on; or the next batch. */
+  enter() {
+    return this.view?.waits ? this.goOn() : this.advance();
+  }
+
   async goOn() {
     if (!this.view?.waits) return;
-    await this.attempt(async () => (await letGoOn(this.name), readTaste(this.name)));
+    await this.attempt(async () => (await this.source.goOn(this.name), this.source.read(this.name)));
   }
 
   act(said, then = () => {}) {
@@ -178,7 +191,7 @@ export class Picker {
     this.since = performance.now();
     this.isBusy = true;
     this.turn = this.turn.then(async () => {
-      const done = await this.attempt(() => pick(this.name, { ...said, ms }));
+      const done = await this.attempt(() => this.source.act(this.name, { ...said, ms }));
       this.isBusy = false;
       if (done) then();
     });

@@ -3,12 +3,11 @@
 
 import { drawChart, short, smoothed } from "./chart.js";
 import { chunkColour, h, useStyle } from "./dom.js";
+import { GroupStrip } from "./group_strip.js";
 import { t } from "./i18n.js";
-import { openLightbox } from "./lightbox.js";
 
 const PHASES = { rollout: "#56b4e9", score: "#e69f00", update: "#009e73" };
 const HELD_OUT = "#d55e00";
-const TINY = 256; // pixels; smaller pictures are enlarged without blur
 
 /** How far the policy has moved: from the one that sampled, or, without ratios, from the base. */
 const distance = (row) => row.approx_kl ?? row.reference_gap ?? null;
@@ -19,23 +18,21 @@ export class RunPanel {
    * @param options.onChoose(name) - a run was chosen; "" is the node's latest
    * @param options.onOpenList() - the list of runs is about to be opened
    * @param options.pictureUrl(run, file) - address of a picture
+   * @param options.asking - element that takes the place of the charts; see setAsking
    */
-  constructor({ onStop, onChoose, onOpenList, pictureUrl }) {
+  constructor({ onStop, onChoose, onOpenList, pictureUrl, asking = null }) {
     useStyle("monitor.css");
-    this.pictureUrl = pictureUrl;
     this.view = null;
     this.cursor = null; // row under the pointer
-    this.shownGroup = "";
-    this.thumbnails = [];
-    this.pictures = []; // of the group, as the lightbox takes them
-    this.build({ onStop, onChoose, onOpenList });
+    this.isAsking = false;
+    this.build({ onStop, onChoose, onOpenList, pictureUrl, asking });
     new ResizeObserver(() => this.redraw()).observe(this.element);
     new MutationObserver(() => this.redraw()).observe(document.documentElement, {
       attributes: true, // the theme
     });
   }
 
-  build({ onStop, onChoose, onOpenList }) {
+  build({ onStop, onChoose, onOpenList, pictureUrl, asking }) {
     this.runs = h("select", {
       title: t("Choose a run"),
       "aria-label": t("Choose a run"),
@@ -57,16 +54,14 @@ export class RunPanel {
     this.clipText = h("div", { class: "readout" });
     this.klText = h("div", { class: "readout" });
     this.phases = h("div", { class: "phases" });
-    this.caption = h("div", { class: "caption quiet" });
-    this.group = h("div", { class: "group scrolls" });
+    this.group = new GroupStrip(pictureUrl);
     this.nothing = h("div", { class: "nothing quiet" }, t("No run yet: press Run"));
     this.charts = [
       this.readout,
       h("div", { class: "reward" }, this.reward),
       h("div", { class: "small" }, h("div", {}, this.clipText, this.clip), h("div", {}, this.klText, this.kl)),
       this.phases,
-      this.caption,
-      this.group,
+      ...this.group.elements,
     ];
     this.element = h(
       "div",
@@ -76,6 +71,7 @@ export class RunPanel {
       this.message,
       this.alarms,
       this.nothing,
+      asking,
       ...this.charts,
     );
     this.reward.style.height = "100%";
@@ -103,6 +99,12 @@ export class RunPanel {
     this.message.textContent = text;
   }
 
+  /** Give the place of the charts to what the run asks, or take it back. */
+  setAsking(isAsking) {
+    this.isAsking = isAsking;
+    this.redraw();
+  }
+
   redraw() {
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
@@ -115,12 +117,13 @@ export class RunPanel {
     const rows = view?.rows ?? [];
     const isShown = !!view && (rows.length > 0 || !!view.live);
     this.nothing.style.display = isShown ? "none" : "";
-    for (const part of this.charts) part.style.display = isShown ? "" : "none";
+    const hasCharts = isShown && !this.isAsking;
+    for (const part of this.charts) part.style.display = hasCharts ? "" : "none";
     this.drawHead(view, rows);
-    if (!isShown) return;
+    if (!hasCharts) return;
     this.drawCharts(view, rows);
     this.drawPhases(rows);
-    this.drawGroup(view);
+    this.group.draw(view);
   }
 
   drawHead(view, rows) {
@@ -237,29 +240,6 @@ export class RunPanel {
     );
   }
 
-  drawGroup(view) {
-    const { group } = view;
-    const key = group ? `${view.name}/${group.samples[0]?.file}` : "";
-    if (key === this.shownGroup) return;
-    this.shownGroup = key;
-    this.caption.textContent = group
-      ? `${t("iteration")} ${group.iteration + 1}, ${t("best first")}: ${group.prompt}`
-      : "";
-    this.caption.title = group?.prompt ?? "";
-    const sorted = [...(group?.samples ?? [])].sort(bestFirst);
-    this.pictures = sorted.map((sample) => ({
-      src: this.pictureUrl(view.name, sample.file),
-      title: `${t("reward")} ${short(sample.reward)}, ${t("advantage")} ${signed(sample.advantage)}`,
-      lines: [group.prompt],
-    }));
-    while (this.thumbnails.length < sorted.length) {
-      this.thumbnails.push(new Thumbnail(this.thumbnails.length, (index) => openLightbox(this.pictures, index)));
-    }
-    sorted.forEach((sample, index) => this.thumbnails[index].show(sample, this.pictures[index]));
-    const wanted = this.thumbnails.slice(0, sorted.length).map((thumbnail) => thumbnail.element);
-    if (this.group.childElementCount !== wanted.length) this.group.replaceChildren(...wanted);
-  }
-
   point(pixels) {
     const rows = this.view?.rows ?? [];
     const x = pixels === null ? null : this.chart?.xAt(pixels);
@@ -282,7 +262,7 @@ function stateText(state, live) {
   if (state !== "running") {
     return { finished: t("finished"), stopped: t("stopped"), cancelled: t("cancelled"), failed: t("failed") }[state];
   }
-  const phase = { rollout: t("rollout"), score: t("score"), update: t("update") }[live.phase];
+  const phase = { rollout: t("rollout"), score: t("score"), update: t("update"), ask: t("asks you") }[live.phase];
   return phase ?? `${t("measuring")} ${Math.round(live.fraction * 100)} %`;
 }
 
@@ -298,40 +278,6 @@ function heldOutSeries(rows) {
     { kind: "line", x, y, colour, dashed: true },
     { kind: "points", x, y, low: rows.map((row) => row.low), high: rows.map((row) => row.high), colour },
   ];
-}
-
-/** One picture of the group with its numbers; used again for the next group. */
-class Thumbnail {
-  constructor(index, open) {
-    this.image = h("img", { alt: "" });
-    this.image.addEventListener("load", () => {
-      this.image.classList.toggle("tiny", this.image.naturalWidth < TINY);
-    });
-    this.reward = h("span");
-    this.advantage = h("span");
-    this.element = h(
-      "button",
-      { type: "button", onclick: () => open(index) },
-      this.image,
-      h("div", {}, this.reward, " ", this.advantage),
-    );
-  }
-
-  show({ reward, advantage }, { src, title }) {
-    this.image.src = src;
-    this.image.alt = this.element.title = title;
-    this.reward.textContent = short(reward);
-    this.advantage.textContent = signed(advantage);
-    this.advantage.className = advantage > 0 ? "up" : advantage < 0 ? "down" : "";
-  }
-}
-
-function bestFirst(a, b) {
-  return (b.reward ?? -Infinity) - (a.reward ?? -Infinity) || 0;
-}
-
-function signed(value) {
-  return `${value > 0 ? "+" : ""}${short(Math.round(value * 100) / 100, 3)}`;
 }
 
 /** The index of the row of an iteration, or of the closest one. */

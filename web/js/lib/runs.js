@@ -2,6 +2,8 @@
 // No side effects: ComfyUI loads every .js below web/ as an extension.
 
 import { api } from "../../../../scripts/api.js";
+import { ask, send } from "./answers.js";
+import { TASTE } from "./tastes.js";
 
 /** Names of all runs, newest first, and the status of the node's own run. */
 export function listRuns(node, workflow) {
@@ -10,19 +12,29 @@ export function listRuns(node, workflow) {
 
 /** Ask a run to end after its current update and keep what it has learnt. */
 export function stopRun(name) {
-  return ask(`/chunk_grpo/runs/${encodeURIComponent(name)}/stop`, { method: "POST" });
+  return send(`/chunk_grpo/runs/${encodeURIComponent(name)}/stop`);
+}
+
+/** What a picker asks (picker.js) about a run that waits for its person, by the name of the run. */
+export function askSource() {
+  let taste = ""; // whose pictures and picks they are
+  const address = (run, rest = "") => `/chunk_grpo/runs/${encodeURIComponent(run)}/ask${rest}`;
+  const read = async (run) => {
+    const { asks, batches, repeat } = await ask(address(run));
+    taste = asks?.taste ?? taste;
+    return { asks, batches, repeat, picks: asks?.given ?? 0, waits: !!asks };
+  };
+  return {
+    read,
+    act: async (run, act) => (await TASTE.act(taste, act), read(run)),
+    goOn: (run) => send(address(run, "/go_on")),
+    url: (run, hash) => TASTE.url(taste, hash),
+  };
 }
 
 /** Address of a picture of the newest group. */
 export function pictureUrl(name, file) {
   return api.apiURL(`/chunk_grpo/runs/${encodeURIComponent(name)}/group/${file}`);
-}
-
-async function ask(path, options) {
-  const answer = await api.fetchApi(path, options);
-  const body = await answer.json().catch(() => ({ error: `HTTP ${answer.status}` }));
-  if (!answer.ok) throw new Error(body.error);
-  return body;
 }
 
 /**

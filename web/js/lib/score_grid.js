@@ -9,7 +9,7 @@ import { openLightbox } from "./lightbox.js";
 import { nodesOfType } from "./nodes.js";
 import { addPanel } from "./panel.js";
 
-const HEIGHT = 220; // of the panel at least, in pixels
+export const GRID_HEIGHT = 220; // of the panel at least, in pixels
 const TEXT_HEIGHT = 110; // of text fields beside it at most; the classic canvas shares out evenly
 const TINY = 256; // pixels; smaller pictures are enlarged without blur
 
@@ -30,23 +30,28 @@ export function viewUrl(file) {
  * @param name - of the extension
  * @param type - class of the nodes
  * @param read - makes of what the node put into `ui` what `scoreGrid` shows, or null
+ * @param around - (node, grid) => {element, mounted(widget), show(output)}: what the panel holds
+ *   besides the grid; `output` is null where nothing is remembered
  */
-export function gridExtension(name, type, read) {
+export function gridExtension(name, type, read, around = onlyTheGrid) {
   const grids = new WeakMap();
   const show = (node, output) => {
+    const { grid, panel } = grids.get(node) ?? {};
     const content = read(output ?? {});
-    if (content) grids.get(node)?.show(content);
+    if (content) grid?.show(content);
+    panel?.show(output ?? null);
   };
   return {
     name,
     nodeCreated(node) {
       if (node.comfyClass !== type) return;
       const grid = scoreGrid();
-      grids.set(node, grid);
+      const panel = around(node, grid);
+      grids.set(node, { grid, panel });
       for (const { element } of node.widgets ?? []) {
         element?.style.setProperty("--comfy-widget-max-height", TEXT_HEIGHT);
       }
-      addPanel(node, "pictures", grid.element, HEIGHT);
+      panel.mounted(addPanel(node, "pictures", panel.element, GRID_HEIGHT));
       const before = node.onExecuted;
       node.onExecuted = function (output) {
         before?.apply(this, arguments);
@@ -59,6 +64,8 @@ export function gridExtension(name, type, read) {
     },
   };
 }
+
+const onlyTheGrid = (node, { element }) => ({ element, mounted() {}, show() {} });
 
 /**
  * An empty grid: {element, show}. What `show` takes:
@@ -81,7 +88,7 @@ export function scoreGrid() {
   const head = h("div", { class: "row" }, summary, order);
   const grid = h("div", { class: "score-grid scrolls", role: "group", "aria-label": t("Pictures, arrow keys walk"), onclick: clicked, onkeydown: pressed });
   const hint = h("div", { class: "hint quiet" }, t("After a run the pictures are here, with their scores."));
-  const element = h("div", {}, head, hint, grid);
+  const element = h("div", { class: "part" }, head, hint, grid);
   head.style.display = grid.style.display = "none";
 
   function show(wanted) {

@@ -111,5 +111,22 @@ export const STRINGS = {
   "plenty": { "zh": "足够多", "ja": "十分です", "ko": "넉넉함" },
   "asked again: same answer {agreed} of {asked} times": { "zh": "重复提问：{asked} 次中 {agreed} 次回答相同", "ja": "聞き直し: {asked} 回中 {agreed} 回が同じ答え", "ko": "다시 물음: {asked}번 중 {agreed}번 같은 답" },
   "fit": { "zh": "拟合", "ja": "好み", "ko": "취향" },
-  "train": { "zh": "训练", "ja": "学習", "ko": "학습" }
+  "train": { "zh": "训练", "ja": "学習", "ko": "학습" },
+  "asks you": { "zh": "等你挑选", "ja": "選択待ち", "ko": "선택 대기" },
+  "Go on without": { "zh": "不再挑选，继续", "ja": "選ばずに続ける", "ko": "고르지 않고 계속" },
+  "Train with what you have said so far": { "zh": "用目前的选择继续训练", "ja": "これまでの選択で学習を続ける", "ko": "지금까지의 선택으로 학습 계속" },
+  "Nothing more about these pictures (Enter)": { "zh": "这些图像到此为止（Enter）", "ja": "これらの画像はこれで終わり（Enter）", "ko": "이 이미지들은 여기까지 (Enter)" },
+  "That is all": { "zh": "就这些", "ja": "これで全部", "ko": "여기까지" },
+  "The training goes on. Its next pictures are shown here.": { "zh": "训练继续进行。接下来的图像会显示在这里。", "ja": "学習を続けています。次の画像はここに出ます。", "ko": "학습이 계속됩니다. 다음 이미지가 여기에 나타납니다." },
+  "your picks are the reward": { "zh": "你的选择就是奖励", "ja": "あなたの選択が報酬です", "ko": "내 선택이 보상입니다" },
+  "your taste is fitted anew: {why}": { "zh": "重新拟合你的品味：{why}", "ja": "好みを学び直します: {why}", "ko": "취향을 다시 맞춥니다: {why}" },
+  "{count} of {all} picks": { "zh": "已选 {count} / {all}", "ja": "{all} 件中 {count} 件", "ko": "{all}개 중 {count}개 선택" },
+  "{count} of {all} groups": { "zh": "第 {count} / {all} 组", "ja": "{all} 組中 {count} 組", "ko": "{all}그룹 중 {count}그룹" },
+  "Later": { "zh": "稍后", "ja": "あとで", "ko": "나중에" },
+  "Go on": { "zh": "继续", "ja": "続ける", "ko": "계속" },
+  "See the pairs": { "zh": "查看成对图像", "ja": "ペアを見る", "ko": "쌍 보기" },
+  "your choice": { "zh": "你的选择", "ja": "あなたの選択", "ko": "내 선택" },
+  "which do you like better?": { "zh": "你更喜欢哪一张？", "ja": "どちらが好きですか？", "ko": "어느 쪽이 더 좋나요?" },
+  "Blind duels: {count} of {all} answered": { "zh": "盲选对决：已回答 {count} / {all}", "ja": "ブラインド対決: {all} 問中 {count} 問回答", "ko": "블라인드 대결: {all}개 중 {count}개 응답" },
+  "Answer the rest another time, and see the scores now": { "zh": "其余的以后再回答，现在查看分数", "ja": "残りは後で答え、今はスコアを見る", "ko": "나머지는 나중에 답하고 지금 점수 보기" }
 };

@@ -20,7 +20,8 @@ from ...picture_files import load_picture, unpacked
 from ..events import Pick, Shown, counting, new_pick
 from ..picks import Taste, pixel_hash
 from . import folders, majoor, notes, pairs
-from .comfy_graph import prompt_and_seed
+from .comfy_graph import graph_of, prompt_and_seed
+from .comfy_noise import made_in
 from .near import Seen, look_of
 from .rated import Rated
 
@@ -156,8 +157,22 @@ def _read(file: Path, rated: Rated) -> tuple[Shown, Tensor]:
     beside = file.with_suffix(".txt")
     if not text and rated.prompt is None and beside.is_file() and beside.stat().st_size < 2**16:
         text = beside.read_text("utf-8", "ignore").strip()
-    facts = {"prompt": rated.prompt or text, "seed": seed, "made": {"file": file.name}}
+    made = {"file": file.name, **_made(told)}
+    index = 0 if "noise" in made else None
+    facts = {"prompt": rated.prompt or text, "seed": seed, "index": index, "made": made}
     return Shown(picture=pixel_hash(picture), **facts), picture
+
+
+def _made(told: Any) -> dict[str, Any]:
+    """What the graph in the notes of a file says of how it was made."""
+    nodes = graph_of(told)
+    savers = [] if nodes is None else [
+        name for name, node in nodes.items() if isinstance(node, dict)
+        and isinstance(node.get("inputs"), dict) and "images" in node["inputs"]
+    ]  # fmt: skip
+    if nodes is None or len(savers) != 1:  # which of them wrote it, nobody knows
+        return {}
+    return made_in(nodes, savers[0])
 
 
 def _check_alike(first: Rated, second: Rated) -> None:
