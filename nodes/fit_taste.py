@@ -143,7 +143,9 @@ class FitTaste(io.ComfyNode):
             fitted = fit_taste(picked, eyes)
             file = save_head(fitted.head, head_file(taste))
             facts = {"head": digest(file)}
-            reward = TasteReward(load_head(file), facts, encoder=eyes, pessimism=pessimism)
+            reward = TasteReward(
+                load_head(file), facts, encoder=eyes, pessimism=pessimism, picks=picked
+            )
             picture = draw_taste(picked, fitted.report, dark=dark)
         words = fitted.report.words()
         show_text(words)

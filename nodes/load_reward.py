@@ -11,9 +11,10 @@ from ..chunk_grpo_core.rewards import REWARDS, check_reward, load_reward
 from ..chunk_grpo_core.rewards.catalog import CATALOG
 from ..chunk_grpo_core.rewards.pixels import as_colour
 from ..chunk_grpo_core.rewards.settings import reward_settings
+from ..chunk_grpo_core.rewards.taste.votes import load_votes
 from .bridge.consent import check_may_send
 from .bridge.rewards import fetch_missing, load_managed, load_taste_head, weight_path
-from .bridge.taste_heads import heads_state
+from .bridge.taste_heads import heads_state, named_taste
 from .types import CATEGORY, RewardSocket
 from .validation import verdict
 
@@ -22,7 +23,8 @@ __all__ = ["LoadReward"]
 _WITH_SERVER = ("remote_http", "vlm_judge")
 _OF_OTHER_INPUTS = {
     "colour": "colour", "image": "image", "path": "file", "url": "url", "folders": "file",
-    "tokenizers": "file", "head": "file", "clip": "file", "device": "ComfyUI's own choice",
+    "tokenizers": "file", "head": "file", "clip": "file", "picks": "file",
+    "device": "ComfyUI's own choice",
 }  # fmt: skip
 
 
@@ -64,7 +66,8 @@ class LoadReward(io.ComfyNode):
                     optional=True,
                     tooltip="Weights below models/reward_models or models/clip_vision, if they "
                     "have not the usual name. Empty: the usual name, then the cache of the hub. "
-                    "For taste: the name of a taste that Fit Taste has fitted, or a file.",
+                    "For taste: the name of a taste that Fit Taste has fitted, or a file. For "
+                    "votes: the name of the taste that your clicks go to.",
                 ),
                 io.String.Input(
                     "url",
@@ -143,6 +146,9 @@ class LoadReward(io.ComfyNode):
                     "that Fit Taste or 'chunk-grpo taste fit' wrote"
                 )
             return io.NodeOutput(load_taste_head(file.strip(), options, clip_vision))
+        if name == "votes":
+            options["picks"] = named_taste(file.strip() or "mine")
+            return io.NodeOutput(load_votes(**options))
         if CATALOG[name].files:
             if allow_download:
                 fetch_missing(name)

@@ -174,6 +174,37 @@ _SETTINGS = (
         "are 5 minutes.",
         is_rare=True,
     ),
+    SettingInput(
+        "ask_every",
+        "ask.every",
+        "For a training on your taste: iterations after which it stops, shows you its newest "
+        "pictures, and fits the taste again to all that you clicked. 0: it never asks.",
+        is_rare=True,
+    ),
+    SettingInput(
+        "ask_clicks",
+        "ask.clicks",
+        "Clicks that it asks for. You may go on with fewer.",
+        is_rare=True,
+    ),
+    SettingInput(
+        "ask_pictures",
+        "ask.pictures",
+        "Pictures that it shows, four of each prompt.",
+        is_rare=True,
+    ),
+    SettingInput(
+        "ask_kind",
+        "ask.kind",
+        "How they are shown first. You may click otherwise.",
+        is_rare=True,
+    ),
+    SettingInput(
+        "ask_when_alarm",
+        "ask.when_alarm",
+        "Also ask when an alarm speaks that does not stop the run.",
+        is_rare=True,
+    ),
 )
 
 

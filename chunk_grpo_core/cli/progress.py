@@ -27,6 +27,7 @@ from ..train.alarms import AlarmStop
 from ..train.batch_limit import NothingFits
 from ..train.events import (
     AlarmRaised,
+    Asked,
     EvaluationProgress,
     Event,
     IterationEnd,
@@ -110,6 +111,12 @@ class ProgressBar:
             note = f"waiting {event.seconds:g} s for the reward ({event.number}/{event.tries})"
             self._waiting = next(reversed(self._tasks), "training")
             self.update(self._waiting, None, note)
+        elif isinstance(event, Asked) and event.question:
+            question = event.question
+            wanted, given = question.wanted, question.given
+            said = f"{given}/{wanted} clicks" if wanted else "your clicks"
+            self._waiting = next(reversed(self._tasks), "training")
+            self.update(self._waiting, None, f"waiting for {said} ({question.why})")
         elif isinstance(event, AlarmRaised):
             self._alarm = f"  {event.alarm.name}!"
         elif isinstance(event, IterationEnd):

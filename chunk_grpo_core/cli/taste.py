@@ -17,6 +17,7 @@ from ..disk.atomic import write_whole
 from ..disk.lock import InUse
 from ..rewards import load_reward
 from ..rewards.picture_files import load_picture
+from ..rewards.taste.asking import answer_in_words, asked_batches, clicks_about
 from ..rewards.taste.encoders import TINY, named_encoder
 from ..rewards.taste.events import Shown, new_pick
 from ..rewards.taste.features import Encoder
@@ -68,6 +69,7 @@ class Kind(str, Enum):
     like = "like"
     stars = "stars"
     skip = "skip"
+    done = "done"
     undo = "undo"
 
 
@@ -124,6 +126,36 @@ def add(
     if as_json:
         return {"taste": str(taste), "ids": ids, "picks": total}
     return typer.echo(f"{taste}: {total} picks  ({', '.join(ids)})")
+
+
+@taste_app.command(cls=Command)
+def answer(
+    taste: Folder,
+    said: Annotated[
+        str,
+        typer.Argument(
+            help="Lines or parts between semicolons: liked: 1, 4; disliked: 2; best: 3; "
+            "better: 2 > 1; stars: 5, 3, , 1; skip. Empty: go on with what was said before."
+        ),
+    ] = "",
+    more: Annotated[
+        bool, typer.Option("--more", help="Something will be added; the training waits on.")
+    ] = False,
+    as_json: AsJson = False,
+) -> dict[str, object] | None:
+    """Answer the training that asks about pictures of this taste.
+
+    Pictures have the numbers that the training shows. A taste that is fitted again goes on when it
+    has as many clicks as it asks for; everything else when it was answered without --more.
+    """
+    with _told("nothing was added"):
+        into = Taste(taste)
+        batches = asked_batches(into)
+        added = answer_in_words(into, batches, said, closes=not more)
+        given = clicks_about(batches, into.picks())
+    if as_json:
+        return {"taste": str(taste), "added": len(added), "clicks": given}
+    return typer.echo(f"{taste}: {given} clicks about {len(batches)} groups of pictures")
 
 
 @taste_app.command("import", cls=Command)
@@ -246,7 +278,7 @@ def _draw(taste: Taste, made: Report, file: Path) -> None:
 def _answer(kind: str, text: str, count: int, taste: Taste) -> object:
     """What --answer says, as ``events.py`` has it."""
     text = text.strip().lower() if kind != "undo" else text.strip()
-    if kind in ("same", "skip"):
+    if kind in ("same", "skip", "done"):
         if text:
             raise ValueError(f"--answer is {text!r:.40}; {kind} has none")
         return None

@@ -23,6 +23,7 @@ from ..runs.folder import RunFolder, numbered_folder
 from ..runs.start import TrainedRun
 from ..runs.start import resume as resume_run
 from ..runs.start import train as train_run
+from .answers import TerminalAnswers
 from .outcome import AsJson
 from .outputs import folder_to_write
 from .progress import ProgressBar, clear_errors
@@ -107,6 +108,7 @@ def train(
             folder,
             listener=bar.listen,
             check_cancel=signals.check,
+            goes_on=TerminalAnswers().goes_on,
             processes=processes,
             shard=asks_for_sharding() if shard is None else shard,
         )
@@ -149,6 +151,7 @@ def resume(
             changes=changed,
             listener=bar.listen,
             check_cancel=signals.check,
+            goes_on=TerminalAnswers().goes_on,
             processes=processes,
             shard=asks_for_sharding() if shard is None else shard,
         )
@@ -215,13 +218,14 @@ def _new_folder(config: RunConfig) -> AbstractContextManager[Path]:
 
 def _print_run(run: TrainedRun, as_json: bool) -> dict[str, object] | None:
     outcome = run.outcome
-    before, after, gain = outcome.before, outcome.after, outcome.gain
+    before, after = outcome.before, outcome.after
+    gain = outcome.gain if outcome.is_measured else None
     if as_json:
         return {
-            "reward_before": before.mean,
-            "reward_after": after.mean,
-            "gain": gain.mean,
-            "gain_ci95": [gain.low, gain.high],
+            "reward_before": before.mean if gain else None,
+            "reward_after": after.mean if gain else None,
+            "gain": gain and gain.mean,
+            "gain_ci95": gain and [gain.low, gain.high],
             "ratio_error_first_update": outcome.ratio_error_first_update,
             "iterations": outcome.iterations,
             **outcome.warnings_json(),
@@ -232,9 +236,8 @@ def _print_run(run: TrainedRun, as_json: bool) -> dict[str, object] | None:
     gained = (
         f"{outcome.reward}: {before.mean:.4f} -> {after.mean:.4f} on held-out prompts, gain "
         f"{gain.mean:+.4f} ({gain.interval()})"
-        if outcome.is_measured
-        else f"nothing was measured, since there is no reward; was it worth it? chunk-grpo duels "
-        f"{run.folder}"
+        if gain
+        else f"no held-out prompt was scored; was it worth it? chunk-grpo duels {run.folder}"
     )
     output.print(gained, highlight=False, markup=False, soft_wrap=True)
     for warning in outcome.warnings:

@@ -153,16 +153,25 @@ def _taste(
     device: str = "cpu",
     dtype: str = "float32",
     batch_size: int = 16,
+    picks: str | Path | None = None,
 ) -> Reward:
     from .taste.reward import load_taste
 
-    return load_taste(head, encoder, pessimism, distance, device, dtype, batch_size)
+    return load_taste(head, encoder, pessimism, distance, device, dtype, batch_size, picks)
 
 
 def _follows_prompt(draws: int = 1, seed: int = 0) -> Reward:
     from .follows_prompt import FollowsPrompt
 
     return FollowsPrompt(draws, seed)
+
+
+def _votes(
+    picks: str | Path, kind: Literal["hearts", "best", "duels", "stars"] = "hearts"
+) -> Reward:
+    from .taste.votes import load_votes
+
+    return load_votes(picks, kind)
 
 
 def _server() -> tuple[Callable[..., Any], ...]:
@@ -224,6 +233,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "geneval": _network(_geneval),
     "taste": _taste,
     "follows_prompt": _follows_prompt,
+    "votes": _votes,
 }
 
 

@@ -10,7 +10,7 @@ matter how large the numbers of a reward are. Both are scored and recorded at ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -103,6 +103,9 @@ class _Whole:
 
     def bind(self, policy: Policy, fit: Fit) -> _Whole:
         return _Whole(self.reward.bind(policy, fit))
+
+    def with_parts(self, change: Callable[[Reward], Reward]) -> _Whole:
+        return _Whole(self.reward.with_parts(change))
 
     def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         batch = self.reward.score(images, examples)

@@ -269,6 +269,16 @@ CATALOG: dict[str, Entry] = {
         unproved="Large models: at which noise captions matter was measured on the tiny FLUX. What "
         "a model does not know, its judge does not know either.",
     ),
+    "votes": Entry(
+        measures="a person at this machine, who is shown every group that was sampled and clicks",
+        range="-1.5 to 1: the mean of hearts, crosses, best, duels and stars",
+        needs="you ([taste](taste.md#votes)); held-out prompts are measured by whatever it is "
+        "combined with",
+        speed="yours",
+        evidence="Simulated people raise what they like; killed and resumed with the same LoRA: "
+        "`tests/core/test_asking.py`.",
+        unproved="Votes of real people. Few groups are voted on in an evening.",
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -152,6 +152,12 @@ class CombinedReward:
             for name, part in self.parts.items()
         }
         return combination
+
+    def with_parts(self, change: Callable[[Reward], Reward]) -> CombinedReward:
+        """The same combination, each of its rewards changed; their names stay."""
+        made = copy.copy(self)
+        made.parts = {n: replace(p, reward=change(p.reward)) for n, p in self.parts.items()}
+        return made
 
     def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`; never raises RewardFailed.

@@ -14,8 +14,8 @@ from ..configfile.facts import loaded_facts
 from ..configfile.record import PYTHON, Record, new_run_id, read_record, write_run
 from ..disk.atomic import write_whole
 from ..method.cancel import CheckCancel, never_cancel
-from ..method.policy import Policy, base_model
-from ..method.reward import NoReward, Reward
+from ..method.policy import Policy
+from ..method.reward import Reward
 from ..method.sampler import name_of_sampler
 from ..processes.collective import Processes
 from ..prompts.example import Prompt, examples_of
@@ -23,40 +23,30 @@ from ..train.alarms import REWARD_FELL, AlarmStop
 from ..train.batch_limit import BatchLimit
 from ..train.checkpoint import Checkpoint
 from ..train.config import TrainConfig
-from ..train.events import Listener, RunEnd, StopWish, broadcast, ignore, never_stop
+from ..train.events import (
+    Listener,
+    RunEnd,
+    StopWish,
+    StopWished,
+    broadcast,
+    ignore,
+    never_stop,
+)
 from ..train.may_change import Change, prompts_digest
 from ..train.trainer import Trainer
 from ..watch.derived import derived, make_way
 from ..watch.history import HeldOutWriter, MetricsWriter
 from ..watch.newest_group import LatestGroup
 from ..watch.pictures import SampleWriter
+from .asking import GoesOn, WaitingRun, asked_by, check_asking, never_goes_on
 from .folder import RunFolder, locked_run
-from .held_out import HeldOut, check_held_out
+from .held_out import HeldOut, check_held_out, check_needless
 from .outcome import EVALUATION_SEED, Outcome
+from .refitting import RewardInForce, Stops, first_heads
 
-__all__ = ["check_needless", "run_experiment"]
+__all__ = ["run_experiment"]
 
 log = logging.getLogger(__name__)
-
-
-def check_needless(reward: Reward, config: TrainConfig) -> None:
-    """Make sure that a training without a reward needs none.
-
-    Raises:
-        ValueError: Its algorithm trains on scores, or it is to be measured meanwhile.
-    """
-    if not isinstance(reward, NoReward):
-        return
-    if config.algorithm != "preference":
-        raise ValueError(
-            f"reward is missing; the algorithm {config.algorithm} trains on its scores, and only "
-            "the algorithm preference, which trains on picks, can do without"
-        )
-    if config.evaluate_every:
-        raise ValueError(
-            f"evaluate_every is {config.evaluate_every}, but without a reward nothing is measured; "
-            "set it to 0, or add a reward"
-        )
 
 
 def run_experiment(
@@ -73,6 +63,7 @@ def run_experiment(
     listener: Listener = ignore,
     check_cancel: CheckCancel = never_cancel,
     wants_stop: StopWish = never_stop,
+    goes_on: GoesOn = never_goes_on,
     limit: BatchLimit | None = None,
     processes: Processes | None = None,
     tables: Mapping[str, Any] = PYTHON,
@@ -97,6 +88,8 @@ def run_experiment(
         check_cancel: Raises to stop; called after every micro-step.
         wants_stop: Once true, training ends early and what it has learnt is measured; at least one
             iteration is always done.
+        goes_on: Asked while the run waits for its person (``ask``, the reward votes): whether they
+            want to go on with what they have said.
         limit: Samples that fit into memory at once; begins at ``config.batch_size`` if None.
         processes: Those that train together; this one alone if None. Only the first touches the
             run folder, which the others need not even see.
@@ -134,6 +127,7 @@ def run_experiment(
             listener=listener,
             check_cancel=check_cancel,
             wants_stop=wants_stop,
+            goes_on=goes_on,
             limit=limit or BatchLimit(size=config.batch_size),
             processes=processes,
             tables=tables,
@@ -145,7 +139,7 @@ def _experiment(
     policy: Policy,
     reward: Reward,
     prompts: Sequence[Prompt],
-    held_out: Sequence[Prompt],
+    prompts_held_out: Sequence[Prompt],
     config: TrainConfig,
     folder: RunFolder,
     *,
@@ -155,6 +149,7 @@ def _experiment(
     listener: Listener,
     check_cancel: CheckCancel,
     wants_stop: StopWish,
+    goes_on: GoesOn,
     limit: BatchLimit,
     processes: Processes,
     tables: Mapping[str, Any],
@@ -172,16 +167,26 @@ def _experiment(
     )
     before_resume = read_record(folder.path) if resume and processes.is_writer else None
     run_id = before_resume.id if before_resume else new_run_id()
+    check_asking(reward, config, processes)
+    person = WaitingRun(
+        listener if processes.is_writer else ignore,
+        check_cancel,
+        goes_on,
+        lambda: trainer.iteration > 0 and wants_stop(),
+    )
+    if processes.count == 1:
+        reward = first_heads(reward, folder.path, resume=resume, keeps=config.ask.is_on)
+    in_force = RewardInForce(asked_by(reward, person))
     algorithm = algorithm or algorithm_of(config)
     checkpoints = folder.checkpoints_of(run_id)
     trainer = Trainer(
         policy,
-        reward,
+        in_force,
         prompts,
         config,
         algorithm=algorithm,
         checkpoints=checkpoints,
-        facts={"held_out": prompts_digest(held_out), **loaded_facts(tables)},
+        facts={"held_out": prompts_digest(prompts_held_out), **loaded_facts(tables)},
         listener=listener,
         check_cancel=check_cancel,
         wants_stop=wants_stop,
@@ -207,7 +212,7 @@ def _experiment(
             reward=reward.name,
             reward_fingerprint=dict(reward.fingerprint),
             train=examples_of(prompts),
-            held_out=examples_of(held_out),
+            held_out=examples_of(prompts_held_out),
             changes=(*kept, *trainer.changes),
             id=run_id,
         )
@@ -215,28 +220,52 @@ def _experiment(
         return record.changes
 
     changes = processes.from_writer(write_record)
-
-    held = HeldOut(
-        policy=policy,
-        reward=reward,
-        prompts=held_out,
+    stops = Stops(
+        folder=folder.path,
         config=config,
+        policy=policy,
+        reward=in_force,
+        prompts=trainer.prompts,
+        person=person,
         sampler=algorithm.sampler,
-        seeds=evaluation_seeds,
         limit=limit,
-        processes=processes,
-        listener=listener,
         check_cancel=check_cancel,
     )
-    goes_back = REWARD_FELL in config.run.stop_on
+    refit = stops.take_up(trainer.iteration, processes)
+    held_out = HeldOut(
+        policy=policy,
+        reward=in_force.now,
+        prompts=prompts_held_out,
+        config=config,
+        seeds=evaluation_seeds,
+        sampler=algorithm.sampler,
+        limit=limit,
+        listener=listener,
+        check_cancel=check_cancel,
+        processes=processes,
+        refit=refit,
+    )
+
+    def ask(why: str) -> bool:
+        if why and stops.ask(trainer.iteration, why):
+            held_out.judge_with(in_force.now, trainer.iteration)
+        return bool(why)
+
+    goes_back, every = REWARD_FELL in config.run.stop_on, config.evaluate_every
     sound: Checkpoint | None = None
 
     def watch(iterations: int) -> bool:
-        """Measure; whether training ends because a reward fell."""
+        """Ask and measure; whether training ends here."""
         nonlocal sound
-        if not (iterations and config.evaluate_every and iterations % config.evaluate_every == 0):
-            return False
-        alarm = held.tell(iterations, before, held.measure("during"))
+        try:
+            is_asked = ask(stops.reason(iterations, metrics.rows))
+            if not (iterations and every and iterations % every == 0):
+                return False
+            alarm = held_out.tell(iterations, held_out.measure("during"))
+            if alarm and config.ask.when_alarm and not (is_asked or goes_back):
+                ask(f"alarm {alarm.name}")
+        except StopWished:
+            return True
         if not goes_back:
             return False
         if alarm is None:
@@ -254,22 +283,24 @@ def _experiment(
             checkpoints.drop_after(to.iteration)
         trainer.save()
 
-    with base_model(policy):
-        before = held.measure("before")
-    held.tell(0, before, before)
+    before = held_out.before
+    if not held_out.refit:  # otherwise another judge gave the row of the base model
+        held_out.tell(0, before)
     sound = trainer.state() if goes_back and trainer.iteration else None
     trainer.train(watch)
-    after = held.measure("after")
-    fell = held.tell(trainer.iteration, before, after)
-    if fell and sound and 0 < sound.iteration < trainer.iteration:
+    after = held_out.measure("after")
+    has_fallen = held_out.tell(trainer.iteration, after) is not None
+    if has_fallen and sound and 0 < sound.iteration < trainer.iteration:
         go_back(sound)
-        after = held.measure("after")
-        held.tell(trainer.iteration, before, after)
+        after = held_out.measure("after")
+        held_out.tell(trainer.iteration, after)
+    before = held_out.before
 
     def keep() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         folder.check_in_place()
         scores = {"before": before.to_json(), "after": after.to_json()}
-        body = json.dumps({"noise_seed": EVALUATION_SEED, **scores}, indent=1)
+        facts = {"noise_seed": EVALUATION_SEED, "iterations": trainer.iteration}
+        body = json.dumps({**facts, **scores}, indent=1)
         make_way(folder.evaluation_file)
         write_whole(folder.evaluation_file, body)
         return metrics.rows, measurements.rows

@@ -1,4 +1,9 @@
-"""Measurements on the held-out prompts of a run: before it, meanwhile and after it."""
+"""Measurements on the held-out prompts of a run: before it, meanwhile and after it.
+
+A reward that is fitted again in mid-training is another judge. The base model is then measured
+anew with it, on the same noise, before the next gain is told, so that gains are always paired; rows
+that are written already keep their numbers, and each says which judge gave them.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,12 @@ from dataclasses import asdict, dataclass
 from ..measure.evaluate import Evaluation, evaluate, paired_gain, paired_means
 from ..measure.reward_fell import fallen, reward_gains
 from ..method.cancel import CheckCancel
-from ..method.policy import Policy
+from ..method.policy import Policy, base_model
 from ..method.reward import NoReward, Reward, RewardBatch
 from ..method.sampler import Sampler
 from ..processes.collective import Processes
 from ..prompts.example import Prompt
+from ..rewards.parts import measurable
 from ..train.alarms import Alarm
 from ..train.batch_limit import BatchLimit
 from ..train.config import TrainConfig
@@ -21,7 +27,7 @@ from ..train.events import AlarmRaised, EvaluationProgress, HeldOutEnd, Listener
 from ..train.patience import Patience
 from .outcome import EVALUATION_SEED
 
-__all__ = ["HeldOut", "check_held_out"]
+__all__ = ["HeldOut", "check_held_out", "check_needless"]
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +45,33 @@ def check_held_out(prompts: Sequence[Prompt]) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+def check_needless(reward: Reward, config: TrainConfig) -> None:
+    """Make sure that a training without a reward needs none.
+
+    Raises:
+        ValueError: Its algorithm trains on scores, or it is to be measured meanwhile.
+    """
+    if not isinstance(reward, NoReward):
+        return
+    if config.algorithm != "preference":
+        raise ValueError(
+            f"reward is missing; the algorithm {config.algorithm} trains on its scores, and only "
+            "the algorithm preference, which trains on picks, can do without"
+        )
+    if config.evaluate_every:
+        raise ValueError(
+            f"evaluate_every is {config.evaluate_every}, but without a reward nothing is measured; "
+            "set it to 0, or add a reward"
+        )
+
+
+@dataclass(kw_only=True)
 class HeldOut:
     """What is measured, and how; several processes share the prompts."""
 
     policy: Policy
     reward: Reward
+    """In force; its parts that ask a person do not measure."""
     prompts: Sequence[Prompt]
     config: TrainConfig
     sampler: Sampler | None
@@ -54,6 +81,24 @@ class HeldOut:
     processes: Processes
     listener: Listener
     check_cancel: CheckCancel
+    refit: int = 0
+    """Iterations that were done when the reward was fitted."""
+
+    def __post_init__(self) -> None:
+        self.judge_with(self.reward, self.refit)
+
+    def judge_with(self, reward: Reward, refit: int) -> None:
+        """From here on this reward measures, the base model too."""
+        self.reward, self.refit = measurable(reward), refit
+        self._before: Evaluation | None = None
+
+    @property
+    def before(self) -> Evaluation:
+        """The base model, by the reward in force; measured when it is needed."""
+        if self._before is None:
+            with base_model(self.policy):
+                self._before = self.measure("during" if self.refit else "before")
+        return self._before
 
     @property
     def is_scored(self) -> bool:
@@ -85,15 +130,16 @@ class HeldOut:
             self._all_scores(list)
         return Evaluation.joined([part for part in self.processes.gather(evaluation) if part])
 
-    def tell(self, iterations: int, before: Evaluation, now: Evaluation) -> Alarm | None:
+    def tell(self, iterations: int, now: Evaluation) -> Alarm | None:
         """Tell the listener what was gained; the alarm of a reward that fell."""
         if not self.is_scored:
             return None
+        before = self.before
         gain = paired_gain(before, now)
         base, mean = paired_means(before, now)
         low, high = base + gain.low, base + gain.high
         gains = reward_gains(before, now, self.reward)
-        measured = HeldOutEnd(iterations, mean, low, high, now.missing, gains)
+        measured = HeldOutEnd(iterations, mean, low, high, now.missing, gains, self.refit)
         self.listener(measured)
         alarm = fallen(asdict(measured))
         if alarm:

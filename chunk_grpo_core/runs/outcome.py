@@ -13,7 +13,6 @@ from torch import Tensor
 from ..measure.evaluate import Evaluation, paired_gain
 from ..measure.interval import Interval
 from ..measure.reward_fell import fallen_in
-from ..method.reward import NoReward
 from ..train.alarms import Alarm, alarms_of
 from ..train.config import TrainConfig
 from ..train.may_change import Change
@@ -60,7 +59,7 @@ class Outcome:
     @property
     def is_measured(self) -> bool:
         """Whether a reward has scored the held-out prompts; if not, there are only pictures."""
-        return self.reward != NoReward.name
+        return self.after.missing < self.after.rewards.numel()
 
     @property
     def gain(self) -> Interval:

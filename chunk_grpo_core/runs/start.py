@@ -24,9 +24,10 @@ from ..rewards.taste.picks import Taste
 from ..train.batch_limit import BatchLimit
 from ..train.events import EvaluationProgress, Listener, broadcast, ignore
 from ..watch.trackers import TRACKERS
-from .experiment import check_needless, run_experiment
+from .asking import GoesOn, check_asking, never_goes_on
+from .experiment import run_experiment
 from .folder import RunFolder, locked_run
-from .held_out import check_held_out
+from .held_out import check_held_out, check_needless
 from .load import load_policy, load_prompts, load_rewards
 from .outcome import Outcome
 from .preferences import judged_latents
@@ -53,6 +54,7 @@ def train(
     *,
     listener: Listener = ignore,
     check_cancel: CheckCancel = never_cancel,
+    goes_on: GoesOn = never_goes_on,
     processes: Processes | None = None,
     shard: bool = False,
 ) -> TrainedRun:
@@ -63,6 +65,7 @@ def train(
         folder: Run folder, which must be new; the record names it as ``run.folder``.
         listener: Hears all events, in the first process; what it raises stops the run.
         check_cancel: Raises to stop; called after every micro-step, and between what is loaded.
+        goes_on: See :func:`~.experiment.run_experiment`.
         processes: Those that train together, each calling this; this one alone if None.
         shard: Spread the frozen weights over them (FSDP2).
 
@@ -77,7 +80,7 @@ def train(
     with locked_run(RunFolder(folder), processes, goes_on=False) as run:
         place = processes.from_writer(lambda: str(run.path.absolute()))
         config = replace(config, run=replace(config.run, folder=place))
-        return _train(config, run, None, listener, check_cancel, processes, shard)
+        return _train(config, run, None, listener, check_cancel, goes_on, processes, shard)
 
 
 def resume(
@@ -86,6 +89,7 @@ def resume(
     changes: Sequence[str] = (),
     listener: Listener = ignore,
     check_cancel: CheckCancel = never_cancel,
+    goes_on: GoesOn = never_goes_on,
     processes: Processes | None = None,
     shard: bool = False,
 ) -> TrainedRun:
@@ -97,6 +101,7 @@ def resume(
             :data:`~chunk_grpo_core.train.may_change.MAY_CHANGE`.
         listener: See :func:`train`.
         check_cancel: See :func:`train`.
+        goes_on: See :func:`train`.
         processes: See :func:`train`; not necessarily as many as the run was started with.
         shard: See :func:`train`.
 
@@ -109,7 +114,9 @@ def resume(
     processes = processes or Processes()
     with locked_run(RunFolder(folder), processes, goes_on=True) as run:
         recorded = processes.from_writer(lambda: open_to_resume(run, changes))
-        return _train(recorded.config, run, recorded, listener, check_cancel, processes, shard)
+        return _train(
+            recorded.config, run, recorded, listener, check_cancel, goes_on, processes, shard
+        )
 
 
 def _train(
@@ -118,6 +125,7 @@ def _train(
     recorded: RecordedRun | None,
     listener: Listener,
     check_cancel: CheckCancel,
+    goes_on: GoesOn,
     processes: Processes,
     shard: bool,
 ) -> TrainedRun:
@@ -150,6 +158,7 @@ def _train(
         evaluation_seeds=config.run.pictures,
         listener=prepared.listener,
         check_cancel=check_cancel,
+        goes_on=goes_on,
         limit=limit,
         processes=processes,
         tables=config.tables(),
@@ -191,6 +200,7 @@ def _prepare(
         heard = broadcast(*trackers, listener)
     reward = load_rewards(config)
     check_needless(reward, config.settings)
+    check_asking(reward, config.settings, processes)
     check_cancel()
     return _Prepared(prompts, reward, heard, check_cancel, processes, shard)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from ..configfile.record import RUN_FILE, read_record, read_settings
 from ..measure.reward_fell import fallen_in
-from ..method.reward import NoReward
 from ..train.alarms import alarms_of
 from ..watch.history import read_metrics, reward_means
 from ..watch.newest_group import read_group
@@ -90,14 +89,15 @@ def run_view(folder: str | Path, since: int = 0) -> dict[str, Any]:
         "group": read_group(run.group),
         "alarms": [alarm.text for alarm in (*alarms_of(rows, settings), *fallen_in(held_out))],
         "is_measured": bool(rows)
-        and (any(row["iterations"] == done for row in held_out) or _is_shown(run, record.reward)),
+        and (any(row["iterations"] == done for row in held_out) if held_out else _is_shown(run)),
     }
 
 
-def _is_shown(run: RunFolder, reward: str) -> bool:
-    """Whether a run without a reward, which has no measurements, has drawn its last pictures."""
+def _is_shown(run: RunFolder) -> bool:
+    """Whether a run without measurements (it has no reward, or votes) has drawn its last
+    pictures."""
     files = (run.evaluation_file, run.metrics_file)
-    if reward != NoReward.name or not all(file.is_file() for file in files):
+    if not all(file.is_file() for file in files):
         return False
     shown, trained = (file.stat().st_mtime_ns for file in files)
     return shown >= trained

@@ -17,6 +17,7 @@ from typing import Annotated, get_type_hints
 
 from ..lora.adapter import LoraConfig
 from ..method.advantage import AdvantageConfig
+from ..method.asking import AskConfig
 from ..method.chunks import ChunkPlan
 from ..method.dynamics import DynamicsCurve, PlanSource
 from ..method.matching import ForwardConfig
@@ -125,6 +126,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     run: RunSettings = field(default_factory=RunSettings)
+    ask: AskConfig = field(default_factory=AskConfig)
     iterations: Annotated[int, Range(1, 1_000_000)] = 100
     """Rollouts in all."""
     prompts_per_iteration: Annotated[int, Range(1, 1024)] = 4

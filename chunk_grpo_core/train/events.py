@@ -12,12 +12,14 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..method.asking import Question
 from ..prompts.example import Example
 from .alarms import Alarm
 
 __all__ = [
     "AdvantagesEnd",
     "AlarmRaised",
+    "Asked",
     "EvaluationProgress",
     "Event",
     "HeldOutEnd",
@@ -30,6 +32,7 @@ __all__ = [
     "RunEnd",
     "RunStart",
     "StopWish",
+    "StopWished",
     "broadcast",
     "ignore",
     "never_stop",
@@ -108,6 +111,14 @@ class RewardWait:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """The run waits for a person; told again whenever they have said something."""
+
+    question: Question | None
+    """None: it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
 class AdvantagesEnd:
     """The samples of an iteration are compared; follows the last of its ``RolloutEnd``."""
 
@@ -150,6 +161,9 @@ class HeldOutEnd:
     rewards: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """What became of each reward since the base model: ``weight``, ``mean``, ``gain``, the
     ``low`` and ``high`` end of the gain's 95 % interval, ``prompts``."""
+    refit: int = 0
+    """Iterations that were done when the reward that measured was fitted; 0 is the one that the
+    run began with. Only rows with the same number can be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +182,7 @@ Event = (
     | EvaluationProgress
     | RolloutEnd
     | RewardWait
+    | Asked
     | AdvantagesEnd
     | IterationEnd
     | AlarmRaised
@@ -177,6 +192,11 @@ Event = (
 Listener = Callable[[Event], None]
 StopWish = Callable[[], bool]
 """Whether someone wants the run to end early and keep what it has learnt."""
+
+
+class StopWished(Exception):
+    """Ends the training before its next update: somebody wants it to end, and what goes on has
+    changed nothing yet."""
 
 
 def ignore(event: Event) -> None:

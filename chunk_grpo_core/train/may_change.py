@@ -36,6 +36,7 @@ _OF_REWARD = "where a reward is and how fast it is; its name and fingerprint mus
 _NOTHING = "the numbers of a training do not depend on them"
 _MEMORY = "how much memory is taken; numbers change by rounding at most"
 _NUMBERS = "change the numbers from there on"
+_ASKED = "what a person is asked from there on"
 MAY_CHANGE: dict[str, str] = {
     "iterations": "to train for longer, or to end sooner; not below those that are done",
     "checkpoint_every": _NOTHING,
@@ -50,6 +51,11 @@ MAY_CHANGE: dict[str, str] = {
     "objective.kl_ref": _NUMBERS,
     "forward.kl_ref": _NUMBERS,
     "forward.norm_guard": _NUMBERS,
+    "ask.every": _ASKED,
+    "ask.clicks": _ASKED,
+    "ask.pictures": _ASKED,
+    "ask.kind": _ASKED,
+    "ask.when_alarm": _ASKED,
     "preference.picks": "where the pictures are; those of a run are the ones that it recorded",
     "run.reward_retries": _NOTHING,
     "run.reward_wait": _NOTHING,
@@ -74,6 +80,8 @@ MAY_CHANGE: dict[str, str] = {
     "reward.image": _OF_REWARD,
     "reward.head": _OF_REWARD,
     "reward.encoder": _OF_REWARD,
+    "reward.picks": _OF_REWARD,
+    "reward.kind": _OF_REWARD,
     "reward.clip": _OF_REWARD,
     "reward.device": _OF_REWARD,
     "reward.batch_size": _OF_REWARD,

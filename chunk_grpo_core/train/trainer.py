@@ -35,6 +35,7 @@ from .events import (
     RolloutEnd,
     RunStart,
     StopWish,
+    StopWished,
     ignore,
     never_stop,
 )
@@ -54,10 +55,6 @@ __all__ = ["Trainer"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class _Stop(Exception):
-    """Ends an iteration that has not begun to update."""
 
 
 class Trainer:
@@ -203,7 +200,7 @@ class Trainer:
                     break
                 try:
                     row = self._iterate()
-                except _Stop:
+                except StopWished:
                     break
                 alarm = self._alarms.judge(row)
                 is_last = alarm is not None or self.iteration == self.config.iterations
@@ -339,7 +336,7 @@ class Trainer:
         """Between the calls of an iteration that has changed nothing yet."""
         self._check_cancel()
         if self._processes.count == 1 and self._is_stopped():
-            raise _Stop
+            raise StopWished
 
     def _progress(self, phase: str, fraction: float) -> None:
         self._listen(PhaseProgress(self.iteration, phase, fraction))

@@ -1,7 +1,8 @@
 """Trainings that run in this ComfyUI: where each stands, who is told, and how one is ended early.
 
 What was learnt and sampled lies in the run folder (``runs/view.py``). Here is only what no file
-holds: the phase, the time that is left, the wish to stop, and how a run ended.
+holds: the phase, the time that is left, what the person is asked, the wishes to stop and to go on,
+and how a run ended.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any
 
 import comfy.model_management
 
+from ...chunk_grpo_core.method.asking import Question
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
     AdvantagesEnd,
     AlarmRaised,
+    Asked,
     EvaluationProgress,
     Event,
     HeldOutEnd,
@@ -69,6 +72,8 @@ class LiveRun:
         self._began, self._told = time.monotonic(), 0.0
         self._news = 0
         self._stop = threading.Event()
+        self._question: Question | None = None
+        self._goes_on: tuple[str, ...] = ()
 
     @property
     def is_running(self) -> bool:
@@ -84,25 +89,41 @@ class LiveRun:
         self._stop.set()
         self._tell()
 
+    @property
+    def question(self) -> Question | None:
+        """What the person is asked, if the run waits for them."""
+        return self._question
+
+    def go_on(self) -> None:
+        """Go on with what was said about the question, if there is one."""
+        if (question := self._question) is not None:
+            self._goes_on = question.batches
+
+    def goes_on(self, question: Question) -> bool:
+        """Whether somebody wants to go on with what was said about this question."""
+        return self._goes_on == question.batches
+
     def end(self, state: str, message: str = "") -> None:
         """Say how it ended: finished, stopped, cancelled or failed."""
-        self._state, self._message = state, message
+        self._state, self._message, self._question = state, message, None
         self._news += 1
         self._tell()
 
     def status(self) -> dict[str, Any]:
         """Where it stands, JSON-ready; ``news`` counts what has changed in the run folder."""
+        question = self._question
         return {
             "run": self.name,
             "node": self.asker.node,
             "workflow": self.asker.workflow,
             "state": self._state,
             "message": self._message,
-            "phase": self._phase,
+            "phase": "ask" if question else self._phase,
+            "asks": question and question.to_json(),
             "iteration": self._iteration,
             "iterations": self._iterations,
             "fraction": round(self._fraction, 4),
-            "seconds_left": self._seconds_left() if self.is_running else None,
+            "seconds_left": self._seconds_left() if self.is_running and not question else None,
             "stopping": self.is_running and self.wants_stop(),
             "news": self._news,
         }
@@ -111,6 +132,8 @@ class LiveRun:
         """Hear one event of the training."""
         is_waiting = isinstance(event, RewardWait)
         self._message = event.text if is_waiting else ""
+        if isinstance(event, Asked):
+            self._question, self._goes_on = event.question, ()
         if isinstance(event, EvaluationProgress):
             self._phase, self._fraction = event.which, event.fraction
         elif isinstance(event, RunStart):
@@ -129,6 +152,7 @@ class LiveRun:
         elif isinstance(event, RunEnd):
             self._iteration, self._fraction = event.iterations, 1.0
         is_news = isinstance(event, _NEWS)
+        is_waiting = is_waiting or isinstance(event, Asked)
         self._news += is_news
         if is_news or is_waiting or time.monotonic() - self._told >= _PAUSE:
             self._tell()

@@ -6,9 +6,10 @@ scored, and it makes room when another model needs the memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management as memory
 import folder_paths
@@ -27,7 +28,7 @@ from ...chunk_grpo_core.rewards.taste.reward import load_taste
 from .consent import check_may_download
 from .host import check_interrupt, progress_bar
 from .taste_encoder import ClipVisionEncoder
-from .taste_heads import find_head, tastes_folder
+from .taste_heads import find_head, taste_of_head, tastes_folder
 
 __all__ = ["ManagedReward", "fetch_missing", "load_managed", "load_taste_head", "weight_path"]
 
@@ -68,6 +69,12 @@ class ManagedReward:
     def fingerprint(self) -> Fingerprint:
         """That of the reward."""
         return self.reward.fingerprint
+
+    def with_parts(self, change: Callable[[Reward], Reward]) -> Reward:
+        """The same network, with what ``change`` makes of the reward."""
+        made = copy.copy(self)
+        made.reward = cast(NetworkReward, change(self.reward))
+        return made
 
     def score(self, images: Tensor, examples: Sequence[Prompt]) -> RewardBatch:
         """See :class:`~chunk_grpo_core.method.reward.Reward`."""
@@ -115,16 +122,19 @@ def load_taste_head(file: str, settings: Mapping[str, Any], clip_vision: Any = N
         ValueError: The file is no head, or it was fitted on another encoder.
         FileNotFoundError: It is in none of the folders.
     """
-    path = find_head(file) or weight_path(file, tastes_folder())
+    own = find_head(file)
+    path, picks = own or weight_path(file, tastes_folder()), taste_of_head(own)
     if not settings.get("encoder"):
         encoder = None if clip_vision is None else ClipVisionEncoder(clip_vision)
         with torch.inference_mode(False), torch.no_grad():
-            return load_taste(path, **{**settings, "encoder": encoder})
+            return load_taste(path, **{**settings, "encoder": encoder, "picks": picks})
     if clip_vision is not None:
         raise ValueError(
             "settings names an encoder, and a model is connected to clip_vision; take one away"
         )
     encoder = weight_path(str(settings["encoder"]))
+    if picks is not None:
+        settings = {**settings, "picks": picks.folder}
     return load_managed("taste", {**settings, "head": path, "encoder": encoder})
 
 

@@ -4,10 +4,27 @@
     GET  /chunk_grpo/runs/{name}?since=12        ``run_view``, and "live": status or null
     GET  /chunk_grpo/runs/{name}/group/{file}    a picture of the newest group
     POST /chunk_grpo/runs/{name}/stop            end after the current update, keep the LoRA
+    GET  /chunk_grpo/runs/{name}/ask             ``asks`` of the status, and "batches" (below)
+    POST /chunk_grpo/runs/{name}/ask/answer      {"said": text, "done": bool}; answers as GET
+    POST /chunk_grpo/runs/{name}/ask/go_on       go on with what was said so far
     POST /chunk_grpo/chunk_plan                  ``plan_view`` of {chunk_sizes, weights, curve}
 
 ``live`` in the first answer is that of the node ``?node=7&workflow=...``. A status is what
 ``LiveRun.status`` gives; null means that ComfyUI has not run it since it started.
+
+While a run waits for its person, ``asks`` of its status is, and otherwise null:
+
+    {"taste": "mine",          where pictures and clicks go (``tastes.py``: GET .../pictures/, POST
+                               .../pick; {"do": "done", "batch": id} says that this was all)
+     "batches": [id, ...],     what is asked about, in order
+     "kind": "best",           how it is shown first: hearts, best, duels or stars
+     "given": 3, "wanted": 16, clicks about them, and after how many the run goes on by itself;
+                               wanted 0: when each batch is answered or done
+     "why": "votes"}           or "every 10 iterations", "alarm collapse"
+
+``batches`` of /ask are those of ``taste_view`` that are asked about. ``said`` is a text as Pick
+Pictures takes it (``picking/said.py``), with the ``numbers`` of the batches; ``done`` says that
+this was all about them. A text that is none is refused whole. Stop and Cancel end the waiting, too.
 """
 
 from __future__ import annotations
@@ -21,13 +38,20 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web import Request, Response
 
+from ...chunk_grpo_core.disk.lock import InUse
+from ...chunk_grpo_core.method.asking import Question
 from ...chunk_grpo_core.method.dynamics import DynamicsCurve
 from ...chunk_grpo_core.rewards.safe_json import parse_json
+from ...chunk_grpo_core.rewards.taste.asking import answer_in_words
+from ...chunk_grpo_core.rewards.taste.picking.batches import read_batch
+from ...chunk_grpo_core.rewards.taste.picking.view import batch_views
 from ...chunk_grpo_core.runs.view import run_names, run_view
 from ...chunk_grpo_core.watch.plan_view import plan_view
 from .answers import body_of, is_foreign, refusal
 from .host import output_folder, page_server, run_folder
 from .monitor import Asker, LiveRun, live_run, run_of_node
+from .taste_heads import named_taste
+from .tastes import tell_pages
 
 __all__ = ["add_routes"]
 
@@ -43,6 +67,9 @@ def add_routes() -> None:
         routes.get("/chunk_grpo/runs/{name}")(_show_run)
         routes.get("/chunk_grpo/runs/{name}/group/{file}")(_show_picture)
         routes.post("/chunk_grpo/runs/{name}/stop")(_stop_run)
+        routes.get("/chunk_grpo/runs/{name}/ask")(_show_question)
+        routes.post("/chunk_grpo/runs/{name}/ask/answer")(_answer)
+        routes.post("/chunk_grpo/runs/{name}/ask/go_on")(_go_on)
         routes.post("/chunk_grpo/chunk_plan")(_show_plan)
 
 
@@ -91,6 +118,72 @@ async def _stop_run(request: Request) -> Response:
         return refusal(409, f"the run {name!r} is not running")
     run.stop()
     return web.json_response(run.status())
+
+
+async def _show_question(request: Request) -> Response:
+    run = live_run(request.match_info["name"])
+    if run is None:
+        return refusal(404, f"the run {request.match_info['name']!r} is not running")
+    if run.question is None:
+        return web.json_response({"asks": None, "batches": []})
+    try:
+        return web.json_response(await asyncio.to_thread(_question_view, run.question))
+    except ValueError as error:
+        return refusal(500, str(error))
+
+
+async def _answer(request: Request) -> Response:
+    if is_foreign(request):
+        return refusal(403, "pages of other sites may not answer")
+    run, question = _who_asks(request)
+    if run is None or question is None:
+        return refusal(409, f"the run {request.match_info['name']!r} does not ask anything now")
+    try:
+        said, closes = _said(parse_json(await body_of(request)))
+        await asyncio.to_thread(_answer_question, question, said, closes)
+        view = await asyncio.to_thread(_question_view, question)
+    except ValueError as error:
+        return refusal(400, str(error))
+    except InUse as error:
+        return refusal(409, f"somebody else writes to this taste ({error}); try again")
+    except OSError as error:
+        return refusal(500, str(error))
+    tell_pages(question.folder.name)
+    return web.json_response(view)
+
+
+async def _go_on(request: Request) -> Response:
+    if is_foreign(request):
+        return refusal(403, "pages of other sites may not go on")
+    run, question = _who_asks(request)
+    if run is None or question is None:
+        return refusal(409, f"the run {request.match_info['name']!r} does not ask anything now")
+    run.go_on()
+    return web.json_response(run.status())
+
+
+def _who_asks(request: Request) -> tuple[LiveRun | None, Question | None]:
+    run = live_run(request.match_info["name"])
+    return run, run.question if run is not None and run.is_running else None
+
+
+def _question_view(question: Question) -> dict[str, Any]:
+    taste = named_taste(question.folder.name)
+    return {"asks": question.to_json(), "batches": batch_views(taste, question.batches)}
+
+
+def _answer_question(question: Question, said: str, closes: bool) -> None:
+    taste = named_taste(question.folder.name)
+    batches = [read_batch(taste, name) for name in question.batches]
+    answer_in_words(taste, batches, said, closes=closes)
+
+
+def _said(body: Any) -> tuple[str, bool]:
+    said = body.get("said", "") if isinstance(body, dict) else None
+    closes = body.get("done", False) if isinstance(body, dict) else None
+    if not isinstance(said, str) or not isinstance(closes, bool) or not (said.strip() or closes):
+        raise ValueError('write {"said": "liked: 1, 4", "done": true}')
+    return said, closes
 
 
 async def _show_plan(request: Request) -> Response:

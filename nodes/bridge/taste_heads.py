@@ -21,6 +21,7 @@ __all__ = [
     "heads_state",
     "named_taste",
     "picks_state",
+    "taste_of_head",
     "tastes_folder",
 ]
 
@@ -85,6 +86,13 @@ def find_head(file: str) -> Path | None:
         file = f"{file}/{file}.safetensors"
     path = path_inside(file, tastes_folder(), _SHOWN)
     return path if path.is_file() else None
+
+
+def taste_of_head(head: Path | None) -> Taste | None:
+    """The taste in whose folder a head lies, if it is one of ``tastes_folder``."""
+    if head is None or head.parent.parent != tastes_folder():
+        return None
+    return named_taste(head.parent.name)
 
 
 def picks_state(name: str | None) -> str:

@@ -18,16 +18,19 @@ from ...chunk_grpo_core.configfile.record import COMFYUI
 from ...chunk_grpo_core.disk.atomic import CannotWrite
 from ...chunk_grpo_core.lora.contents import blaming
 from ...chunk_grpo_core.lora.files import save_lora
+from ...chunk_grpo_core.method.asking import Question
 from ...chunk_grpo_core.method.policy import trained_adapter
 from ...chunk_grpo_core.method.reward import NoReward, NothingScored, Reward
 from ...chunk_grpo_core.models.tensor_cache import digest
-from ...chunk_grpo_core.runs.experiment import check_needless, run_experiment
+from ...chunk_grpo_core.runs.experiment import run_experiment
 from ...chunk_grpo_core.runs.folder import RunFolder
+from ...chunk_grpo_core.runs.held_out import check_needless
 from ...chunk_grpo_core.runs.outcome import Outcome
 from ...chunk_grpo_core.runs.preferences import judged_latents
 from ...chunk_grpo_core.runs.results import write_pictures
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
+    Asked,
     EvaluationProgress,
     Event,
     PhaseProgress,
@@ -125,9 +128,18 @@ class _Progress:
         elif isinstance(event, RewardWait):
             show_text(event.text)
             return
+        elif isinstance(event, Asked):
+            show_text(_waits_for(event.question) if event.question else "")
+            return
         else:
             return
         show_progress(self._bar, self._value, picture)
+
+
+def _waits_for(question: Question) -> str:
+    """What is shown below the node while the run waits for its person."""
+    said = f"{question.given} of {question.wanted} clicks" if question.wanted else "your clicks"
+    return f"Waits for you ({question.why}; {said}): taste {question.folder.name}"
 
 
 def train_lora(
@@ -215,6 +227,7 @@ def train_lora(
                 listener=broadcast(_Progress(config.iterations), run.listen),
                 check_cancel=check_interrupt,
                 wants_stop=run.wants_stop,
+                goes_on=run.goes_on,
                 limit=limit,
                 tables={
                     "model": {**COMFYUI["model"], **_guidance(prompts, negative, cfg)},

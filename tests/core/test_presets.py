@@ -71,7 +71,7 @@ def test_every_setting_of_a_run_has_a_value_and_a_source(name):
     if values.get("objective.kl_ref") == 0:
         without_use.add("objective.kl_type")
     without_use |= {key for key in setting_keys() if key.startswith("run.")}  # no training depends
-    without_use |= {key for key in setting_keys() if key.startswith("preference.")}
+    without_use |= {key for key in setting_keys() if key.startswith(("preference.", "ask."))}
     if values["algorithm"] == "chunk_grpo":
         without_use |= {key for key in setting_keys() if key.startswith("forward.")}
     wanted = {key for key, _ in leaves(config_of(name))} - FREE - without_use

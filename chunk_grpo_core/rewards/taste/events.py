@@ -8,6 +8,7 @@ hearts    2-64    for each picture 1 (liked), 0, or -1 (rejected)
 like      1       true or false
 stars     1       1 to 5, or -1: rejected
 skip      0-64    null
+done      1-64    null: nothing more will be said about these pictures, which were asked about
 undo      0       id of the pick that does not count any more
 """
 
@@ -55,6 +56,7 @@ KINDS: Mapping[str, tuple[int, int]] = MappingProxyType(
         "like": (1, 1),
         "stars": (1, 1),
         "skip": (0, MOST_SHOWN),
+        "done": (1, MOST_SHOWN),
         "undo": (0, 0),
     }
 )
@@ -200,8 +202,8 @@ def pick_of(row: Mapping[str, Any], where: str) -> Pick:
 
 
 def counting(picks: Iterable[Pick]) -> list[Pick]:
-    """The picks that count, in order: neither undone, nor skipped, nor an undo."""
-    return [pick for pick in standing(picks) if pick.kind != "skip"]
+    """The picks that count, in order: not undone, and neither a skip, a done nor an undo."""
+    return [pick for pick in standing(picks) if pick.kind not in ("skip", "done")]
 
 
 def standing(picks: Iterable[Pick]) -> list[Pick]:

@@ -38,18 +38,21 @@ class Fitted:
     report: Report
 
 
-def fit_taste(taste: Taste, encoder: Encoder | None = None) -> Fitted:
+def fit_taste(
+    taste: Taste, encoder: Encoder | None = None, picks: Sequence[Pick] | None = None
+) -> Fitted:
     """Fit a head to the picks of a folder.
 
     Args:
         taste: Its pictures are read once, and their numbers kept in the folder.
         encoder: Joined with the statistics; without one they are alone.
+        picks: Those of the folder that are taken; all that count if None.
 
     Raises:
         ValueError: No pick says which picture is better; a line of the file is wrong; or a file
             holds another picture than the one that was shown.
     """
-    picks = taste.counting()
+    picks = taste.counting() if picks is None else picks
     numbers = features_shown(taste, [shown for pick in picks for shown in pick.shown], encoder)
     try:
         return fit_picks(picks, numbers, encoder)

@@ -6,6 +6,7 @@ on it together with a reward that follows the prompt, and with a leash (``docs/t
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...method.asking import Person, RefitRequest
 from ...method.reward import Fingerprint, RewardBatch, checked_inputs
 from ...prompts.example import Prompt
+from ...settings.declared import shortened
 from ..files import digest
 from ..networks.network import LoadOptions
+from .asking import answer, clicks_about
 from .encoders import VisionEncoder, encoder_without_file, load_encoder
+from .events import counting
 from .features import Encoder, features
-from .head import Head, load_head
+from .fit import fit_taste
+from .head import Head, load_head, save_head
+from .picking.batches import keep_batches
+from .picks import PICKS_FILE, Taste
 
 __all__ = ["EncodedTasteReward", "TasteReward", "check_encoder", "load_taste"]
 
@@ -38,6 +46,7 @@ class TasteReward:
         pessimism: float = 0.0,
         distance: float = 0.0,
         batch_size: int = 16,
+        picks: Taste | None = None,
     ) -> None:
         """Judge with a head.
 
@@ -50,6 +59,7 @@ class TasteReward:
             distance: What is subtracted for every 1 that the extra ``unfamiliar`` is above 1. It
                 lowers pictures unlike those that were shown.
             batch_size: Pictures at once.
+            picks: Those that it was fitted on, for :meth:`refit`.
 
         Raises:
             ValueError: The encoder is missing or another one, or pessimism or distance is negative.
@@ -62,7 +72,7 @@ class TasteReward:
         check_encoder(head, encoder)
         self.head, self.encoder = head, encoder
         self.pessimism, self.distance, self.batch_size = pessimism, distance, batch_size
-        self._facts = dict(facts)
+        self._facts, self._picks = dict(facts), picks
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -92,6 +102,40 @@ class TasteReward:
             if self.distance:
                 values[places] -= self.distance * (unfamiliar[places] - 1).clamp(min=0)
         return RewardBatch.of(values, taste_std=spread, unfamiliar=unfamiliar)
+
+    def check_refits(self) -> None:
+        """See :class:`~chunk_grpo_core.method.asking.Refits`."""
+        if self._picks is None:
+            raise ValueError(
+                "ask.every and ask.when_alarm stop to fit the taste again, but the reward taste "
+                "does not know its picks: name their folder, picks = ..., or keep the head in it"
+            )
+
+    def refit(self, request: RefitRequest, person: Person) -> TasteReward | None:
+        """See :class:`~chunk_grpo_core.method.asking.Refits`: all clicks that count are fitted,
+        those from before the training among them."""
+        self.check_refits()
+        assert self._picks is not None
+        taste, config = self._picks, request.config
+        texts = [example.text for example in request.examples]
+        batches = keep_batches(taste, request.images, texts, kind=config.kind)
+        picks = answer(
+            taste, batches, person, kind=config.kind, why=request.why, wanted=config.clicks
+        )
+        if not clicks_about(batches, picks):
+            return None
+        save_head(fit_taste(taste, self.encoder, counting(picks)).head, request.file)
+        return self.of_file(request.file)
+
+    def keep(self, file: Path) -> None:
+        """See :class:`~chunk_grpo_core.method.asking.Refits`; equal heads give equal files."""
+        save_head(self.head, file)
+
+    def of_file(self, file: Path) -> TasteReward:
+        """See :class:`~chunk_grpo_core.method.asking.Refits`."""
+        made = copy.copy(self)
+        made.head, made._facts = load_head(file), {"head": digest(file)}
+        return made
 
 
 class EncodedTasteReward(TasteReward):
@@ -138,6 +182,7 @@ def load_taste(
     device: str = "cpu",
     dtype: str = "float32",
     batch_size: int = 16,
+    picks: str | Path | Taste | None = None,
 ) -> TasteReward:
     """Load a taste.
 
@@ -150,6 +195,8 @@ def load_taste(
         device: Of the encoder.
         dtype: Of the encoder; a head belongs to one.
         batch_size: Pictures at once.
+        picks: Folder of the picks that it was fitted on, if it is to be fitted again while it
+            trains; that of the head, if it holds picks.
 
     Raises:
         FileNotFoundError: A file is not on this machine.
@@ -158,17 +205,43 @@ def load_taste(
     options = LoadOptions(device=device, dtype=dtype, batch_size=batch_size)
     fitted = load_head(head)
     facts = {"head": digest(head)}
+    taste = _picks_of(Path(head), picks)
     if encoder is None:
         encoder = encoder_without_file(fitted.encoder, fitted.encoder_digest)
     if not isinstance(encoder, (str, Path)):
         return TasteReward(
-            fitted, facts, encoder=encoder, pessimism=pessimism, distance=distance,
+            fitted,
+            facts,
+            encoder=encoder,
+            pessimism=pessimism,
+            distance=distance,
             batch_size=batch_size,
-        )  # fmt: skip
+            picks=taste,
+        )
     network = load_encoder(
         encoder, device=options.device, dtype=options.torch_dtype, batch_size=batch_size
     )
     return EncodedTasteReward(
-        fitted, facts, encoder=network, pessimism=pessimism, distance=distance,
+        fitted,
+        facts,
+        encoder=network,
+        pessimism=pessimism,
+        distance=distance,
         batch_size=batch_size,
-    )  # fmt: skip
+        picks=taste,
+    )
+
+
+def _picks_of(head: Path, picks: str | Path | Taste | None) -> Taste | None:
+    if isinstance(picks, Taste):
+        return picks
+    if picks:
+        taste = Taste(picks)
+        if not taste.file.is_file():
+            raise FileNotFoundError(
+                f"picks is {shortened(str(picks))}, but there is no {PICKS_FILE}; name the folder "
+                "of the taste that the head was fitted on"
+            )
+        return taste
+    beside = Taste(head.parent)
+    return beside if beside.file.is_file() else None

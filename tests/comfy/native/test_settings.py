@@ -36,6 +36,11 @@ BASIC = {
     "stop_on": "collapse, no-signal",
     "reward_retries": 2,
     "reward_wait": 1.5,
+    "ask_every": 6,
+    "ask_clicks": 9,
+    "ask_pictures": 12,
+    "ask_kind": "stars",
+    "ask_when_alarm": "on",
 }
 OBJECTIVE = {
     "ratio": "step",
@@ -163,6 +168,9 @@ def test_every_input_reaches_the_training(lab):
     wanted |= {"batch_size": 5, "checkpoint_every": 7, "evaluate_every": 4}
     wanted |= {"update_batch_size": 3, "run.stop_on": ("collapse", "no-signal")}
     wanted |= {"run.reward_retries": 2, "run.reward_wait": 1.5}
+    for name in ("every", "clicks", "pictures", "kind"):
+        wanted[f"ask.{name}"] = BASIC[f"ask_{name}"]
+    wanted["ask.when_alarm"] = True
     for name in ("updates_per_rollout", "epochs", "weight_decay", "max_grad_norm"):
         wanted[f"optimizer.{name}"] = BASIC[name]
     wanted |= {"optimizer.warmup_updates": 11, "optimizer.ema_decay": 0.9}

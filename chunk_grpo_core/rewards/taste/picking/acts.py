@@ -15,7 +15,7 @@ from ..events import Pick, new_pick, standing
 from .batches import Batch, Key
 from .marks import Marks, keys_of
 
-__all__ = ["answer_duel", "choose_best", "give_stars", "mark_hearts", "skip", "undo_last"]
+__all__ = ["answer_duel", "choose_best", "close", "give_stars", "mark_hearts", "skip", "undo_last"]
 
 
 def mark_hearts(
@@ -115,6 +115,12 @@ def skip(batch: Batch, places: Sequence[int] | None = None, ms: int | None = Non
     return [new_pick("skip", shown, ms=ms)]
 
 
+def close(batches: Sequence[Batch], picks: Sequence[Pick]) -> list[Pick]:
+    """Nothing more will be said about some batches; those that are closed already stay so."""
+    closed = {keys_of(pick) for pick in picks if pick.kind == "done"}
+    return [new_pick("done", batch.shown) for batch in batches if batch.keys not in closed]
+
+
 def undo_last(picks: Sequence[Pick], among: Collection[Key] | None = None) -> list[Pick]:
     """Take back what was done last, and all that was done with it; nothing if there is nothing.
 
@@ -126,7 +132,11 @@ def undo_last(picks: Sequence[Pick], among: Collection[Key] | None = None) -> li
     for last in range(len(picks) - 1, -1, -1):
         pick = picks[last]
         keys = set(keys_of(pick))
-        if pick.id in stands and (among is None or (keys and keys <= set(among))):
+        if (
+            pick.id in stands
+            and pick.kind != "done"
+            and (among is None or (keys and keys <= set(among)))
+        ):
             break
     else:
         return []

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ....disk.atomic import write_whole
 from ....disk.regular import read_regular
+from ....method.asking import WAYS
 from ...safe_json import parse_json
 from ..events import MOST_SHOWN, Shown, shown_of, shown_row
 from ..picks import Taste
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 """Picture and prompt: what picks are about."""
-WAYS = ("hearts", "best", "duels", "stars")
-"""How a batch can be picked from."""
 _VERSION = 1
 _NEWEST = 200
 """Batches that are read."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....settings.declared import shortened
@@ -10,12 +10,12 @@ from ..events import Pick, counting
 from ..fit import clicks_in
 from ..picks import Taste
 from ..report import own_agreement
-from .acts import answer_duel, choose_best, give_stars, mark_hearts, skip, undo_last
+from .acts import answer_duel, choose_best, close, give_stars, mark_hearts, skip, undo_last
 from .batches import Batch, read_batch, read_batches
 from .duels import open_duels, repeated_duel
 from .marks import Marks
 
-__all__ = ["ENOUGH", "act", "taste_view"]
+__all__ = ["ENOUGH", "act", "batch_views", "taste_view"]
 
 ENOUGH = {"fit": 20, "train": 40, "good": 80, "best": 160}
 """Clicks from which on it is worth while to fit, to train, and to go on until."""
@@ -49,6 +49,18 @@ def taste_view(taste: Taste) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def batch_views(taste: Taste, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Some batches as :func:`taste_view` shows them.
+
+    Raises:
+        FileNotFoundError: There is no batch of a name.
+        ValueError: See :func:`taste_view`.
+        OSError: See there.
+    """
+    marks = Marks(taste.picks())
+    return [_batch_view(read_batch(taste, name), marks) for name in names]
+
+
 def _batch_view(batch: Batch, marks: Marks) -> dict[str, Any]:
     return {
         "id": batch.id,
@@ -70,10 +82,10 @@ def act(taste: Taste, said: Any) -> list[Pick]:
 
     Args:
         taste: Where.
-        said: ``do``: hearts, best, stars, duel, skip or undo. All but undo need ``batch``, an id;
-            hearts and stars ``marks``, a list of [place, mark]; best ``place``; duel ``places``
-            (left, right) and ``answer`` (0, 1 or null: same); skip may have ``places``. ``ms``:
-            milliseconds that the person took, or nothing.
+        said: ``do``: hearts, best, stars, duel, skip, undo or done (nothing more will be said). All
+            but undo need ``batch``, an id; hearts and stars ``marks``, a list of [place, mark];
+            best ``place``; duel ``places`` (left, right) and ``answer`` (0, 1 or null: same); skip
+            may have ``places``. ``ms``: milliseconds that the person took, or nothing.
 
     Returns:
         The picks that were added.
@@ -108,7 +120,11 @@ def act(taste: Taste, said: Any) -> list[Pick]:
     if what == "skip":
         places = _places(said) if said.get("places") is not None else None
         return taste.decide(lambda picks: skip(batch, places, ms))
-    raise ValueError(f"do is {shortened(what)}; it must be hearts, best, stars, duel, skip or undo")
+    if what == "done":
+        return taste.decide(lambda picks: close([batch], picks))
+    raise ValueError(
+        f"do is {shortened(what)}; it must be hearts, best, stars, duel, skip, done or undo"
+    )
 
 
 def _marks(said: Mapping[str, Any]) -> dict[int, int]:
