@@ -34,6 +34,8 @@ _NEAR_COARSE, _NEAR_FINE = (0.4, 2.5), (0.1, 4.0)
 _ATTEMPTS = 6
 _FINE_CURVATURE = 0.1
 """Largest noise of a fine move, relative to it, of a model that rounds finely."""
+_SMALLER_STILL = 0.125
+"""A second move that tells curvature from rounding, relative to the first."""
 _CURVATURE, _SMALLER = (0.05, 0.5), (0.25, 0.5)
 """Largest even part of a fine and of a coarse move, relative to it; one that has more is made
 smaller by this factor, a coarse one once."""
@@ -90,18 +92,25 @@ class Slopes:
     """Measured on the way."""
 
     def calibrate(self, cell: Cell, at: Backward, direction: Direction) -> None:
-        """Find out how the model rounds, from a small move."""
-        h, ahead, behind = self._pair(cell, at, direction, _FINE_MOVE)
+        """Find out how the model rounds, from a small move, and from a smaller one if that is
+        curved: of a smaller move rounding is a larger part, and curvature a smaller one."""
         size = rms(at.here.v_t)
-        change = rms(ahead.v_t - behind.v_t) / 2.0 / size
-        even = rms(ahead.v_t + behind.v_t - 2.0 * at.here.v_t) / size
-        self.is_fine = even <= _FINE_CURVATURE * 2.0 * change and change > 0.0
+        for move in (_FINE_MOVE, _FINE_MOVE * _SMALLER_STILL):
+            h, ahead, behind = self._pair(cell, at, direction, move)
+            change = rms(ahead.v_t - behind.v_t) / 2.0 / size
+            even = rms(ahead.v_t + behind.v_t - 2.0 * at.here.v_t) / size
+            self.is_fine = even <= _FINE_CURVATURE * 2.0 * change and change > 0.0
+            if self.is_fine:
+                break
+            if not self.rounding:
+                self.rounding = min(even / math.sqrt(6.0), math.sqrt(2.0) * change)
         if not self.is_fine:
-            self.rounding = min(even / math.sqrt(6.0), math.sqrt(2.0) * change)
-        elif _NEAR_FINE[0] <= change / _FINE_MOVE <= _NEAR_FINE[1]:
+            return
+        self.rounding = 0.0
+        if _NEAR_FINE[0] <= change / move <= _NEAR_FINE[1]:
             self._first = Slope(direction, (ahead.mean - behind.mean) / (2.0 * h))
         else:
-            self._cosine *= _FINE_MOVE / change
+            self._cosine *= move / change
 
     def along(self, cell: Cell, at: Backward, direction: Direction, factor: float = 1.0) -> Slope:
         """Measure along a gradient.
