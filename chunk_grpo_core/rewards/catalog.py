@@ -275,9 +275,10 @@ CATALOG: dict[str, Entry] = {
         needs="you ([taste](taste.md#votes)); held-out prompts are measured by whatever it is "
         "combined with",
         speed="yours",
-        evidence="Simulated people raise what they like; killed and resumed with the same LoRA: "
+        evidence="Killed and resumed with the same LoRA, and nothing asked twice: "
         "`tests/core/test_asking.py`.",
-        unproved="Votes of real people. Few groups are voted on in an evening.",
+        unproved="That votes raise what a person likes: one simulated person gained 0.19 (-0.08 to "
+        "0.46) with 40 clicks. Votes of real people.",
     ),
 }
 
