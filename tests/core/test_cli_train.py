@@ -212,7 +212,7 @@ def test_an_edited_record_is_honoured_and_the_lora_tells(copied):
 def test_all_that_may_change_may_change_at_once_and_is_recorded(copied):
     document = parse_toml((copied / "run.toml").read_text())
     keys = [key for key in MAY_CHANGE if key in document or key.partition(".")[0] in document]
-    keys = [key for key in keys if not key.startswith(("forward.", "preference."))]
+    keys = [key for key in keys if not key.startswith(("ask.", "forward.", "preference."))]
     new = {"run.folder": "elsewhere", "run.continue_from": "", "run.log": [], "run.pictures": 2}
     old = {}
     for key in keys:
