@@ -156,7 +156,8 @@ class Preference:
             for place, name in enumerate(names):
                 if (start := known.get(name)) is not None and not self._is_scaled(name):
                     x_1 = noise_of_batch(start.seed, start.index, request.latent_shape)
-                    noised.eps[:, place] = x_1
+                    if x_1 is not None:
+                        noised.eps[:, place] = x_1
         return noised
 
     def _latent(self, name: str) -> Tensor:

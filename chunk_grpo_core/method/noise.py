@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -63,15 +64,21 @@ def draw_normal(generators: Iterable[torch.Generator], latent_shape: Sequence[in
     return torch.stack([torch.randn(*latent_shape, generator=g) for g in generators])
 
 
-def noise_of_batch(seed: int, index: int, latent_shape: Sequence[int]) -> Tensor:
+def noise_of_batch(seed: int, index: int, latent_shape: Sequence[int]) -> Tensor | None:
     """What one picture of a batch began with, where torch drew the noise of the whole batch at once
     on the CPU, as ComfyUI does; float32, shape (*latent).
 
     Args:
         seed: Of the batch.
         index: Place of the picture, from 0.
-        latent_shape: Shape of one latent, of 16 numbers or more: torch draws blocks of 16.
+        latent_shape: Shape of one latent.
+
+    Returns:
+        None where the size of the whole batch matters, too: torch draws blocks of 16 numbers, and
+        the last 16 of all anew where they do not end with a block.
     """
+    if prod(latent_shape) % 16:
+        return None
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(index + 1, *latent_shape, generator=generator)[index]
 

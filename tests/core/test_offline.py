@@ -152,6 +152,21 @@ def test_pictures_get_the_noise_that_they_began_with_where_it_is_known(noise):
     assert torch.equal(task.noised.eps[:, 0], task.noised.eps[:, 1]) == (noise == "fresh")
 
 
+def test_noise_that_depends_on_the_size_of_the_batch_is_drawn_afresh():
+    shape = (4, 3, 3)
+    assert noise_of_batch(7, 3, shape) is None and noise_of_batch(7, 3, SHAPE) is not None
+    request = GroupRequest(
+        iteration=0, number=0, samples=slice(0, 2), example=world()[0][3],
+        noise=Noise(True, 1, 2), latent_shape=shape,
+    )  # fmt: skip
+    names = [name(6), name(7)]
+    stored, fresh = (
+        Preference(config_of(preference=PreferenceConfig(noise=noise)))._noised(request, names)
+        for noise in ("stored", "fresh")
+    )
+    assert torch.equal(stored.eps, fresh.eps)
+
+
 def test_the_noise_of_a_picture_that_was_scaled_is_not_that_of_its_latent():
     config = config_of(preference=PreferenceConfig(noise="stored"))
     examples, latents = world()
