@@ -44,6 +44,7 @@ export class AskPanel {
     this.asks = null;
     this.large = null;
     this.isRunning = false;
+    this.hadFocus = false; // when the last question went away
     this.picker = new AskPicker(() => this.draw());
     this.look = {
       progress: () => simpleProgress((view) => this.progress(view)),
@@ -69,12 +70,20 @@ export class AskPanel {
     this.asks = asks;
     this.isRunning = live?.state === "running";
     if (!!asks !== wasAsked) {
+      if (wasAsked) this.hadFocus = this.element.contains(document.activeElement);
       this.element.style.display = asks ? "" : "none";
       this.onShow(!!asks);
     }
     if (isNew) this.picker.setWay(asks.kind);
     if (isNew || (wasAsked && !asks)) await this.picker.open(run);
     else this.draw();
+    if (isNew) this.takeFocus();
+  }
+
+  /** Keys that answered the last question answer this one, unless something else has them now. */
+  takeFocus() {
+    if (this.hadFocus && !this.large && document.activeElement === document.body) this.small.focus();
+    this.hadFocus = false;
   }
 
   /** Take the message that something was picked. */

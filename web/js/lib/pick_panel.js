@@ -40,7 +40,11 @@ export function pickPanel(picker, full, look = {}) {
   };
   const tab = (way) => {
     const [shape, text, title] = ways[way];
-    return h("button", { type: "button", class: `way ${way}`, title, onclick: () => picker.setWay(way) }, shape, h("span", {}, text));
+    const choose = ({ detail: isMouse }) => {
+      picker.setWay(way);
+      if (isMouse) focus(); // Enter is for the pictures, not for the way once more
+    };
+    return h("button", { type: "button", class: `way ${way}`, title, onclick: choose }, shape, h("span", {}, text));
   };
   const tabs = Object.fromEntries(picker.ways.map((way) => [way, tab(way)]));
   const large = h("button", { type: "button", class: "full", title: full.isOpen ? t("Leave full screen (Escape)") : t("Full screen (F)"), onclick: () => (full.isOpen ? full.close() : full.open()) }, icon(full.isOpen ? "cross" : "large"));
@@ -121,8 +125,7 @@ export function pickPanel(picker, full, look = {}) {
       ? asked.places.map((index, side) => duelCell(url(index), side))
       : shown.pictures.map((_, index) => cell(url(index), index));
     stage.replaceChildren(...cells);
-    // Keys go on to what is new; of two pictures none is marked.
-    if (hadFocus) (asked ? element : cells[picker.cursor]).focus({ preventScroll: true });
+    if (hadFocus) focus(); // keys go on to what is new
     fit();
   }
 
@@ -234,7 +237,13 @@ export function pickPanel(picker, full, look = {}) {
     event.stopPropagation(); // the canvas moves nodes by arrow keys
   });
 
-  return { element, draw, columns: () => columns, focus: () => (cells[picker.cursor] ?? element).focus({ preventScroll: true }) };
+  /** Keys go to the pictures; of two pictures none is marked. */
+  function focus() {
+    const cell = picker.way === "duels" ? null : cells[picker.cursor];
+    (cell ?? element).focus({ preventScroll: true });
+  }
+
+  return { element, draw, columns: () => columns, focus };
 }
 
 function tool(shape, title, act) {
