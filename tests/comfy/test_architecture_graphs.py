@@ -29,8 +29,12 @@ LATENT = {
         ("chroma_radiance", "z_image_pixel", "pixeldit"), "EmptyChromaRadianceLatentImage"
     ),
 }
-SIZE = {"hunyuan_image": 256, "hunyuan_image_distilled": 256}
-"""Its node divides by 32."""
+SIZE = {
+    **dict.fromkeys(("hunyuan_image", "hunyuan_image_distilled"), 128),
+    **dict.fromkeys(("chroma_radiance", "z_image_pixel"), 32),
+    "pixeldit": 16,
+}
+"""Side of a picture whose latent is the one of the architecture; 64 of all others."""
 TRAINING = {"flux2": {"iterations": 4, "prompts_per_iteration": 2, "learning_rate": 0.02}}
 
 

@@ -27,9 +27,11 @@ from chunk_grpo_core.measure.evaluate import Evaluation
 from chunk_grpo_core.measure.interval import Interval
 from chunk_grpo_core.method.reward import NothingScored
 from chunk_grpo_core.prompts.example import examples_of
+from chunk_grpo_core.rewards.taste.asking import ASKED_FILE
 from chunk_grpo_core.rewards.taste.events import new_pick
 from chunk_grpo_core.rewards.taste.fit import fit_taste
 from chunk_grpo_core.rewards.taste.head import save_head
+from chunk_grpo_core.rewards.taste.picking.batches import keep_batches
 from chunk_grpo_core.rewards.taste.picks import Taste
 from chunk_grpo_core.train.batch_limit import NothingFits
 from chunk_grpo_core.train.self_test import SelfTestFailed
@@ -74,6 +76,8 @@ def place(tmp_path, monkeypatch):
     shown = [picked.keep(torch.full((4, 4, 3), level)) for level in (0.2, 0.8)]
     picked.append(new_pick("duel", shown, 1))
     save_head(fit_taste(picked).head, "picked/head.safetensors")
+    asked = keep_batches(Taste("asked"), torch.rand(2, 4, 4, 3), ["a", "a"])
+    Path("asked", ASKED_FILE).write_text(json.dumps({"v": 1, "batches": [asked[0].id]}))
     Path("judged", "duels", "001").mkdir(parents=True)
     pairs = duels_to_json(drawn_duels(["a"], 2, 0, seed=0))
     Path("judged", "duels", "001", "duels.json").write_text(json.dumps(pairs))
@@ -126,6 +130,7 @@ COMMANDS = {
         "mine a.png --kind duel --answer 1",
         (taste, "load_picture"),
     ),
+    "taste answer": ("asked best:2", "picked best:2", (taste, "answer_in_words")),
     "taste import": ("mine rated", "mine gone", (taste, "import_into")),
     "taste fit": ("picked", "mine", (taste, "save_head")),
     "taste report": ("picked", "mine", (taste, "fit_taste")),

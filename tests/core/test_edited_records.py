@@ -25,6 +25,7 @@ OTHER = {
     "advantage.combine": "advantages",
     "advantage.keep": 2,
     "advantage.scale": "none",
+    "ask.kind": "stars",
     "grid.shift": 2.5,
     "grid.steps": 4,
     "model.attention": "native",
