@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..method.advantage import AdvantageConfig
+from ..method.asking import AskConfig
 from .common_settings import CommonSettings, check_times, refuse_chunks, refuse_part
 
 __all__ = ["PreferenceSettings", "check_preference"]
@@ -15,6 +16,8 @@ class PreferenceSettings(CommonSettings, Protocol):
 
     @property
     def advantage(self) -> AdvantageConfig: ...
+    @property
+    def ask(self) -> AskConfig: ...
     @property
     def share_initial_noise(self) -> bool: ...
     @property
@@ -29,7 +32,7 @@ def check_preference(config: PreferenceSettings) -> None:
             levels, or pictures of a pair are left over.
     """
     refuse_chunks(config, "preference")
-    for part in ("forward", "advantage", "sde"):
+    for part in ("forward", "advantage", "sde", "ask"):
         refuse_part(config, part, "preference")
     for name, value, unset in (
         ("ode_solver", config.ode_solver, "euler"),

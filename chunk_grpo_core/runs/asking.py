@@ -56,6 +56,12 @@ def check_asking(reward: Reward, config: TrainConfig, processes: Processes) -> N
     """
     if not (config.ask.is_on or asks(reward)):
         return
+    if asks(reward) and config.algorithm == "preference":
+        raise ValueError(
+            "the reward contains votes, but the algorithm preference makes no groups of pictures "
+            "to vote on: it trains on picks that are there already; leave votes out, or train on "
+            "them with another algorithm"
+        )
     setting = "the reward votes" if asks(reward) else "ask.every or ask.when_alarm"
     if processes.count > 1:
         raise ValueError(

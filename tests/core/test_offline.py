@@ -18,6 +18,7 @@ from chunk_grpo_core.algorithms.algorithm import GroupRequest, SampledGroup
 from chunk_grpo_core.algorithms.preference import JudgedLatents, Preference
 from chunk_grpo_core.configfile.reading import read_config
 from chunk_grpo_core.method.advantage import AdvantageConfig
+from chunk_grpo_core.method.asking import AskConfig
 from chunk_grpo_core.method.cancel import Cancelled
 from chunk_grpo_core.method.matching import ForwardConfig
 from chunk_grpo_core.method.noise import Noise, noise_of_batch
@@ -187,6 +188,7 @@ REFUSED = {
     "objective": ({"objective": ObjectiveConfig(kl_ref=0.1)}, r"objective\.kl_ref is 0\.1"),
     "forward": ({"forward": ForwardConfig(kl_ref=1.0)}, r"forward\.kl_ref is 1\.0.*does not use"),
     "advantage": ({"advantage": AdvantageConfig(keep=1)}, r"advantage\.keep is 1"),
+    "ask": ({"ask": AskConfig(every=2)}, r"ask\.every is 2.*does not use"),
     "sde": ({"sde": SdeConfig(rule="ode")}, r"sde\.rule is 'ode'"),
     "start": ({"share_initial_noise": False}, "share_initial_noise is False"),
     "odd": ({"group_size": 3}, "group_size is 3.*trains on pairs; it must be even"),

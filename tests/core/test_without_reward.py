@@ -13,6 +13,7 @@ from chunk_grpo_core.algorithms.preference import JudgedLatents, Preference
 from chunk_grpo_core.configfile.reading import read_config
 from chunk_grpo_core.method.preference import PreferenceConfig
 from chunk_grpo_core.method.reward import NoReward
+from chunk_grpo_core.rewards.taste.votes import load_votes
 from chunk_grpo_core.runs.experiment import run_experiment
 from chunk_grpo_core.runs.folder import RunFolder
 from chunk_grpo_core.runs.load import load_rewards
@@ -21,13 +22,13 @@ from chunk_grpo_core.runs.view import run_view
 HELD_OUT = ("warm and bright", "cold and dark")
 
 
-def run(folder, **changes):
+def run(folder, reward=None, **changes):
     config = config_of(iterations=2, **changes)
     examples, latents = world()
     algorithm = Preference(config, JudgedLatents(latents))
     return run_experiment(
         ToyPolicy(),
-        NoReward(),
+        reward or NoReward(),
         examples,
         HELD_OUT,
         config,
@@ -59,6 +60,12 @@ def test_it_trains_draws_before_and_after_and_claims_nothing(tmp_path):
 def test_whatever_asks_for_scores_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="evaluate_every is 1, but without a reward nothing is"):
         run(tmp_path / "b", evaluate_every=1)
+    assert not (tmp_path / "b").exists()
+
+
+def test_votes_that_nobody_would_be_asked_for_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="contains votes, but the algorithm preference makes no"):
+        run(tmp_path / "b", load_votes(tmp_path / "taste", "best"))
     assert not (tmp_path / "b").exists()
 
 
