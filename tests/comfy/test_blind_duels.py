@@ -23,6 +23,15 @@ LOOK = """() => {
   ds.offset = [400 - node.pos[0], 120 - node.pos[1]];
   window.app.canvas.setDirty(true, true);
 }"""
+ROOM = """async (width) => {
+  const [node] = window.app.graph.nodes.filter((n) => n.type === "ChunkGRPO_EvaluateLoRA");
+  node.setSize([width, node.computeSize()[1]]);
+  window.app.canvas.setDirty(true, true);
+  await new Promise((done) => setTimeout(done, 300));
+  const element = document.querySelector(".score-grid");
+  const panel = element.closest(".chunk-grpo").getBoundingClientRect();
+  return panel.bottom - element.getBoundingClientRect().top;
+}"""
 COUNT = """(text) => [...document.querySelectorAll(".duel-panel .counts b, .duel-line .grow")].some(
   (element) => element.textContent.includes(text))"""
 LOADED = """() => [...document.querySelectorAll(".duel-panel .cell.duel img")]
@@ -160,6 +169,8 @@ def test_duels_are_answered_by_keys_and_mouse_and_their_result_is_kept(
         view = duels_of(comfy, where)
         assert [row["answer"] for row in view["duels"]] == [2, 1, 0, 0, 1, 1]
         assert comfy_page.page.locator(".duel-line .grow").inner_text() == view["result"]["text"]
+        rooms = [comfy_page.page.evaluate(ROOM, width) for width in (500, 320)]
+        assert min(rooms) >= 60, "the pairs have no room below a long result"
         comfy_page.page.locator(".duel-line button").evaluate("(button) => button.click()")
         names = comfy_page.page.locator(".chunk-grpo-lightbox figcaption").all_inner_texts()
         wanted = ["LoRA", "base"] if view["duels"][0]["lora_is_left"] else ["base", "LoRA"]

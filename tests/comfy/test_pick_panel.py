@@ -27,6 +27,12 @@ LOOK = """() => {
 }"""
 
 
+CUT_OFF = """() => [...document.querySelectorAll(".pick-panel :is(.counts, .keys, button)")]
+  .filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.textContent)"""
+ROWS = """() => new Set([...document.querySelectorAll(".pick-panel .row.top button")]
+  .map((one) => Math.round(one.getBoundingClientRect().top / 10))).size"""
+
+
 @pytest.fixture
 def name():
     """Give the name of a taste that nobody has used."""
@@ -168,6 +174,33 @@ def duels(page, name, client):
     assert view(client, name)["own"]["asked"] == 1
 
 
+def test_a_narrow_node_cuts_no_button_and_no_hint_off(name, comfy_page):
+    comfy_page.load_api(picking(name, [0x404040, 0x808080, 0xC0C0C0], prompt="x"))
+    comfy_page.page.evaluate(LOOK)
+    comfy_page.page.evaluate(
+        "() => window.app.graph.nodes.find((n) => n.type === 'ChunkGRPO_PickPictures')"
+        ".setSize([320, 700])"
+    )
+    assert comfy_page.queue()[0] == "execution_success"
+    until(comfy_page, 0)
+    comfy_page.page.wait_for_function(
+        "() => { const { width } = document.querySelector('.pick-panel').getBoundingClientRect();"
+        " return width > 200 && width < 320; }"
+    )
+    for which in ("hearts", "best", "duels", "stars"):
+        way(comfy_page, which)
+        assert comfy_page.page.evaluate(CUT_OFF) == []
+        assert comfy_page.page.evaluate(ROWS) == 1
+    panel(comfy_page).locator("button.full").evaluate("(full) => full.click()")
+    large = panel(comfy_page)
+    comfy_page.page.keyboard.press("ArrowRight")
+    large.focus()
+    assert large.evaluate("(panel) => panel.matches(':focus-visible')")
+    assert large.evaluate("(panel) => getComputedStyle(panel).outlineStyle") == "none"
+    comfy_page.page.keyboard.press("Escape")
+    assert comfy_page.errors == []
+
+
 @pytest.mark.slow
 def test_a_server_that_was_killed_shows_every_click_that_it_confirmed(
     name, tmp_path, comfy_browser
@@ -206,3 +239,59 @@ def test_a_server_that_was_killed_shows_every_click_that_it_confirmed(
             assert marks(page) == ["liked" if heart else "" for heart in hearts]
     finally:
         server.stop()
+
+
+@pytest.mark.slow
+def test_every_pick_of_two_pages_outlives_a_reload_and_a_restart_of_the_server(
+    name, tmp_path, comfy_browser
+):
+    """One page picks hearts, is loaded again, and picks on while another one picks stars."""
+    server = ComfyServer(tmp_path / "comfy").start()
+    prompt = picking(name, [0x0A0A0A * n for n in range(1, 13)], prompt="x")
+    try:
+        with comfy_browser.apart() as browser:
+            browser.url = server.url
+            first = open_picker(browser, prompt)
+            assert first.queue()[0] == "execution_success"
+            until(first, 0)
+            for place in range(3):
+                press_picture(first, place)
+            until(first, 3)
+            first.page.wait_for_timeout(1500)  # ComfyUI keeps a draft of the workflow a bit later
+            first.page.reload(wait_until="domcontentloaded")
+            first.page.wait_for_selector(".pick-panel .cell", state="attached", timeout=60_000)
+            first.page.evaluate(LOOK)
+            until(first, 3)
+            assert marks(first)[:4] == ["liked"] * 3 + [""]
+            second = open_picker(browser, prompt)
+            until(second, 3)
+            way(second, "stars")
+            for place in range(3, 9):  # neither waits for the other
+                press_picture(first, place)
+                stars = panel(second).locator(".cell").nth(place).locator(".tool.star")
+                stars.nth(3).evaluate("(star) => star.click()")
+            for page in (first, second):
+                until(page, 15)
+            assert first.errors == second.errors == []
+        said = view(ComfyClient(server.url), name)["batches"][0]
+        server.stop()
+        server.start()
+        (batch,) = view(ComfyClient(server.url), name)["batches"]
+        assert batch["hearts"] == said["hearts"] == [1] * 9 + [0] * 3
+        assert batch["stars"] == said["stars"] == [None] * 3 + [4] * 6 + [None] * 3
+        with comfy_browser.apart() as browser:
+            browser.url = server.url
+            page = open_picker(browser, prompt)
+            until(page, 15)
+            assert marks(page) == ["liked"] * 9 + [""] * 3
+            way(page, "stars")
+            cells = panel(page).locator(".cell")
+            given = [cells.nth(n).locator(".star[aria-pressed=true]").count() for n in range(12)]
+            assert given == [0] * 3 + [4] * 6 + [0] * 3
+            assert page.errors == []
+    finally:
+        server.stop()
+
+
+def press_picture(page, place):
+    panel(page).locator(".cell").nth(place).evaluate("(cell) => cell.click()")

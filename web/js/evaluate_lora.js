@@ -26,7 +26,7 @@ app.registerExtension({
 
 function withDuels(node, grid) {
   let widget = null;
-  const resize = (isOpen) => widget && setMinHeight(node, widget, isOpen ? DUEL_HEIGHT : GRID_HEIGHT);
+  const resize = (hasDuels) => widget && setMinHeight(node, widget, hasDuels ? DUEL_HEIGHT : GRID_HEIGHT);
   const panel = new DuelPanel(grid.element, resize);
   duels.set(node, panel);
   const removed = node.onRemoved;

@@ -13,7 +13,7 @@ import { Picker } from "./picker.js";
 export class DuelPanel {
   /**
    * @param others - element that is hidden as long as duels are shown: it may tell which is which
-   * @param onShow - called with whether duels are shown
+   * @param onShow - called with whether there are duels, or a result of them: they take room
    */
   constructor(others, onShow = () => {}) {
     useStyle("duel_panel.css");
@@ -86,8 +86,8 @@ export class DuelPanel {
       this.small.draw();
       this.large?.draw();
     }
-    if (isOpen !== this.wasOpen) this.onShow(isOpen);
-    this.wasOpen = isOpen;
+    if (!!view !== this.hadDuels) this.onShow(!!view);
+    this.hadDuels = !!view;
   }
 
   open() {
