@@ -289,15 +289,17 @@ class NativePolicy:
         image = image.reshape(1, *image.shape[-3:])  # a video VAE adds one frame
         return image[..., :3].clamp(0.0, 1.0)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor | None:
         """See :class:`~chunk_grpo_core.method.policy.PictureEncoder`; one picture at a time, as
-        :meth:`decode` does.
+        :meth:`decode` does. None if the VAE can only decode.
 
         Raises:
             ValueError: There is no VAE, or its latents are not those of the MODEL.
         """
         if self._vae is None:
             raise ValueError("this policy was made without a VAE and cannot encode")
+        if not hasattr(getattr(self._vae, "first_stage_model", self._vae), "encode"):
+            return None
         with torch.inference_mode(False):
             return torch.cat([self._encode_one(self._vae, image) for image in images.split(1)])
 

@@ -72,7 +72,11 @@ def node_ids():
 
 def test_every_node_of_the_extension_is_registered(comfy):
     tree = ast.parse((ROOT / "nodes" / "extension.py").read_text())
-    (listed,) = [n.value.elts for n in ast.walk(tree) if isinstance(n, ast.Return)]
+    (listed,) = [
+        n.value.elts
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "nodes"
+    ]
     registered = sorted(name for name in comfy.object_info() if name.startswith(PREFIX))
     assert registered == node_ids()
     assert len(registered) == len(listed)

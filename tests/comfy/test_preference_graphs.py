@@ -124,21 +124,21 @@ def test_a_run_goes_on_exactly_although_more_was_picked_and_says_so_when_it_cann
 ):
     taste = white_picks(comfy_server)
     sizes = {"iterations": 4, "learning_rate": 0.02}
-    comfy.run(of_architecture("z_image", taste, run_name="whole", **sizes), 300)
-    comfy.run(of_architecture("z_image", taste, run_name="parts", iterations=2,
+    comfy.run(of_architecture("z_image", taste, run_name="picks-whole", **sizes), 300)
+    comfy.run(of_architecture("z_image", taste, run_name="picks-parts", iterations=2,
                               learning_rate=0.02), 300)  # fmt: skip
     picks = taste_of(comfy_server, taste)
     again = picks.keep(torch.rand(8, 8, 3), prompt="prompt 0")
     picks.append(new_pick("like", [again], True))
     picks.append(new_pick("duel", [again, picks.picks()[0].shown[0]], 0))
-    comfy.run(of_architecture("z_image", taste, run_name="parts", resume=True, **sizes), 300)
+    comfy.run(of_architecture("z_image", taste, run_name="picks-parts", resume=True, **sizes), 300)
 
     def numbers(name):
         timed = ("seconds", "peak_gib")
         return [{k: v for k, v in row.items() if k not in timed}
                 for row in rows_of(comfy_server, name)]  # fmt: skip
 
-    assert numbers("parts") == numbers("whole")
+    assert numbers("picks-parts") == numbers("picks-whole")
 
 
 REFUSED = {

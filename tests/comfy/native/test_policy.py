@@ -133,7 +133,7 @@ def test_wrong_models_and_settings_are_refused(lab):
         other = model.clone()
         other.add_object_patch("model_sampling", Other())
         _refused(lambda: make_policy(lab, other), "EPS", "flow-matching")
-        _refused(lambda: make_policy(lab, model, targets="no.*"), "double_blocks.0.img_attn.qkv")
+        _refused(lambda: make_policy(lab, model, targets="no.*"), "double_blocks.img_attn.qkv")
         _refused(lambda: make_policy(lab, model, prompts=0), "no prompts")
         _refused(lambda: make_policy(lab, model, cfg=2.0), "negative")
         controlled = random_conditioning()
