@@ -15,8 +15,8 @@ from chunk_grpo_core.method.schedule import shifted_grid
 from chunk_grpo_core.models.tiny.model import SHIFT
 from chunk_grpo_core.prompts.example import Example
 from chunk_grpo_core.prompts.judged import Judged
-from chunk_grpo_core.rewards.taste.events import Pick, Shown
-from chunk_grpo_core.rewards.taste.judged import NOISE, judged_examples
+from chunk_grpo_core.rewards.taste.events import TORCH_CPU, Pick, Shown
+from chunk_grpo_core.rewards.taste.judged import judged_examples
 from chunk_grpo_core.train.config import TrainConfig
 from chunk_grpo_core.train.events import Event, IterationEnd
 from chunk_grpo_core.train.trainer import Trainer
@@ -116,7 +116,7 @@ def _with_noise(pick: Pick) -> Pick:
 
     def known(shown: Shown) -> Shown:
         seed, index = drawn_with(shown.picture)
-        return replace(shown, seed=seed, index=index, made={"noise": NOISE})
+        return replace(shown, seed=seed, index=index, made={"noise": TORCH_CPU})
 
     return replace(pick, shown=tuple(map(known, pick.shown)))
 
