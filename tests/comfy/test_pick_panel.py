@@ -190,7 +190,7 @@ def test_a_narrow_node_cuts_no_button_and_no_hint_off(name, comfy_page):
     for which in ("hearts", "best", "duels", "stars"):
         way(comfy_page, which)
         assert comfy_page.page.evaluate(CUT_OFF) == []
-        assert comfy_page.page.evaluate(ROWS) == 1
+        assert comfy_page.page.evaluate(ROWS) <= 2  # letters of newer frontends are wider
     panel(comfy_page).locator("button.full").evaluate("(full) => full.click()")
     large = panel(comfy_page)
     comfy_page.page.keyboard.press("ArrowRight")
