@@ -96,6 +96,20 @@ def _image(source: list, title: str) -> dict:
 
 MODEL, CLIP, VAE = (["tiny", slot] for slot in range(3))
 PROMPTS, SIGMAS, LATENT, REWARD = ["prompts", 0], ["sigmas", 0], ["latent", 0], ["reward", 0]
+EVALUATED = {
+    "model": MODEL,
+    "vae": VAE,
+    "prompts": PROMPTS,
+    "reward": REWARD,
+    "sigmas": SIGMAS,
+    "latent": LATENT,
+    "lora": ["train", 0],
+    "pictures_per_prompt": 2,
+    "noise_seed": 20000,
+    "batch_size": 0,
+    "dark": True,
+}
+"""What Evaluate LoRA gets in both of its pictures."""
 
 _BASE: Prompt = {
     "tiny": node("ChunkGRPO_LoadTinyFlux"),
@@ -261,34 +275,14 @@ FIRST_RUN: Prompt = {
     **_sampled("applied", "The same noise with the LoRA", ["apply", 0], ["euler", 0]),
     "evaluate": node(
         "ChunkGRPO_EvaluateLoRA",
-        model=MODEL,
-        vae=VAE,
-        prompts=PROMPTS,
-        reward=REWARD,
-        sigmas=SIGMAS,
-        latent=LATENT,
-        lora=["train", 0],
-        pictures_per_prompt=2,
-        noise_seed=20000,
-        batch_size=0,
-        dark=True,
+        **EVALUATED,
         duels=0,
     ),
     "gains": _image(["evaluate", 1], "plot"),
     "blind": _titled(
         "ChunkGRPO_EvaluateLoRA",
         "Evaluate LoRA with duels",
-        model=MODEL,
-        vae=VAE,
-        prompts=PROMPTS,
-        reward=REWARD,
-        sigmas=SIGMAS,
-        latent=LATENT,
-        lora=["train", 0],
-        pictures_per_prompt=2,
-        noise_seed=20000,
-        batch_size=0,
-        dark=True,
+        **EVALUATED,
         duels=20,
         log=["train", 2],
     ),

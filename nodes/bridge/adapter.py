@@ -55,13 +55,15 @@ def is_linear(module: nn.Module) -> bool:
     return all(isinstance(size, int) for size in sizes) and hasattr(module, "weight")
 
 
-def _linears(diffusion_model: nn.Module) -> dict[str, Any]:
+def _in_blocks(diffusion_model: nn.Module) -> dict[str, Any]:
     inside = {id(module) for block in blocks(diffusion_model) for module in block.modules()}
-    return {
-        name: module
-        for name, module in diffusion_model.named_modules()
-        if id(module) in inside and is_linear(module)
-    }
+    modules = diffusion_model.named_modules()
+    return {name: module for name, module in modules if id(module) in inside}
+
+
+def _linears(diffusion_model: nn.Module) -> dict[str, Any]:
+    modules = _in_blocks(diffusion_model)
+    return {name: module for name, module in modules.items() if is_linear(module)}
 
 
 class HookLora:
@@ -108,7 +110,7 @@ class HookLora:
                 "all of them, or a regular expression over whole names. Some of their names, "
                 f"without the numbers of the blocks: {some}"
             )
-        _tell_what_is_left_out(model.model.diffusion_model, layers, chosen)
+        _tell_what_is_left_out(model.model.diffusion_model, chosen)
         self._factors: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
         # An execute() runs under inference mode, and tensors made there can never be trained.
         with torch.inference_mode(False):
@@ -204,19 +206,15 @@ class HookLora:
         return hook
 
 
-def _tell_what_is_left_out(
-    diffusion_model: nn.Module, layers: Iterable[str], chosen: Iterable[str]
-) -> None:
+def _tell_what_is_left_out(diffusion_model: nn.Module, chosen: Iterable[str]) -> None:
     """Name the weights inside blocks that get no LoRA, by kind."""
-    taken = set(layer_kinds(chosen))
-    left = [kind for kind in layer_kinds(layers) if kind not in taken]
-    known, inside = set(layers), {id(m) for b in blocks(diffusion_model) for m in b.modules()}
+    modules, taken = _in_blocks(diffusion_model), set(layer_kinds(chosen))
+    linears = [name for name, module in modules.items() if is_linear(module)]
+    left = [kind for kind in layer_kinds(linears) if kind not in taken]
     others = layer_kinds(
         name
-        for name, module in diffusion_model.named_modules()
-        if id(module) in inside
-        and name not in known
-        and any(p.ndim >= 2 for p in module.parameters(recurse=False))
+        for name, module in modules.items()
+        if not is_linear(module) and any(p.ndim >= 2 for p in module.parameters(recurse=False))
     )
     if left or others:
         no_linear = f"; no linear layers, so never trained: {', '.join(others)}" if others else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -63,39 +63,32 @@ def check_flow_model(model: ModelPatcher) -> None:
 
 
 @contextmanager
-def _training_flag() -> Iterator[None]:
-    """Make ComfyUI use kernels that have a derivative, where it knows that switch.
-
-    It stays on for rollouts too: old and new log-probabilities must come from the same kernels.
-    """
-    if not hasattr(memory, "in_training"):
+def _exchanged(exchanges: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Inside this context attributes (owner, name, value) that are there have these values."""
+    with ExitStack() as undo:
+        for owner, name, value in exchanges:
+            if hasattr(owner, name):
+                undo.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, value)
         yield
-        return
-    before, memory.in_training = memory.in_training, True
-    try:
-        yield
-    finally:
-        memory.in_training = before
 
 
-@contextmanager
-def _differentiable_rope() -> Iterator[None]:
-    """Turn positions with comfy-kitchen's plain torch code instead of its fused kernels.
+def _kernels(diffusion_model: torch.nn.Module) -> Iterator[tuple[Any, str, Any]]:
+    """What gives the blocks of a model kernels that have a derivative.
 
-    Anima, Cosmos and Ernie-Image call the kernels in training too, and those have no derivative.
-    The numbers are the same to the last bit on CPU.
+    It stays in force for rollouts too: old and new log-probabilities must come from the same
+    kernels. Newer ComfyUI has a switch. Anima, Cosmos and Ernie-Image do not ask for it and call
+    comfy-kitchen's fused kernels for positions; its plain code gives the same numbers, on a CPU to
+    the last bit. Ernie-Image hands no options to its attention, where :func:`_sdpa` would act.
     """
-    kitchen = sys.modules.get("comfy_kitchen")
+    yield memory, "in_training", True
     plain = sys.modules.get("comfy_kitchen.backends.eager.rope")
-    twins = {name: getattr(plain, name, None) for name in _ROPE_KERNELS}
-    before = {name: getattr(kitchen, name) for name, twin in twins.items() if twin is not None}
-    for name in before:
-        setattr(kitchen, name, twins[name])
-    try:
-        yield
-    finally:
-        for name, kernel in before.items():
-            setattr(kitchen, name, kernel)
+    for name in _ROPE_KERNELS:
+        if hasattr(plain, name):
+            yield sys.modules.get("comfy_kitchen"), name, getattr(plain, name)
+    for file in {sys.modules.get(type(module).__module__) for module in diffusion_model.modules()}:
+        yield file, "optimized_attention", attention_pytorch
+        yield file, "optimized_attention_masked", attention_pytorch
 
 
 @contextmanager
@@ -109,19 +102,6 @@ def _trusted_attention() -> Iterator[None]:
             yield
     finally:
         priority[:] = before
-
-
-@contextmanager
-def _plain_attention(diffusion_model: torch.nn.Module) -> Iterator[None]:
-    """Give blocks that hand no options to their attention (Ernie-Image) the same kernel."""
-    files = {sys.modules.get(type(module).__module__) for module in diffusion_model.modules()}
-    with ExitStack() as undo:
-        for file in files:
-            for name in ("optimized_attention", "optimized_attention_masked"):
-                if (before := getattr(file, name, None)) is not None:
-                    undo.callback(setattr, file, name, before)
-                    setattr(file, name, attention_pytorch)
-        yield
 
 
 def _sdpa(func: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -193,10 +173,8 @@ def training_session(
         work.set_injections(_KEY, [PatcherInjection(inject=adapter.inject, eject=adapter.eject)])
     try:
         with (
-            _training_flag(),
+            _exchanged(_kernels(work.model.diffusion_model)),
             _trusted_attention(),
-            _plain_attention(work.model.diffusion_model),
-            _differentiable_rope(),
             held(work),
         ):
             with torch.inference_mode():

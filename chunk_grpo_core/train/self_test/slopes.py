@@ -94,19 +94,17 @@ class Slopes:
     def calibrate(self, cell: Cell, at: Backward, direction: Direction) -> None:
         """Find out how the model rounds, from a small move, and from a smaller one if that is
         curved: of a smaller move rounding is a larger part, and curvature a smaller one."""
-        size = rms(at.here.v_t)
+        size, roundings = rms(at.here.v_t), []
         for move in (_FINE_MOVE, _FINE_MOVE * _SMALLER_STILL):
             h, ahead, behind = self._pair(cell, at, direction, move)
             change = rms(ahead.v_t - behind.v_t) / 2.0 / size
             even = rms(ahead.v_t + behind.v_t - 2.0 * at.here.v_t) / size
-            self.is_fine = even <= _FINE_CURVATURE * 2.0 * change and change > 0.0
-            if self.is_fine:
+            if even <= _FINE_CURVATURE * 2.0 * change and change > 0.0:
                 break
-            if not self.rounding:
-                self.rounding = min(even / math.sqrt(6.0), math.sqrt(2.0) * change)
-        if not self.is_fine:
+            roundings.append(min(even / math.sqrt(6.0), math.sqrt(2.0) * change))
+        else:
+            self.is_fine, self.rounding = False, roundings[0] or roundings[1]
             return
-        self.rounding = 0.0
         if _NEAR_FINE[0] <= change / move <= _NEAR_FINE[1]:
             self._first = Slope(direction, (ahead.mean - behind.mean) / (2.0 * h))
         else:
