@@ -205,6 +205,16 @@ class ComfyClient:
         """Stop the running prompt, or only if it is the given one."""
         self.post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
 
+    def empty_queue(self, seconds: float = 60) -> None:
+        """Take away what waits, stop what runs, and wait until nothing does."""
+        self.post("/queue", {"clear": True})
+        end = time.monotonic() + seconds
+        while self.get("/queue")["queue_running"]:
+            if time.monotonic() > end:
+                raise TimeoutError(f"the queue is not empty after {seconds:g} s")
+            self.interrupt()
+            time.sleep(0.2)
+
     def view(self, file: dict) -> bytes:
         """Return the bytes of a file that a node lists in its ``ui`` outputs."""
         query = urllib.parse.urlencode(

@@ -39,6 +39,14 @@ def comfy_server(request, comfy_tree, tmp_path_factory):
     server.stop()
 
 
+@pytest.fixture(autouse=True)
+def emptied_queue(request):
+    """Take from the server what a failed test left running: nobody answers it, and all would wait."""
+    yield
+    if FAILED in request.node.stash and "comfy_server" in request.fixturenames:
+        ComfyClient(request.getfixturevalue("comfy_server").url).empty_queue()
+
+
 @pytest.fixture
 def comfy(comfy_server):
     """Give a fresh client of the server."""
