@@ -41,7 +41,7 @@ def comfy_server(request, comfy_tree, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def emptied_queue(request):
-    """Take from the server what a failed test left running: nobody answers it, and all would wait."""
+    """Take from the server what a failed test left running, which all others would wait for."""
     yield
     if FAILED in request.node.stash and "comfy_server" in request.fixturenames:
         ComfyClient(request.getfixturevalue("comfy_server").url).empty_queue()
