@@ -50,6 +50,19 @@ BLOCKS = [
 ]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.S)
+    for link in re.findall(r"\]\((?!https?:|/)([^)]+)\)", text):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if anchor and target.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.M)
+            anchors = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
+            assert anchor in anchors, link
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_what_an_example_imports_is_there(block):
     imports = re.findall(r"^from chunk_grpo_core[^\n(]*(?:\([^)]*\)|[^\n]*)$", block, re.M)
@@ -67,24 +80,22 @@ def test_the_example_of_the_library_runs(capsys):
     assert "Interval(mean=" in capsys.readouterr().out
 
 
-def test_tests_that_readme_names_exist():
-    named = re.findall(
-        r"`((?:comfy|core|rewards)/[\w/]*test_\w+)`", (ROOT / "README.md").read_text("utf-8")
-    )
+GUARANTEED = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+
+
+def test_tests_that_guarantees_name_exist():
+    named = re.findall(r"`((?:comfy|core|rewards)/[\w/]*test_\w+)`", GUARANTEED)
     assert len(named) > 20
     assert [name for name in named if not (ROOT / "tests" / f"{name}.py").is_file()] == []
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUARANTEES = [
-    line.split("|")
-    for line in README.partition("## What is guaranteed")[2].partition("\n## ")[0].splitlines()
-    if line.startswith("| ") and "`" in line
+    line.split("|") for line in GUARANTEED.splitlines() if line.startswith("| ") and "`" in line
 ]
 
 
 @pytest.mark.parametrize("row", GUARANTEES, ids=lambda row: row[1].strip()[:40])
-def test_functions_that_readme_names_for_a_guarantee_exist(row):
+def test_functions_that_are_named_for_a_guarantee_exist(row):
     named = re.findall(r"`([^`]+)`", row[2])
     files = [ROOT / "tests" / f"{name}.py" for name in named if "/" in name]
     sources = "".join(file.read_text("utf-8") for file in files)

@@ -1,7 +1,7 @@
 """The structure of ``chunk_grpo_core``, read from its imports: its shape and its maps.
 
 python tools/structure.py            rooms, arrows between them, circles, arrows against the order
-python tools/structure.py --write    write the maps into README.md and docs/design.md
+python tools/structure.py --write    write the maps into CONTRIBUTING.md and docs/design.md
 
 A room is a file or folder at the top level of the core; an arrow from a room to another one means
 that it imports something from there.
@@ -208,7 +208,7 @@ def with_map(text: str, drawn: str) -> str:
     return between_marks(text, "map", drawn)
 
 
-MAPS = {"README.md": short_map, "docs/design.md": long_map}
+MAPS = {"CONTRIBUTING.md": short_map, "docs/design.md": long_map}
 
 
 def main() -> None:
