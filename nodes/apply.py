@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..chunk_grpo_core.lora.contents import blaming
 from ..chunk_grpo_core.lora.files import load_lora
+from ..chunk_grpo_core.settings.blaming import blaming
 from .bridge.applied import apply_lora, check_range
 from .bridge.host import listed_loras, lora_file
 from .types import CATEGORY

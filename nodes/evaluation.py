@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..chunk_grpo_core.lora.contents import blaming
 from ..chunk_grpo_core.measure.duels import OTHER_NOISE, drawn_duels
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.method.schedule import TimeGrid
 from ..chunk_grpo_core.runs.outcome import EVALUATION_SEED
+from ..chunk_grpo_core.settings.blaming import blaming
 from .bridge.applied import apply_lora
 from .bridge.conditioning import Conditioning
 from .bridge.duels import kept_duels

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..chunk_grpo_core.lora.contents import blaming, check_numbers
+from ..chunk_grpo_core.lora.contents import check_numbers
 from ..chunk_grpo_core.lora.files import convert_lora, load_lora, save_lora
+from ..chunk_grpo_core.settings.blaming import blaming
 from ..chunk_grpo_core.version import __version__
 from .bridge.host import listed_loras, lora_file, lora_name, lora_path, new_lora_path
 from .types import CATEGORY, LogSocket, TrainingLog

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..lora.contents import blaming
 from ..lora.files import convert_lora, load_lora, save_lora
+from ..settings.blaming import blaming
 from ..version import __version__
 from .demo_command import demo
 from .duels import duels

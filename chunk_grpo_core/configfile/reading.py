@@ -16,10 +16,11 @@ allowed. ``writing.py`` writes such files. Relative paths start at the file's fo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..algorithms import algorithm_of
 from ..method.chunks import ChunkPlan, per_step_plan
@@ -27,7 +28,8 @@ from ..method.schedule import TimeGrid, shifted_grid
 from ..models.registry import FAMILIES, ChosenModel, family_named
 from ..presets import PRESETS, preset_values
 from ..prompts.split import PromptConfig
-from ..rewards import REWARDS, check_reward
+from ..rewards import REWARDS, check_reward, paths_of
+from ..settings.blaming import blaming
 from ..settings.declared import Limits, Range, shortened
 from ..train.config import TrainConfig, is_setting
 from ..watch.trackers import TRACKERS
@@ -37,12 +39,9 @@ from .toml import parse_toml, read_toml
 
 __all__ = ["changed", "read_config", "read_config_file", "settings_in"]
 
-T = TypeVar("T")
 _Keys = Mapping[str, Mapping[str, Key]]
 _WEIGHT = Limits(float, can_be_none=False, bounds=Range(-1e6, 1e6))
 _BALANCE = Limits(float, can_be_none=False, bounds=Range(0, 1))
-#: Settings of rewards that name files or folders.
-_REWARD_PATHS = {"image", "path", "head", "encoder", "folders", "tokenizers"}
 
 
 def read_config_file(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
@@ -91,14 +90,17 @@ def read_config(data: Mapping[str, Any], folder: Path, name: str) -> RunConfig:
     steps = grid.trainable_steps
     patch = {**base, **{key: values[key] for key in values if is_setting(key)}, "grid": grid}
     make_plan = per_step_plan if plan.needs_curve else plan.read
-    patch["plan"] = _named("[plan]", lambda: make_plan(steps))
+    with blaming("[plan]"):
+        patch["plan"] = make_plan(steps)
     rewards = data.get("reward") or ({"name": family.reward} if family.reward else None)
+    with blaming("[prompts]"):
+        prompt_config = _table(PromptConfig, values, "prompts")
     config = RunConfig(
         name=name,
         preset=preset,
         model=model,
         prompts=_prompt_table(values, model, patch.get("algorithm")),
-        prompt_config=_named("[prompts]", lambda: _table(PromptConfig, values, "prompts")),
+        prompt_config=prompt_config,
         rewards=_rewards(rewards, folder, patch.get("algorithm") != "preference"),
         plan=plan,
         settings=TrainConfig.of(patch),
@@ -132,7 +134,8 @@ def settings_in(data: Mapping[str, Any], measured: ChunkPlan | None = None) -> T
     values = _values(training, keys(), Path())
     grid = _grid(_table(GridTable, values, "grid"), None, None)
     table = _table(PlanTable, values, "plan")
-    plan = measured or _named("[plan]", lambda: table.read(grid.trainable_steps))
+    with blaming("[plan]"):
+        plan = measured or table.read(grid.trainable_steps)
     settings = {key: value for key, value in values.items() if is_setting(key)}
     return TrainConfig.of({**settings, "grid": grid, "plan": plan})
 
@@ -225,27 +228,21 @@ def _grid(table: GridTable, base: TimeGrid | None, model: ChosenModel | None) ->
     if not given and base is not None:
         return base
     if given == {"sigmas"}:
-        return _named("grid.sigmas", lambda: TimeGrid.of(table.sigmas))
+        with blaming("grid.sigmas"):
+            return TimeGrid.of(table.sigmas)
     if given != {"steps", "shift"}:
         names = ", ".join(sorted(given)) or "nothing"
         raise ValueError(f"[grid] has {names}; it needs steps and shift, or sigmas alone")
     shift = table.shift
-    if isinstance(shift, str):
-        if shift != "model" or model is None:
-            raise ValueError(
-                f'grid.shift is {shortened(shift)}; it must be a number, or "model" for the noise '
-                "levels that the model itself is sampled with"
-            )
-        return _named("[grid]", lambda: model.family.grid(model.table, table.steps))
-    return _named("[grid]", lambda: shifted_grid(table.steps, shift))
-
-
-def _named(where: str, make: Callable[[], T]) -> T:
-    """Say in an error what it is about."""
-    try:
-        return make()
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    if isinstance(shift, str) and (shift != "model" or model is None):
+        raise ValueError(
+            f'grid.shift is {shortened(shift)}; it must be a number, or "model" for the noise '
+            "levels that the model itself is sampled with"
+        )
+    with blaming("[grid]"):
+        if isinstance(shift, str) and model:
+            return model.family.grid(model.table, table.steps)
+        return shifted_grid(table.steps, shift)  # type: ignore[arg-type]
 
 
 def _rewards(data: object, folder: Path, is_needed: bool) -> tuple[RewardEntry, ...]:
@@ -255,7 +252,10 @@ def _rewards(data: object, folder: Path, is_needed: bool) -> tuple[RewardEntry, 
     if data is None or not entries or not all(isinstance(entry, dict) for entry in entries):
         what = f"is {shortened(data)}; it must be a table" if data else "is missing"
         raise ValueError(f"[reward] {what}; give it a name, one of {', '.join(REWARDS)}")
-    rewards = tuple(_reward(entry, folder) for entry in entries)  # type: ignore[arg-type]
+    rewards = []
+    for number, entry in enumerate(entries, start=1):
+        with blaming(f"[[reward]] {number}") if len(entries) > 1 else nullcontext():
+            rewards.append(_reward(entry, folder))  # type: ignore[arg-type]
     balanced = [reward.name for reward in rewards if reward.balance is not None]
     if len(balanced) > 1:
         raise ValueError(
@@ -264,7 +264,7 @@ def _rewards(data: object, folder: Path, is_needed: bool) -> tuple[RewardEntry, 
         )
     if balanced and len(rewards) < 2:
         raise ValueError("reward.balance weighs one reward against others; add a second [[reward]]")
-    return rewards
+    return tuple(rewards)
 
 
 def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
@@ -285,13 +285,13 @@ def _reward(entry: dict[str, Any], folder: Path) -> RewardEntry:
             "reward with a balance has no weight"
         )
     settings = check_reward(name, settings, key="reward.{name}")
-    for setting, value in settings.items():
-        if setting in _REWARD_PATHS:
+    for setting in paths_of(name) & settings.keys():
+        value = settings[setting]
+        if value is not None:
             is_list = isinstance(value, list)
             texts = value if is_list else [value]
             paths = [_absolute(str(text), folder, f"reward.{setting}") for text in texts]
-            value = paths if is_list else paths[0]
-        settings[setting] = value
+            settings[setting] = paths if is_list else paths[0]
     balance = balance if balance is None else float(balance)
     return RewardEntry(name=name, weight=float(weight), settings=settings, balance=balance)
 

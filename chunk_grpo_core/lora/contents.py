@@ -15,8 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +25,6 @@ from .layers import LoraLayer
 
 __all__ = [
     "LoraContents",
-    "blaming",
     "check_numbers",
     "read_lora",
     "split_factor_name",
@@ -102,15 +100,6 @@ class LoraContents:
     """Prefixes that the file has, ``""`` for none."""
     text_encoder: int
     """Number of layers of text encoders; they are left out."""
-
-
-@contextmanager
-def blaming(source: object) -> Iterator[None]:
-    """Begin the message of a ValueError with what the user gave: a file, or an input's name."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
 
 
 def read_lora(tensors: Mapping[str, Tensor]) -> LoraContents:

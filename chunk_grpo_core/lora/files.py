@@ -17,7 +17,8 @@ from torch import Tensor
 from ..disk.atomic import write_whole
 from ..disk.tensors import tensor_bytes
 from ..optional import require
-from .contents import blaming, read_lora
+from ..settings.blaming import blaming
+from .contents import read_lora
 from .layers import Layout, LoraLayer, layer_tensors
 from .naming import in_layout
 from .peft_scale import PEFT_HEADER, peft_alphas

@@ -16,9 +16,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..method.reward import Reward
-from .settings import IN_WORDS, checked_settings
+from ..settings.blaming import blaming
+from .settings import IN_WORDS, checked_settings, path_settings
 
-__all__ = ["REWARDS", "check_reward", "load_reward"]
+__all__ = ["REWARDS", "check_reward", "load_reward", "paths_of"]
 
 
 def _tiny_world() -> Reward:
@@ -245,11 +246,12 @@ def load_reward(name: str, **settings: object) -> Reward:
 
     Raises:
         ValueError: The name is unknown, or a setting is missing, unknown, of the wrong type or out
-            of range.
+            of range; the message begins with the name.
         FileNotFoundError: A file the reward needs is not on this machine.
     """
     settings = check_reward(name, settings)
-    return REWARDS[name](**settings)
+    with blaming(f"reward {name}"):
+        return REWARDS[name](**settings)
 
 
 def check_reward(
@@ -272,5 +274,13 @@ def check_reward(
     loader = REWARDS.get(name) if isinstance(name, str) else None
     if loader is None:
         raise ValueError(f"reward is {name!r:.80}; it must be one of {', '.join(REWARDS)}")
-    further = (*loader.further(), loader.make) if isinstance(loader, _Loader) else (loader,)
-    return checked_settings(further, settings, reward=str(name), key=key, whole=whole)
+    return checked_settings(_declarations(loader), settings, reward=str(name), key=key, whole=whole)
+
+
+def paths_of(name: str) -> frozenset[str]:
+    """The settings of a reward that name files or folders."""
+    return path_settings(_declarations(REWARDS[name]))
+
+
+def _declarations(loader: Callable[..., Reward]) -> tuple[Callable[..., Any], ...]:
+    return (*loader.further(), loader.make) if isinstance(loader, _Loader) else (loader,)

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from ..settings.declared import Limits, shortened
 
-__all__ = ["IN_WORDS", "checked_settings", "reward_settings"]
+__all__ = ["IN_WORDS", "checked_settings", "path_settings", "reward_settings"]
 
 IN_WORDS = "reward {reward}: {name}"
 """How messages name a setting that stands in no file."""
@@ -50,6 +50,16 @@ def reward_settings(pairs: Sequence[str]) -> dict[str, Any]:
         except (ValueError, RecursionError):
             settings[key] = text
     return settings
+
+
+def path_settings(declarations: Sequence[Callable[..., Any]]) -> frozenset[str]:
+    """The settings that name files or folders: those whose type has a Path in it."""
+    declared = _declared(declarations).items()
+    return frozenset(name for name, entry in declared if _holds_path(entry.hint))
+
+
+def _holds_path(hint: Any) -> bool:
+    return hint is Path or any(_holds_path(part) for part in get_args(hint))
 
 
 class _Declared(NamedTuple):

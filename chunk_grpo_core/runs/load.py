@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ..configfile.run_config import RunConfig
-from ..lora.contents import blaming
 from ..lora.continuing import start_from
 from ..lora.files import load_lora
 from ..method.reward import NoReward, Reward
@@ -21,6 +21,7 @@ from ..rewards.balance import BalancedReward
 from ..rewards.combined import CombinedReward, WeightedReward
 from ..rewards.follows_prompt import EMPTY
 from ..rewards.taste.picks import Taste
+from ..settings.blaming import blaming
 from .preferences import judged_prompts
 
 __all__ = ["load_adapter", "load_policy", "load_prompts", "load_rewards"]
@@ -57,12 +58,19 @@ def load_prompts(config: RunConfig) -> PromptSet:
 
 def load_rewards(config: RunConfig) -> Reward:
     """Load the rewards; several, or one with a weight, become a combination; without any nothing is
-    measured."""
+    measured.
+
+    Raises:
+        FileNotFoundError: A file that one of them needs is missing.
+        ValueError: A setting is out of range; the message names the reward, and of several tables
+            its number.
+    """
     if not config.rewards:
         return NoReward()
     weighted, balanced = [], None
-    for entry in config.rewards:
-        reward = load_reward(entry.name, **entry.settings)
+    for number, entry in enumerate(config.rewards, start=1):
+        with blaming(f"[[reward]] {number}") if len(config.rewards) > 1 else nullcontext():
+            reward = load_reward(entry.name, **entry.settings)
         if entry.balance is None:
             weighted.append(WeightedReward(reward=reward, weight=entry.weight))
         else:

@@ -25,6 +25,7 @@ from ...chunk_grpo_core.rewards.fetch import fetch_file
 from ...chunk_grpo_core.rewards.files import confined, find_file
 from ...chunk_grpo_core.rewards.networks.network import NetworkReward
 from ...chunk_grpo_core.rewards.taste.reward import load_taste
+from ...chunk_grpo_core.settings.blaming import blaming
 from .consent import check_may_download
 from .host import check_interrupt, progress_bar
 from .taste_encoder import ClipVisionEncoder
@@ -126,7 +127,7 @@ def load_taste_head(file: str, settings: Mapping[str, Any], clip_vision: Any = N
     path, picks = own or weight_path(file, tastes_folder()), taste_of_head(own)
     if not settings.get("encoder"):
         encoder = None if clip_vision is None else ClipVisionEncoder(clip_vision)
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), blaming("reward taste"):
             return load_taste(path, **{**settings, "encoder": encoder, "picks": picks})
     if clip_vision is not None:
         raise ValueError(

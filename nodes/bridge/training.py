@@ -16,7 +16,6 @@ from ...chunk_grpo_core.algorithms.forward import Forward
 from ...chunk_grpo_core.algorithms.preference import Preference
 from ...chunk_grpo_core.configfile.record import COMFYUI
 from ...chunk_grpo_core.disk.atomic import CannotWrite
-from ...chunk_grpo_core.lora.contents import blaming
 from ...chunk_grpo_core.lora.files import save_lora
 from ...chunk_grpo_core.method.asking import Question
 from ...chunk_grpo_core.method.policy import trained_adapter
@@ -28,6 +27,7 @@ from ...chunk_grpo_core.runs.held_out import check_needless
 from ...chunk_grpo_core.runs.outcome import Outcome
 from ...chunk_grpo_core.runs.preferences import judged_latents
 from ...chunk_grpo_core.runs.results import write_pictures
+from ...chunk_grpo_core.settings.blaming import blaming
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
     Asked,

@@ -17,6 +17,8 @@ from chunk_grpo_core.method.schedule import flux_shift, shifted_grid
 from chunk_grpo_core.models.flux.config import FluxModel
 from chunk_grpo_core.models.registry import FAMILIES
 from chunk_grpo_core.presets import PRESETS, preset_config, preset_values
+from chunk_grpo_core.rewards import REWARDS, paths_of
+from chunk_grpo_core.runs.load import load_rewards
 from chunk_grpo_core.train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,6 +189,40 @@ def test_mistakes_are_named_with_what_is_allowed(data, message):
     with pytest.raises(ValueError) as caught:
         read(data)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"weight": "much"}, "[[reward]] 2: reward.weight is 'much'"),
+        ({"draws": "many"}, "[[reward]] 2: reward.draws is 'many'"),
+        ({"draw": 2}, "[[reward]] 2: the reward follows_prompt has no setting draw"),
+        ({"draws": 0}, "[[reward]] 2: reward follows_prompt: draws is 0; it must be from 1"),
+    ],
+)
+def test_of_several_rewards_a_message_says_which(second, message):
+    rewards = [{"name": "follows_prompt"}, {"name": "follows_prompt", **second}]
+    with pytest.raises(ValueError) as caught:
+        load_rewards(read({**SMALL, "reward": rewards}))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("reward", "setting"), [(name, setting) for name in REWARDS for setting in paths_of(name)]
+)
+def test_every_file_that_a_reward_names_is_looked_for_beside_the_configuration(reward, setting):
+    needed = {"head": "h", "picks": "p", "image": "i"}
+    given = {key: needed[key] for key in paths_of(reward) & needed.keys()}
+    value = ["a/b"] if setting in ("folders", "tokenizers") else "a/b"
+    data = {**SMALL, "reward": {"name": reward, **given, setting: value}}
+    (entry,) = read(data, Path("/somewhere")).rewards
+    assert entry.settings[setting] == (["/somewhere/a/b"] if value == ["a/b"] else "/somewhere/a/b")
+
+
+def test_a_file_of_a_reward_that_is_none_stays_none():
+    data = {**SMALL, "reward": {"name": "taste", "head": "a", "encoder": "none"}}
+    (entry,) = read(data).rewards
+    assert entry.settings["encoder"] is None
 
 
 @pytest.mark.parametrize("model", FAMILIES)

@@ -145,3 +145,32 @@ def test_any_pair_is_read_or_refused(pairs):
     with contextlib.suppress(ValueError):
         assert all(key.isidentifier() for key in reward_settings(pairs))
     assert reward_settings([f"a={'[' * 100_000}"]) == {"a": "[" * 100_000}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("target_colour", {"colour": "blue"}, "colour is 'blue'; write six hexadecimal"),
+        ("target_image", {"image": "/nowhere/a.png"}, "/nowhere/a.png"),
+        ("jpeg_compressibility", {"quality": 99}, "quality is 99; it must be in 1..95"),
+        ("jpeg_incompressibility", {"quality": 0}, "quality is 0; it must be in 1..95"),
+        ("clipscore", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ("pickscore", {"batch_size": -1}, "batch_size is -1; it must be at least 1"),
+        ("hpsv2", {"dtype": "half"}, "dtype is 'half'; it must be one of"),
+        ("hpsv3", {"path": "/nowhere"}, "/nowhere"),
+        ("aesthetic", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ("imagereward", {"path": "/nowhere/a.pt"}, "/nowhere/a.pt"),
+        ("geneval", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ("remote_http", {"url": "ftp://a"}, "url is 'ftp://a'; write http"),
+        ("remote_http", {"url": "http://localhost", "batch_size": 0}, "batch_size is 0"),
+        ("vlm_judge", {"url": "http://localhost", "model": " "}, "model is empty"),
+        ("ocr", {"longest_side": 3}, "longest_side is 3; it must be at least 32"),
+        ("taste", {"head": "/nowhere/a.safetensors"}, "there is no head /nowhere/a"),
+        ("taste", {"head": "a.safetensors", "batch_size": 0}, "batch_size is 0"),
+        ("follows_prompt", {"draws": 0}, "draws is 0; it must be from 1 to"),
+    ],
+)
+def test_whatever_refuses_a_setting_says_of_which_reward(name, settings, message):
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        load_reward(name, **settings)
+    assert str(error.value).startswith(f"reward {name}: ") and message in str(error.value)

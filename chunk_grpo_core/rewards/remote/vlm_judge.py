@@ -133,7 +133,7 @@ class VlmJudge:
     def __init__(self, server: JsonServer, *, model: str, judge: Judge) -> None:
         """Ask ``model`` (its name on the server) at ``server``, whose URL ends before
         ``/chat/completions``, for example ``http://127.0.0.1:8000/v1``."""
-        if not model:
+        if not model.strip():
             raise ValueError("model is empty; write the name the server knows the model by")
         self.server, self.model, self.judge = server, model, judge
 

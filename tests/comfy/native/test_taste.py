@@ -126,6 +126,8 @@ def test_a_head_asks_for_the_model_that_it_was_fitted_on(lab, tastes, tmp_path):
     fit(lab)
     with pytest.raises(ValueError, match="fitted without an encoder; .* clip_vision"):
         load.execute("taste", "#2060c0", file="mine", clip_vision=clip_vision(tmp_path))
+    with pytest.raises(ValueError, match="^reward taste: pessimism is -1; it must be 0 or above"):
+        load.execute("taste", "#2060c0", "pessimism=-1", file="mine")
 
 
 def test_more_picks_run_fit_taste_and_load_reward_again(lab, tastes):
