@@ -96,6 +96,8 @@ class NativeRun:
                 report = self._config.hook.pytest_report_from_serializable(
                     config=self._config, data=message
                 )
+                if isinstance(report.longrepr, list):  # of a skip; JSON has no tuples
+                    report.longrepr = tuple(report.longrepr)
                 self._reports.setdefault(report.nodeid, []).append(report)
         return self._reports.pop(test)
 

@@ -79,11 +79,12 @@ ALL = ARCHITECTURES | OTHERS
 """All flow models of pictures that some ComfyUI has."""
 
 
-def is_there(name: str) -> bool:
+def is_there(name: str | Architecture) -> bool:
     """Whether this ComfyUI has the architecture."""
     import comfy.supported_models
 
-    return hasattr(comfy.supported_models, ALL[name].kind)
+    entry = ALL[name] if isinstance(name, str) else name
+    return hasattr(comfy.supported_models, entry.kind)
 
 
 def fill(module: torch.nn.Module, std: float = 0.1, seed: int = 0) -> None:
@@ -98,7 +99,7 @@ def fill(module: torch.nn.Module, std: float = 0.1, seed: int = 0) -> None:
 
 
 def build(
-    name: str,
+    name: str | Architecture,
     dtype: torch.dtype = torch.float32,
     cast: torch.dtype | None = None,
     seed: int = 0,
@@ -106,7 +107,7 @@ def build(
     """A MODEL with random weights.
 
     Args:
-        name: One of :data:`ALL`.
+        name: One of :data:`ALL`, or one of its own.
         dtype: Type the weights are stored in.
         cast: Type to compute in, if another one.
         seed: Seed of the weights.
@@ -115,7 +116,7 @@ def build(
     import comfy.model_patcher
     import comfy.supported_models
 
-    entry = ALL[name]
+    entry = ALL[name] if isinstance(name, str) else name
     config = _known(entry.unet_config)
     settings = getattr(comfy.supported_models, entry.kind)(config)
     settings.unet_config |= config  # some classes insist on the sizes of the real model
@@ -147,9 +148,10 @@ def _known(unet_config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in unet_config.items() if key in known}
 
 
-def conditioning(name: str, seed: int, tokens: int = TOKENS) -> list[list[Any]]:
+def conditioning(name: str | Architecture, seed: int, tokens: int = TOKENS) -> list[list[Any]]:
     """A random CONDITIONING of the right shape."""
-    entry, generator = ALL[name], torch.Generator().manual_seed(seed)
+    entry = ALL[name] if isinstance(name, str) else name
+    generator = torch.Generator().manual_seed(seed)
     features = torch.randn(1, tokens, entry.context, generator=generator)
     extras = entry.extras(generator)
     if "attention_mask" in extras:
