@@ -23,7 +23,7 @@ from ..rewards.taste.events import Shown, new_pick
 from ..rewards.taste.features import Encoder
 from ..rewards.taste.fit import fit_taste
 from ..rewards.taste.head import save_head
-from ..rewards.taste.importing.into import FORMS, import_into
+from ..rewards.taste.importing.into import FORMS, import_into, listed
 from ..rewards.taste.picks import Taste
 from ..rewards.taste.report import Report
 from .outcome import AsJson, Command, CommandGroup
@@ -169,7 +169,10 @@ def import_ratings(
     ] = None,
     as_json: AsJson = False,
 ) -> dict[str, object] | None:  # fmt: skip
-    """Import ratings that were made elsewhere: all of them, or none if anything is wrong."""
+    """Import ratings that were made elsewhere: all of them, or none if anything is wrong.
+
+    Damaged notes (XMP, EXIF) are named; their pictures are left out.
+    """
     with _told("nothing was imported"):
         into = Taste(folder_to_write(taste, "TASTE"))
         done = import_into(into, source, form.value if form else None)
@@ -183,9 +186,11 @@ def import_ratings(
         (done.same_pixels, "came twice"),
         (done.same_look, "look like another one"),
         (done.missing, "have no file any more"),
+        (len(done.unreadable), "have notes that are damaged"),
     )
     notes = "".join(f"; {count} {text}" for count, text in left_out if count)
-    return typer.echo(f"{taste}: {kinds} ({FORMS[done.form]}){notes}. {total} picks in all.")
+    typer.echo(f"{taste}: {kinds} ({FORMS[done.form]}){notes}. {total} picks in all.")
+    return typer.echo(f"Damaged: {listed(done.unreadable)}") if done.unreadable else None
 
 
 @taste_app.command(cls=Command)

@@ -32,7 +32,7 @@ _FORMATS = (
 )
 #: A photo of some phones: the picture, and then the same as others saw it.
 _FIRST_OF_SEVERAL = "MPO"
-_BROKEN = (
+BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError),
     *(AttributeError, OverflowError, RuntimeError, AssertionError, struct.error, zlib.error),
 )
@@ -122,13 +122,13 @@ def unpacked(
         raise ValueError(
             f"{name} is no picture that can be read ({', '.join(formats)}), or it is damaged"
         ) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ValueError(f"{name} is damaged: {error}") from error
     check(picture, name)
     try:
         several = picture.format != _FIRST_OF_SEVERAL and getattr(picture, "is_animated", False)
         picture.load()
-    except (*_BROKEN, image.DecompressionBombError) as error:
+    except (*BROKEN, image.DecompressionBombError) as error:
         raise ValueError(f"{name} is damaged: {error}") from error
     if several:
         raise ValueError(
@@ -174,7 +174,7 @@ def _as_held(picture: Any) -> Any:
     form = picture.format
     try:
         upright = require("PIL.ImageOps", "To read pictures").exif_transpose(picture)
-    except _BROKEN:
+    except BROKEN:
         return picture
     upright.format = form  # a copy has none, and from_pil asks for it
     return upright

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sqlite3
 import zlib
 from dataclasses import asdict
@@ -253,6 +254,75 @@ def test_a_rating_that_is_none_is_refused_with_its_file(value, tmp_path):
         rating_of(file)
 
 
+WHOLE = XMP.format("", "").replace("<rdf:Description", "<Description").replace("/rdf:", "/")
+TIFF = Image.Exif()
+TIFF[0x0110] = "a camera"
+"""Its model: notes without a rating."""
+
+
+@pytest.mark.parametrize(
+    ("beside", "inside", "words"),
+    [
+        (WHOLE[:-9].encode(), {}, r"a\.png\.xmp: its XMP is damaged \("),
+        (XMP.format('xmp:Rating="4', "").encode()[:90], {}, "its XMP is damaged"),
+        (b"\x00\x01rubbish", {}, "its XMP is damaged"),
+        (b"", {}, "its XMP is damaged"),
+        (("\ufeff" + WHOLE).encode("utf-16-le")[:-3], {}, "its XMP is damaged"),
+        (b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", {}, "a document type is declared"),
+        (None, {"exif": TIFF.tobytes()[:16]}, r"a\.png: its EXIF is damaged \("),
+        (None, {"exif": b"Exif\0\0rubbish!"}, "its EXIF is damaged"),
+    ],
+)  # fmt: skip
+def test_damaged_notes_are_named_and_everything_else_is_imported(
+    beside, inside, words, taste, tmp_path
+):
+    save(tmp_path / "in" / "rated.jpg", exif=exif(0x4746, 5))
+    damaged = save(tmp_path / "in" / "a.png", **inside)
+    if beside is not None:
+        damaged.with_name("a.png.xmp").write_bytes(beside)
+    done = import_into(taste, tmp_path / "in")
+    assert (done.picks, len(done.unreadable)) == (1, 1)
+    assert re.search(words, done.unreadable[0])
+    (tmp_path / "in" / "rated.jpg").unlink()
+    with pytest.raises(ValueError, match=rf"(?s)holds no ratings .*{words}"):
+        import_into(Taste(tmp_path / "other"), tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        WHOLE.encode(),
+        f"<?xpacket begin='\ufeff' id='1'?>{WHOLE}   <?xpacket end='w'?>\0".encode(),
+        ("\ufeff" + WHOLE).encode("utf-16"),
+        "<?xml version='1.0' encoding='ISO-8859-1'?><a>\xe4</a>".encode("latin-1"),
+    ],
+)
+def test_whole_notes_without_a_rating_are_not_damaged(whole, taste, tmp_path):
+    save(tmp_path / "in" / "rated.jpg", exif=exif(0x4746, 5))
+    save(tmp_path / "in" / "a.jpg", exif=TIFF).with_suffix(".xmp").write_bytes(whole)
+    assert import_into(taste, tmp_path / "in").unreadable == ()
+
+
+def test_ratings_in_wide_letters_and_under_the_older_prefix_are_read(tmp_path):
+    file, text = save(tmp_path / "a.png"), XMP.format('xap:Rating="4"', "")
+    file.with_suffix(".xmp").write_bytes(text.encode("utf-16"))
+    assert rating_of(file) == 4
+
+
+def test_a_damaged_caption_is_named_and_its_picture_counts(taste, tmp_path):
+    liked = tmp_path / "in" / "liked"
+    save(liked / "a.png").with_suffix(".txt").write_bytes(b"\xff\xfe\x00")
+    save(liked / "b.png").with_suffix(".txt").write_bytes("\ufeffein Kätzchen".encode())
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("prompt", json.dumps(GRAPH)[:-5])
+    save(liked / "c.png", pnginfo=notes)
+    done = import_into(taste, tmp_path / "in")
+    assert done.picks == 3 and len(done.unreadable) == 2
+    assert "a.txt" in done.unreadable[0] and "c.png: the graph in it" in done.unreadable[1]
+    prompts = [pick.shown[0].prompt for pick in taste.counting()]
+    assert prompts == ["", "ein Kätzchen", ""]
+
+
 def index_of(folder, rows, tables=True):
     index = folder / "_mjr_index" / "assets.sqlite"
     index.parent.mkdir(parents=True, exist_ok=True)
@@ -309,13 +379,13 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "csv", "tsv"])
+@pytest.mark.parametrize("ending", ["jsonl", "JSONL", "csv", "TSV"])
 def test_tables_of_pairs_with_the_columns_of_pick_a_pic(ending, taste, tmp_path):
     for name in "abc":
         save(tmp_path / f"{name}.png")
     head = ("caption", "image_0", "image_1", "label_0")
     table = tmp_path / f"pairs.{ending}"
-    if ending == "jsonl":
+    if ending.lower() == "jsonl":
         rows = [json.dumps(dict(zip(head, row, strict=True))) for row in PAIRS]
         table.write_text("\n".join(rows))
     else:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ....prompts.decoding import read_text
 from ....settings.declared import shortened
 from ...picture_files import load_picture, unpacked
 from ..events import Pick, Shown, counting, new_pick
@@ -23,11 +24,12 @@ from . import folders, majoor, notes, pairs
 from .comfy_graph import graph_of, prompt_and_seed
 from .comfy_noise import made_in
 from .near import Seen, look_of
-from .rated import Rated
+from .rated import Rated, Unreadable
 
-__all__ = ["FORMS", "Imported", "import_into"]
+__all__ = ["FORMS", "Imported", "import_into", "listed"]
 
 _MARK = "import-"
+_MOST_NAMED = 10
 FORMS: dict[str, str] = {
     "likes": "folders liked and disliked (or pos and neg)",
     "stars": "folders 1 to 5",
@@ -56,6 +58,9 @@ class Imported:
     """Left out: a picture that looks the same was rated alike."""
     missing: int
     """Left out: their files are gone (of an index, which may know more than there is)."""
+    unreadable: tuple[str, ...]
+    """What is wrong with damaged notes, each with its file. Ratings in them are not known, so their
+    pictures are left out; captions in them are, and the pictures count without."""
 
 
 def import_into(
@@ -64,7 +69,8 @@ def import_into(
     form: str | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Imported:
-    """Import ratings.
+    """Import ratings. Damaged notes are told, see :class:`Imported`; anything else that is wrong
+    stops the import.
 
     Args:
         taste: Gets picks, and copies of the pictures.
@@ -84,12 +90,16 @@ def import_into(
     chosen: dict[tuple[str, ...], tuple[Rated, list[Shown]]] = {}
     looks = Seen()
     answers: dict[str, object] = {}
+    unreadable: list[str] = []
     for number, rated in enumerate(_ratings(source, form), start=1):
         progress(number)
+        if isinstance(rated, Unreadable):
+            unreadable.append(rated.why)
+            continue
         if form == "majoor" and not rated.files[0].is_file():
             counts["missing"] += 1
             continue
-        read = [_read(file, rated) for file in rated.files]
+        read = [_read(file, rated, unreadable) for file in rated.files]
         shown = [one for one, _ in read]
         key = (rated.kind, *sorted(one.picture for one in shown))
         if key in chosen:
@@ -106,8 +116,15 @@ def import_into(
         chosen[key] = rated, shown
     if not chosen:
         gone = f"; the files of {counts['missing']} are gone" if counts["missing"] else ""
-        raise ValueError(f"{source} holds no ratings ({FORMS[form]}){gone}")
-    return _write(taste, form, chosen, counts)
+        damaged = f"; {listed(unreadable)}" if unreadable else ""
+        raise ValueError(f"{source} holds no ratings ({FORMS[form]}){gone}{damaged}")
+    return _write(taste, form, chosen, counts, unreadable)
+
+
+def listed(texts: Sequence[str]) -> str:
+    """The first of many, and how many more there are."""
+    more = f", and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
+    return "; ".join(texts[:_MOST_NAMED]) + more
 
 
 def _form_of(source: Path) -> str:
@@ -126,7 +143,7 @@ def _form_of(source: Path) -> str:
     )
 
 
-def _ratings(source: Path, form: str) -> Iterator[Rated]:
+def _ratings(source: Path, form: str) -> Iterator[Rated | Unreadable]:
     if form not in FORMS:
         raise ValueError(f"the form is {shortened(form)}; it must be one of {', '.join(FORMS)}")
     if form == "pairs":
@@ -144,8 +161,8 @@ def _ratings(source: Path, form: str) -> Iterator[Rated]:
     return readers[form](source)
 
 
-def _read(file: Path, rated: Rated) -> tuple[Shown, Tensor]:
-    """A picture, what its notes and the text file beside it say."""
+def _read(file: Path, rated: Rated, unreadable: list[str]) -> tuple[Shown, Tensor]:
+    """A picture, what its notes and the text file beside it say; what is damaged is added."""
     try:
         picture = load_picture(file)
         with open(file, "rb") as opened:
@@ -153,10 +170,15 @@ def _read(file: Path, rated: Rated) -> tuple[Shown, Tensor]:
     except (ValueError, FileNotFoundError) as error:
         place = "" if rated.where == str(file) else f"{rated.where}: "
         raise type(error)(f"{place}{error}; nothing was imported") from error
+    if str(told.get("prompt", "")).lstrip().startswith("{") and graph_of(told) is None:
+        unreadable.append(f"{file}: the graph in it is damaged, so its prompt is not known")
     text, seed = prompt_and_seed(told)
     beside = file.with_suffix(".txt")
     if not text and rated.prompt is None and beside.is_file() and beside.stat().st_size < 2**16:
-        text = beside.read_text("utf-8", "ignore").strip()
+        try:
+            text = read_text(beside, tell=lambda sentence: None).strip()
+        except ValueError as error:
+            unreadable.append(f"{beside}: {error}")
     made = {"file": file.name, **_made(told)}
     index = 0 if "noise" in made else None
     facts = {"prompt": rated.prompt or text, "seed": seed, "index": index, "made": made}
@@ -189,6 +211,7 @@ def _write(
     form: str,
     chosen: dict[tuple[str, ...], tuple[Rated, list[Shown]]],
     counts: Counter[str],
+    unreadable: Sequence[str],
 ) -> Imported:
     earlier: dict[tuple[str, ...], Pick] = {
         (pick.kind, *sorted(one.picture for one in pick.shown)): pick
@@ -212,4 +235,5 @@ def _write(
     added = [pick for pick in taste.extend(picks) if pick.kind != "undo"]
     kinds = dict(Counter(pick.kind for pick in added))
     names = ("present", "changed", "same_pixels", "same_look", "missing")
-    return Imported(form, len(added), kinds, **{name: counts[name] for name in names})
+    numbers = {name: counts[name] for name in names}
+    return Imported(form, len(added), kinds, **numbers, unreadable=tuple(unreadable))

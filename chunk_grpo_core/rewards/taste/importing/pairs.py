@@ -32,11 +32,12 @@ def pairs(table: Path) -> Iterator[Rated]:
         ValueError: A row is something else; the message names its line.
     """
     text = read_text(table)
-    if table.suffix == ".jsonl":
+    ending = table.suffix.lower()
+    if ending == ".jsonl":
         rows = jsonl_rows(text, table.name, _EXAMPLE)
     else:
         rows = table_rows(
-            text, table.name, _is_head, tabbed=table.suffix == ".tsv", quotes=True, tell=_silent
+            text, table.name, _is_head, tabbed=ending == ".tsv", quotes=True, tell=_silent
         )
     for where, row in rows:
         assert not isinstance(row, str)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Rated", "picture_files"]
+__all__ = ["Rated", "Unreadable", "picture_files"]
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"}
 _MOST = 100_000
@@ -25,6 +25,17 @@ class Rated:
     """None: what the files themselves say."""
     where: str = ""
     """Where it was read, for messages."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Notes that are damaged, so that nobody knows whether they hold a rating.
+
+    Their picture is left out and told, and everything else is imported.
+    """
+
+    why: str
+    """Names the file, and says what is wrong with it."""
 
 
 def picture_files(folder: Path) -> Iterator[Path]:
