@@ -55,8 +55,8 @@ _SETTINGS = (
     SettingInput(
         "noise",
         "preference.noise",
-        "stored: a picture is noised with the noise that it began with, where the pick knows it. "
-        "fresh: always with fresh noise, which the pictures of a pair share.",
+        "fresh: every picture is noised anew; the pictures of a pair share that noise. "
+        "stored: with the noise that it began with, where the pick knows it.",
         is_rare=True,
     ),
     SettingInput(

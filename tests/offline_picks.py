@@ -23,7 +23,7 @@ def config_of(kind="dpo", **changes):
         "chunk_fraction": 0.5,
         "sde": SdeConfig(),
         "share_initial_noise": True,
-        "preference": PreferenceConfig(objective=kind, beta=200.0),
+        "preference": PreferenceConfig(objective=kind, beta=200.0, noise="stored"),
         "group_size": 2,
         "prompts_per_iteration": 4,
         "iterations": 5,

@@ -18,6 +18,7 @@ ROWS = [line for line in NOTATION.partition("## Symbols")[2].splitlines() if ".p
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "web" / "docs").glob("*.md")),
 ]

@@ -81,9 +81,10 @@ class PreferenceConfig(MatchingTimes):
     Small: it may move far. Factor of a difference of matching errors (means over dimensions) over
     2, as in Diffusion-DPO's code, which has 5000; Flow-GRPO's has 100. On the tiny FLUX (160 picks
     seen three times, one run each) 200 gained three times as much as 2000; see docs/taste.md."""
-    noise: Annotated[str, OneOf(NOISES)] = "stored"
-    """stored: noise a picture with the noise that it began with, where the pick knows that (PNAPO,
-    arXiv 2605.09433), and with fresh noise elsewhere. fresh: always with fresh noise."""
+    noise: Annotated[str, OneOf(NOISES)] = "fresh"
+    """fresh: noise every picture anew. stored: with the noise that it began with, where the pick
+    knows that (PNAPO, arXiv 2605.09433), and with fresh noise elsewhere. On the tiny FLUX stored
+    noise gained a little less (15 pairs of runs); see docs/recipes.md."""
 
     def __post_init__(self) -> None:
         check_settings(self, "preference")

@@ -74,7 +74,7 @@ class DiffusersPolicy(ABC, Generic[Conditioning]):
         self._encode, self._decode = lru_cache(self.captions)(torch.no_grad()(encode)), decode
         self._encode_pictures = encode_pictures
         self._adapter = PeftAdapter(transformer, lora, seed, self.targets)
-        self._transformer = transformer.eval()
+        self._transformer = transformer.train(False)
         self._scaled = self._loss_scale()
         self._device = device or next(transformer.parameters()).device
 

@@ -120,7 +120,7 @@ def _text_pipe_21(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     return kind(
         scheduler=None,
         vae=None,
-        text_encoder=encoder.eval(),
+        text_encoder=encoder.train(False),
         processor=TextProcessor(tokenizer),
         transformer=None,
     )

@@ -161,7 +161,7 @@ def target_colour(colour: str = "#2060c0") -> AnalyticReward:
         raise ValueError(
             f"colour is {shortened(colour)}; write six hexadecimal digits, for example #2060c0"
         )
-    target = torch.tensor(list(bytes.fromhex(digits[1]))) / 255.0
+    target = torch.tensor([int(digits[1][at : at + 2], 16) for at in (0, 2, 4)]) / 255.0
     return AnalyticReward(
         name="target_colour",
         formula=lambda images: 1.0 - (images - target).abs().mean((1, 2, 3)),

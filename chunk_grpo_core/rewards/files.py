@@ -288,4 +288,4 @@ def strict_load(network: _Network, tensors: Mapping[str, Tensor], source: str | 
     left = [n for n, t in (*network.named_parameters(), *network.named_buffers()) if t.is_meta]
     if left:
         raise RuntimeError(f"{', '.join(left)} have no values after loading")
-    return network.requires_grad_(False).eval()
+    return network.requires_grad_(False).train(False)

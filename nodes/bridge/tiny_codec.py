@@ -47,7 +47,7 @@ def tiny_vae(weights: Mapping[str, Tensor]) -> comfy.sd.VAE:
     vae = comfy.sd.VAE(sd=stand_in, config={"params": params}, dtype=torch.float32)
     codec = TinyCodec()
     codec.load_state_dict(weights)
-    vae.first_stage_model = _Autoencoder(codec).eval().requires_grad_(False)
+    vae.first_stage_model = _Autoencoder(codec).train(False).requires_grad_(False)
     vae.patcher = ModelPatcher(
         vae.first_stage_model,
         load_device=vae.device,

@@ -19,7 +19,7 @@ const editors = new WeakMap(); // node -> {panel, reader, ran, shown, isWriting}
 const remembered = new Map(); // "workflow/execution id" -> what the last run gave, while the page lives
 
 app.registerExtension({
-  name: "ChunkGRPO.ChunkEditor",
+  name: "chunk_grpo.chunk_editor",
   nodeCreated(node) {
     if (node.comfyClass === TYPE) addEditor(node);
   },

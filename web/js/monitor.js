@@ -105,7 +105,7 @@ api.addEventListener("b_preview_with_metadata", (event) => {
 });
 
 app.registerExtension({
-  name: "ChunkGRPO.Monitor",
+  name: "chunk_grpo.monitor",
   setup() {
     api.addEventListener("chunk_grpo.status", ({ detail }) => {
       for (const node of nodesOfType(root(), TYPE)) monitors.get(node)?.hear(detail);

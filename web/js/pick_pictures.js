@@ -97,7 +97,7 @@ function findAll() {
 }
 
 app.registerExtension({
-  name: "ChunkGRPO.PickPictures",
+  name: "chunk_grpo.pick_pictures",
   setup() {
     api.addEventListener("chunk_grpo.taste", ({ detail }) => {
       for (const node of nodesOfType(root(), TYPE)) panels.get(node)?.hear(detail.taste);

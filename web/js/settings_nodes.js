@@ -41,7 +41,7 @@ function name(source) {
 }
 
 app.registerExtension({
-  name: "ChunkGRPO.Settings",
+  name: "chunk_grpo.settings",
   nodeCreated(node) {
     if (!TYPES.includes(node.comfyClass)) return;
     useStyle("settings_nodes.css");

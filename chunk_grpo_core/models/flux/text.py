@@ -176,8 +176,8 @@ def _encoders(
     t5_words = _tokenizer(
         transformers.T5TokenizerFast, source.t5_tokenizer, "T5", ("tokenizer.json", "spiece.model")
     )
-    clip: Any = load_clip(source.clip, dtype, clip_words.eos_token_id).eval().to(device)
-    t5 = load_t5(source.t5, dtype).eval().to(device)
+    clip: Any = load_clip(source.clip, dtype, clip_words.eos_token_id).train(False).to(device)
+    t5 = load_t5(source.t5, dtype).train(False).to(device)
 
     def ids(tokenizer: Any, prompt: str, length: int) -> Tensor:
         options = {"padding": "max_length", "max_length": length, "truncation": True}

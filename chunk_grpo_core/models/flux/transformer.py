@@ -67,7 +67,7 @@ def load_transformer(source: Path, weights: str, device: torch.device) -> nn.Mod
     if source.is_dir() and weights == "gguf":
         raise ValueError(f"weights is 'gguf', but {source} is a folder; give the .gguf file itself")
     model = _from_folder(source, weights) if source.is_dir() else _from_file(source, weights)
-    model.requires_grad_(False).eval()
+    model.requires_grad_(False).train(False)
     return model if weights in _BITSANDBYTES else model.to(device)  # those are placed already
 
 

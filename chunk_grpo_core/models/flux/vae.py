@@ -71,7 +71,7 @@ def load_vae(source: Path, dtype: torch.dtype, device: torch.device, *, tiling: 
             vae = kind(**vae_config({name: tuple(t.shape) for name, t in state.items()}))
         check_same_names(state, vae, source)
         vae.load_state_dict(state, assign=True)
-    vae.requires_grad_(False).eval().to(device)
+    vae.requires_grad_(False).train(False).to(device)
     if tiling:
         vae.enable_tiling()
     return vae

@@ -65,13 +65,15 @@ def load_policy(
     negative = _negative(entry, model, index)
     encode = _encoder(entry, kinds[entry.pipeline], model, prompts, negative)
     vae: Any = _loaded(kinds[entry.vae], sources["vae"], "vae", folder, dtype)
-    vae.requires_grad_(False).eval().to(device)
+    vae.requires_grad_(False).train(False).to(device)
     if model.vae_tiling:
         vae.enable_tiling()
     transformer: Any = _loaded(
         kinds[entry.transformer], sources["transformer"], "transformer", folder, dtype
     )
-    transformer.requires_grad_(False).eval().to(torch.device("cpu") if keep_on_cpu else device)
+    transformer.requires_grad_(False).train(False).to(
+        torch.device("cpu") if keep_on_cpu else device
+    )
     speed_up(transformer, model, entry.blocks)
     form, decode, encode_pictures = (
         entry.form,

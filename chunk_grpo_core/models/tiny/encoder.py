@@ -107,4 +107,4 @@ def load_tiny_encoder(path: Path = ENCODER_ASSET) -> TinyEncoder:
         network.load_state_dict(weights)
     except Exception as error:  # safetensors and torch raise their own kinds
         raise ValueError(f"{path} is no readable encoder: {error}") from error
-    return TinyEncoder(network.eval().requires_grad_(False))
+    return TinyEncoder(network.train(False).requires_grad_(False))

@@ -78,7 +78,7 @@ def _empty() -> TinyFlux:
 
 def _freeze(flux: TinyFlux) -> TinyFlux:
     for module in flux.parts().values():
-        module.eval().requires_grad_(False)
+        module.train(False).requires_grad_(False)
     return flux
 
 

@@ -59,7 +59,7 @@ def _codec(settings: CodecSettings, seed: int, ready: Path | None) -> TinyCodec:
         return train_codec(settings, seed)
     codec = TinyCodec()
     codec.load_state_dict(torch.load(ready, weights_only=True))
-    return codec.eval().requires_grad_(False)
+    return codec.train(False).requires_grad_(False)
 
 
 def pretrain(

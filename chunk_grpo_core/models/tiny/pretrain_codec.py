@@ -110,4 +110,4 @@ def train_codec(settings: CodecSettings, seed: int) -> TinyCodec:
             _LOG.info("codec step %d loss %.4f, %.0f s", step + 1, mean, seconds)
     _normalise(average, table, generator)
     _LOG.info("codec error %s", codec_error(average))
-    return average.eval().requires_grad_(False)
+    return average.train(False).requires_grad_(False)

@@ -75,7 +75,7 @@ def train_encoder(steps: int, seed: int) -> TinyEncoderNetwork:
         optimiser.step()
         if (step + 1) % 100 == 0:
             _LOG.info("step %d loss %.4f", step + 1, loss.item())
-    return network.eval().requires_grad_(False)
+    return network.train(False).requires_grad_(False)
 
 
 @torch.no_grad()

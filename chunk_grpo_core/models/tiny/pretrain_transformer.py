@@ -180,5 +180,5 @@ def train_transformer(
         if done % settings.report_every == 0 or done == settings.steps:
             report(average, done)
     for module in average.parts().values():
-        module.eval().requires_grad_(False)
+        module.train(False).requires_grad_(False)
     return average

@@ -66,7 +66,7 @@ class Mask2Former:
             sides: The picture is resized until its shorter side has the first number of pixels or
                 its longer side the second; then both to multiples of 32.
         """
-        self.network = network.eval()
+        self.network = network.train(False)
         self.labels = [_RENAMED.get(label, label) for label in labels]
         self.sides = sides
         self._facts = {**facts, "pixels": f"resize-{sides[0]}-{sides[1]}-1"}

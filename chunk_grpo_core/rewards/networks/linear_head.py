@@ -53,4 +53,4 @@ def linear_head(tensors: Mapping[str, Tensor], source: str | Path) -> nn.Linear:
         raise ValueError(f"{source} does not fit: it gives {len(weight)} numbers, not one score")
     head = nn.Linear(weight.shape[1], 1)
     head.load_state_dict({"weight": weight.float(), "bias": bias.float()})
-    return head.requires_grad_(False).eval()
+    return head.requires_grad_(False).train(False)

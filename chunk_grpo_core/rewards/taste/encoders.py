@@ -177,7 +177,7 @@ def _network(folder: Path) -> Any:
             f"encoder: {folder} holds a {type(model).__name__}, which has no image tower; take "
             "SigLIP, CLIP or DINOv2"
         )
-    return tower.requires_grad_(False).eval()
+    return tower.requires_grad_(False).train(False)
 
 
 def _json(file: Path) -> dict[str, Any]:
