@@ -16,6 +16,7 @@ from ..runs.held_out import check_held_out
 from ..runs.load import load_adapter, load_policy, load_prompts
 from ..runs.outcome import EVALUATION_SEED
 from ..train.batch_limit import BatchLimit
+from .flags import give_one
 from .measure import Opened, open_source
 from .outcome import AsJson
 from .progress import ProgressBar, clear_errors
@@ -23,11 +24,14 @@ from .progress import ProgressBar, clear_errors
 __all__ = ["duels"]
 
 _FOLDER = "duels"
+_COUNT = 20
 
 
 def duels(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    count: Annotated[int, typer.Option(min=1, max=200, help="Duels to draw.")] = 20,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=200, help=f"Duels to draw, by default {_COUNT}.")
+    ] = None,
     answers: Annotated[
         str | None,
         typer.Option(
@@ -51,6 +55,8 @@ def duels(
     and keeps it. Evaluate LoRA in ComfyUI draws the same duels and shows them one by one.
     """
     with clear_errors("nothing was written"), ProgressBar() as bar:
+        give_one(answers=answers, result=result, count=count)
+        give_one(answers=answers, result=result, seed=seed)
         if answers is not None:
             done = change_duels(_newest(run), lambda drawn: answered(drawn, answers)[0])
             return _said(done, as_json)
@@ -63,6 +69,7 @@ def duels(
             )
         held_out = load_prompts(opened.config).held_out
         check_held_out(held_out)
+        count = count or _COUNT
         order = secrets.randbits(32) if seed is None else seed
         chosen = drawn_duels(
             [example.text for example in examples_of(held_out)],

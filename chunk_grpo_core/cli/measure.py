@@ -29,10 +29,12 @@ from ..runs.load import load_adapter, load_policy, load_prompts, load_rewards
 from ..runs.outcome import EVALUATION_SEED
 from ..runs.recorded import RecordedRun, open_to_look
 from ..runs.results import measure_curve
+from ..settings.declared import shortened
 from ..train.batch_limit import BatchLimit
 from ..watch.comparison import Comparison
 from ..watch.pictures import save_png, write_pictures
 from ..watch.plots import plot_dynamics
+from .flags import give_one
 from .outcome import AsJson
 from .outputs import file_to_write, folder_to_write
 from .progress import ProgressBar, clear_errors
@@ -71,6 +73,7 @@ def sample(
 ) -> dict[str, object] | None:
     """Draw pictures with the model, with or without a LoRA, without sampling noise."""
     with clear_errors("pictures so far were not written"), ProgressBar() as bar:
+        give_one(base=base, lora=lora)
         folder_to_write(out)
         opened = open_source(source, changes)
         config = opened.config
@@ -192,6 +195,11 @@ def evaluate(
         if reward is not None:
             entry = RewardEntry(name=reward, weight=1.0, settings=reward_settings(setting or []))
             config = replace(config, rewards=(entry,))
+        elif setting:
+            raise ValueError(
+                f"--setting {shortened(setting[0])} is of --reward, which was not given; to change "
+                "a reward of the file write --set reward.KEY=VALUE"
+            )
         chosen = lora or opened.lora
         if chosen is None:
             raise ValueError(

@@ -22,6 +22,7 @@ from ..rewards.fetch import fetch_file
 from ..rewards.files import DEFAULT_FOLDER
 from ..rewards.picture_files import load_picture
 from ..rewards.settings import reward_settings
+from .flags import give_one
 from .outcome import AsJson, Failed
 
 __all__ = ["fetch", "score", "score_and_show"]
@@ -50,8 +51,7 @@ def score(
 
     Nothing is downloaded: see fetch.
     """
-    if prompt and prompt_file:
-        raise ValueError("--prompt and --prompt-file were both given; give one of them")
+    give_one(prompt=prompt, prompt_file=prompt_file)
     prompts = examples_of(prompt or [""])
     if prompt_file:
         lines = read_prompt_file(prompt_file)

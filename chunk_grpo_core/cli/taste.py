@@ -18,7 +18,7 @@ from ..disk.lock import InUse
 from ..rewards import load_reward
 from ..rewards.picture_files import load_picture
 from ..rewards.taste.asking import answer_in_words, asked_batches, clicks_about
-from ..rewards.taste.encoders import TINY, named_encoder
+from ..rewards.taste.encoders import named_encoder
 from ..rewards.taste.events import Shown, new_pick
 from ..rewards.taste.features import Encoder
 from ..rewards.taste.fit import fit_taste
@@ -254,7 +254,7 @@ def score(
     """Score pictures with a head."""
     with clear_errors("nothing was written"):
         settings: dict[str, Any] = {"head": str(head), "pessimism": pessimism, "device": device}
-        if encoder and str(encoder) != TINY:  # the head names that one by itself
+        if encoder:
             settings["encoder"] = str(encoder)
         judge = load_reward("taste", **settings)
         return score_and_show(judge, images, prompt or [""], as_json)
@@ -317,7 +317,10 @@ def _place(number: int, count: int) -> int:
 def _marks(numbers: Sequence[int], count: int) -> list[int]:
     marks = [0] * count
     for number in numbers:
-        marks[_place(abs(number), count)] = 1 if number > 0 else -1
+        place = _place(abs(number), count)
+        if marks[place]:
+            raise ValueError(f"--answer names picture {abs(number)} twice; name it once")
+        marks[place] = 1 if number > 0 else -1
     return marks
 
 

@@ -146,6 +146,10 @@ def resume(
         join_processes(timeout=timeout, split_groups=split_groups) as processes,
         ProgressBar() as bar,
     ):
+        if iterations and any(
+            text.partition("=")[0].strip() == "iterations" for text in changed[:-1]
+        ):
+            raise ValueError("--iterations and --set iterations were both given; give one of them")
         run = resume_run(
             folder,
             changes=changed,
@@ -163,12 +167,13 @@ def presets(
         str | None, typer.Option(metavar="NAME", help="Print this preset as a whole file.")
     ] = None,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="|".join(FAMILIES),
-            help="Family to write it for. tiny runs as it is; the others need your paths.",
+            help="Family to write it for. tiny (default) runs as it is; the others need your "
+            "paths.",
         ),
-    ] = "tiny",
+    ] = None,
     as_json: AsJson = False,
 ) -> dict[str, object] | None:
     """List the presets, or print one as a configuration file with every key explained.
@@ -176,7 +181,9 @@ def presets(
     For example: chunk-grpo presets --write safe-lora --model flux > my.toml
     """
     with clear_errors("nothing was written"):
-        text = None if write is None else preset_text(write, model)
+        if model is not None and write is None:
+            raise ValueError("--model is the family that --write is for; name a preset, too")
+        text = None if write is None else preset_text(write, model or "tiny")
     if as_json and text is not None:
         return {"name": write, "text": text}
     if as_json:

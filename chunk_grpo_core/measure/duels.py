@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +18,8 @@ from ..method.policy import Policy
 from ..method.sampler import Sampler
 from ..method.schedule import TimeGrid
 from ..rewards.taste.report import wilson
-from ..settings.declared import shortened
+from ..settings.blaming import blaming
+from ..settings.declared import check_settings, shortened
 from ..train.batch_limit import BatchLimit
 from .sampling import draw
 
@@ -263,9 +264,32 @@ def duels_from_json(data: Mapping[str, Any], name: str) -> list[Duel]:
     Raises:
         ValueError: It is of another version, or something else.
     """
-    try:
-        if data["version"] != _VERSION:
-            raise ValueError(f"{name} is of version {data['version']}, and this reads {_VERSION}")
-        return [Duel(**row) for row in data["duels"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{name} is no file of duels: {error}; draw new ones") from error
+    if not isinstance(data, Mapping) or not {"version", "duels"} <= data.keys():
+        raise ValueError(
+            f"{name} is no file of duels: it must be an object with version and duels; draw new "
+            "ones"
+        )
+    if data["version"] != _VERSION:
+        raise ValueError(
+            f"{name} is of version {shortened(data['version'])}, and this reads {_VERSION}; draw "
+            "new ones"
+        )
+    rows = data["duels"]
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{name}: duels is {shortened(rows)}; it must be a list; draw new ones")
+    return [_duel(row, f"{name}, duel {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _duel(row: object, where: str) -> Duel:
+    names = {field.name for field in fields(Duel)}
+    if not isinstance(row, dict) or row.keys() != names:
+        raise ValueError(
+            f"{where}: it has {shortened(row)}; it must have {', '.join(sorted(names))}; draw new "
+            "ones"
+        )
+    duel = Duel(**row)
+    with blaming(where):
+        check_settings(duel)
+        if duel.answer not in (None, SAME, LEFT, RIGHT):
+            raise ValueError(f"answer is {duel.answer}; it must be 1, 2, 0 or none")
+    return duel

@@ -103,6 +103,28 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("duels judged --answers 12 --result", "--answers and --result were both given"),
+        ("duels judged --answers 12 --count 5", "--answers and --count were both given"),
+        ("duels judged --result --seed 5", "--result and --seed were both given"),
+        ("sample tiny.toml --base --lora in.safetensors", "--base and --lora were both given"),
+        (
+            "score a.png --reward x --prompt a --prompt-file b",
+            "--prompt and --prompt-file",
+        ),
+        ("resume r --iterations 5 --set iterations=6", "--iterations and --set iterations"),
+        ("evaluate tiny.toml --setting colour=#000000", "is of --reward, which was not given"),
+        ("presets --model flux", "--model is the family that --write is for"),
+        ("demo --compare --algorithm step", "leave --algorithm out"),
+    ],
+)
+def test_no_flag_wins_silently_over_another(words, message, place):
+    done = CliRunner().invoke(app, words.split())
+    assert done.exit_code == 2 and message in " ".join(done.stderr.replace("│", " ").split())
+
+
 #: Command -> words that work, words that hold a mistake, what to break for an internal error.
 COMMANDS = {
     "train": ("tiny.toml", "gone.toml", (train, "train_run")),

@@ -83,6 +83,34 @@ def test_answers_that_do_not_fit_are_refused(answers, message):
         answered(drawn_duels(["a"], 3, 0, seed=0), answers)
 
 
+DRAWN = {"picture": "01.png", "prompt": "a", "seed": 1, "lora_is_left": True, "answer": None}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "duels.json is no file of duels: it must be an object with version and duels"),
+        ({"duels": [DRAWN]}, "it must be an object with version and duels; draw new ones"),
+        ({"version": 2, "duels": [DRAWN]}, "is of version 2, and this reads 1; draw new ones"),
+        ({"version": 1, "duels": []}, r"duels is \[\]; it must be a list"),
+        (
+            {"version": 1, "duels": [DRAWN, {}]},
+            "duel 2: it has {}; it must have answer",
+        ),
+        ({"version": 1, "duels": [{**DRAWN, "sides": 1}]}, "it must have answer, lora_is_left, "),
+        (
+            {"version": 1, "duels": [{**DRAWN, "prompt": 5}]},
+            "duel 1: prompt is 5; it must be a",
+        ),
+        ({"version": 1, "duels": [{**DRAWN, "answer": 7}]}, "duel 1: answer is 7; it must be 1, 2"),
+    ],
+)
+def test_a_file_that_holds_no_duels_says_what_is_wrong(data, message, tmp_path):
+    (tmp_path / "duels.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=message):
+        read_duels(tmp_path)
+
+
 def flat(*levels):
     return [torch.full((8, 8, 3), level / 255) for level in levels]
 

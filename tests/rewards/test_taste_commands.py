@@ -68,6 +68,8 @@ def test_from_picks_to_scores():
     by_name = {row["image"]: row["score"] for row in scores}
     assert by_name["bright.png"] > by_name["middle.png"] > by_name["dark.png"]
     assert set(scores[0]["extras"]) == {"taste_std", "unfamiliar"}
+    code, _, errors = run("score", "mine/head.safetensors", *files, "--encoder", "tiny")
+    assert code == 2 and "the head was fitted without an encoder" in errors.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,7 @@ def test_from_picks_to_scores():
         ("add mine dark.png bright.png --kind duel --answer 3", "names picture 3; there are 2"),
         ("add mine dark.png bright.png --kind duel --answer 1,2", "it must be one number"),
         ("add mine dark.png bright.png --kind hearts --answer x", "write numbers, such as 2"),
+        ("add mine dark.png bright.png --kind hearts --answer 1,-1", "names picture 1 twice"),
         ("add mine dark.png --kind like --answer maybe", "it must be yes or no"),
         ("add mine dark.png --kind stars --answer 9", "the answer of stars is 9"),
         ("add mine --kind like --answer yes", "like needs pictures"),

@@ -219,6 +219,9 @@ GOOD = {
     "skip": [],
     "best: 1; undo": [],
     "best: 1\nbest: 2\nundo": [("best", 0)],
+    "best: 1\nundo\nbest: 2": [("best", 1)],
+    "better: 1 > 2 > 3\nbest: 2": [("duel", 0), ("duel", 0), ("best", 1)],
+    "stars: 5\nstars: , 1": [("stars", 5), ("stars", 1)],
     "": [],
     " \n;; ": [],
 }
@@ -252,8 +255,19 @@ BAD = [
     "better: 1 > 6", "better: >", "same", "same: 1", "same: 1, 1", "same: 1, 2, 3", "stars:",
     "stars: 6", "stars: 0",
     "stars: , ,", "stars: 1, 2, 3, 4, 5, 5", "stars: ²", "skip: 1", "undo: 1", "undo",
+    "best: 2; best: 3", "best: 2; best: 2", "better: 2 > 1; better: 1 > 2", "better: 1 > 2 > 1",
+    "same: 1, 2; better: 1 > 2", "better: 1 > 2; same: 2, 1", "stars: 5; stars: 4",
+    "stars: 1, 2; stars: , 3", "skip; best: 1", "liked: 1; skip", "skip; skip",
     "\0", ":", "١", "liked: ١", "best: 1\nhm", "x" * 20_000, "liked: " + "9" * 5000,
 ]  # fmt: skip
+
+
+def test_a_text_that_says_a_thing_twice_is_refused_with_both_lines(taste):
+    made = shown(taste, "a", "b", "a", "b")
+    said.add_said(taste, made, "best: 1; best: 2")  # of two prompts
+    words = "picks, line 3: picture 3 is named the best of its prompt again, after picks, line 1"
+    with pytest.raises(ValueError, match=words):
+        said.add_said(taste, made, "best: 1; liked: 2; best: 3")
 
 
 @pytest.mark.parametrize("text", BAD, ids=lambda text: repr(text)[:30])

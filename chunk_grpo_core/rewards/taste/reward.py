@@ -21,7 +21,7 @@ from ...settings.declared import shortened
 from ..files import digest
 from ..networks.network import LoadOptions
 from .asking import answer, clicks_about
-from .encoders import VisionEncoder, encoder_without_file, load_encoder
+from .encoders import TINY, VisionEncoder, encoder_without_file, load_encoder, named_encoder
 from .events import counting
 from .features import Encoder, features
 from .fit import fit_taste
@@ -188,8 +188,8 @@ def load_taste(
 
     Args:
         head: The .safetensors file that ``chunk-grpo taste fit`` wrote.
-        encoder: The one that it was fitted on, if it was: loaded, or the folder of the vision
-            model. ``tiny`` is found without.
+        encoder: The one that it was fitted on, if it was: loaded, ``tiny`` (which is found
+            without, too), or the folder of the vision model.
         pessimism: See :class:`TasteReward`.
         distance: See :class:`TasteReward`.
         device: Of the encoder.
@@ -208,6 +208,8 @@ def load_taste(
     taste = _picks_of(Path(head), picks)
     if encoder is None:
         encoder = encoder_without_file(fitted.encoder, fitted.encoder_digest)
+    elif str(encoder) == TINY:
+        encoder = named_encoder(TINY)
     if not isinstance(encoder, (str, Path)):
         return TasteReward(
             fitted,

@@ -9,14 +9,16 @@
     undo                                  takes back the last pick of the taste
 
 Pictures are counted from 1, in the order of the batch. Lines end where they end, or at a
-semicolon. A text counts once for the same pictures, however often the graph runs.
+semicolon. A text counts once for the same pictures, however often the graph runs, and says each
+thing once: which picture is best, how two compare, the stars or the heart of a picture. What an
+undo in it takes back may be said anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ....settings.declared import shortened
@@ -85,6 +87,7 @@ def add_said(taste: Taste, batches: Sequence[Batch], text: str) -> list[Pick]:
     lines = parse_said(text)
     if not lines:
         return []
+    _check_once(lines, batches)
     plain = "\n".join(f"{line.word} {line.numbers}" for line in lines)
     facts = "\n".join([*(batch.id for batch in batches), plain])
     mark = f"text-{hashlib.sha256(facts.encode()).hexdigest()[:24]}"
@@ -144,6 +147,43 @@ def _picks(line: Said, batches: Sequence[Batch], picks: Sequence[Pick]) -> list[
         return [pick for pair in pairs for pick in answer_duel(batch, pair, answer)]
     except ValueError as error:
         raise ValueError(f"{line.where}: {error}") from None
+
+
+def _check_once(lines: Sequence[Said], batches: Sequence[Batch]) -> None:
+    """Refuse a text that says a thing twice: whichever counted, the other would be lost."""
+    stands: list[Said] = []
+    for line in lines:
+        if line.word != "undo":
+            stands.append(line)
+        elif stands:
+            stands.pop()
+    skips = [line for line in stands if line.word == "skip"]
+    if skips and len(stands) > 1:
+        raise ValueError(
+            f"{skips[0].where}: skip says nothing about these pictures, but there is another line; "
+            "leave one of them out"
+        )
+    first: dict[object, Said] = {}
+    for line in stands:
+        for thing, words in _things(line, batches):
+            if thing in first:
+                raise ValueError(f"{line.where}: {words} again, after {first[thing].where}; say "
+                                 "each thing once")  # fmt: skip
+            first[thing] = line
+
+
+def _things(line: Said, batches: Sequence[Batch]) -> Iterator[tuple[object, str]]:
+    """What a line decides, and in words."""
+    if line.word == "best":
+        place, _ = _place(line.numbers[0], batches, line)
+        yield ("best", place), f"picture {line.numbers[0]} is named the best of its prompt"
+    elif line.word == "stars":
+        for number, _ in _marked(line):
+            yield ("stars", number), f"picture {number} gets stars"
+    elif line.word in ("better", "same"):
+        numbers = line.numbers or (1, 2)
+        for pair in zip(numbers, numbers[1:], strict=False):
+            yield frozenset(pair), f"pictures {pair[0]} and {pair[1]} are compared"
 
 
 def _marked(line: Said) -> list[tuple[int, int]]:
