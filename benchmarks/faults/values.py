@@ -142,11 +142,12 @@ KEYS: dict[str, Known] = {
     "run.pictures": _whole(1, 2),
     "run.reward_retries": _whole(0, 1, 20, low=0),
     "run.reward_wait": _number(0.0, 0.5, 600.0, bad=(601.0,)),
-    # The campaign's reward is no taste, so that a run that asks is refused by name.
+    # The campaign's reward is no taste, so that a run that asks is refused by name; where nothing
+    # asks, a setting of asking is.
     "ask.every": Known("whole", (0,), (-1, 5, *TOO_LARGE)),
-    "ask.clicks": Known("whole", (1, 16), (0, -1, 65, *TOO_LARGE)),
-    "ask.pictures": Known("whole", (2, 16), (1, -1, 65, *TOO_LARGE)),
-    "ask.kind": _word("hearts", "best", "duels", "stars"),
+    "ask.clicks": Known("whole", (16,), (0, 1, -1, 65, *TOO_LARGE)),
+    "ask.pictures": Known("whole", (16,), (1, 2, -1, 65, *TOO_LARGE)),
+    "ask.kind": Known("word", ("duels",), ("", "hearts", "Flow", "no such", "a" * 5000)),
     "ask.when_alarm": Known("flag", (False,)),
     "run.stop_on": _words([], ["divergence"], ["no-signal", "collapse"], ["all-masked"]),
 }

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from ..prompts.example import Example
-from ..settings.declared import OneOf, Range, check_settings
+from ..settings.declared import OneOf, Range, changed_fields, check_settings
 from .reward import Reward
 
 __all__ = [
@@ -57,6 +57,20 @@ class AskConfig:
     def is_on(self) -> bool:
         """Whether a training may stop and ask."""
         return self.every > 0 or self.when_alarm
+
+    def check_used(self) -> None:
+        """Refuse settings of a stop where there is none. A run that goes on may switch its stops
+        off and keep them.
+
+        Raises:
+            ValueError: There is one; the message names it.
+        """
+        for name in () if self.is_on else changed_fields(self):
+            raise ValueError(
+                f"ask.{name} is {getattr(self, name)!r}, but the training never stops to ask: "
+                "ask.every is 0 and ask.when_alarm is false; set one of them, or leave "
+                f"ask.{name} out. How votes are asked is a setting of the reward votes: kind"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,6 +168,8 @@ def _experiment(
     before_resume = read_record(folder.path) if resume and processes.is_writer else None
     run_id = before_resume.id if before_resume else new_run_id()
     check_asking(reward, config, processes)
+    if not resume:
+        config.ask.check_used()
     person = WaitingRun(
         listener if processes.is_writer else ignore,
         check_cancel,

@@ -77,6 +77,7 @@ def train(
         ImportError: A package is missing.
     """
     processes = processes or Processes()
+    config.settings.ask.check_used()
     with locked_run(RunFolder(folder), processes, goes_on=False) as run:
         place = processes.from_writer(lambda: str(run.path.absolute()))
         config = replace(config, run=replace(config.run, folder=place))

@@ -42,7 +42,7 @@ from ...chunk_grpo_core.disk.lock import InUse
 from ...chunk_grpo_core.method.asking import Question
 from ...chunk_grpo_core.method.dynamics import DynamicsCurve
 from ...chunk_grpo_core.rewards.safe_json import parse_json
-from ...chunk_grpo_core.rewards.taste.asking import answer_in_words
+from ...chunk_grpo_core.rewards.taste.asking import AnswerClosed, answer_in_words
 from ...chunk_grpo_core.rewards.taste.picking.batches import read_batch
 from ...chunk_grpo_core.rewards.taste.picking.view import batch_views
 from ...chunk_grpo_core.runs.view import run_names, run_view
@@ -142,6 +142,8 @@ async def _answer(request: Request) -> Response:
         said, closes = _said(parse_json(await body_of(request)))
         await asyncio.to_thread(_answer_question, question, said, closes)
         view = await asyncio.to_thread(_question_view, question)
+    except AnswerClosed as error:
+        return refusal(409, str(error))
     except ValueError as error:
         return refusal(400, str(error))
     except InUse as error:

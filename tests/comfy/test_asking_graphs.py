@@ -81,6 +81,9 @@ def test_votes_through_the_api_train_a_lora_and_wrong_ones_lose_nothing(comfy, c
     (second,) = view["batches"]
     click = {"do": "best", "batch": second["id"], "place": 0}
     assert comfy.post(f"/chunk_grpo/taste/{name}/pick", click)[0] == 200
+    assert comfy.post(answer, {"done": True})[0] in (200, 409)  # the click may have been all
+    status, refused = comfy.post(answer, {"said": "best: 2"})
+    assert status == 409 and ("given already" in str(refused) or "not ask" in str(refused))
     run = comfy.wait(again, 240)
     assert run.ok, run.error
     assert comfy.post(answer, {"said": "best: 1"})[0] == 409

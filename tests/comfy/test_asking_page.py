@@ -48,6 +48,7 @@ def test_votes_in_the_page_go_on_by_keys_from_one_question_to_the_next(comfy_pag
     tab = comfy_page.page
 
     voter.sees_new_pictures()
+    assert tab.locator(f"{ASKING} .foot .primary").all_inner_texts() == ["That is all"]
     tab.locator(f"{ASKING} .cell").nth(1).click()
     picks = [("best", 1), ("done", None)]
     assert voter.has_picked(*picks)

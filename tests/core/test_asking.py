@@ -27,8 +27,10 @@ from chunk_grpo_core.rewards.balance import BalancedReward
 from chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward
 from chunk_grpo_core.rewards.files import digest
 from chunk_grpo_core.rewards.parts import measurable
+from chunk_grpo_core.rewards.taste.asking import AnswerClosed, answer_in_words
 from chunk_grpo_core.rewards.taste.fit import fit_taste
 from chunk_grpo_core.rewards.taste.head import load_head, save_head
+from chunk_grpo_core.rewards.taste.picking.batches import keep_batches
 from chunk_grpo_core.rewards.taste.picks import Taste
 from chunk_grpo_core.rewards.taste.reward import load_taste
 from chunk_grpo_core.rewards.taste.votes import load_votes
@@ -145,6 +147,31 @@ def test_what_votes_cannot_do_is_refused_before_anything_is_made(tmp_path, setti
     with pytest.raises(ValueError, match=message):
         votes_run(tmp_path, Voter(), **settings)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("setting", "value"), [("clicks", 8), ("pictures", 8), ("kind", "stars")])
+def test_settings_of_a_stop_without_a_stop_are_refused(tmp_path, setting, value):
+    words = rf"ask\.{setting} is .*ask\.every is 0 and ask\.when_alarm is false.*votes: kind"
+    with pytest.raises(ValueError, match=words):
+        votes_run(tmp_path, Voter(), ask=AskConfig(**{setting: value}))
+    assert not (tmp_path / "run").exists()
+    AskConfig(when_alarm=True, **{setting: value}).check_used()
+
+
+def test_an_answer_that_was_closed_is_refused_and_one_beside_it_is_not(tmp_path):
+    taste = Taste(tmp_path)
+    first, second = keep_batches(taste, torch.rand(4, 4, 4, 3), ["a", "a", "b", "b"])
+    answer_in_words(taste, [first], "best: 1", closes=True)
+    before = taste.picks()
+    for text in ("best: 2", "", "skip", "undo"):
+        with pytest.raises(AnswerClosed, match="these pictures was given already"):
+            answer_in_words(taste, [first], text, closes=True)
+    for text in ("best: 2", "stars: , 4, 5", "best: 3; liked: 1"):
+        with pytest.raises(AnswerClosed, match=r"line [12]: the answer about picture [12] was"):
+            answer_in_words(taste, [first, second], text, closes=False)
+    assert taste.picks() == before
+    answer_in_words(taste, [first, second], "stars: , , 4; best: 4", closes=True)
+    assert [pick.kind for pick in taste.picks()[2:]] == ["stars", "best", "done"]
 
 
 def test_several_processes_are_refused(tmp_path):

@@ -24,12 +24,23 @@ from .picking.acts import close
 from .picking.batches import Batch, read_batch
 from .picking.duels import open_duels
 from .picking.marks import Marks, keys_of
-from .picking.said import add_said
+from .picking.said import Said, add_said, parse_said
 from .picks import Taste
 
-__all__ = ["ASKED_FILE", "answer", "answer_in_words", "asked_batches", "clicks_about"]
+__all__ = [
+    "ASKED_FILE",
+    "AnswerClosed",
+    "answer",
+    "answer_in_words",
+    "asked_batches",
+    "clicks_about",
+]
 
 ASKED_FILE = "asked.json"
+
+
+class AnswerClosed(ValueError):
+    """The answer about some pictures was given already; nothing can be added to it."""
 
 
 def answer(
@@ -106,14 +117,32 @@ def answer_in_words(
         closes: Whether that was all about these batches.
 
     Raises:
+        AnswerClosed: All batches are closed, or the text names a picture of one that is; nothing
+            is added.
         ValueError: The text is none, or does not fit to the pictures; nothing is added.
         InUse: Somebody else has been writing for half a minute.
         CannotWrite: The disk is full, or something else is in the way.
     """
+    _check_open(batches, taste.picks(), parse_said(text))
     added = add_said(taste, batches, text)
     if closes:
         added = [*added, *taste.decide(lambda picks: close(batches, picks))]
     return added
+
+
+def _check_open(batches: Sequence[Batch], picks: Sequence[Pick], lines: Sequence[Said]) -> None:
+    closed = {keys_of(pick) for pick in picks if pick.kind == "done"}
+    if all(batch.keys in closed for batch in batches):
+        raise AnswerClosed("the answer about these pictures was given already; nothing was added")
+    numbers = {
+        (shown.index or 0) + 1 for batch in batches if batch.keys in closed for shown in batch.shown
+    }
+    for line in lines:
+        if named := numbers & set(line.pictures):
+            raise AnswerClosed(
+                f"{line.where}: the answer about picture {min(named)} was given already; nothing "
+                "was added"
+            )
 
 
 def asked_batches(taste: Taste) -> list[Batch]:

@@ -48,8 +48,8 @@ export class AskPanel {
     this.picker = new AskPicker(() => this.draw());
     this.look = {
       progress: () => simpleProgress((view) => this.progress(view)),
-      done: { text: t("Go on without"), title: t("Train with what you have said so far") },
-      extra: () => [h("button", { type: "button", class: "enough", title: t("Nothing more about these pictures (Enter)"), onclick: () => this.picker.enter() }, t("That is all"))],
+      done: { text: t("Go on without"), isQuiet: true, title: t("Train with what you have said so far") },
+      extra: () => [h("button", { type: "button", class: "enough primary", title: t("Nothing more about these pictures (Enter)"), onclick: () => this.picker.enter() }, t("That is all"))],
       hint: () => t("The training goes on. Its next pictures are shown here."),
     };
     this.small = pickPanel(this.picker, { isOpen: false, open: () => this.open(), close: () => {} }, this.look);

@@ -25,7 +25,7 @@ const icon = (name) => svg("svg", { viewBox: "0 0 24 24", class: `icon ${name}`,
  * @param picker - see picker.js
  * @param full - {isOpen, open, close} of the full screen
  * @param look.progress - () => {element, draw(view)}: how far it is to enough
- * @param look.done - {text, title} of the button that goes on
+ * @param look.done - {text, title} of the button that goes on; isQuiet where another one is the main one
  * @param look.extra - () => further buttons
  * @param look.hint - () => what stands there without pictures
  * @param look.isBlind - nothing can be skipped, and one batch comes after the other
@@ -59,7 +59,7 @@ export function pickPanel(picker, full, look = {}) {
   const same = button(t("Same (Space)"), t("Neither is better"), () => picker.answer(null));
   const skip = button(t("Skip (S)"), t("Say nothing about it"), () => picker.skip());
   const onward = look.done ?? { text: t("Done: go on"), title: t("The queue waits: go on (Enter)") };
-  const done = h("button", { type: "button", class: "done", title: onward.title, onclick: () => picker.goOn() }, onward.text);
+  const done = h("button", { type: "button", class: `done${onward.isQuiet ? "" : " primary"}`, title: onward.title, onclick: () => picker.goOn() }, onward.text);
   const keys = h("div", { class: "quiet keys grow" });
   const problem = h("div", { class: "problem", role: "alert" });
   const element = h(

@@ -55,6 +55,13 @@ class Said:
     where: str
     """For messages."""
 
+    @property
+    def pictures(self) -> tuple[int, ...]:
+        """Numbers of the pictures about which something is said by number."""
+        if self.word == "stars":
+            return tuple(n for n, mark in enumerate(self.numbers, start=1) if mark is not None)
+        return tuple(n for n in self.numbers if n is not None)
+
 
 def parse_said(text: str) -> list[Said]:
     """Read a text; [] for an empty one.
@@ -178,7 +185,7 @@ def _things(line: Said, batches: Sequence[Batch]) -> Iterator[tuple[object, str]
         place, _ = _place(line.numbers[0], batches, line)
         yield ("best", place), f"picture {line.numbers[0]} is named the best of its prompt"
     elif line.word == "stars":
-        for number, _ in _marked(line):
+        for number in line.pictures:
             yield ("stars", number), f"picture {number} gets stars"
     elif line.word in ("better", "same"):
         numbers = line.numbers or (1, 2)
