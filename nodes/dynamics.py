@@ -87,6 +87,12 @@ class RollOutTrajectories(io.ComfyNode):
                     tooltip="For Analyze Temporal Dynamics.",
                 ),
                 io.Latent.Output(tooltip="The finished latents, for VAE Decode."),
+                io.String.Output(
+                    "captions",
+                    display_name="captions",
+                    tooltip="The prompt of each picture, one line for each, for Pick Pictures and "
+                    "Score Images.",
+                ),
             ],
         )
 
@@ -105,10 +111,11 @@ class RollOutTrajectories(io.ComfyNode):
         cfg: float = 1.0,
     ) -> io.NodeOutput:
         """Sample."""
+        asked = prompts.train[:prompt_count]
         rollouts, finished = roll_out(
             model,
             prompts,
-            prompts.train[:prompt_count],
+            asked,
             TimeGrid.of(sigmas.tolist()),
             sde_of(sampler),
             latent,
@@ -117,7 +124,8 @@ class RollOutTrajectories(io.ComfyNode):
             negative=negative,
             cfg=cfg,
         )
-        return io.NodeOutput(rollouts, {"samples": finished})
+        captions = [" ".join(ask.text.split()) for ask in asked for _ in range(group_size)]
+        return io.NodeOutput(rollouts, {"samples": finished}, "\n".join(captions))
 
 
 class AnalyzeTemporalDynamics(io.ComfyNode):

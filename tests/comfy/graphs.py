@@ -27,6 +27,7 @@ QUICK_START, DYNAMICS, PICK, USE, PRESET, FEW_STEPS, TASTE = TINY
 REAL = (
     "10_flux1_dev_bf16", "11_flux1_dev_fp8", "12_flux2_dev", "13_sd35", "14_qwen_image",
     "15_z_image", "16_z_image_turbo", "17_flux2_klein", "18_krea2_turbo",
+    "19_z_image_turbo_your_taste",
 )  # fmt: skip
 """Examples for models that the user brings."""
 NAMES = (*TINY, *REAL)

@@ -15,6 +15,8 @@ TRAIN, EVALUATE, SAVE = "ChunkGRPO_TrainLoRA", "ChunkGRPO_EvaluateLoRA", "ChunkG
 OF_THE_TINY_FLUX = {"model": MODEL, "clip": graphs.CLIP, "vae": graphs.VAE}
 OWN_INPUTS = {"12_flux2_dev": {"sigmas"}, "16_z_image_turbo": {"sampler"}}
 OWN_INPUTS["17_flux2_klein"] = {"sigmas"}
+OWN_INPUTS["19_z_image_turbo_your_taste"] = {"sampler"}
+PICK, FIT = "ChunkGRPO_PickPictures", "ChunkGRPO_FitTaste"
 NEWER = {"18_krea2_turbo": "krea2"}
 """Example -> what an older server does not offer; the note of the example says so."""
 NOT_COMFYUIS = {"13_sd35"}
@@ -134,15 +136,28 @@ def test_the_server_lists_the_files_and_stops_only_at_reading_them(name, comfy, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["10_flux1_dev_bf16", "12_flux2_dev", "15_z_image", "16_z_image_turbo", "17_flux2_klein"],
-)
+    [
+        "10_flux1_dev_bf16", "12_flux2_dev", "15_z_image", "16_z_image_turbo", "17_flux2_klein",
+        "19_z_image_turbo_your_taste",
+    ],
+)  # fmt: skip
 def test_the_graph_trains_when_the_tiny_flux_stands_in(name, comfy, comfy_server):
     prompt = stand_in(graphs.twin(name), name)
-    run = comfy.run(prompt)
+    run = comfy.run(prompt, 280)
     summary = graphs.shown_text(run, find(prompt, TRAIN))
     assert summary.startswith("1 iterations.")
-    assert "| target_colour |" in graphs.shown_text(run, find(prompt, EVALUATE))
+    assert '"follows_prompt"' in json.dumps(run.outputs[find(prompt, EVALUATE)])
     assert list((comfy_server.loras / "chunk_grpo").glob(f"{name[3:]}*.safetensors"))
+
+
+def test_the_person_picks_before_the_taste_is_fitted_and_judges_blindly_afterwards():
+    prompt = graphs.twin("19_z_image_turbo_your_taste")
+    pick, fit, train = (find(prompt, kind) for kind in (PICK, FIT, TRAIN))
+    assert prompt[pick]["inputs"]["wait"] and prompt[fit]["inputs"]["taste"] == [pick, 2]
+    balance = prompt[prompt[train]["inputs"]["reward"][0]]["inputs"]
+    assert balance["taste"] == [fit, 0] and balance["balance"] == 0.5
+    assert prompt[find(prompt, EVALUATE)]["inputs"]["duels"] == 20
+    assert prompt[find(prompt, EVALUATE)]["inputs"]["log"] == [train, 2]
 
 
 def stand_in(prompt, name):
@@ -156,6 +171,10 @@ def stand_in(prompt, name):
                 entry["inputs"][key] = OF_THE_TINY_FLUX[key]
         if entry["class_type"].startswith("Empty"):
             entry |= node("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+    prompt = graphs.change(prompt, PICK, wait=False, taste="untouched")
+    prompt = graphs.change(prompt, FIT, taste="example")
+    if "duels" in prompt[find(prompt, EVALUATE)]["inputs"]:
+        prompt = graphs.change(prompt, EVALUATE, duels=2)
     captions = {"text": ["1", 3], "held_out_text": ["1", 4]}
     prompt = graphs.change(prompt, "ChunkGRPO_PromptSet", **captions)
     prompt = graphs.change(prompt, "ChunkGRPO_GRPOPreset", batch_size=4)

@@ -62,7 +62,7 @@ def prompt_of(model: ModelExample) -> dict[str, dict]:
         "20": node("ChunkGRPO_GRPOPreset", preset=RECIPE, batch_size=-1),
         "21": node("PreviewAny", source=["20", len(PRESET_TO_TRAIN)]),
         "30": node(
-            "ChunkGRPO_LoadReward", name="target_colour", colour="#2060c0", settings="", file="",
+            "ChunkGRPO_LoadReward", name="follows_prompt", colour="#2060c0", settings="", file="",
             url="", allow_download=False,
         ),
         "43": node("ChunkGRPO_PlotTraining", log=["40", 2], dark=True),

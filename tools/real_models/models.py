@@ -5,9 +5,9 @@ File names, folders and addresses are those of ComfyUI's own templates and examp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["MODELS", "File", "Loader", "ModelExample"]
+__all__ = ["MODELS", "TASTE", "File", "Loader", "ModelExample"]
 
 _HOST = "https://huggingface.co/"
 _FLUX_TEXT = "comfyanonymous/flux_text_encoders/resolve/main"
@@ -289,3 +289,8 @@ MODELS = (
     ),
 )
 """In the order of their numbers."""
+TASTE = replace(
+    next(model for model in MODELS if model.name == "16_z_image_turbo"),
+    name="19_z_image_turbo_your_taste",
+)
+"""The model of the example that begins with picking."""

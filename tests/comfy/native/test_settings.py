@@ -410,4 +410,4 @@ def test_the_examples_take_every_value_of_their_preset_but_the_batch_of_the_tiny
         for inputs in inputs_in(path.stem, "ChunkGRPO_GRPOPreset")
     }
     assert batches.pop("05_grpo_preset") == 12
-    assert len(batches) == 9 and set(batches.values()) == {-1}
+    assert len(batches) == 10 and set(batches.values()) == {-1}
