@@ -78,8 +78,9 @@ class SaveLoRA(io.ComfyNode):
                 io.Boolean.Input(
                     "for_diffusers",
                     default=False,
-                    tooltip="FLUX.1 only: write a second file, with the layer names of diffusers, "
-                    "for its load_lora_weights.",
+                    tooltip="Write a second file, with the layer names of diffusers, for its "
+                    "load_lora_weights. For FLUX.1, FLUX.2, Chroma, SD3.5, Qwen-Image, Z-Image and "
+                    "Krea 2.",
                 ),
                 LogSocket.Input(
                     "log", optional=True, tooltip="Puts recipe and measured gain into the file."
@@ -114,7 +115,7 @@ class SaveLoRA(io.ComfyNode):
         version = {"chunk_grpo_version": __version__}
         metadata = log.outcome.lora_metadata() if log else version
         second = None
-        if for_diffusers:  # converted first, so that nothing is written if it is not FLUX.1
+        if for_diffusers:  # converted first, so that nothing is written if it is refused
             second = convert_lora(lora, "diffusers")
         with new_lora_path(name) as path:
             save_lora(lora, path, metadata)

@@ -66,16 +66,23 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; must be new.")],
     to: Annotated[
         LoraLayout,
-        typer.Option(
-            help="native: ComfyUI, any architecture. diffusers: load_lora_weights, FLUX.1 only."
-        ),
+        typer.Option(help="native: ComfyUI's names. diffusers: those of load_lora_weights."),
     ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="TYPE",
+            help="The model.type that the LoRA is for; needed only where its names fit two models.",
+        ),
+    ] = "",
     as_json: AsJson = False,
 ) -> dict[str, object] | None:
     """Write a LoRA with the layer names of ComfyUI or of diffusers.
 
-    Files of kohya, peft, OneTrainer, SimpleTuner and XLabs are read too. What the LoRA does to the
-    image model stays the same, and the metadata is kept; layers of text encoders are left out.
+    Known in both are FLUX.1, FLUX.2, Stable Diffusion 3.5, Qwen-Image, Z-Image and Krea 2. Files of
+    ai-toolkit, musubi-tuner, kohya, OneTrainer, SimpleTuner, peft and XLabs are read too. What the
+    LoRA does to the image model stays the same, and the metadata is kept; layers of text encoders
+    are left out.
     """
     with clear_errors("nothing was written"):
         tensors, metadata = load_lora(source)
@@ -83,7 +90,7 @@ def convert(
             raise FileExistsError(f"{target} exists already; choose another name")
         file_to_write(target, "OUT")
         with blaming(source):
-            converted = convert_lora(tensors, to.value)
+            converted = convert_lora(tensors, to.value, model or None)
         written = save_lora(converted, target, metadata)
     return {"lora": str(written)} if as_json else typer.echo(written)
 

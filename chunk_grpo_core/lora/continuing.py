@@ -25,7 +25,7 @@ def start_from(
     """Weights with which an adapter computes exactly what a LoRA does, to train on from there.
 
     Args:
-        lora: A file's tensors, in any layout that :func:`~.contents.read_lora` reads; FLUX.1 is
+        lora: A file's tensors, in any layout that :func:`~.contents.read_lora` reads; it is
             renamed if the adapter needs it.
         fresh: ``state_dict()`` of the adapter, before any training.
         scale: Scale of the adapter, :attr:`~chunk_grpo_core.lora.adapter.LoraConfig.scale`.

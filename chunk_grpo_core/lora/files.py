@@ -1,8 +1,9 @@
 """LoRA files that load everywhere: written, read and converted.
 
-The native file serves ComfyUI, for every architecture. For FLUX.1 there is the diffusers file too,
-which both diffusers' ``load_lora_weights`` and ComfyUI's loaders take. ``lora/layers.py`` defines
-both layouts; ``lora/contents.py`` reads those of other programs too.
+The native file serves ComfyUI, for every architecture. For the families of ``lora/name_tables.py``
+there is the diffusers file too, which diffusers' ``load_lora_weights`` takes, and most of them
+ComfyUI's loaders too. ``lora/layers.py`` defines both layouts; ``lora/contents.py`` reads those of
+other programs too.
 
 Legend: r rank.
 """
@@ -55,7 +56,9 @@ def diffusers_lora(adapter: Mapping[str, Tensor], alpha: float) -> dict[str, Ten
     return layer_tensors(_adapter_layers(adapter, alpha), "diffusers")
 
 
-def convert_lora(lora: Mapping[str, Tensor], to: Layout) -> dict[str, Tensor]:
+def convert_lora(
+    lora: Mapping[str, Tensor], to: Layout, family: str | None = None
+) -> dict[str, Tensor]:
     """Write a LoRA in another layout; the function of the image model is the same.
 
     Tensors keep their type and, when the scale is 1, their bits. Folding a scale other than 1 into
@@ -64,11 +67,14 @@ def convert_lora(lora: Mapping[str, Tensor], to: Layout) -> dict[str, Tensor]:
     Args:
         lora: A file's tensors, in any layout that :func:`~.contents.read_lora` reads.
         to: Layout wanted.
+        family: The model it is for, one of :data:`~.name_tables.FAMILIES`; None to tell it by names
+            and shapes.
 
     Raises:
-        ValueError: It is not a plain LoRA, or its layers have no names in this layout.
+        ValueError: It is not a plain LoRA, its layers have no names in this layout, or could be
+            those of two families.
     """
-    return layer_tensors(in_layout(read_lora(lora), to), to)
+    return layer_tensors(in_layout(read_lora(lora), to, family), to)
 
 
 def save_lora(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> Path:

@@ -19,9 +19,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "LoraLayer", "Piece", "fused", "layer_tensors"]
+__all__ = ["LAYOUTS", "Layout", "LoraLayer", "Piece", "fused", "layer_tensors"]
 
 Layout = Literal["native", "diffusers"]
+LAYOUTS: tuple[Layout, ...] = ("native", "diffusers")
 
 _PREFIXES: dict[Layout, str] = {"native": "diffusion_model.", "diffusers": "transformer."}
 

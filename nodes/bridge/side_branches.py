@@ -1,7 +1,8 @@
 """Any LoRA, as one low-rank branch for each layer of a MODEL.
 
 The core reads and checks the file; ComfyUI's own tables say which layer of the MODEL a name means,
-for all its architectures. Files that split a fused layer (to_q, to_k, to_v of qkv) become one
+for all its architectures, and the core's where they do not (FLUX.2 of diffusers in older versions).
+Files that split a fused layer (to_q, to_k, to_v of qkv) become one
 branch.
 
 Legend: r rank, summed over the pieces of a layer.
@@ -23,6 +24,8 @@ from ...chunk_grpo_core.lora.architectures import likely_architecture, some_name
 from ...chunk_grpo_core.lora.contents import read_lora, split_prefix
 from ...chunk_grpo_core.lora.continuing import continued_state
 from ...chunk_grpo_core.lora.layers import LoraLayer, Piece, fused
+from ...chunk_grpo_core.lora.name_table import twice
+from ...chunk_grpo_core.lora.naming import renamed
 from .adapter import is_linear
 
 __all__ = ["native_layers", "side_branches", "start_state"]
@@ -106,7 +109,8 @@ def native_layers(model: ModelPatcher, lora: Mapping[str, Tensor]) -> dict[str, 
             size there.
     """
     contents, places = read_lora(lora), _places(model)
-    if strange := sorted(contents.layers.keys() - places.keys()):
+    layers = _named(contents.layers, places)
+    if strange := sorted(layers.keys() - places.keys()):
         architecture = likely_architecture(strange)
         raise ValueError(
             f"{len(strange)} of the {len(contents.layers)} layers of this LoRA are none of this "
@@ -115,7 +119,7 @@ def native_layers(model: ModelPatcher, lora: Mapping[str, Tensor]) -> dict[str, 
             + " the model that the LoRA was made for"
         )
     pieces: dict[str, list[Piece]] = {}
-    for name, layer in contents.layers.items():
+    for name, layer in layers.items():
         place = places[name]
         linear: Any = model.model.diffusion_model.get_submodule(place.module)
         if (layer.a.shape[1], layer.b.shape[0]) != (linear.in_features, place.rows):
@@ -128,13 +132,27 @@ def native_layers(model: ModelPatcher, lora: Mapping[str, Tensor]) -> dict[str, 
         piece = Piece(layer=layer, first=place.first)
         others = pieces.setdefault(place.module, [])
         if any(piece.first < other.end and other.first < piece.end for other in others):
-            raise ValueError(
-                f"this LoRA gives {place.module} twice, under two spellings; a file must hold one "
-                "LoRA, in one layout"
-            )
+            raise twice(place.module)
         others.append(piece)
     modules = model.model.diffusion_model.get_submodule
     return {name: fused(group, _outputs(modules(name))) for name, group in pieces.items()}
+
+
+def _named(layers: Mapping[str, LoraLayer], places: Mapping[str, _Place]) -> dict[str, LoraLayer]:
+    """Layers under names that have a place; what ComfyUI does not know is named by our own tables,
+    if all of it has a place then.
+
+    Raises:
+        ValueError: A layer has not the shape of its family's, or is there twice.
+    """
+    known = {name: layer for name, layer in layers.items() if name in places}
+    others = {name: layer for name, layer in layers.items() if name not in places}
+    moved = renamed(others, {place.module for place in places.values()}) if others else None
+    if moved is None or not moved.keys() <= places.keys():
+        return dict(layers)
+    if doubled := known.keys() & moved.keys():
+        raise twice(min(doubled))
+    return known | moved
 
 
 def _places(model: ModelPatcher) -> dict[str, _Place]:

@@ -89,11 +89,11 @@ def test_the_rows_of_the_last_modulation_change_places():
     a, b = torch.randn(2, HIDDEN), torch.randn(2 * HIDDEN, 2)
     name = "final_layer.adaLN_modulation.1"
     lora = {f"diffusion_model.{name}.lora_A.weight": a, f"diffusion_model.{name}.lora_B.weight": b}
-    found = convert_lora(lora, "diffusers")
+    found = convert_lora(lora, "diffusers", "flux")
     shift, scale = (b @ a).chunk(2)
     update = dense(found, "transformer.", ["norm_out.linear"])["norm_out.linear"]
     torch.testing.assert_close(update, torch.cat([scale, shift]))
-    back = convert_lora(found, "native")
+    back = convert_lora(found, "native", "flux")
     assert all(torch.equal(back[key], tensor) for key, tensor in lora.items())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lora.flux_names import LAST_MODULATION, OUTSIDE, block_pieces
+from ...lora.name_tables import FLUX1
 from .files import SCALE
 
 __all__ = ["diffusers_state", "flux_config"]
@@ -104,10 +104,10 @@ def diffusers_state(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _rows(module: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
     """The diffusers layers of a native layer, each with its rows of a weight or a bias."""
-    if module == LAST_MODULATION[0]:
+    if module in FLUX1.turned:
         shift, scale = tensor.chunk(2)
-        return [(LAST_MODULATION[1], torch.cat([scale, shift]))]
-    pieces = block_pieces(module)
+        return [(FLUX1.turned[module], torch.cat([scale, shift]))]
+    pieces = FLUX1.pieces(module)
     if len(pieces) < 2:
         return [(name, tensor) for name in _names(module)]
     unit = len(tensor) // sum(count for _, _, count in pieces)
@@ -115,11 +115,9 @@ def _rows(module: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
 
 
 def _names(module: str) -> Iterable[str]:
-    if module == LAST_MODULATION[0]:
-        return [LAST_MODULATION[1]]
-    if module in OUTSIDE:
-        return [OUTSIDE[module]]
-    if pieces := block_pieces(module):
+    if name := FLUX1.turned.get(module) or FLUX1.outside.get(module):
+        return [name]
+    if pieces := FLUX1.pieces(module):
         return [name for name, _, _ in pieces]
     raise ValueError(f"{module} is no layer of a FLUX.1 transformer")
 

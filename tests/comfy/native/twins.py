@@ -169,17 +169,21 @@ TWINS = {
 """Family -> its twins."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """Both, and the two policies on them."""
 
     twin: Twin
+    family: Any
+    """The entry of the family, as the command line has it."""
     diffusers: Any
     """A PipelinePolicy."""
-    native: Any
-    """A NativePolicy."""
     model: Any
     """The MODEL."""
+    native: Any
+    """A NativePolicy on it."""
+    on: Callable[..., Pair]
+    """MODEL, settings of a LoRA -> the pair with another NativePolicy."""
 
     def velocities(self, t: float, prompt: str = "p0") -> tuple[Tensor, Tensor]:
         """Of the same noise, in ComfyUI's form: diffusers', ComfyUI's."""
@@ -190,45 +194,65 @@ class Pair:
             of_comfyui = self.native.run(lambda velocity: velocity(x_t, t, prompt).detach())
         return self.twin.to_native(of_diffusers), of_comfyui
 
+    def load_in_pipeline(self, lora: dict[str, Tensor]) -> None:
+        """Put a LoRA beside the transformer's layers as its pipeline does."""
+        import diffusers
 
-def pair(lab, family: str, **lora: Any) -> Pair:
-    """Both with the same weights, each with a fresh LoRA of its own."""
+        kind = getattr(diffusers, self.family.pipeline)
+        state = kind.lora_state_dict(lora)
+        kind.load_lora_into_transformer(
+            state, transformer=self.diffusers.transformer, adapter_name="loaded"
+        )
+        self.diffusers.transformer.set_adapter("loaded")
+
+
+def _text(family: str, features: Tensor, extras: dict[str, Any]) -> dict[str, Tensor]:
+    """What the transformer of diffusers reads of a CONDITIONING."""
+    if family == "z-image":
+        return {"cap_feats": features}
+    if family == "krea2":
+        return {"encoder_hidden_states": features.unflatten(-1, (-1, TEXT))}
+    text = {"encoder_hidden_states": features}
+    if extras.get("pooled_output") is not None:
+        text["pooled_projections"] = extras["pooled_output"]
+    return text
+
+
+def _model(twin: Twin, state: dict[str, Tensor]) -> Any:
+    model = models.build(twin.native)
+    state = {name.removeprefix("model.diffusion_model."): part for name, part in state.items()}
+    state = model.model.model_config.process_unet_state_dict(state)  # newer names of ComfyUI
+    missing, strange = model.model.diffusion_model.load_state_dict(state, strict=False)
+    # Z-Image has a norm in ComfyUI that no call uses.
+    assert not strange and set(missing) <= {"norm_final.weight"}, (missing, strange)
+    return model
+
+
+def pair(lab, family: str, rank: int = 4) -> Pair:
+    """Both with the same weights, each with a fresh LoRA of its own on all linear layers."""
+    config = lab.module("chunk_grpo_core.lora.adapter").LoraConfig
+    native_policy = lab.module("nodes.bridge.policy").NativePolicy
+    entry = lab.module("chunk_grpo_core.models.registry").FAMILIES[family].load.args[0]
     twin = TWINS[family]
     transformer = twin.transformer()
     models.fill(transformer)
     transformer.eval().requires_grad_(False)
-    config = lab.module("chunk_grpo_core.lora.adapter").LoraConfig(
-        **{"rank": 4, "alpha": 8.0, "targets": "all-linear", **lora}
-    )
-    model = models.build(twin.native)
-    prefix = "model.diffusion_model."
-    state = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in NATIVE[family](dict(transformer.state_dict())).items()
-    }
-    state = model.model.model_config.process_unet_state_dict(state)  # newer names of ComfyUI
-    # Z-Image has a norm in ComfyUI that no call uses.
-    missing, strange = model.model.diffusion_model.load_state_dict(state, strict=False)
-    assert not strange and set(missing) <= {"norm_final.weight"}, (missing, strange)
+    model = _model(twin, NATIVE[family](dict(transformer.state_dict())))
     conditioning = models.conditioning(twin.native, 1, twin.tokens)
     features, extras = conditioning[0]
-    text = {"encoder_hidden_states": features}
-    if family == "krea2":
-        text = {"encoder_hidden_states": features.unflatten(-1, (-1, TEXT))}
-    if family == "z-image":
-        text = {"cap_feats": features}
-    if extras.get("pooled_output") is not None:
-        text["pooled_projections"] = extras["pooled_output"]
+    text = _text(family, features, extras)
     extras["guidance"] = GUIDANCE
     rows, columns = (side // (twin.patch or 2) for side in twin.native.latent[-2:])
-    entry = lab.module("chunk_grpo_core.models.registry").FAMILIES[family].load.args[0]
     diffusers = lab.module("chunk_grpo_core.models.pipelines.policy").PipelinePolicy(
         entry=entry, rows=rows, columns=columns, guidance=GUIDANCE, name=family,
         transformer=transformer, encode=lambda prompt: (text, None), decode=lambda x: x,
         latent_shape=tuple(twin.to_diffusers(torch.zeros(1, *twin.native.latent)).shape[1:]),
-        lora=config,
+        lora=config(rank=rank, alpha=2.0 * rank, targets="all-linear"),
     )  # fmt: skip
-    native = lab.module("nodes.bridge.policy").NativePolicy(
-        model, None, {"p0": conditioning}, twin.native.latent, config, 0
-    )
-    return Pair(twin, diffusers, native, model)
+
+    def on(model: Any, rank: int = rank) -> Pair:
+        lora = config(rank=rank, alpha=2.0 * rank, targets="all-linear")
+        native = native_policy(model, None, {"p0": conditioning}, twin.native.latent, lora, 0)
+        return Pair(twin=twin, family=entry, diffusers=diffusers, model=model, native=native, on=on)
+
+    return on(model)
