@@ -210,7 +210,7 @@ def test_half_precision_is_kept_unless_a_scale_must_be_folded():
     assert {folded[n].dtype for n in folded if n.endswith(B)} == {torch.float32}
 
 
-# What is not a FLUX.1 LoRA
+# What is a LoRA of no known model, or of a wrong shape
 
 
 def pair(module, inputs=HIDDEN, outputs=HIDDEN, prefix="diffusion_model."):
@@ -222,12 +222,17 @@ def pair(module, inputs=HIDDEN, outputs=HIDDEN, prefix="diffusion_model."):
     ("lora", "message"),
     [
         (
-            pair("joint_blocks.0.x_block.attn.qkv"),
-            "1 of the 1 layers .* not layers of FLUX.1: joint_blocks.0.*; they look like SD3",
+            pair("blocks.0.self_attn.q"),
+            "1 of the 1 layers .* not layers of FLUX.1 or .*: blocks.0.*; they look like Wan",
         ),
-        (pair("double_blocks.19.img_attn.proj"), "not layers of FLUX.1: double_blocks.19.img"),
-        (pair("single_blocks.38.linear1", 8, 56), "not layers of FLUX.1: single_blocks.38.lin"),
-        (pair("single_blocks.0.linear1", 8, 72), "maps 8 to 72 numbers, which is not FLUX.1's"),
+        (
+            pair("double_blocks.19.img_attn.proj"),
+            "layers of FLUX.1 or .*: double_blocks.19",
+        ),
+        (pair("single_blocks.38.linear1", 8, 56), "maps 8 to 56 numbers, which is not FLUX.2's"),
+        (pair("single_blocks.48.linear1", 8, 72), "not layers of FLUX.1 or .*: single_blocks.48"),
+        (pair("single_blocks.0.linear1", 8, 80), "maps 8 to 80 numbers, which is not FLUX.1's"),
+        (pair("joint_blocks.0.x_block.attn.qkv"), "maps 8 to 8 numbers, which is not Stable Diff"),
         (pair("double_blocks.0.img_attn.qkv", 8, 25), "maps 8 to 25 numbers"),
     ],
 )
@@ -240,9 +245,12 @@ def test_other_native_loras_are_not_renamed_for_diffusers(lora, message):
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        (["transformer_blocks.0.img_mlp.net.2"], "they look like Qwen-Image. Only FLUX.1 LoRAs"),
-        (["transformer_blocks.59.attn.to_q"], "layers of FLUX.1: transformer_blocks.59"),  # Qwen
-        (["transformer_blocks.0.attn2.to_q"], "they look like SD3"),  # SD3.5
+        (
+            ["joint_transformer_blocks.0.attn.to_q"],
+            "they look like AuraFlow. Names in both",
+        ),
+        (["transformer_blocks.60.attn.to_q"], "or Krea 2: transformer_blocks.60"),
+        (["transformer_blocks.0.attn2.add_q_proj"], "or Krea 2: transformer_blocks.0"),
     ],
 )
 def test_other_diffusers_loras_are_not_renamed_for_comfyui(modules, message):
@@ -257,14 +265,17 @@ def test_pieces_of_different_widths_are_not_fused():
     lora = pair("transformer_blocks.0.attn.to_q", prefix="transformer.")
     lora |= pair("transformer_blocks.0.attn.to_k", 16, 16, prefix="transformer.")
     with pytest.raises(ValueError, match="pieces of double_blocks.0.img_attn.qkv have different"):
-        convert_lora(lora, "native")
+        convert_lora(lora, "native", "flux")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda lora: {}, "this LoRA holds nothing"),
-        (lambda lora: pair("x", prefix="lora_unet_"), "1 of the 1 layers .* FLUX.1: x"),
+        (
+            lambda lora: pair("x", prefix="lora_unet_"),
+            "1 of the 1 layers .* FLUX.1 or .*: x",
+        ),
         (lambda lora: pair("x", prefix="text_encoder."), "1 layers of text encoders and none of"),
         (lambda lora: lora | diffusers_file(), "img_attn.proj.* twice"),
         (
@@ -339,7 +350,7 @@ def test_the_command_converts_there_and_back_and_keeps_metadata(tmp_path):
 
 def test_the_command_refuses_what_it_cannot_convert(tmp_path):
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    save_file(pair("layers.0.attention.qkv", 8, 24), source)
+    save_file(pair("blocks.0.self_attn.q"), source)
     for words, message in (
         ((tmp_path / "gone.safetensors", target, "--to", "native"), "does not exist"),
         ((source, source, "--to", "native"), "exists already"),
