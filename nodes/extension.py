@@ -17,6 +17,7 @@ from .load_reward import LoadReward
 from .loras import LoadLoRAFile, SaveLoRA
 from .objective import GRPOObjective
 from .pick_pictures import PickPictures
+from .plot_training import PlotTraining
 from .preference_objective import PreferenceObjective
 from .presets import GRPOPreset
 from .prompts import PromptSetNode
@@ -25,7 +26,7 @@ from .sampling import FlowSDESampler, ShiftedSigmas
 from .search import with_search_words
 from .settings import GRPOSettings
 from .tiny import LoadTinyFlux
-from .training import PlotTraining, TrainLoRA
+from .training import TrainLoRA
 
 __all__ = ["ChunkGRPOExtension"]
 

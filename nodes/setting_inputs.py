@@ -15,6 +15,7 @@ from comfy_api.latest import io
 
 from ..chunk_grpo_core.settings.declared import Limits, OneOf
 from .patch import declared, plain
+from .types import rare
 
 __all__ = ["INHERIT", "KEEP", "SettingInput", "inputs_of"]
 
@@ -95,9 +96,7 @@ class SettingInput:
                 optional=True,
                 tooltip=self._tooltip(KEEP),
             )
-        if self.is_rare:
-            made.extra_dict = {**made.extra_dict, "advanced": True}  # newer than ComfyUI 0.3.75
-        return made
+        return rare(made) if self.is_rare else made
 
     def patch(self, given: Any = None) -> dict[str, object]:
         """The keys that it sets when it is given a value; none when that inherits or is missing.

@@ -1,7 +1,8 @@
-"""Nodes that train, and the one that plots a training."""
+"""The node that trains."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,20 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..chunk_grpo_core.lora.adapter import LoraConfig
 from ..chunk_grpo_core.method.chunks import ChunkPlan
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.method.schedule import TimeGrid
-from ..chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
+from ..chunk_grpo_core.train.config import TrainConfig
 from .bridge.any_sampler import rollouts_of
+from .bridge.checking import check_lora
 from .bridge.conditioning import Conditioning
-from .bridge.host import run_folder
+from .bridge.host import blocked, run_folder
 from .bridge.monitor import Asker
+from .bridge.own_defaults import PICTURE_SIZE, own_grid
 from .bridge.training import RunRequest, train_lora
 from .outcome_words import describe
-from .patch import Patch, declared, is_training_setting, model_settings, span
+from .patch import Patch, declared, model_settings, span
+from .recipes import BY_HAND, check_plan, number_input, recipe_input, training_patch
 from .types import (
     CATEGORY,
     LogSocket,
@@ -29,12 +32,12 @@ from .types import (
     PromptsSocket,
     RewardSocket,
     SettingsSocket,
-    TrainingLog,
     guidance_inputs,
+    rare,
 )
 from .validation import verdict
 
-__all__ = ["PlotTraining", "TrainLoRA"]
+__all__ = ["TrainLoRA"]
 
 
 class TrainLoRA(io.ComfyNode):
@@ -43,7 +46,6 @@ class TrainLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See ComfyUI's V3 node interface."""
-        lora = LoraConfig()
         return io.Schema(
             node_id="ChunkGRPO_TrainLoRA",
             display_name="Train LoRA (RL)",
@@ -69,58 +71,65 @@ class TrainLoRA(io.ComfyNode):
                 PlanSocket.Input(
                     "plan",
                     optional=True,
-                    tooltip="From Plan Chunks. Needed by Chunk-GRPO; Forward Objective and "
-                    "Preference Objective need none.",
+                    tooltip="From Plan Chunks: which steps share a probability ratio. Only for "
+                    "Chunk-GRPO; Forward Objective and Preference Objective need none.",
                 ),
                 io.Sampler.Input(
                     "sampler",
                     optional=True,
-                    tooltip="From Flow SDE Sampler. With Forward Objective any SAMPLER, such as "
-                    "that of KSamplerSelect: rollouts and held-out pictures are made with it. With "
-                    "Preference Objective none.",
+                    tooltip="How pictures are drawn in training. Not connected: as the recipe "
+                    "says. For quick and Forward Objective any SAMPLER, such as that of "
+                    "KSamplerSelect; for Chunk-GRPO Flow SDE Sampler; with Preference Objective "
+                    "none.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",
-                    tooltip="Noise levels of the rollouts; with Preference Objective those of the "
-                    "training.",
+                    optional=True,
+                    tooltip="Noise levels of the steps, such as from BasicScheduler. Not "
+                    "connected: those of the MODEL, in as many steps as the recipe says.",
                 ),
-                io.Latent.Input("latent", tooltip="An empty latent: it gives the picture size."),
-                io.Int.Input(
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="An empty latent: it gives the picture size. Not connected: "
+                    f"{PICTURE_SIZE} x {PICTURE_SIZE} pixels.",
+                ),
+                number_input(
                     "iterations",
+                    "Rounds of sampling, scoring and updating. More take longer and change more.",
                     default=100,
-                    **span("iterations"),
-                    tooltip="Rounds of sampling, scoring and updating.",
                 ),
-                io.Int.Input(
-                    "prompts_per_iteration",
-                    default=4,
-                    **span("prompts_per_iteration"),
-                    tooltip="Groups in one iteration.",
+                rare(
+                    number_input(
+                        "prompts_per_iteration",
+                        "Groups in one iteration: so many prompts are drawn and compared, each "
+                        "with its own pictures.",
+                    )
                 ),
-                io.Int.Input(
-                    "group_size",
-                    default=12,
-                    **span("group_size"),
-                    tooltip="Pictures of each prompt that are compared with each other. Below 8 "
-                    "the comparison gets noisy and the reward may fall. With Preference Objective "
-                    "pictures of one click: 2 is one pair.",
+                rare(
+                    number_input(
+                        "group_size",
+                        "Pictures of each prompt that are compared with each other. Below 8 the "
+                        "comparison gets noisy and the reward may fall. With Preference Objective "
+                        "pictures of one click: 2 is one pair.",
+                    )
                 ),
-                io.Float.Input(
+                number_input(
                     "learning_rate",
-                    default=OptimizerConfig().learning_rate,
-                    **span("optimizer.learning_rate"),
+                    "How far each update moves the LoRA: 0.0001 to 0.001. Too high shows as grids "
+                    "and burnt colours while the reward still rises.",
                     step=1e-7,
-                    round=1e-7,
-                    tooltip="For a LoRA 0.0001 to 0.001. Too high shows as grids and burnt "
-                    "colours while the reward still rises.",
                 ),
-                io.Int.Input("rank", default=lora.rank, **span("lora.rank"), tooltip="LoRA rank."),
-                io.Float.Input(
-                    "alpha",
-                    default=lora.alpha,
-                    **span("lora.alpha"),
-                    step=0.5,
-                    tooltip="LoRA scale is alpha / rank, or alpha / sqrt(rank) with rs_lora.",
+                number_input(
+                    "rank", "Size of the LoRA. A higher rank can learn more and takes more memory."
+                ),
+                rare(
+                    number_input(
+                        "alpha",
+                        "Strength of the LoRA: its scale is alpha / rank, or alpha / sqrt(rank) "
+                        "with rs_lora. With a rank of your own, 0 keeps that scale.",
+                        step=0.5,
+                    )
                 ),
                 io.Int.Input(
                     "seed",
@@ -129,12 +138,14 @@ class TrainLoRA(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of everything: the same seed gives the same LoRA.",
                 ),
-                io.Int.Input(
-                    "pictures_per_held_out",
-                    default=2,
-                    min=1,
-                    max=64,
-                    tooltip="Pictures of each held-out prompt, made before and after training.",
+                rare(
+                    io.Int.Input(
+                        "pictures_per_held_out",
+                        default=2,
+                        min=1,
+                        max=64,
+                        tooltip="Pictures of each held-out prompt, made before and after training.",
+                    )
                 ),
                 io.String.Input(
                     "run_name",
@@ -161,6 +172,15 @@ class TrainLoRA(io.ComfyNode):
                     "needs the same layers and a rank that is not above this one.",
                 ),
                 *guidance_inputs(),
+                recipe_input(),
+                io.Boolean.Input(
+                    "check_only",
+                    default=False,
+                    optional=True,  # prompts saved before it existed still run
+                    tooltip="Do not train: try a little of the training, put everything back, and "
+                    "say how long all of it will take, whether it fits into memory, and whether "
+                    "the reward sees differences. Only summary comes out.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output(
@@ -200,8 +220,6 @@ class TrainLoRA(io.ComfyNode):
         model: Any,
         vae: Any,
         prompts: PromptSet,
-        sigmas: torch.Tensor,
-        latent: dict[str, Any],
         iterations: int,
         prompts_per_iteration: int,
         group_size: int,
@@ -219,42 +237,55 @@ class TrainLoRA(io.ComfyNode):
         plan: ChunkPlan | str | None = None,
         reward: Reward | None = None,
         sampler: Any = None,
+        sigmas: torch.Tensor | None = None,
+        latent: Mapping[str, Any] | None = None,
+        recipe: str = BY_HAND,
+        check_only: bool = False,
     ) -> io.NodeOutput:
-        """Train."""
-        patch = settings or {}
+        """Train; a prompt that says no recipe was saved before there were any."""
+        of_model = model_settings(settings or {})
+        patch = training_patch(
+            recipe,
+            settings or {},
+            {
+                "iterations": iterations,
+                "prompts_per_iteration": prompts_per_iteration,
+                "group_size": group_size,
+                "learning_rate": learning_rate,
+                "rank": rank,
+                "alpha": alpha,
+            },
+        )
         algorithm = str(patch.get("algorithm", declared("algorithm").default))
-        _check_plan(plan, patch, algorithm)
-        sde, handed = rollouts_of(sampler, algorithm, cfg)
-        from_inputs = {
-            "grid": TimeGrid.of(sigmas.tolist()),
-            **({} if plan is None else {"plan": plan}),
-            **{f"sde.{name}": value for name, value in asdict(sde).items()},
-            "iterations": iterations,
-            "prompts_per_iteration": prompts_per_iteration,
-            "group_size": group_size,
-            "optimizer.learning_rate": learning_rate,
-            "lora.rank": rank,
-            "lora.alpha": alpha,
-            "seed": seed,
+        check_plan(plan, patch, algorithm, recipe)
+        handed = None
+        if sampler is not None or algorithm == "preference" or "sde.rule" not in patch:
+            sde, handed = rollouts_of(sampler, algorithm, cfg)
+            patch |= {f"sde.{name}": value for name, value in asdict(sde).items()}
+        patch |= {"grid": _grid(model, sigmas, settings or {}, patch), "seed": seed}
+        config = TrainConfig.of(patch if plan is None else {**patch, "plan": plan})
+        asked = {
+            "model": model,
+            "vae": vae,
+            "prompts": prompts,
+            "reward": reward,
+            "latent": latent,
+            "config": config,
+            "continue_from": continue_from,
+            "negative": negative,
+            "cfg": cfg,
+            "activation_offloading": of_model.activation_offloading,
+            "sampler": handed,
         }
-        of_model = model_settings(patch)
-        for_training = {key: value for key, value in patch.items() if is_training_setting(key)}
-        config = TrainConfig.of({**for_training, **from_inputs})
+        if check_only:
+            text = "\n".join(check_lora(**asked, evaluation_seeds=pictures_per_held_out).lines())
+            nothing = [blocked() for _ in range(4)]
+            return io.NodeOutput(*nothing, text, ui=ui.PreviewText(text))
         lora, log = train_lora(
-            model=model,
-            vae=vae,
-            prompts=prompts,
-            reward=reward,
-            latent=latent,
-            config=config,
+            **asked,
             request=RunRequest(run_name.strip(), resume),
             evaluation_seeds=pictures_per_held_out,
             asker=asker_of(cls.hidden),
-            continue_from=continue_from,
-            negative=negative,
-            cfg=cfg,
-            activation_offloading=of_model.activation_offloading,
-            sampler=handed,
         )
         summary = describe(log)
         rows = log.outcome.rows
@@ -265,18 +296,21 @@ class TrainLoRA(io.ComfyNode):
         return io.NodeOutput(lora, {"loss": losses}, log, grid, summary, ui=shown)
 
 
-def _check_plan(plan: object, patch: Patch, algorithm: str) -> None:
-    """Refuse a plan that nothing trains, and a training of chunks without one."""
-    if plan is not None and algorithm != "chunk_grpo":
+def _grid(model: Any, sigmas: torch.Tensor | None, settings: Patch, patch: Patch) -> TimeGrid:
+    """The noise levels that are connected, those of the settings, or those of the MODEL.
+
+    Raises:
+        ValueError: Nothing says how many steps there are, or they are no noise levels.
+    """
+    if sigmas is not None:
+        return TimeGrid.of(sigmas.tolist())
+    stated = patch.get("grid")
+    if not isinstance(stated, TimeGrid):
         raise ValueError(
-            f"plan is connected, but the algorithm {algorithm}, which {algorithm.title()} "
-            "Objective sets, trains no chunks of steps; take the link off"
+            "sigmas is not connected; connect noise levels, such as those of BasicScheduler or "
+            "Shifted Sigmas, or choose a recipe"
         )
-    if plan is None and algorithm == "chunk_grpo" and patch.get("plan") is None:
-        raise ValueError(
-            "plan is not connected; connect Plan Chunks, or put Forward Objective in front of "
-            "settings: the algorithm forward needs no plan"
-        )
+    return stated if "grid" in settings else own_grid(model, stated.steps)
 
 
 def asker_of(hidden: Any) -> Asker:
@@ -287,31 +321,3 @@ def asker_of(hidden: Any) -> Asker:
     workflow_id = str(workflow.get("id") or "")
     is_nil = not workflow_id.strip("0-")  # what a file holds that was never given one
     return Asker(str(hidden.unique_id or ""), "" if is_nil else workflow_id)
-
-
-class PlotTraining(io.ComfyNode):
-    """Training log -> IMAGE."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """See ComfyUI's V3 node interface."""
-        return io.Schema(
-            node_id="ChunkGRPO_PlotTraining",
-            display_name="Plot Training",
-            category=CATEGORY,
-            description="Reward, clipping, KL and gradient norm over the iterations.",
-            inputs=[
-                LogSocket.Input("log", tooltip="From Train LoRA (RL)."),
-                io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
-            ],
-            outputs=[
-                io.Image.Output(
-                    "plot", display_name="plot", tooltip="For Preview Image or Save Image."
-                )
-            ],
-        )
-
-    @classmethod
-    def execute(cls, log: TrainingLog, dark: bool) -> io.NodeOutput:
-        """Draw."""
-        return io.NodeOutput(log.outcome.plot(dark=dark)[None])

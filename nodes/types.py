@@ -29,6 +29,7 @@ __all__ = [
     "SettingsSocket",
     "TrainingLog",
     "guidance_inputs",
+    "rare",
     "settings_outputs",
 ]
 
@@ -85,6 +86,12 @@ def guidance_inputs() -> list[Any]:
             "negative and takes twice the time.",
         ),
     ]
+
+
+def rare(made: Any) -> Any:
+    """The same input among the advanced ones, where ComfyUI has those (newer than 0.3.75)."""
+    made.extra_dict = {**made.extra_dict, "advanced": True}
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)

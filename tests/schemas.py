@@ -74,6 +74,8 @@ def _sockets(
 ) -> Iterator[Socket]:
     for element in elements:
         call = element.value if isinstance(element, ast.Starred) else element
+        if isinstance(call.func, ast.Name) and call.func.id == "rare":  # says how it is shown
+            (call,) = call.args
         if _attribute(call) in ("Input", "Output"):
             yield _socket(call)
             continue

@@ -34,22 +34,23 @@ PICTURES = {  # workflow -> picture of its graph after a run; None: the thumbnai
     "05_grpo_preset": None,
     "06_few_steps": None,
     "07_teach_your_taste": "teach_your_taste_graph",
+    "08_every_step_by_hand": "by_hand_graph",
 }
 CLOSE_UPS = {  # workflow -> nodes of which there is a picture of their own, after the run
-    "01_quick_start_tiny_flux": {"ChunkGRPO_ScoreImages": "score_grid"},
     "02_temporal_dynamics": {"ChunkGRPO_PlanChunks": "chunk_editor"},
     "04_use_the_lora": {"ChunkGRPO_EvaluateLoRA": "pairs"},
     "07_teach_your_taste": {
         "ChunkGRPO_FitTaste": "fit_taste",
         "ChunkGRPO_EvaluateLoRA": "true_taste",
     },
+    "08_every_step_by_hand": {"ChunkGRPO_ScoreImages": "score_grid"},
 }
 WATCHED, WATCHED_AT = "01_quick_start_tiny_flux", 0.8
 """The training that has its picture taken while it runs, and when."""
 SHORT = {"ChunkGRPO_TrainLoRA": {"iterations": 2, "group_size": 4}}
 TRAINS = (
     "01_quick_start_tiny_flux", "04_use_the_lora", "05_grpo_preset", "06_few_steps",
-    "07_teach_your_taste",
+    "07_teach_your_taste", "08_every_step_by_hand",
 )  # fmt: skip
 QUICK = dict.fromkeys(TRAINS, SHORT)
 SET_WIDGETS = """(wishes) => {

@@ -19,25 +19,26 @@ from workflow_from_api import write_json
 
 from tools.comfyui import graphs
 from tools.comfyui.browser import ComfyBrowser, ComfyPage
+from tools.comfyui.graphs import PRESET_TO_TRAIN
 from tools.comfyui.server import ROOT, ComfyServer
 
 NAME = "Train LoRA by Reward"
 FILE = ROOT / "subgraphs" / f"{NAME}.json"
 IDENTITY = "6d0c5d7e-3c1f-5b0a-9d55-2f6c63c0a7b1"  # ComfyUI would take new ones each time
 EXAMPLE = "10_flux1_dev_bf16"
-PROMPTS, PRESET, TRAIN, SAVE = INSIDE = ("10", "20", "40", "42")
+PROMPTS, TRAIN, SAVE = INSIDE = ("10", "40", "42")
 SHOWN = [  # widgets of the nodes inside that the subgraph has, too
-    [PROMPTS, "text"], [PROMPTS, "held_out_text"], [PROMPTS, "held_out"], [PRESET, "preset"],
+    [PROMPTS, "text"], [PROMPTS, "held_out_text"], [PROMPTS, "held_out"], [TRAIN, "recipe"],
     [TRAIN, "iterations"], [TRAIN, "seed"], [SAVE, "name"],
 ]  # fmt: skip
 PLACES = {
-    PROMPTS: ([0, 0], [420, 760]), PRESET: ([0, 840], [420, 290]),
+    PROMPTS: ([0, 0], [420, 760]),
     TRAIN: ([480, 0], [460, 1130]), SAVE: ([1000, 0], [420, 142]),
 }  # fmt: skip
 SIZE = [420, 640]
 DESCRIPTION = (
-    "Prompts, a published recipe, training and a LoRA file in one node. Connect a model with its "
-    "CLIP and VAE, a reward and an empty latent of the picture size."
+    "Prompts, a tested recipe, training and a LoRA file in one node. Connect a model with its CLIP "
+    "and VAE and a reward; an empty latent gives another picture size than 512 x 512."
 )
 CONVERT = """([inside, places, shown, name]) => {
   const graph = window.app.graph;
@@ -74,7 +75,10 @@ def outside() -> dict:
     }
     kept[PROMPTS]["inputs"]["clip"] = ["1", 1]
     ends = {"model": ["1", 0], "vae": ["1", 2], "reward": ["2", 0], "latent": ["3", 0]}
-    kept[TRAIN]["inputs"].update(ends)
+    train = kept[TRAIN]["inputs"]
+    for wired in PRESET_TO_TRAIN:  # the recipe says them
+        train.pop(wired)
+    train |= ends | {"recipe": "quick", "iterations": 30}
     kept[SAVE]["inputs"]["name"] = "chunk_grpo/lora"
     return kept
 

@@ -252,6 +252,7 @@ FIRST_RUN: Prompt = {
         pictures_per_held_out=2,
         run_name="",
         resume=False,
+        recipe="by hand",
     ),
     "training": node("ChunkGRPO_PlotTraining", log=["train", 2], dark=True),
     "training_plot": _image(["training", 0], "plot"),

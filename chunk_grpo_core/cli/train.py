@@ -4,7 +4,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +21,7 @@ from ..presets.cost import preset_units
 from ..processes.launch import TIMEOUT, asks_for_sharding, is_launched, join_processes
 from ..runs.folder import RunFolder, numbered_folder
 from ..runs.start import TrainedRun
+from ..runs.start import check as check_run
 from ..runs.start import resume as resume_run
 from ..runs.start import train as train_run
 from .answers import TerminalAnswers
@@ -69,6 +70,14 @@ def train(
     shard: Shard = None,
     split_groups: SplitGroups = False,
     timeout: Timeout = TIMEOUT,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Do not train: try a little, keep nothing, and say how long the training will "
+            "take, whether it fits into memory, and whether the reward sees differences.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> dict[str, object] | None:
     """Train a LoRA as a configuration file says, and measure what it gained.
@@ -86,7 +95,9 @@ def train(
     goes on with it. Behind torchrun or 'accelerate launch' the processes share the prompts of each
     iteration (docs/distributed.md).
     """
-
+    if check:
+        others = {"--out": out, "--shard": shard, "--split-groups": split_groups or None}
+        return _check(config, changes or (), others, as_json)
     folder: Path | None = None
     with (
         clear_errors(lambda: _how_to_go_on(folder)),
@@ -113,6 +124,27 @@ def train(
             shard=asks_for_sharding() if shard is None else shard,
         )
     return _print_run(run, as_json) if processes.is_writer else None
+
+
+def _check(
+    file: Path, changes: Sequence[str], others: Mapping[str, object], as_json: bool
+) -> dict[str, object] | None:
+    """Say what a training will take; ``others`` are options that have no effect here."""
+    with clear_errors("nothing was written"), stop_signals() as signals, ProgressBar() as bar:
+        if given := [name for name, value in others.items() if value is not None]:
+            raise ValueError(
+                f"{given[0]} has no effect with --check, which keeps nothing and runs "
+                "in one process; leave it out"
+            )
+        if is_launched():
+            raise ValueError("--check runs in one process; start it without a launcher")
+        checked = check_run(
+            read_config_file(file, changes), listener=bar.listen, check_cancel=signals.check
+        )
+    if as_json:
+        return checked.to_json()
+    typer.echo("\n".join(checked.lines()))
+    return None
 
 
 def resume(

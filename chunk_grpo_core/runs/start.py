@@ -2,6 +2,7 @@
 
 train     measure, train, measure again; a run folder that can be resumed
 resume    the same folder, from its own record
+check     try a little of it, and say what the whole will take; nothing is kept
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..algorithms import algorithm_of
 from ..algorithms.preference import Preference
 from ..configfile.run_config import RunConfig
 from ..method.cancel import CheckCancel, never_cancel
@@ -22,11 +24,14 @@ from ..processes.collective import Processes, TorchProcesses
 from ..prompts.split import PromptSet
 from ..rewards.taste.picks import Taste
 from ..train.batch_limit import BatchLimit
+from ..train.config import TrainConfig
 from ..train.events import EvaluationProgress, Listener, broadcast, ignore
 from ..watch.trackers import TRACKERS
 from .asking import GoesOn, check_asking, never_goes_on
+from .check import check_training
 from .experiment import run_experiment
 from .folder import RunFolder, locked_run
+from .forecast import Check
 from .held_out import check_held_out, check_needless
 from .load import load_policy, load_prompts, load_rewards
 from .outcome import Outcome
@@ -34,7 +39,7 @@ from .preferences import judged_latents
 from .recorded import RecordedRun, open_to_resume
 from .results import RunFiles, measure_curve, write_results
 
-__all__ = ["TrainedRun", "resume", "train"]
+__all__ = ["TrainedRun", "check", "resume", "train"]
 
 _CURVE_PROMPTS = 4
 
@@ -120,6 +125,38 @@ def resume(
         )
 
 
+def check(
+    config: RunConfig,
+    *,
+    listener: Listener = ignore,
+    check_cancel: CheckCancel = never_cancel,
+) -> Check:
+    """Try a little of a training, in this process alone; nothing is written.
+
+    Raises:
+        ValueError: See :func:`train` and :func:`~.check.check_training`.
+        NothingScored: The reward scores no picture.
+        SelfTestFailed: The training would stop before its first update.
+        ImportError: A package is missing.
+    """
+    prepared = _prepare(config, None, listener, check_cancel, Processes(), shard=False)
+    policy, settings = _load(config, prepared), config.settings
+    if config.needs_curve:
+        settings = config.train_config(_curve(config, policy, prepared))
+    return check_training(
+        policy,
+        prepared.reward,
+        prepared.prompts.train,
+        prepared.prompts.held_out,
+        settings,
+        algorithm=lambda small: _algorithm(small, policy, prepared) or algorithm_of(small),
+        evaluation_seeds=config.run.pictures,
+        listener=listener,
+        check_cancel=check_cancel,
+        limit=BatchLimit(size=settings.batch_size),
+    )
+
+
 def _train(
     config: RunConfig,
     run: RunFolder,
@@ -138,13 +175,6 @@ def _train(
     check_cancel()
     if config.needs_curve:
         settings = config.train_config(_curve(config, policy, prepared))
-    algorithm = None
-    if settings.algorithm == "preference":
-        judged = prepared.prompts.train
-        latents = processes.from_writer(
-            lambda: judged_latents(Taste(settings.preference.picks), policy, judged, check_cancel)
-        )
-        algorithm = Preference(settings, latents)
     # A call that one process of a sharded model tries again would be answered by no other.
     limit = BatchLimit(size=settings.batch_size, may_halve=not shard)
     outcome = run_experiment(
@@ -155,7 +185,7 @@ def _train(
         settings,
         run,
         resume=recorded is not None,
-        algorithm=algorithm,
+        algorithm=_algorithm(settings, policy, prepared),
         evaluation_seeds=config.run.pictures,
         listener=prepared.listener,
         check_cancel=check_cancel,
@@ -168,6 +198,19 @@ def _train(
     few = prepared.prompts.train[:_CURVE_PROMPTS]
     files = processes.from_writer(lambda: write_results(outcome, policy, run, few, check_cancel))
     return TrainedRun(outcome, files, run.path)
+
+
+def _algorithm(settings: TrainConfig, policy: Policy, prepared: _Prepared) -> Preference | None:
+    """The algorithm of settings that train on pictures that are there; None for all others."""
+    if settings.algorithm != "preference":
+        return None
+    taste, judged = Taste(settings.preference.picks), prepared.prompts.train
+    return Preference(
+        settings,
+        prepared.processes.from_writer(
+            lambda: judged_latents(taste, policy, judged, prepared.check_cancel)
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -184,20 +227,23 @@ class _Prepared:
 
 def _prepare(
     config: RunConfig,
-    folder: RunFolder,
+    folder: RunFolder | None,
     listener: Listener,
     check_cancel: CheckCancel,
     processes: Processes,
     shard: bool,
 ) -> _Prepared:
-    """Load what may fail before the model, which takes minutes; nothing is written."""
+    """Load what may fail before the model, which takes minutes; nothing is written.
+
+    Without a folder no tracker listens.
+    """
     require("matplotlib", "To draw the plots of a run")
     _check_processes(config, processes, shard)
     prompts = processes.from_writer(lambda: load_prompts(config))
     check_held_out(prompts.held_out)
     heard = ignore
     if processes.is_writer:
-        trackers = [TRACKERS[name](folder.path) for name in config.run.log]
+        trackers = [TRACKERS[name](folder.path) for name in config.run.log if folder]
         heard = broadcast(*trackers, listener)
     reward = load_rewards(config)
     check_needless(reward, config.settings)

@@ -128,7 +128,7 @@ class Trainer:
             processes=self._processes,
             check_cancel=check_cancel,
         )
-        self._self_tests = SelfTests(policy, self.reward, config)
+        self.self_tests = SelfTests(policy, self.reward, config)
         self._facts = {"sampler": name_of_sampler(self._algorithm.sampler), **(facts or {})}
         self.changes: tuple[Change, ...] = ()
         self._alarms = AlarmWatch(config, self._listen)
@@ -231,7 +231,7 @@ class Trainer:
                 groups = self.sample(queue)
             with timed(seconds, "score"):
                 rewards = self.score(queue)
-                self._self_tests.check_rewards(groups, rewards, seconds["rollout"])
+                self.self_tests.check_rewards(groups, rewards, seconds["rollout"])
         advantages = self.compare(groups, rewards)
         with timed(seconds, "update"):
             report = self.update(groups, advantages)
@@ -303,7 +303,7 @@ class Trainer:
             tasks[group.request.number] = task
 
         def phase(velocity: Velocity) -> UpdateReport:
-            test, limit = self._self_tests.check_gradients, self._limit
+            test, limit = self.self_tests.check_gradients, self._limit
             limit.attempt(lambda: test(self._stream(velocity), groups, self._algorithm, limit))
             return self._updater.steps(
                 velocity,
@@ -316,7 +316,7 @@ class Trainer:
 
     def _tell(self, group: Trajectory, images: torch.Tensor, batch: RewardBatch) -> None:
         self._pixels.append(some_pixels(images))
-        self._self_tests.keep(group, images, batch.valid)
+        self.self_tests.keep(group, images, batch.valid)
         self._listen(RolloutEnd(self.iteration, group.example, images, batch.known))
 
     def _run(self, work: Callable[[Velocity], T]) -> T:

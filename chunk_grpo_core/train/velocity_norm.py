@@ -18,9 +18,11 @@ from ..method.noise import derive_seed
 from ..method.policy import Policy, base_model
 from ..method.stream import Stream
 
-__all__ = ["velocity_norm"]
+__all__ = ["CALLS", "velocity_norm"]
 
 _SAMPLES = 2
+CALLS = 2 * 2 * _SAMPLES
+"""Samples that go through the model for it: two levels, with the adapter and without."""
 
 
 @torch.no_grad()

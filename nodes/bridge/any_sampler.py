@@ -66,7 +66,7 @@ def rollouts_of(sampler: object, algorithm: str, cfg: float) -> tuple[SdeConfig,
     if sampler is None:
         raise ValueError(
             "sampler is not connected; connect Flow SDE Sampler, or with Forward Objective any "
-            "SAMPLER"
+            "SAMPLER; or choose a recipe"
         )
     if algorithm != "forward":
         try:

@@ -18,6 +18,7 @@ from typing import Any
 import comfy.model_management
 
 from ...chunk_grpo_core.method.asking import Question
+from ...chunk_grpo_core.presets.cost import units_of
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
     AdvantagesEnd,
@@ -62,8 +63,14 @@ class Asker:
 class LiveRun:
     """One training; listens to its events and tells every open page."""
 
-    def __init__(self, name: str, asker: Asker, config: TrainConfig) -> None:
+    def __init__(self, name: str, asker: Asker, config: TrainConfig, held_out: int) -> None:
+        """Remember; ``held_out`` pictures are drawn in a measurement."""
         self.name, self.asker = name, asker
+        pictures = config.prompts_per_iteration * config.group_size
+        # What an iteration takes, in measurements, as long as none is done.
+        self._in_measurements = (
+            pictures * units_of(config).total / (max(held_out, 1) * config.grid.steps)
+        )
         self._iterations, self._every = config.iterations, config.evaluate_every
         self._state, self._message = "running", ""
         self._phase, self._iteration, self._fraction = "before", 0, 0.0
@@ -158,16 +165,27 @@ class LiveRun:
             self._tell()
 
     def _seconds_left(self) -> float | None:
-        """For all that is still to be trained and measured; None as long as nobody knows."""
-        if self._phase in ("before", "after"):
-            return None if self._phase == "before" else self._measuring * (1 - self._fraction)
-        if not self._seconds:
-            return None
-        done = self._iteration + (self._fraction if self._phase != "during" else 0.0)
+        """For all that is still to be trained and measured; None before anything is known.
+
+        Until an iteration is done, its time comes from that of the first measurement, by units of
+        work (``presets/cost.py``).
+        """
+        measuring, left_of_it = self._measuring, 0.0
+        if self._phase == "before":
+            if not self._fraction:
+                return None
+            measuring = (time.monotonic() - self._began) / self._fraction
+            left_of_it = measuring * (1 - self._fraction)
+        if self._phase == "after":
+            return measuring * (1 - self._fraction)
+        seconds = self._seconds or [self._in_measurements * measuring]
+        is_between = self._phase in ("before", "during")
+        done = self._iteration + (0.0 if is_between else self._fraction)
         left = max(self._iterations - done, 0.0)
         between = range(self._iteration + 1, self._iterations)
         measurements = 1 + sum(1 for i in between if self._every and i % self._every == 0)
-        return left * sum(self._seconds) / len(self._seconds) + measurements * self._measuring
+        of_iterations = left * sum(seconds) / len(seconds)
+        return left_of_it + of_iterations + measurements * measuring
 
     def _tell(self) -> None:
         self._told = time.monotonic()
@@ -175,9 +193,10 @@ class LiveRun:
 
 
 @contextmanager
-def watched_run(name: str, asker: Asker, config: TrainConfig) -> Iterator[LiveRun]:
-    """Let pages watch a training for as long as the block lasts, and remember how it ended."""
-    run = LiveRun(name, asker, config)
+def watched_run(name: str, asker: Asker, config: TrainConfig, held_out: int) -> Iterator[LiveRun]:
+    """Let pages watch a training for as long as the block lasts, and remember how it ended; a
+    measurement draws ``held_out`` pictures."""
+    run = LiveRun(name, asker, config, held_out)
     with _lock:
         for old in [n for n, r in _runs.items() if r.asker == asker and not r.is_running]:
             del _runs[old]

@@ -63,6 +63,7 @@ class _Config(comfy.supported_models.Flux):
     latent_format = _Latent
     # ComfyUI's FLUX shift is an exponent; exp(log SHIFT) makes it the static shift of training.
     sampling_settings = {"shift": math.log(SHIFT)}
+    picture_size = 64
 
 
 def _unet_config() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,23 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...chunk_grpo_core.algorithms import algorithm_of
-from ...chunk_grpo_core.algorithms.forward import Forward
-from ...chunk_grpo_core.algorithms.preference import Preference
 from ...chunk_grpo_core.configfile.record import COMFYUI
 from ...chunk_grpo_core.disk.atomic import CannotWrite
 from ...chunk_grpo_core.lora.files import save_lora
 from ...chunk_grpo_core.method.asking import Question
-from ...chunk_grpo_core.method.policy import trained_adapter
 from ...chunk_grpo_core.method.reward import NoReward, NothingScored, Reward
 from ...chunk_grpo_core.models.tensor_cache import digest
 from ...chunk_grpo_core.runs.experiment import run_experiment
 from ...chunk_grpo_core.runs.folder import RunFolder
-from ...chunk_grpo_core.runs.held_out import check_needless
 from ...chunk_grpo_core.runs.outcome import Outcome
-from ...chunk_grpo_core.runs.preferences import judged_latents
 from ...chunk_grpo_core.runs.results import write_pictures
-from ...chunk_grpo_core.settings.blaming import blaming
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
     Asked,
@@ -40,7 +33,6 @@ from ...chunk_grpo_core.train.events import (
 )
 from ...chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from ..types import PromptSet, TrainingLog
-from .any_sampler import AnySampler
 from .conditioning import Conditioning
 from .host import (
     check_interrupt,
@@ -50,14 +42,11 @@ from .host import (
     show_progress,
     show_text,
 )
-from .memory import batch_limit
 from .monitor import Asker, watched_run
-from .picked_prompts import as_recorded, check_judged
-from .policy import NativePolicy, latent_shape_of
-from .side_branches import start_state
-from .taste_heads import named_taste
+from .picked_prompts import as_recorded
+from .trainee import trainee_of
 
-__all__ = ["RunRequest", "open_run", "train_lora"]
+__all__ = ["Progress", "RunRequest", "open_run", "train_lora"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +91,7 @@ def open_run(request: RunRequest) -> Iterator[RunFolder]:
             yield locked
 
 
-class _Progress:
+class Progress:
     """Turn the trainer's events into ComfyUI's progress bar and live preview."""
 
     def __init__(self, iterations: int) -> None:
@@ -148,7 +137,7 @@ def train_lora(
     vae: Any,
     prompts: PromptSet,
     reward: Reward | None,
-    latent: dict[str, Any],
+    latent: Mapping[str, Any] | None,
     config: TrainConfig,
     request: RunRequest,
     evaluation_seeds: int,
@@ -165,7 +154,8 @@ def train_lora(
     the LoRA starts with. A checkpoint of a resumed run takes their place. Pages can watch the run
     and end it early; what was learnt until then is measured and returned. A ``sampler`` (SAMPLER)
     makes rollouts and measurements of the algorithm ``forward``. Without a ``reward``, which the
-    algorithm ``preference`` does not need, nothing is measured.
+    algorithm ``preference`` does not need, nothing is measured. Without a ``latent`` pictures have
+    the size of :func:`~.own_defaults.empty_latent`.
 
     Returns:
         The LORA_MODEL and the log.
@@ -177,58 +167,46 @@ def train_lora(
         OSError: Somebody trains in the folder; the disk is full (the run can be resumed); or the
             folder was moved or deleted.
     """
-    limit, reward = batch_limit(config.batch_size), reward or NoReward()
-    check_needless(reward, config)
-    if config.algorithm == "preference":
-        check_judged(prompts)
     with torch.inference_mode(False):
-        policy = NativePolicy(
-            model,
-            vae,
-            prompts.conditioning,
-            latent_shape_of(model, latent),
-            config.lora,
-            config.seed,
+        trainee = trainee_of(
+            model=model,
+            vae=vae,
+            prompts=prompts,
+            reward=reward,
+            latent=latent,
+            config=config,
+            continue_from=continue_from,
             negative=negative,
             cfg=cfg,
-            batch=config.batch_size or config.group_size,
-            limit=limit,
             activation_offloading=activation_offloading,
-            sigmas=config.grid.sigmas,
+            sampler=sampler,
         )
-        handed = None if sampler is None else AnySampler(sampler, policy, limit)
-        algorithm = Forward(config, handed) if handed else algorithm_of(config)
-        if continue_from is not None:
-            adapter = trained_adapter(policy)
-            with blaming("continue_from"):
-                state = start_state(model, continue_from, adapter.state_dict(), config.lora.scale)
-            adapter.load_state_dict(state)
+        policy, is_judged = trainee.policy, config.algorithm == "preference"
+        algorithm = None if is_judged else trainee.algorithm(config, prompts.train)
+        is_scored = not isinstance(trainee.reward, NoReward)
+        drawn = len(prompts.held_out) * (evaluation_seeds if is_scored else 1)
         with (
             open_run(request) as folder,
-            watched_run(folder.path.name, asker, config) as run,
+            watched_run(folder.path.name, asker, config, drawn) as run,
             _way_on(folder.path.name),
         ):
-            if config.algorithm == "preference":
-                if request.resume:
-                    prompts = as_recorded(prompts, folder)
-                taste = named_taste(config.preference.picks)
-                latents = judged_latents(taste, policy, prompts.train, check_interrupt)
-                algorithm = Preference(config, latents)
+            if is_judged and request.resume:
+                prompts = as_recorded(prompts, folder)
             outcome = run_experiment(
                 policy,
-                reward,
+                trainee.reward,
                 prompts.train,
                 prompts.held_out,
                 config,
                 folder,
                 resume=request.resume,
-                algorithm=algorithm,
+                algorithm=algorithm or trainee.algorithm(config, prompts.train),
                 evaluation_seeds=evaluation_seeds,
-                listener=broadcast(_Progress(config.iterations), run.listen),
+                listener=broadcast(Progress(config.iterations), run.listen),
                 check_cancel=check_interrupt,
                 wants_stop=run.wants_stop,
                 goes_on=run.goes_on,
-                limit=limit,
+                limit=trainee.limit,
                 tables={
                     "model": {**COMFYUI["model"], **_guidance(prompts, negative, cfg)},
                     "run": {

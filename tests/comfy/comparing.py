@@ -14,7 +14,7 @@ SEEDS = itertools.count(100)  # an unchanged graph runs nothing
 def compared(**more):
     """Four held-out captions, drawn by the tiny FLUX with its weights and with 95 % of them."""
     base = graphs.base_nodes()
-    captions = graphs.upstream(graphs.twin(graphs.QUICK_START), "2")
+    captions = graphs.upstream(graphs.twin(graphs.BY_HAND), "2")
     captions = graphs.change(captions, "ChunkGRPO_PromptSet", held_out=4)
     prompt = {**base, **captions}
     prompt["size"] = node("EmptySD3LatentImage", width=64, height=64, batch_size=1)

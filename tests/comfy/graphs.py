@@ -20,10 +20,10 @@ from .client import Run
 
 TINY = (
     "01_quick_start_tiny_flux", "02_temporal_dynamics", "03_score_and_pick", "04_use_the_lora",
-    "05_grpo_preset", "06_few_steps", "07_teach_your_taste",
+    "05_grpo_preset", "06_few_steps", "07_teach_your_taste", "08_every_step_by_hand",
 )  # fmt: skip
 """Examples that need no download and run on a CPU."""
-QUICK_START, DYNAMICS, PICK, USE, PRESET, FEW_STEPS, TASTE = TINY
+QUICK_START, DYNAMICS, PICK, USE, PRESET, FEW_STEPS, TASTE, BY_HAND = TINY
 REAL = (
     "10_flux1_dev_bf16", "11_flux1_dev_fp8", "12_flux2_dev", "13_sd35", "14_qwen_image",
     "15_z_image", "16_z_image_turbo", "17_flux2_klein", "18_krea2_turbo",
@@ -32,7 +32,7 @@ REAL = (
 """Examples for models that the user brings."""
 NAMES = (*TINY, *REAL)
 
-MODEL, CLIP, VAE = (["1", slot] for slot in range(3))  # of the quick start
+MODEL, CLIP, VAE = (["1", slot] for slot in range(3))  # of the examples of the tiny FLUX
 
 
 def model_files(name: str) -> list[tuple[dict, dict]]:
@@ -54,8 +54,8 @@ def small(prompt: Prompt, **training: object) -> Prompt:
 
 
 def training(**inputs: object) -> Prompt:
-    """Return a small graph that ends in the Train node, of the quick start."""
-    prompt = small(twin(QUICK_START), **inputs)
+    """Return a small graph that ends in the Train node, every step by hand."""
+    prompt = small(twin(BY_HAND), **inputs)
     plan = find(prompt, "ChunkGRPO_PlanChunks")
     del prompt[plan]["inputs"]["curve"]  # no rollouts only for a plot
     return upstream(prompt, find(prompt, "ChunkGRPO_TrainLoRA"))
@@ -98,8 +98,8 @@ def sampling(
 
 
 def base_nodes() -> Prompt:
-    """Return model, sigmas and reward of the quick start, under their ids there."""
-    return upstream(twin(QUICK_START), "1", "4", "10")
+    """Return model, sigmas and reward of the example by hand, under their ids there."""
+    return upstream(twin(BY_HAND), "1", "4", "10")
 
 
 def tuned(prompt: Prompt, class_type: str, info: dict, **inputs: object) -> Prompt:

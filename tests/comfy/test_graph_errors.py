@@ -49,7 +49,7 @@ def failed(client, prompt):
     ],
 )
 def test_a_wrong_widget_is_refused_before_anything_runs(kind, inputs, words, comfy):
-    message = rejected(comfy, change(graphs.small(graphs.twin(graphs.QUICK_START)), kind, **inputs))
+    message = rejected(comfy, change(graphs.small(graphs.twin(graphs.BY_HAND)), kind, **inputs))
     assert [word for word in words if word not in message] == [], message
 
 

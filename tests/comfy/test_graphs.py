@@ -22,6 +22,7 @@ from chunk_grpo_core.method.advantage import AdvantageConfig
 from chunk_grpo_core.method.objective import ObjectiveConfig
 from chunk_grpo_core.method.rules import SdeConfig
 from chunk_grpo_core.method.schedule import shifted_grid
+from chunk_grpo_core.presets import preset_config
 from chunk_grpo_core.train.config import OptimizerConfig, TrainConfig
 from tools.comfyui.server import PACK_NAME, ROOT
 
@@ -43,22 +44,22 @@ def saved_latent(server, prefix):
 
 
 @pytest.fixture(scope="module")
-def quick_start(comfy_server):
-    """Run the first example once, made small; both samplings are saved as latents too."""
+def by_hand(comfy_server):
+    """Run the example by hand once, made small; both samplings are saved as latents too."""
     client = ComfyClient(comfy_server.url)
-    prompt = graphs.small(graphs.twin(graphs.QUICK_START), run_name="quick start", iterations=2)
+    prompt = graphs.small(graphs.twin(graphs.BY_HAND), run_name="by hand", iterations=2)
     prompt["base latent"] = node("SaveLatent", samples=["23", 0], filename_prefix="latents/base")
     prompt["lora latent"] = node("SaveLatent", samples=["27", 0], filename_prefix="latents/lora")
     log = len(comfy_server.log())
     run = client.run(prompt, 200)
-    folder = comfy_server.output / "chunk_grpo" / "quick start"
+    folder = comfy_server.output / "chunk_grpo" / "by hand"
     return SimpleNamespace(prompt=prompt, run=run, folder=folder, log=comfy_server.log()[log:])
 
 
 @pytest.fixture
-def lora_file(quick_start, comfy_server):
+def lora_file(by_hand, comfy_server):
     """Give the saved LoRA under the name that the loaders list."""
-    path = shown_text(quick_start.run, find(quick_start.prompt, "ChunkGRPO_SaveLoRA"))
+    path = shown_text(by_hand.run, find(by_hand.prompt, "ChunkGRPO_SaveLoRA"))
     return path.partition(f"{comfy_server.loras}/")[2]
 
 
@@ -194,8 +195,8 @@ def test_the_page_can_show_every_number_that_the_server_takes(comfy):
 # The examples run
 
 
-def test_the_quick_start_runs_and_shows_pictures(quick_start, comfy):
-    prompt, run = quick_start.prompt, quick_start.run
+def test_the_example_by_hand_runs_and_shows_pictures(by_hand, comfy):
+    prompt, run = by_hand.prompt, by_hand.run
     previews = [key for key in prompt if prompt[key]["class_type"] == "PreviewImage"]
     assert len(previews) >= 4
     for key in previews:
@@ -207,6 +208,36 @@ def test_the_quick_start_runs_and_shows_pictures(quick_start, comfy):
     assert "Held-out reward" in shown_text(run, find(prompt, TRAIN))
     assert "Warning" not in shown_text(run, find(prompt, TRAIN))
     assert shown_text(run, find(prompt, "PreviewAny")) == shown_text(run, find(prompt, TRAIN))
+
+
+def test_the_quick_start_is_a_whole_training_in_ten_nodes(comfy, comfy_server):
+    whole = graphs.twin(graphs.QUICK_START)
+    assert len(graphs.workflow(graphs.QUICK_START)["nodes"]) <= 10
+    prompt = graphs.small(whole, run_name="short", prompts_per_iteration=0)
+    run = comfy.run(prompt)
+    assert min(pictures(comfy, run, find(prompt, "PreviewImage"))[0].size) >= 128
+    assert shown_text(run, find(prompt, "PreviewAny")) == shown_text(run, find(prompt, TRAIN))
+    config = read_settings(comfy_server.output / "chunk_grpo" / "short")
+    wanted = preset_config("quick", iterations=1, group_size=4, **{"lora.rank": 4})
+    trained = {**config.flat(), "grid": len(config.grid.sigmas)}
+    changed = {key for key, value in wanted.flat().items() if trained[key] != value}
+    assert changed == {"grid", "lora.alpha", "optimizer.learning_rate"}
+    assert (trained["grid"], trained["lora.alpha"]) == (9, 8.0)  # 8 steps, the scale of the recipe
+
+
+def test_a_check_says_what_the_training_will_take_and_keeps_nothing(comfy, comfy_server):
+    prompt = graphs.small(graphs.twin(graphs.QUICK_START), check_only=True, seed=5)
+    prompt = change(prompt, "ChunkGRPO_SaveLoRA", name="not_trained")
+    runs = comfy_server.output / "chunk_grpo"
+    before = sorted(runs.iterdir()) if runs.exists() else []
+    run = comfy.run(prompt)
+    text = shown_text(run, find(prompt, TRAIN))
+    for words in ("in all: 1 iterations of 8 pictures", "Self-test: passed", "Nothing was trained"):
+        assert words in text
+    assert shown_text(run, find(prompt, "PreviewAny")) == text
+    assert find(prompt, "PreviewImage") not in run.outputs
+    assert (sorted(runs.iterdir()) if runs.exists() else []) == before
+    assert not list(comfy_server.loras.glob("**/not_trained*"))
 
 
 def test_the_temporal_dynamics_example_runs_and_shows_pictures(comfy):
@@ -267,7 +298,7 @@ def test_the_sampler_adds_noise_only_in_its_part_of_the_steps(comfy, comfy_serve
 
 
 def test_a_plan_of_another_sampler_is_called_out_in_the_summary(comfy, comfy_server):
-    prompt = graphs.small(graphs.twin(graphs.QUICK_START), run_name="other sampler")
+    prompt = graphs.small(graphs.twin(graphs.BY_HAND), run_name="other sampler")
     prompt = change(prompt, "ChunkGRPO_AnalyzeTemporalDynamics", distance="cosine")
     prompt = change(prompt, "ChunkGRPO_PlanChunks", chunk_sizes="cut 4 2", weights="softmax 0.5")
     prompt = change(prompt, "ChunkGRPO_RollOutTrajectories", sampler=["still", 0])
@@ -338,10 +369,8 @@ def test_a_training_records_every_reward(comfy, comfy_server):
 # What was trained is what standard nodes load
 
 
-def test_the_file_and_the_socket_give_the_same_pictures(
-    quick_start, lora_file, comfy, comfy_server
-):
-    inputs = graphs.upstream(quick_start.prompt, "23")
+def test_the_file_and_the_socket_give_the_same_pictures(by_hand, lora_file, comfy, comfy_server):
+    inputs = graphs.upstream(by_hand.prompt, "23")
     inputs["file"] = node("LoraLoaderModelOnly", model=MODEL, lora_name=lora_file, strength_model=1)
     inputs["22"]["inputs"]["model"] = ["file", 0]
     inputs["save"] = node("SaveLatent", samples=["23", 0], filename_prefix="latents/file")
@@ -350,12 +379,12 @@ def test_the_file_and_the_socket_give_the_same_pictures(
     base, lora, file = (saved_latent(comfy_server, name) for name in ("base", "lora", "file"))
     assert float((lora - base).abs().max()) > 0.05, "the LoRA changes nothing"
     torch.testing.assert_close(file, lora, rtol=0, atol=1e-3)
-    for text in (quick_start.log, comfy_server.log()[log:]):
+    for text in (by_hand.log, comfy_server.log()[log:]):
         assert not re.search(r"not loaded|lora key", text, re.IGNORECASE)
 
 
-def test_standard_nodes_measure_the_recorded_scores(quick_start, lora_file, comfy):
-    record = json.loads((quick_start.folder / "evaluation.json").read_text())
+def test_standard_nodes_measure_the_recorded_scores(by_hand, lora_file, comfy):
+    record = json.loads((by_hand.folder / "evaluation.json").read_text())
     count = len(record["before"]["rewards"][0])
     inputs = base_nodes()
     inputs["file"] = node("LoraLoaderModelOnly", model=MODEL, lora_name=lora_file, strength_model=1)

@@ -102,7 +102,7 @@ def base(kind, info, lora):
         prompt = {}
     prompt["file"] = node("ChunkGRPO_LoadLoRAFile", lora_name=lora)
     if kind not in {entry["class_type"] for entry in prompt.values()}:
-        start = graphs.small(graphs.twin(graphs.QUICK_START))
+        start = graphs.small(graphs.twin(graphs.BY_HAND))
         prompt |= start
         links = {
             "MODEL": graphs.MODEL, "CLIP": graphs.CLIP, "VAE": graphs.VAE,

@@ -17,11 +17,11 @@ from .graphs import change, find, node, shown_text
 
 TRAIN = "ChunkGRPO_TrainLoRA"
 MODEL = ["1", 0]
-SAMPLED, GUIDER, TRAINED = "27", "26", ["12", 0]  # in the quick start
+SAMPLED, GUIDER, TRAINED = "27", "26", ["12", 0]  # in the example by hand
 
 
 def latents_of(client, server, prompt, name, model):
-    """Draw with the quick start's standard nodes on another MODEL; return the latents."""
+    """Draw with the standard nodes of the example by hand on another MODEL; return the latents."""
     prompt = change(prompt, "none")
     prompt[GUIDER]["inputs"]["model"] = model
     save = node("SaveLatent", samples=[SAMPLED, 0], filename_prefix=f"latents/{name}")
@@ -40,7 +40,7 @@ def load_model(lora):
 def trained(comfy_server):
     """Train one small rsLoRA; save it with our node, in both layouts, and with the standard one."""
     client = ComfyClient(comfy_server.url)
-    prompt = graphs.small(graphs.twin(graphs.QUICK_START), run_name="lora files", rank=3)
+    prompt = graphs.small(graphs.twin(graphs.BY_HAND), run_name="lora files", rank=3)
     prompt = change(prompt, "ChunkGRPO_GRPOSettings", rs_lora="on")
     prompt = change(prompt, "ChunkGRPO_SaveLoRA", name="files/fox", for_diffusers=True)
     plan = find(prompt, "ChunkGRPO_PlanChunks")

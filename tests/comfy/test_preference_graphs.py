@@ -82,7 +82,7 @@ def test_tiny_models_learn_what_was_picked_without_any_reward(name, comfy, comfy
 
 
 def tiny_flux(taste, **training):
-    """The quick start, made offline."""
+    """The example by hand, made offline."""
     sizes = {"iterations": 6, "prompts_per_iteration": 8, "group_size": 2, "rank": 16}
     prompt = graphs.training(**{**sizes, "learning_rate": 2e-3, **training})
     prompt, train = offline(prompt, taste, ["1", 1])

@@ -20,7 +20,7 @@ SWITCH = 6  # of 9 steps: the first that starts behind 60 % of the sampling
 
 
 def evaluation(**inputs):
-    """Return an Evaluate node on the prompts, reward and sizes of the quick start."""
+    """Return an Evaluate node on the prompts, reward and sizes of the example by hand."""
     link = {"prompts": "2", "reward": "10", "sigmas": "4", "latent": "5"}
     widgets = {"pictures_per_prompt": 2, "noise_seed": 20_000, "batch_size": 0, "dark": True}
     linked = {name: [key, 0] for name, key in link.items()}

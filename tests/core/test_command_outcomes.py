@@ -33,6 +33,7 @@ from chunk_grpo_core.rewards.taste.fit import fit_taste
 from chunk_grpo_core.rewards.taste.head import save_head
 from chunk_grpo_core.rewards.taste.picking.batches import keep_batches
 from chunk_grpo_core.rewards.taste.picks import Taste
+from chunk_grpo_core.runs.forecast import Check
 from chunk_grpo_core.train.batch_limit import NothingFits
 from chunk_grpo_core.train.self_test import SelfTestFailed
 from chunk_grpo_core.watch.strict_json import strict_json
@@ -51,6 +52,12 @@ OUTCOME: Any = SimpleNamespace(
 DONE = SimpleNamespace(
     outcome=OUTCOME, folder=Path("r"), files=SimpleNamespace(lora=Path("l"), pictures=())
 )
+CHECKED = Check(
+    iterations=1, pictures=4, seconds_per_iteration=1.0, measurements=2,
+    seconds_per_measurement=1.0, seconds_once=0.0, self_test=None, reward="tiny_world",
+    reward_mean=math.nan, reward_spread=math.nan, unscored=4, tried=4, batch_size=2, fitting=1,
+    peak_gib=None, memory_gib=None, free_gib=None,
+)  # fmt: skip
 
 
 class FakePolicy:
@@ -84,6 +91,7 @@ def place(tmp_path, monkeypatch):
     fakes = {
         (train, "train_run"): lambda *args, **kwargs: DONE,
         (train, "resume_run"): lambda *args, **kwargs: DONE,
+        (train, "check_run"): lambda *args, **kwargs: CHECKED,
         (demo_command, "run_demo"): lambda *args, **kwargs: DemoResult(
             OUTCOME, 1.0, Path("r"), Path("l"), ()
         ),
@@ -128,6 +136,7 @@ def test_no_flag_wins_silently_over_another(words, message, place):
 #: Command -> words that work, words that hold a mistake, what to break for an internal error.
 COMMANDS = {
     "train": ("tiny.toml", "gone.toml", (train, "train_run")),
+    "train --check": ("tiny.toml", "tiny.toml --out r", (train, "check_run")),
     "resume": ("r", "--iterations 0", (train, "resume_run")),
     "demo": ("", "--algorithm whole", (demo_command, "run_demo")),
     "sample": ("tiny.toml --prompt x", "gone.toml", (measure, "draw")),
@@ -193,7 +202,8 @@ def test_the_table_has_every_command():
         for group in app.registered_groups
         for name in names(group.typer_instance)
     }
-    assert {name.replace("_", "-") for name in names(app) | below} == set(COMMANDS)
+    plain = {name for name in COMMANDS if "--" not in name}
+    assert {name.replace("_", "-") for name in names(app) | below} == plain
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve-reward"}))

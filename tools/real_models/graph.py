@@ -91,7 +91,7 @@ def prompt_of(model: ModelExample) -> dict[str, dict]:
         nodes["14"] = node("KSamplerSelect", sampler_name=model.sampler)
     nodes["40"] = node(
         "ChunkGRPO_TrainLoRA", **shared, **guided, **preset, latent=["12", 0], seed=0,
-        pictures_per_held_out=2, run_name="", resume=False,
+        pictures_per_held_out=2, run_name="", resume=False, recipe="by hand", check_only=False,
     )  # fmt: skip
     nodes["51"] = node(
         "ChunkGRPO_EvaluateLoRA", **shared, **guided, **drawn, sigmas=measured_sigmas,

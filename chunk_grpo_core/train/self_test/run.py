@@ -19,6 +19,7 @@ from ...method.rollout import Trajectory
 from ...method.stream import Stream
 from ..batch_limit import BatchLimit
 from ..config import TrainConfig
+from ..cost import timed
 from .cells import BATCH, STANDARD, Cell, Effort, cells_of
 from .gradients import GradientTest
 from .moves import Model
@@ -104,12 +105,21 @@ def self_test(
 class SelfTests:
     """What a training tests in its first iteration: the reward chain, then the gradients."""
 
+    result: SelfTest | None = None
+    """What the test of the gradients said, once it is done."""
+
     def __init__(self, policy: Policy, reward: Reward, config: TrainConfig) -> None:
         """Prepare; with ``config.self_test`` off nothing is tested."""
         self._policy, self._objective, self._seed = policy, config.objective, config.seed
         self._chain = RewardChain(policy, reward) if config.self_test else None
         self._is_tested = not config.self_test
         self._heard, self._kept = 0, -1
+        self._seconds: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """What the tests took."""
+        return sum(self._seconds.values())
 
     def keep(self, group: Trajectory, images: torch.Tensor, valid: torch.Tensor) -> None:
         """Hear of a group, images (G, H, W, 3), and which of them have a score (G,)."""
@@ -141,7 +151,8 @@ class SelfTests:
             SelfTestFailed: A score does not belong to its sample.
         """
         if self._chain:
-            self._chain.check(groups, rewards, seconds)
+            with timed(self._seconds, "rewards"):
+                self._chain.check(groups, rewards, seconds)
             self._chain = None
 
     def check_gradients(
@@ -164,6 +175,17 @@ class SelfTests:
         """
         if self._is_tested:
             return
+        with timed(self._seconds, "gradients"):
+            self._test_gradients(stream, groups, algorithm, limit)
+        self._is_tested = True
+
+    def _test_gradients(
+        self,
+        stream: Stream,
+        groups: Sequence[SampledGroup],
+        algorithm: Algorithm[Any, Any],
+        limit: BatchLimit,
+    ) -> None:
         order = sorted(range(len(groups)), key=self._turn, reverse=True)
         in_turn = [groups[number] for number in order]
         trajectories = [group.trajectory for group in in_turn]
@@ -173,7 +195,6 @@ class SelfTests:
             self._twice_if_in_doubt(stream, noisy, limit)
         else:
             log.warning("self_test is on, but no step took noise, so gradients are not tested")
-        self._is_tested = True
 
     def _twice_if_in_doubt(
         self, stream: Stream, noisy: Sequence[Trajectory], limit: BatchLimit
@@ -185,7 +206,7 @@ class SelfTests:
         """
 
         def test(turn: int) -> None:
-            self_test(
+            self.result = self_test(
                 stream.velocity,
                 trained_adapter(self._policy).parameters(),
                 noisy,

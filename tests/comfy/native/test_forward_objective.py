@@ -108,6 +108,6 @@ def test_a_plan_is_refused_and_chunks_need_one(lab):
         asked_of(lab, ALWAYS, sampler_named("euler"), plan=plan)
     sde = lab.module("chunk_grpo_core.method.rules").SdeConfig()
     sampler = lab.module("nodes.bridge.sampler").flow_sde_sampler(sde)
-    with pytest.raises(ValueError, match="plan is not connected; connect Plan Chunks, or put"):
+    with pytest.raises(ValueError, match="plan is not connected; connect Plan Chunks, choose"):
         asked_of(lab, None, sampler)
     assert asked_of(lab, {"plan": plan}, sampler).config.plan == plan

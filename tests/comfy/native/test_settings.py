@@ -393,8 +393,8 @@ def inputs_in(name, class_type):
     return [entry["inputs"] for entry in prompt.values() if entry["class_type"] == class_type]
 
 
-def test_the_quick_start_sets_a_clip_and_how_often_it_saves_and_measures(lab):
-    (inputs,) = inputs_in("01_quick_start_tiny_flux", "ChunkGRPO_GRPOSettings")
+def test_the_example_by_hand_sets_a_clip_and_how_often_it_saves_and_measures(lab):
+    (inputs,) = inputs_in("08_every_step_by_hand", "ChunkGRPO_GRPOSettings")
     assert settings_of(nodes(lab).GRPOSettings, **inputs) == {
         "objective.clip_low": 1e-4,
         "objective.clip_high": 1e-4,

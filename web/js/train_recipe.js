@@ -1,0 +1,31 @@
+// Train LoRA: workflows saved before it had recipes go on by hand, as they were made; and advanced
+// inputs that a graph links are shown.
+
+import { app } from "../../../scripts/app.js";
+
+const BY_HAND = "by hand";
+
+/** Whether something is connected to an input that the page would hide. */
+const linksAdvanced = (node) =>
+  node.widgets?.some((widget) => {
+    const slot = node.inputs?.findIndex((input) => input.widget?.name === widget.name) ?? -1;
+    return widget.advanced && slot >= 0 && node.isInputConnected(slot);
+  });
+
+/** Whether the values of a saved node end before those of a widget. */
+const endsBefore = (values, place) => Array.isArray(values) && values.length <= place;
+
+app.registerExtension({
+  name: "ChunkGRPO.TrainRecipe",
+  nodeCreated(node) {
+    if (node.comfyClass !== "ChunkGRPO_TrainLoRA") return;
+    const before = node.onConfigure;
+    node.onConfigure = function (saved) {
+      before?.apply(this, arguments);
+      const widgets = node.widgets?.filter((widget) => widget.serialize !== false) ?? [];
+      const place = widgets.findIndex((widget) => widget.name === "recipe");
+      if (place >= 0 && endsBefore(saved?.widgets_values, place)) widgets[place].value = BY_HAND;
+      if (linksAdvanced(node)) node.showAdvanced = true;
+    };
+  },
+});
