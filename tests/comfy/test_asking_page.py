@@ -39,8 +39,18 @@ class Voter:
 
 
 @pytest.mark.slow
-def test_votes_in_the_page_go_on_by_keys_from_one_question_to_the_next(comfy_page, comfy_server):
-    name = "voted in the page"
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes-2"])
+def test_votes_in_the_page_go_on_by_keys_from_one_question_to_the_next(
+    vue, comfy_page, comfy_server
+):
+    comfy_page.use_vue_nodes(vue)
+    try:
+        vote_with_mouse_and_keys(comfy_page, comfy_server, f"voted in the page {vue}")
+    finally:
+        comfy_page.use_vue_nodes(False)
+
+
+def vote_with_mouse_and_keys(comfy_page, comfy_server, name):
     comfy_page.load_api(voting(name, prompts_per_iteration=4), "votes")
     comfy_page.show_all()
     comfy_page.page.evaluate("() => window.app.queuePrompt(0, 1)")
