@@ -175,11 +175,10 @@ def test_duels_are_answered_by_keys_and_mouse_and_their_result_is_kept(
         view = duels_of(comfy, where)
         assert [row["answer"] for row in view["duels"]] == [2, 1, 0, 0, 1, 1]
         assert comfy_page.page.locator(".duel-line .grow").inner_text() == view["result"]["text"]
-        if not vue:
-            assert comfy_page.queue()[0] == "execution_success"  # the pairs again
-            comfy_page.page.locator(".score-grid img").first.wait_for()
-            rooms = [comfy_page.page.evaluate(ROOM, width) for width in (500, 320)]
-            assert min(rooms) >= 60, "the pairs have no room below a long result"
+        assert comfy_page.queue()[0] == "execution_success"  # the pairs again
+        comfy_page.page.locator(".score-grid img").first.wait_for()
+        rooms = [comfy_page.page.evaluate(ROOM, width) for width in (500, 320)]
+        assert min(rooms) >= 60, "the pairs have no room below a long result"
         comfy_page.page.locator(".duel-line button").evaluate("(button) => button.click()")
         names = comfy_page.page.locator(".chunk-grpo-lightbox figcaption").all_inner_texts()
         wanted = ["LoRA", "base"] if view["duels"][0]["lora_is_left"] else ["base", "LoRA"]
