@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -110,6 +111,8 @@ def add(
         files = images or []
         said = _answer(kind.value, answer, len(files), into)
         pictures = [load_picture(file) for file in files]
+        if kind is Kind.duel and len(pictures) == 2 and torch.equal(*pictures):
+            raise ValueError(f"{files[0]} and {files[1]} are the same picture; a duel needs two")
         probe = [Shown(picture="0" * 64)] * len(files)
         each = [[i] for i in range(len(files))] if kind.value in ("like", "stars") else [
             list(range(len(files)))]  # fmt: skip
@@ -119,8 +122,7 @@ def add(
             raise ValueError(f"{kind.value} needs pictures; name them behind the taste")
         shown = [into.keep(picture, prompt=prompt, index=i) for i, picture in enumerate(pictures)]
         picks = [new_pick(kind.value, [shown[i] for i in places], said) for places in each]
-        for pick in picks:
-            into.append(pick)
+        into.extend(picks)
         total = len(into.counting())
     ids = [pick.id for pick in picks]
     if as_json:
@@ -288,6 +290,8 @@ def _answer(kind: str, text: str, count: int, taste: Taste) -> object:
             raise ValueError(f"--answer is {text!r:.40}; {kind} has none")
         return None
     if kind == "undo":
+        if text and text not in {pick.id for pick in taste.counting()}:
+            raise ValueError(f"--answer is {text!r:.40}; no pick that counts has this id")
         return text or _last(taste)
     if kind == "like":
         if text not in ("yes", "no"):

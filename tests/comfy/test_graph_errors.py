@@ -29,7 +29,7 @@ def failed(client, prompt):
 @pytest.mark.parametrize(
     ("kind", "inputs", "words"),
     [
-        (TRAIN, {"group_size": 1}, ["group_size", "1", "min of 2"]),
+        (TRAIN, {"group_size": -1}, ["group_size", "-1", "min of 0"]),
         (TRAIN, {"learning_rate": 5.0}, ["learning_rate", "5.0", "max of 1"]),
         ("ChunkGRPO_LoadReward", {"name": "beauty"}, ["name", "'beauty'", "tiny_world"]),
         (
@@ -68,6 +68,7 @@ def test_a_wrong_widget_is_refused_before_anything_runs(kind, inputs, words, com
             ["[2, 3]", "5 steps", "8 trainable"],
         ),
         ("ChunkGRPO_PromptSet", {"text": "a large purple cat"}, ["'purple'", "known words: "]),
+        (TRAIN, {"group_size": 1}, ["group_size is 1", "2"]),
         (TRAIN, {"resume": True}, ["resume", "run_name is empty"]),
         (TRAIN, {"run_name": "new", "resume": True}, ["'new'", "turn resume off"]),
     ],

@@ -118,18 +118,17 @@ def dataclass_defaults(kind):
 
 
 def test_widgets_start_with_the_defaults_of_the_library(comfy):
-    config, optimizer = dataclass_defaults(TrainConfig), dataclass_defaults(OptimizerConfig)
-    lora = dataclass_defaults(LoraConfig)
     sde = dataclass_defaults(SdeConfig)
-    in_train = ("iterations", "prompts_per_iteration", "group_size", "seed")
+    of_the_recipe = (
+        "prompts_per_iteration", "group_size", "learning_rate", "rank", "alpha",
+    )  # fmt: skip
     wanted = {
         "TrainLoRA": {
-            "learning_rate": optimizer["learning_rate"],
-            "rank": lora["rank"],
-            "alpha": lora["alpha"],
+            **{name: dataclass_defaults(TrainConfig)[name] for name in ("iterations", "seed")},
             "run_name": "",
             "resume": False,
-            **{name: config[name] for name in in_train},
+            "recipe": "quick",
+            **dict.fromkeys(of_the_recipe, 0),
         },
         "FlowSDESampler": {
             **{name: sde[name] for name in ("rule", "eta")},

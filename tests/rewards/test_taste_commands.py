@@ -83,6 +83,8 @@ def test_from_picks_to_scores():
         ("add mine dark.png --kind stars --answer 9", "the answer of stars is 9"),
         ("add mine --kind like --answer yes", "like needs pictures"),
         ("add mine --kind undo", "has no pick to undo"),
+        ("add mine --kind undo --answer deadbeef", "no pick that counts has this id"),
+        ("add mine dark.png dark.png --kind duel --answer 1", "are the same picture"),
         ("add mine dark.png bright.png --kind same --answer 1", "same has none"),
         ("add mine none.png bright.png --kind duel --answer 1", "there is no picture none.png"),
         ("add dark.png bright.png --kind like --answer yes", "dark.png cannot be"),

@@ -402,9 +402,23 @@ def test_tables_of_pairs_with_the_columns_of_pick_a_pic(ending, taste, tmp_path)
     assert import_into(taste, chosen).kinds == {"duel": 1}
 
 
+def test_a_pair_may_be_judged_again_of_another_prompt_or_with_another_winner(taste, tmp_path):
+    for name in "ab":
+        save(tmp_path / f"{name}.png")
+    rows = [("cat", "a", "b"), ("cat", "b", "a"), ("dog", "a", "b"), ("cat", "a", "b")]
+    lines = [{"prompt": p, "chosen": f"{c}.png", "rejected": f"{r}.png"} for p, c, r in rows]
+    table = tmp_path / "pairs.jsonl"
+    table.write_text("\n".join(map(json.dumps, lines)))
+    done = import_into(taste, table)
+    assert (done.picks, done.same_pixels, done.changed) == (3, 1, 0)
+    again = import_into(taste, table)
+    assert (again.picks, again.present, again.changed) == (0, 3, 0)
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
+        ({"prompt": "x", "chosen": "a.png", "rejected": "a.png"}, "both pictures are the same"),
         ({"caption": "x", "image_0": "a.png", "image_1": "b.png", "label_0": 2}, "label_0 is 2"),
         ({"image_0": "a.png", "image_1": "b.png", "label_0": True}, "label_0 is True"),
         ({"image_0": "a.png", "image_1": 5, "label_0": 1}, "image_1 is 5"),

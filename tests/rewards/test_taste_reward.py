@@ -258,3 +258,12 @@ weight = 2.0
     save_head(fresh, place / "gone.safetensors")
     with pytest.raises(ValueError, match="reward_fingerprint"):
         resume(tmp_path / "run", changes=["iterations=2"])
+
+
+def test_damaged_picks_are_told_before_a_training_that_will_ask(place, tmp_path):
+    picks = tmp_path / "bright" / "picks.jsonl"
+    picks.parent.mkdir()
+    picks.write_text((place / "bright" / "picks.jsonl").read_text().replace('"kind"', '"kin', 1))
+    reward = load_reward("taste", head=place / "plain.safetensors", picks=picks.parent)
+    with pytest.raises(ValueError, match="picks.jsonl, line 1"):
+        reward.check_refits()

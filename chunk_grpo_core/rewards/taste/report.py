@@ -106,13 +106,13 @@ class Report:
         )
         where = "prompts" if self.left_out_by == "prompt" else "pictures"
         sentences = [
-            f"{self.picks} picks: it agrees with {round(self.agreement.agreed)} of your {clicks} "
+            f"{self.picks} picks: it agrees with {self.agreement.agreed:g} of your {clicks} "
             f"clicks when they were left out: {share} % (on new {where} {low} to {high} %); chance "
             f"is 50 %. {self._judgement()}"
         ]
         if self.own.clicks:
             sentences.append(
-                f"You agreed with yourself in {round(self.own.agreed)} of {self.own.clicks} "
+                f"You agreed with yourself in {self.own.agreed:g} of {self.own.clicks} "
                 "duels that were asked again; no head can do better."
             )
         if self.left_out_by == "pick":

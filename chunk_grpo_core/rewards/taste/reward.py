@@ -110,6 +110,7 @@ class TasteReward:
                 "ask.every and ask.when_alarm stop to fit the taste again, but the reward taste "
                 "does not know its picks: name their folder, picks = ..., or keep the head in it"
             )
+        self._picks.picks()  # a damaged file is told before the training, not half-way
 
     def refit(self, request: RefitRequest, person: Person) -> TasteReward | None:
         """See :class:`~chunk_grpo_core.method.asking.Refits`: all clicks that count are fitted,

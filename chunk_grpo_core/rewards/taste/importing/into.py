@@ -101,7 +101,11 @@ def import_into(
             continue
         read = [_read(file, rated, unreadable) for file in rated.files]
         shown = [one for one, _ in read]
-        key = (rated.kind, *sorted(one.picture for one in shown))
+        if len(shown) == 2 and shown[0].picture == shown[1].picture:
+            raise ValueError(
+                f"{rated.where}: both pictures are the same; take it out. Nothing was imported"
+            )
+        key = _judgement(rated.kind, shown, rated.answer)
         if key in chosen:
             _check_alike(chosen[key][0], rated)
             counts["same_pixels"] += 1
@@ -197,8 +201,20 @@ def _made(told: Any) -> dict[str, Any]:
     return made_in(nodes, savers[0])
 
 
+def _judgement(kind: str, shown: Sequence[Shown], answer: object) -> tuple[str, ...]:
+    """What two ratings have in common that say the same, or cannot both hold.
+
+    Of single pictures the picture. Comparisons may be made again, of another prompt or with another
+    result: theirs holds the prompt and who won.
+    """
+    if len(shown) == 1:
+        return kind, shown[0].picture
+    names = [f"{one.picture} {one.prompt}" for one in shown]
+    return (kind, *sorted(names), names[answer] if isinstance(answer, int) else str(answer))
+
+
 def _check_alike(first: Rated, second: Rated) -> None:
-    """Make sure that a picture which comes twice got the same rating; of duels the first counts."""
+    """Make sure that a picture which comes twice got the same rating."""
     if first.kind in ("like", "stars") and first.answer != second.answer:
         raise ValueError(
             f"one picture has two ratings: {first.where} ({first.answer}) and {second.where} "
@@ -214,7 +230,7 @@ def _write(
     unreadable: Sequence[str],
 ) -> Imported:
     earlier: dict[tuple[str, ...], Pick] = {
-        (pick.kind, *sorted(one.picture for one in pick.shown)): pick
+        _judgement(pick.kind, pick.shown, pick.answer): pick
         for pick in counting(taste.picks())
         if pick.id.startswith(_MARK)
     }
