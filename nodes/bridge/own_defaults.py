@@ -49,7 +49,8 @@ def empty_latent(model: ModelPatcher, vae: VAE) -> Mapping[str, Any]:
             "latent is not connected, and this VAE does not say how large its latents are; connect "
             "an empty latent of the picture size"
         )
-    size = getattr(model.model.model_config, "picture_size", PICTURE_SIZE)
+    config = type(model.model.model_config)  # newer ComfyUI gives None for what an instance lacks
+    size = getattr(config, "picture_size", PICTURE_SIZE)
     side = max(size // smaller, 1)
     channels = model.get_model_object("latent_format").latent_channels
     return {"samples": torch.zeros(1, channels, side, side)}
