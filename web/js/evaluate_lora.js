@@ -16,7 +16,7 @@ const KEPT = "chunk_grpo_duels"; // where the duels lie; ComfyUI forgets what no
 const duels = new WeakMap();
 
 app.registerExtension({
-  ...gridExtension("ChunkGRPO.EvaluateLoRA", TYPE, read, withDuels),
+  ...gridExtension("chunk_grpo.evaluate_lora", TYPE, read, withDuels),
   setup() {
     api.addEventListener("chunk_grpo.duels", ({ detail }) => {
       for (const node of nodesOfType(app.rootGraph ?? app.graph, TYPE)) duels.get(node)?.hear(detail);

@@ -5,7 +5,7 @@ import { h } from "./lib/dom.js";
 import { t } from "./lib/i18n.js";
 import { gridExtension, number, viewUrl } from "./lib/score_grid.js";
 
-app.registerExtension(gridExtension("ChunkGRPO.ScoreImages", "ChunkGRPO_ScoreImages", read));
+app.registerExtension(gridExtension("chunk_grpo.score_images", "ChunkGRPO_ScoreImages", read));
 
 function read({ chunk_grpo_scores: rows, chunk_grpo_total: totals }) {
   if (!rows) return null;

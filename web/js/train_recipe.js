@@ -16,7 +16,7 @@ const linksAdvanced = (node) =>
 const endsBefore = (values, place) => Array.isArray(values) && values.length <= place;
 
 app.registerExtension({
-  name: "ChunkGRPO.TrainRecipe",
+  name: "chunk_grpo.train_recipe",
   nodeCreated(node) {
     if (node.comfyClass !== "ChunkGRPO_TrainLoRA") return;
     const before = node.onConfigure;

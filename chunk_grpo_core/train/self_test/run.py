@@ -176,25 +176,16 @@ class SelfTests:
         if self._is_tested:
             return
         with timed(self._seconds, "gradients"):
-            self._test_gradients(stream, groups, algorithm, limit)
+            order = sorted(range(len(groups)), key=self._turn, reverse=True)
+            in_turn = [groups[number] for number in order]
+            trajectories = [group.trajectory for group in in_turn]
+            if not any(trajectory.stochastic.any() for trajectory in trajectories):
+                trajectories = [algorithm.recorded(stream, g) for g in in_turn[: STANDARD.cells]]
+            if noisy := [trajectory for trajectory in trajectories if trajectory.stochastic.any()]:
+                self._twice_if_in_doubt(stream, noisy, limit)
+            else:
+                log.warning("self_test is on, but no step took noise, so gradients are not tested")
         self._is_tested = True
-
-    def _test_gradients(
-        self,
-        stream: Stream,
-        groups: Sequence[SampledGroup],
-        algorithm: Algorithm[Any, Any],
-        limit: BatchLimit,
-    ) -> None:
-        order = sorted(range(len(groups)), key=self._turn, reverse=True)
-        in_turn = [groups[number] for number in order]
-        trajectories = [group.trajectory for group in in_turn]
-        if not any(trajectory.stochastic.any() for trajectory in trajectories):
-            trajectories = [algorithm.recorded(stream, g) for g in in_turn[: STANDARD.cells]]
-        if noisy := [trajectory for trajectory in trajectories if trajectory.stochastic.any()]:
-            self._twice_if_in_doubt(stream, noisy, limit)
-        else:
-            log.warning("self_test is on, but no step took noise, so gradients are not tested")
 
     def _twice_if_in_doubt(
         self, stream: Stream, noisy: Sequence[Trajectory], limit: BatchLimit
