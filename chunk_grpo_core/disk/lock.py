@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from .atomic import writing
 
@@ -88,9 +89,10 @@ def _take(file: Path, deadline: float) -> FolderLock:
             if not lock.is_in_place():  # whoever held it before has just deleted the file
                 os.close(handle)
                 continue
+            owner = _owner(handle)
             with writing(file):
                 os.ftruncate(handle, 0)
-                _write(handle, _owner())
+                _write(handle, owner)
         except BlockingIOError:
             os.close(handle)
             if time.monotonic() < deadline:
@@ -141,9 +143,13 @@ def _lock(handle: int) -> None:
         )
 
 
-def _owner() -> bytes:
-    since = datetime.now().astimezone().isoformat(" ", "seconds")
-    owner = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
+def _owner(handle: int) -> bytes:
+    owner = {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now().astimezone().isoformat(" ", "seconds"),
+        "file": os.fstat(handle).st_ino,
+    }
     return json.dumps(owner).encode()
 
 
@@ -153,15 +159,35 @@ def _write(handle: int, body: bytes) -> None:
 
 
 def _holder(file: Path) -> str:
-    """Who holds it, as the file says."""
+    """Who holds it, as the file says once it is up to date."""
     deadline = time.monotonic() + _MOMENT
     while True:
+        is_last = time.monotonic() > deadline
         try:
             owner = json.loads(file.read_bytes())
-            return f"process {owner['process']} on {owner['host']} since {owner['since']}"
+            if is_last or not _is_left_behind(owner, file):
+                return f"process {owner['process']} on {owner['host']} since {owner['since']}"
         except FileNotFoundError:  # gone by now
             return "another process"
         except (OSError, ValueError, LookupError, TypeError):  # being written
-            if time.monotonic() > deadline:
+            if is_last:
                 return "another process"
-            time.sleep(0.01)
+        time.sleep(0.01)
+
+
+def _is_left_behind(owner: dict[str, Any], file: Path) -> bool:
+    """Whether the text is of an earlier holder that was killed, or was copied with its folder.
+
+    Whoever has just taken the lock has not yet replaced it.
+    """
+    if owner["file"] != file.stat().st_ino:
+        return True
+    if os.name != "posix" or owner["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(owner["process"], 0)  # only asks; on Windows it would end the process
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # of another user
+        return False
+    return False

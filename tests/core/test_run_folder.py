@@ -80,16 +80,34 @@ def test_the_lock_of_a_killed_process_is_free_again(tmp_path):
     assert not (tmp_path / "lock").exists()
 
 
-def test_who_has_just_taken_the_lock_is_waited_for(tmp_path, monkeypatch):
+def of_a_killed_process(folder):
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    file = folder / "lock"
+    file.touch()
+    owner = {"process": process.pid, "host": socket.gethostname(), "since": "long ago"}
+    file.write_text(json.dumps(owner | {"file": file.stat().st_ino}))
+
+
+def of_a_copied_folder(folder):
+    owner = {"process": 1, "host": socket.gethostname(), "since": "long ago"}
+    file = folder / "lock"
+    file.touch()
+    file.write_text(json.dumps(owner | {"file": file.stat().st_ino + 1}))
+
+
+@pytest.mark.parametrize("left", [lambda folder: None, of_a_killed_process, of_a_copied_folder])
+def test_who_has_just_taken_the_lock_is_waited_for(tmp_path, monkeypatch, left):
     """A process may ask between another one's taking the lock and its writing who it is."""
+    left(tmp_path)
     taken, asked = threading.Event(), threading.Event()
     owner = lock._owner
 
-    def late():
+    def late(handle):
         taken.set()
         assert asked.wait(10)
         time.sleep(0.1)
-        return owner()
+        return owner(handle)
 
     def first():
         with locked(tmp_path):
