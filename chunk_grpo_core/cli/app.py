@@ -1,44 +1,85 @@
-"""The command line. Results go to standard output, progress to standard error."""
+"""The command line. Results go to standard output, progress to standard error.
+
+The list of commands is shown without a module of theirs, which would import torch for a second.
+"""
 
 # No ``from __future__ import annotations`` here: typer reads the annotations at run time.
-from enum import Enum
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..lora.files import convert_lora, load_lora, save_lora
-from ..settings.blaming import blaming
 from ..version import __version__
-from .demo_command import demo
-from .duels import duels
-from .measure import analyze, evaluate, sample
-from .models import models
-from .outcome import AsJson, Command, CommandGroup
-from .outputs import file_to_write
-from .progress import clear_errors
-from .rewards import fetch, score
-from .serve import serve_reward
-from .taste import taste_app
-from .train import presets, resume, train
+from .later import Later
+from .outcome import CommandGroup
+
+__all__ = ["COMMANDS", "app"]
+
+COMMANDS = {
+    "demo": ("demo_command", "Train a LoRA on the embedded tiny FLUX and measure what it gained."),
+    "train": (
+        "train",
+        "Train a LoRA as a configuration file says, and measure what it gained.",
+    ),
+    "resume": (
+        "train",
+        "Go on with a run that was stopped or killed; its numbers are as if it had not been.",
+    ),
+    "sample": (
+        "measure",
+        "Draw pictures with the model, with or without a LoRA, without sampling noise.",
+    ),
+    "analyze": (
+        "measure",
+        "Measure how much each step changes a latent (relative L1), and propose chunks.",
+    ),
+    "evaluate": (
+        "measure",
+        "Compare a LoRA with the base model on held-out prompts, same noise, with an interval.",
+    ),
+    "duels": (
+        "duels",
+        "Was it worth it? Judge pairs of pictures, base against LoRA, without knowing which is "
+        "which.",
+    ),
+    "presets": (
+        "train",
+        "List the presets, or print one as a configuration file with every key explained.",
+    ),
+    "models": (
+        "models",
+        "List families of models: published checkpoints, sizes, licences, defaults, what was "
+        "tested.",
+    ),
+    "convert": ("convert", "Write a LoRA with the layer names of ComfyUI or of diffusers."),
+    "score": ("rewards", "Score pictures with a reward."),
+    "fetch": ("rewards", "Download the files of a reward."),
+    "serve-reward": ("serve", "Lend a reward to other processes and machines, until Ctrl-C."),
+    "taste": (
+        "taste",
+        "Your own taste as a reward: picks, imports, heads and reports (docs/taste.md).",
+    ),
+}
+"""Name of a command or group -> the module here that defines it, and its first sentence."""
+
+
+class _AllCommands(CommandGroup):
+    """The commands of the table."""
+
+    def __init__(self, **settings: Any) -> None:
+        """See typer."""
+        super().__init__(**settings)
+        for name, (module, sentence) in COMMANDS.items():
+            self.add_command(Later(name, module, sentence))  # type: ignore[arg-type]
+
 
 app = typer.Typer(
     name="chunk-grpo",
-    cls=CommandGroup,
+    cls=_AllCommands,
     help="Chunk-GRPO: align flow-matching image models with reward models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, resume, sample, analyze, evaluate, duels, presets, models):
-    app.command(cls=Command)(command)
-
-
-class LoraLayout(str, Enum):
-    """Names of the layers in a LoRA file."""
-
-    native = "native"
-    diffusers = "diffusers"
 
 
 def _show_version(wanted: bool) -> None:
@@ -58,44 +99,3 @@ def _root(
     ] = False,
 ) -> None:
     """Chunk-GRPO: align flow-matching image models with reward models."""
-
-
-@app.command(cls=Command)
-def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A .safetensors LoRA.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; must be new.")],
-    to: Annotated[
-        LoraLayout,
-        typer.Option(help="native: ComfyUI's names. diffusers: those of load_lora_weights."),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="TYPE",
-            help="The model.type that the LoRA is for; needed only where its names fit two models.",
-        ),
-    ] = "",
-    as_json: AsJson = False,
-) -> dict[str, object] | None:
-    """Write a LoRA with the layer names of ComfyUI or of diffusers.
-
-    Known in both are FLUX.1, FLUX.2, Stable Diffusion 3.5, Qwen-Image, Z-Image and Krea 2. Files of
-    ai-toolkit, musubi-tuner, kohya, OneTrainer, SimpleTuner, peft and XLabs are read too. What the
-    LoRA does to the image model stays the same, and the metadata is kept; layers of text encoders
-    are left out.
-    """
-    with clear_errors("nothing was written"):
-        tensors, metadata = load_lora(source)
-        if target.exists():
-            raise FileExistsError(f"{target} exists already; choose another name")
-        file_to_write(target, "OUT")
-        with blaming(source):
-            converted = convert_lora(tensors, to.value, model or None)
-        written = save_lora(converted, target, metadata)
-    return {"lora": str(written)} if as_json else typer.echo(written)
-
-
-app.command(cls=Command)(clear_errors("nothing was written")(score))
-app.command(cls=Command)(clear_errors("run it again")(fetch))
-app.command("serve-reward", cls=Command)(clear_errors("no longer served")(serve_reward))
-app.add_typer(taste_app)

@@ -24,8 +24,7 @@ from rich.console import Console
 from typer import rich_utils
 from typer.core import TyperCommand, TyperGroup
 
-from ..processes.launch import is_launched
-from ..train.batch_limit import is_out_of_memory
+from ..processes.environment import is_launched
 from ..watch.strict_json import strict_json
 
 __all__ = ["BUG", "AsJson", "Command", "CommandGroup", "Failed", "show_error"]
@@ -127,6 +126,8 @@ def _end(error: BaseException, as_json: bool, debug: bool) -> int:
 
 def _failure(error: BaseException) -> Failed:
     """What an exception means for the user."""
+    from ..train.batch_limit import is_out_of_memory  # imports torch, which --help does not need
+
     name = type(error).__name__
     if isinstance(error, Failed):
         return error

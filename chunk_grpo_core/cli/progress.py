@@ -21,7 +21,8 @@ from rich.progress import (
 from ..disk.atomic import CannotWrite
 from ..method.reward import NothingScored, RewardFailed
 from ..processes.collective import PeerFailed
-from ..processes.launch import PeerLost, is_launched
+from ..processes.environment import is_launched
+from ..processes.launch import PeerLost
 from ..settings.declared import shortened
 from ..train.alarms import AlarmStop
 from ..train.batch_limit import NothingFits

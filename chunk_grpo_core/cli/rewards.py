@@ -24,10 +24,12 @@ from ..rewards.picture_files import load_picture
 from ..rewards.settings import reward_settings
 from .flags import give_one
 from .outcome import AsJson, Failed
+from .progress import clear_errors
 
 __all__ = ["fetch", "score", "score_and_show"]
 
 
+@clear_errors("nothing was written")
 def score(
     images: Annotated[list[Path], typer.Argument(help="Picture files.")],
     reward: Annotated[str, typer.Option(help="Name of the reward, for example pickscore.")],
@@ -85,6 +87,7 @@ def _check_number(prompts: Sequence[object], images: Sequence[Path], source: str
         )
 
 
+@clear_errors("run it again")
 def fetch(
     name: Annotated[str, typer.Argument(help="Name of the reward, for example pickscore.")],
     yes: Annotated[

@@ -10,10 +10,12 @@ from ..method.policy_reward import needs_policy, without_policy
 from ..rewards import load_reward
 from ..rewards.remote.address import read_token
 from ..rewards.settings import reward_settings
+from .progress import clear_errors
 
 __all__ = ["serve_reward"]
 
 
+@clear_errors("no longer served")
 def serve_reward(
     name: Annotated[str, typer.Argument(help="Name of the reward, for example target_colour.")],
     setting: Annotated[

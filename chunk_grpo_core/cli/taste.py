@@ -32,9 +32,9 @@ from .outputs import file_to_write, folder_to_write
 from .progress import clear_errors
 from .rewards import score_and_show
 
-__all__ = ["taste_app"]
+__all__ = ["taste"]
 
-taste_app = typer.Typer(
+taste = typer.Typer(
     name="taste",
     cls=CommandGroup,
     help="Your own taste as a reward: picks, imports, heads and reports (docs/taste.md).",
@@ -84,7 +84,7 @@ def _told(hint: str) -> Iterator[None]:
             raise ValueError(f"somebody else writes to this taste ({error}); try again") from error
 
 
-@taste_app.command(cls=Command)
+@taste.command(cls=Command)
 def add(
     taste: Folder,
     images: Annotated[list[Path] | None, typer.Argument(help="The pictures shown.")] = None,
@@ -130,7 +130,7 @@ def add(
     return typer.echo(f"{taste}: {total} picks  ({', '.join(ids)})")
 
 
-@taste_app.command(cls=Command)
+@taste.command(cls=Command)
 def answer(
     taste: Folder,
     said: Annotated[
@@ -160,7 +160,7 @@ def answer(
     return typer.echo(f"{taste}: {given} clicks about {len(batches)} groups of pictures")
 
 
-@taste_app.command("import", cls=Command)
+@taste.command("import", cls=Command)
 def import_ratings(
     taste: Folder,
     source: Annotated[Path, typer.Argument(help="Folder, index or table to import.")],
@@ -195,7 +195,7 @@ def import_ratings(
     return typer.echo(f"Damaged: {listed(done.unreadable)}") if done.unreadable else None
 
 
-@taste_app.command(cls=Command)
+@taste.command(cls=Command)
 def fit(
     taste: Folder,
     out: Annotated[
@@ -216,7 +216,7 @@ def fit(
     return typer.echo(file)
 
 
-@taste_app.command(cls=Command)
+@taste.command(cls=Command)
 def report(
     taste: Folder,
     encoder: EncoderFolder = None,
@@ -239,7 +239,7 @@ def report(
     return typer.echo(plot) if plot else None
 
 
-@taste_app.command(cls=Command)
+@taste.command(cls=Command)
 def score(
     head: Annotated[Path, typer.Argument(help="File of the head.")],
     images: Annotated[list[Path], typer.Argument(help="Picture files.")],

@@ -18,7 +18,8 @@ from ..configfile.writing import preset_text
 from ..models.registry import FAMILIES
 from ..presets import PRESETS, Preset
 from ..presets.cost import preset_units
-from ..processes.launch import TIMEOUT, asks_for_sharding, is_launched, join_processes
+from ..processes.environment import is_launched
+from ..processes.launch import TIMEOUT, asks_for_sharding, join_processes
 from ..runs.folder import RunFolder, numbered_folder
 from ..runs.start import TrainedRun
 from ..runs.start import check as check_run

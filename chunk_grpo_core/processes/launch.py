@@ -16,8 +16,9 @@ import torch
 import torch.distributed as dist
 
 from .collective import Processes, TorchProcesses
+from .environment import is_launched
 
-__all__ = ["TIMEOUT", "PeerLost", "asks_for_sharding", "is_launched", "join_processes"]
+__all__ = ["TIMEOUT", "PeerLost", "asks_for_sharding", "join_processes"]
 
 TIMEOUT = 1800.0
 """Seconds that a process waits for the others before it gives up."""
@@ -34,11 +35,6 @@ _ACCELERATE = {
 
 class PeerLost(RuntimeError):
     """Another process of the run has ended or does not answer."""
-
-
-def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher has started more than this process."""
-    return int(environment.get("WORLD_SIZE", "1")) > 1
 
 
 def asks_for_sharding(environment: Mapping[str, str] = os.environ) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +20,20 @@ from typer.testing import CliRunner
 
 from chunk_grpo_core.__main__ import main
 from chunk_grpo_core.cli import app as app_module
-from chunk_grpo_core.cli import demo_command, duels, measure, models, rewards, serve, taste, train
+from chunk_grpo_core.cli import (
+    convert,
+    demo_command,
+    duels,
+    measure,
+    models,
+    rewards,
+    serve,
+    taste,
+    train,
+)
 from chunk_grpo_core.cli.app import app
 from chunk_grpo_core.cli.demo import DemoResult
+from chunk_grpo_core.cli.later import Later
 from chunk_grpo_core.disk.atomic import CannotWrite
 from chunk_grpo_core.measure.duels import drawn_duels, duels_to_json
 from chunk_grpo_core.measure.evaluate import Evaluation
@@ -148,7 +161,7 @@ COMMANDS = {
     "convert": (
         "in.safetensors out.safetensors --to native",
         "in.safetensors in.safetensors --to native",
-        (app_module, "save_lora"),
+        (convert, "save_lora"),
     ),
     "score": (
         "a.png --reward target_colour",
@@ -193,17 +206,31 @@ def broken(*args, **kwargs):
     raise RuntimeError("a part is missing\nsecond line")
 
 
-def test_the_table_has_every_command():
-    def names(group):
-        return {c.name or getattr(c.callback, "__name__", "") for c in group.registered_commands}
+def loaded(name):
+    module, sentence = app_module.COMMANDS[name]
+    return Later(name, module, sentence).load()
 
-    below = {
-        f"{group.typer_instance.info.name} {name}"
-        for group in app.registered_groups
-        for name in names(group.typer_instance)
-    }
+
+def test_the_table_has_every_command():
     plain = {name for name in COMMANDS if "--" not in name}
-    assert {name.replace("_", "-") for name in names(app) | below} == plain
+    found = {name: getattr(loaded(name), "commands", None) for name in app_module.COMMANDS}
+    below = {f"{group} {name}" for group, names in found.items() if names for name in names}
+    assert {name for name, names in found.items() if not names} | below == plain
+
+
+@pytest.mark.parametrize("name", sorted(app_module.COMMANDS))
+def test_the_list_of_commands_says_of_each_what_its_own_help_says_first(name):
+    assert app_module.COMMANDS[name][1] == loaded(name).help.split("\n\n")[0].replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "words", ["import chunk_grpo_core", "import sys; sys.argv[1:] = ['--help']; import runpy; "
+    "runpy.run_module('chunk_grpo_core', run_name='__main__')"]
+)  # fmt: skip
+def test_neither_the_package_nor_its_help_imports_torch(words):
+    ask = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+    done = subprocess.run([sys.executable, "-c", ask + words], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "False", done.stderr
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve-reward"}))
