@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -11,6 +12,7 @@ from ..chunk_grpo_core.prompts.files import parse_lines
 from ..chunk_grpo_core.prompts.split import PromptConfig, make_prompt_set
 from ..chunk_grpo_core.prompts.split import PromptSet as PlainPromptSet
 from ..chunk_grpo_core.rewards.follows_prompt import EMPTY
+from .bridge.conditioning import REFERENCE
 from .bridge.encoding import conditioning_cache, encode_prompts
 from .bridge.prompts import NO_FILE, files_digest, prompt_files, read_prompts, wildcard_folder
 from .types import CATEGORY, PromptSet, PromptsSocket
@@ -78,6 +80,7 @@ def with_conditioning(
     clip: Any,
     guidance: float = GUIDANCE,
     cache_gib: float = CACHE_GIB,
+    reference: Mapping[str, Any] | None = None,
 ) -> tuple[PromptSet, int]:
     """Encode prompts, each text once, and the empty one.
 
@@ -86,19 +89,35 @@ def with_conditioning(
         clip: A CLIP.
         guidance: FLUX guidance, for the conditioning.
         cache_gib: Largest size of the folder where encoded prompts are kept.
+        reference: LATENT of the picture that all prompts are about, if there is one.
 
     Returns:
         The prompts with their conditioning, and how many texts came from the cache.
+
+    Raises:
+        ValueError: The LATENT holds several pictures.
     """
+    extra: dict[str, Any] = {} if guidance == GUIDANCE else {"guidance": guidance}
+    if reference is not None:
+        extra[REFERENCE] = [_only_one(reference["samples"])]
     every = (*prompts.train, *prompts.held_out, EMPTY)
     texts = dict.fromkeys(example.text for example in every)
     encoded = encode_prompts(clip, tuple(texts), conditioning_cache(cache_gib))
-    extra = {} if guidance == GUIDANCE else {"guidance": guidance}
     conditioning = {
         text: [[tensor, {**extras, **extra}] for tensor, extras in entries]
         for text, entries in encoded.conditioning.items()
     }
     return PromptSet(**vars(prompts), conditioning=conditioning), encoded.cached
+
+
+def _only_one(latent: Any) -> Any:
+    count = 0 if getattr(latent, "is_nested", False) else len(latent)
+    if count != 1:
+        raise ValueError(
+            f"reference holds {count or 'nested'} latents; it must be the LATENT of one picture, "
+            "from VAE Encode"
+        )
+    return latent
 
 
 class PromptSetNode(io.ComfyNode):
@@ -208,6 +227,14 @@ class PromptSetNode(io.ComfyNode):
                     "held_out; 0 takes the number.",
                 ),
                 cache_input(),
+                io.Latent.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="Only for models that edit pictures (FLUX.1 Kontext, FLUX.2, "
+                    "Qwen-Image-Edit): the picture that all prompts are about, from VAE Encode. It "
+                    "goes to the model as Reference Latent hands it over; rewards see the result "
+                    "alone.",
+                ),
             ],
             outputs=[
                 PromptsSocket.Output(
@@ -264,6 +291,7 @@ class PromptSetNode(io.ComfyNode):
         shuffle_seed: int = 0,
         held_out_share: float = 0.0,
         cache_gib: float = CACHE_GIB,
+        reference: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Read, split, encode."""
         check_guidance(guidance)
@@ -283,7 +311,7 @@ class PromptSetNode(io.ComfyNode):
             config,
             wildcard_folder(wildcards, guesses.append),
         )
-        prompts, cached = with_conditioning(chosen, clip, guidance, cache_gib)
+        prompts, cached = with_conditioning(chosen, clip, guidance, cache_gib, reference)
         return io.NodeOutput(prompts, "\n".join([describe(prompts, cached), *guesses]))
 
 

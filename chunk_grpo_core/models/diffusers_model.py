@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 
@@ -19,6 +20,8 @@ __all__ = ["DiffusersModel"]
 
 Model = TypeVar("Model", bound="DiffusersModel")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_TAKES_PICTURES = re.compile("Kontext|Edit|Fill|Control|Img2Img|Inpaint|Redux|Layered|Omni")
+"""In names of pipelines that draw from a picture."""
 _SHARDABLE = ("float32", "float16", "bf16")
 """Values of ``weights`` that can be spread; the others keep numbers beside the weights."""
 
@@ -128,6 +131,48 @@ class DiffusersModel(ModelTable):
             )
         return _pipeline(self.path)
 
+    def settings_of(self, part: str) -> dict[str, Any] | None:
+        """A part's settings (config.json, or model_index.json for the part ""), as in its folder.
+
+        Returns:
+            None if the pipeline is not on this machine; loading the model says so.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        try:
+            folder = self.pipeline_folder()
+        except (FileNotFoundError, ValueError):
+            return None
+        names = {"": "model_index.json", "scheduler": "scheduler_config.json"}
+        file = folder / part / names.get(part, "config.json")
+        return _read(file) if file.is_file() else None
+
+    def check_pipeline(self, wanted: str) -> dict[str, Any]:
+        """Make sure that the pipeline is of the class that its family runs.
+
+        Args:
+            wanted: Name of the class.
+
+        Returns:
+            What model_index.json says.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            ValueError: It is of another class, or damaged.
+        """
+        folder, index = self.pipeline_folder(), self.settings_of("") or {}
+        kind = index.get("_class_name")
+        if kind == wanted:
+            return index
+        what = f"model.path: {folder} holds a {shortened(kind)}, not a {wanted}"
+        if _TAKES_PICTURES.search(str(kind)):
+            raise ValueError(
+                f"{what}: it draws from a picture, and prompts have none on the command line; take "
+                "the text-to-image model, or train it in ComfyUI (reference of Prompt Set)"
+            )
+        raise ValueError(f"{what}; take the model.type that it belongs to (chunk-grpo models)")
+
     def compute_device(self) -> torch.device:
         """The device that :attr:`device` names.
 
@@ -185,3 +230,13 @@ def _pipeline(path: str) -> Path:
             f"model.path: {path} is neither a folder nor in the Hugging Face cache; fetch it with: "
             f"hf download {path}"
         ) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"model.path: {file} is damaged ({error})") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"model.path: {file} is damaged (it is no table)")
+    return settings

@@ -27,7 +27,14 @@ from ...chunk_grpo_core.models.loss_scale import LossScale
 from ...chunk_grpo_core.prompts.example import Example, Prompt
 from ...chunk_grpo_core.train.batch_limit import BatchLimit
 from .adapter import HookLora
-from .conditioning import Conditioning, Processed, processed, trainable
+from .conditioning import (
+    Conditioning,
+    Processed,
+    check_noticed,
+    check_references,
+    processed,
+    trainable,
+)
 from .session import check_flow_model, training_session, without_dynamic_vram
 
 __all__ = ["Borrowed", "NativePolicy", "latent_shape_of"]
@@ -153,6 +160,8 @@ class NativePolicy:
         self._shape = tuple(latent_shape)
         self._positive = {text: trainable(c, text) for text, c in conditioning.items()}
         self._negative = None if cfg == 1.0 else trainable(negative or [], "negative")
+        form = model.get_model_object("latent_format")
+        check_references(self._positive, self._negative, form.latent_channels)
         self._cfg = cfg
         self._batch = batch
         self._limit = limit or BatchLimit()
@@ -166,6 +175,7 @@ class NativePolicy:
             self._scaled = LossScale(self._adapter.parameters(), self._shape)
         self._trainee: ModelPatcher | None = None
         self._lent: Callable[[Prompt], Borrowed] | None = None
+        self._is_noticed = False
 
     @property
     def name(self) -> str:
@@ -251,12 +261,19 @@ class NativePolicy:
         """The guider with the conditioning of any prompt, and its velocity."""
         entries: dict[str, Processed] = {}
 
+        def called(x_t: Tensor, conditioning: Processed) -> Tensor:
+            guider.conds = conditioning
+            return guider(x_t, torch.full((len(x_t),), 0.5, device=x_t.device), **extra_args)
+
         def lent(example: Prompt) -> Borrowed:
             text = Example.of(example).text
             if text not in self._positive:
                 raise ValueError(f"no conditioning was given for the prompt {text!r}")
             if text not in entries:
                 conditioning = self._conditioning(text)
+                if not self._is_noticed:
+                    check_noticed(called, guider.inner_model, noise, conditioning)
+                    self._is_noticed = True
                 entries[text] = processed(guider.inner_model, noise, conditioning)
             # ComfyUI averages the entries of one list, so each call sees one prompt's entries only.
             guider.conds = entries[text]

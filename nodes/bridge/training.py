@@ -33,7 +33,7 @@ from ...chunk_grpo_core.train.events import (
 )
 from ...chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from ..types import PromptSet, TrainingLog
-from .conditioning import Conditioning
+from .conditioning import REFERENCE, Conditioning
 from .host import (
     check_interrupt,
     new_run_folder,
@@ -226,10 +226,12 @@ def _guidance(prompts: PromptSet, negative: Conditioning | None, cfg: float) -> 
     """What is beside the prompts that guides the MODEL, for the record of the run."""
     entries = [extras for c in prompts.conditioning.values() for _, extras in c]
     embedded = {extras["guidance"] for extras in entries if "guidance" in extras}
+    references = next((extras[REFERENCE] for extras in entries if REFERENCE in extras), None)
     return {
         "cfg": float(cfg),
         "negative": "" if cfg == 1.0 or negative is None else _digest(negative),
         "guidance": sorted(map(float, embedded)),
+        "reference": "" if references is None else _digest(references),
     }
 
 

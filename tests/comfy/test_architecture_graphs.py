@@ -176,6 +176,25 @@ def test_a_model_in_fp8_is_trained_with_guidance(comfy, comfy_server):
     assert max(row["ratio_error_first_update"] for row in rows) < 1e-3
 
 
+def test_a_model_that_edits_a_picture_is_trained_and_goes_on_with_no_other(comfy, comfy_server):
+    def editing(colour, **training):
+        prompt = graph("flux", run_name="editing", **training)
+        prompt["picture"] = node("EmptyImage", width=8, height=8, batch_size=1, color=colour)
+        prompt["encoded"] = node("VAEEncode", pixels=["picture", 0], vae=["tiny", 2])
+        prompt["prompts"]["inputs"]["reference"] = ["encoded", 0]
+        return prompt
+
+    prompt = editing(0xFF0000)
+    with unchanged(comfy, prompt):
+        before, after, rows = run(comfy, comfy_server, prompt)
+    print("editing", before, after)
+    assert after > before + 0.02
+    assert all(row["ratio_error_first_update"] < 1e-6 for row in rows)
+    other = editing(0x00FF00, iterations=ITERATIONS + 1, resume=True)
+    with pytest.raises(PromptFailed, match="this training has model.reference = "):
+        comfy.run(other)
+
+
 def test_guidance_without_a_negative_prompt_is_refused(comfy):
     with pytest.raises(PromptFailed, match="cfg is 3.0; connect negative"):
         comfy.run(graph("sd3", cfg=3.0))

@@ -390,6 +390,24 @@ def test_mistakes_name_what_is_wrong(small, tmp_path):
         small.policy(lora)
 
 
+PICTURE_PIPELINES = {
+    "z-image": "ZImageOmniPipeline",
+    "sd3": "StableDiffusion3Img2ImgPipeline",
+    "flux2-klein": "Flux2KleinInpaintPipeline",
+    "qwen-image": "QwenImageEditPlusPipeline",
+    "chroma": "ChromaInpaintPipeline",
+}
+
+
+@pytest.mark.parametrize("family", ["flux", *PICTURE_PIPELINES])
+def test_a_pipeline_that_draws_from_a_picture_is_refused_by_name(family, tmp_path):
+    kind = PICTURE_PIPELINES.get(family, "FluxKontextPipeline")
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    table = FAMILIES[family].table(path=str(tmp_path), device="cpu")
+    with pytest.raises(ValueError, match=f"holds a '?{kind}.*draws from a picture.*Prompt Set"):
+        FAMILIES[family].load(table, [PROMPT], LoraConfig(), 0, keep_on_cpu=False)
+
+
 def test_an_old_diffusers_is_answered_with_the_pip_line(small, monkeypatch):
     entry = FAMILIES[small.family].load.args[0]
     monkeypatch.setattr(loading, "require", lambda *words: SimpleNamespace(__version__="0.30"))

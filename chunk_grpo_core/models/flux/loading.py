@@ -57,6 +57,8 @@ def flux_policy(
     dtype = WEIGHTS[model.weights]
     # T5 overflows in float16.
     text_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
+    if model.path and not model.transformer:
+        model.check_pipeline("FluxPipeline")
     vae_source, transformer_source = model.part("vae"), model.part("transformer")
     for kind, source in (("vae", vae_source), ("transformer", transformer_source)):
         if source.is_file():  # read last, refused first: T5 takes minutes

@@ -54,12 +54,7 @@ def load_policy(
         )
     kinds = {name: _class(entry, name) for name in (entry.pipeline, entry.transformer, entry.vae)}
     folder, device, dtype = model.pipeline_folder(), model.compute_device(), WEIGHTS[model.weights]
-    index = model.settings_of("") or {}
-    if index.get("_class_name") != entry.pipeline:
-        raise ValueError(
-            f"model.path: {folder} holds a {shortened(index.get('_class_name'))}, not a "
-            f"{entry.pipeline}; take the model.type that it belongs to (chunk-grpo models)"
-        )
+    index = model.check_pipeline(entry.pipeline)
     rows, columns = token_grid(entry, model)
     sources = {kind: model.part(kind) for kind in ("transformer", "vae")}
     negative = _negative(entry, model, index)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from ...settings.declared import Range
 from ..diffusers_model import DiffusersModel
@@ -26,23 +24,6 @@ class PipelineModel(DiffusersModel):
     max_tokens: Annotated[int, Range(1, 4096)] = 512
     """Text tokens; longer prompts are cut."""
 
-    def settings_of(self, part: str) -> dict[str, Any] | None:
-        """A part's settings (config.json, or model_index.json for the part ""), as in its folder.
-
-        Returns:
-            None if the pipeline is not on this machine; loading the model says so.
-
-        Raises:
-            ValueError: The file is damaged.
-        """
-        try:
-            folder = self.pipeline_folder()
-        except (FileNotFoundError, ValueError):
-            return None
-        names = {"": "model_index.json", "scheduler": "scheduler_config.json"}
-        file = folder / part / names.get(part, "config.json")
-        return _read(file) if file.is_file() else None
-
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedModel(PipelineModel):
@@ -50,13 +31,3 @@ class GuidedModel(PipelineModel):
 
     negative_prompt: str = ""
     """Prompt that guidance moves away from; it is read only where guidance is on."""
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"model.path: {file} is damaged ({error})") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"model.path: {file} is damaged (it is no table)")
-    return settings

@@ -92,7 +92,7 @@ def architecture_policy(lab, name: str, model=None, targets: str | None = "all-l
     return lab.module("nodes.bridge.policy").NativePolicy(
         model or models.build(name),
         options.pop("vae", None),
-        {"p0": models.conditioning(name, 1)},
+        {"p0": options.pop("prompt", None) or models.conditioning(name, 1)},
         models.ALL[name].latent,
         _lora(lab, targets),
         0,
