@@ -11,8 +11,8 @@ from ..chunk_grpo_core.lora.files import load_lora
 from ..chunk_grpo_core.settings.blaming import blaming
 from .bridge.applied import apply_lora, check_range
 from .bridge.host import listed_loras, lora_file
+from .lazy import ask_next
 from .types import CATEGORY
-from .validation import verdict
 
 __all__ = ["ApplyLoRA"]
 
@@ -33,7 +33,9 @@ class ApplyLoRA(io.ComfyNode):
             "so nothing is rounded away in bf16, fp8 or quantised models. It can act on a part of "
             "the steps only, for example the first 60 %.",
             inputs=[
-                io.Model.Input("model", tooltip="The base MODEL that the LoRA was trained on."),
+                io.Model.Input(
+                    "model", lazy=True, tooltip="The base MODEL that the LoRA was trained on."
+                ),
                 io.Combo.Input(
                     "lora_name",
                     options=[_NO_FILE, *listed_loras()],
@@ -68,6 +70,7 @@ class ApplyLoRA(io.ComfyNode):
                 ),
                 io.LoraModel.Input(
                     "lora",
+                    lazy=True,
                     optional=True,
                     tooltip="From Train LoRA (RL) or Load LoRA File, instead of a file.",
                 ),
@@ -78,9 +81,11 @@ class ApplyLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent: float | None, end_percent: float | None) -> bool | str:
-        """Refuse a range that is none before anything runs."""
-        return verdict(check_range, start_percent, end_percent, kind=(int, float))
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Refuse what is wrong before the LoRA is trained and the MODEL is loaded."""
+        check_range(inputs["start_percent"], inputs["end_percent"])
+        _check_source(inputs["lora_name"], "lora" in inputs)
+        return ask_next(inputs, (("lora",), ("model",)))
 
     @classmethod
     def execute(
@@ -93,11 +98,7 @@ class ApplyLoRA(io.ComfyNode):
         lora: dict[str, torch.Tensor] | None = None,
     ) -> io.NodeOutput:
         """Apply."""
-        if (lora is None) == (lora_name == _NO_FILE):
-            raise ValueError(
-                f"lora is {'not ' * (lora is None)}connected and lora_name is {lora_name!r}; "
-                f"connect lora, or choose a file, but not both (lora_name {_NO_FILE!r} is no file)"
-            )
+        _check_source(lora_name, lora is not None)
         source: object = "lora"
         if lora is None:
             source = file = lora_file(lora_name)
@@ -105,3 +106,18 @@ class ApplyLoRA(io.ComfyNode):
         with blaming(source):
             applied = apply_lora(model, lora, strength, start_percent, end_percent)
         return io.NodeOutput(applied)
+
+
+def _check_source(lora_name: str, has_lora: bool) -> None:
+    """Make sure that there is one LoRA, and that its file is there.
+
+    Raises:
+        ValueError: There is none, there are two, or the file is missing.
+    """
+    if has_lora == (lora_name != _NO_FILE):
+        raise ValueError(
+            f"lora is {'not ' * (not has_lora)}connected and lora_name is {lora_name!r}; "
+            f"connect lora, or choose a file, but not both (lora_name {_NO_FILE!r} is no file)"
+        )
+    if not has_lora:
+        lora_file(lora_name)

@@ -20,9 +20,10 @@ from ..chunk_grpo_core.method.plan_text import (
 )
 from ..chunk_grpo_core.method.schedule import TimeGrid
 from ..chunk_grpo_core.watch.plots import plot_dynamics, plot_plan
-from .bridge.conditioning import Conditioning
+from .bridge.conditioning import Conditioning, check_guided
 from .bridge.rollouts import roll_out
 from .bridge.sampler import sde_of
+from .lazy import ask_next
 from .types import (
     CATEGORY,
     CurveSocket,
@@ -50,11 +51,19 @@ class RollOutTrajectories(io.ComfyNode):
             category=f"{CATEGORY}/dynamics",
             description="Sample groups of pictures and keep every intermediate state.",
             inputs=[
-                io.Model.Input("model", tooltip="Any flow-matching MODEL. It is not changed."),
-                PromptsSocket.Input("prompts", tooltip="From Prompt Set; the first ones are used."),
+                io.Model.Input(
+                    "model", lazy=True, tooltip="Any flow-matching MODEL. It is not changed."
+                ),
+                PromptsSocket.Input(
+                    "prompts", lazy=True, tooltip="From Prompt Set; the first ones are used."
+                ),
                 io.Sampler.Input("sampler", tooltip="From Flow SDE Sampler."),
-                io.Sigmas.Input("sigmas", tooltip="Noise levels, for example from Shifted Sigmas."),
-                io.Latent.Input("latent", tooltip="An empty latent: it gives the picture size."),
+                io.Sigmas.Input(
+                    "sigmas", lazy=True, tooltip="Noise levels, for example from Shifted Sigmas."
+                ),
+                io.Latent.Input(
+                    "latent", lazy=True, tooltip="An empty latent: it gives the picture size."
+                ),
                 io.Int.Input(
                     "prompt_count",
                     default=4,
@@ -95,6 +104,15 @@ class RollOutTrajectories(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Refuse what is wrong before anything heavy is loaded."""
+        check_guided(inputs.get("cfg", 1.0), has_negative="negative" in inputs)
+        sde_of(inputs["sampler"])
+        if inputs["sigmas"] is not None:
+            TimeGrid.of(inputs["sigmas"].tolist())
+        return ask_next(inputs, (("sigmas",), ("prompts",), ("model", "negative", "latent")))
 
     @classmethod
     def execute(

@@ -10,12 +10,15 @@ from comfy_api.latest import io, ui
 from ..chunk_grpo_core.measure.duels import OTHER_NOISE, drawn_duels
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.method.schedule import TimeGrid
+from ..chunk_grpo_core.runs.held_out import check_held_out
 from ..chunk_grpo_core.runs.outcome import EVALUATION_SEED
 from ..chunk_grpo_core.settings.blaming import blaming
+from .bridge.any_sampler import check_sampler
 from .bridge.applied import apply_lora
-from .bridge.conditioning import Conditioning
+from .bridge.conditioning import Conditioning, check_guided
 from .bridge.duels import kept_duels
 from .bridge.evaluation import compare_models
+from .lazy import ask_next
 from .score_rows import pair_rows
 from .types import (
     CATEGORY,
@@ -28,6 +31,15 @@ from .types import (
 )
 
 __all__ = ["EvaluateLoRA"]
+
+
+_STAGES = (
+    ("sigmas",),
+    ("lora", "log"),
+    ("reward",),
+    ("prompts",),
+    ("model", "vae", "negative", "latent", "second_model"),
+)
 
 
 class EvaluateLoRA(io.ComfyNode):
@@ -43,14 +55,22 @@ class EvaluateLoRA(io.ComfyNode):
             description="Compare a LoRA with its base model on the held-out prompts: same noise "
             "for both, Euler steps or the sampler you connect, mean gain with its 95 % interval.",
             inputs=[
-                io.Model.Input("model", tooltip="The base: any flow-matching MODEL."),
-                io.Vae.Input("vae", tooltip="Decodes the pictures that the reward sees."),
-                PromptsSocket.Input(
-                    "prompts", tooltip="From Prompt Set; only its held-out prompts are used."
+                io.Model.Input("model", lazy=True, tooltip="The base: any flow-matching MODEL."),
+                io.Vae.Input(
+                    "vae", lazy=True, tooltip="Decodes the pictures that the reward sees."
                 ),
-                RewardSocket.Input("reward", tooltip="From Load Reward or Combine Rewards."),
-                io.Sigmas.Input("sigmas", tooltip="Noise levels, from 1 down to 0."),
-                io.Latent.Input("latent", tooltip="An empty latent: it gives the picture size."),
+                PromptsSocket.Input(
+                    "prompts",
+                    lazy=True,
+                    tooltip="From Prompt Set; only its held-out prompts are used.",
+                ),
+                RewardSocket.Input(
+                    "reward", lazy=True, tooltip="From Load Reward or Combine Rewards."
+                ),
+                io.Sigmas.Input("sigmas", lazy=True, tooltip="Noise levels, from 1 down to 0."),
+                io.Latent.Input(
+                    "latent", lazy=True, tooltip="An empty latent: it gives the picture size."
+                ),
                 io.Int.Input(
                     "pictures_per_prompt",
                     default=4,
@@ -80,12 +100,14 @@ class EvaluateLoRA(io.ComfyNode):
                 io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
                 io.LoraModel.Input(
                     "lora",
+                    lazy=True,
                     optional=True,
                     tooltip="From Train LoRA (RL) or Load LoRA File; used as Apply LoRA "
                     "does, strength 1 on all steps.",
                 ),
                 io.Model.Input(
                     "second_model",
+                    lazy=True,
                     optional=True,
                     tooltip="A MODEL to compare with the base instead of a lora, from Apply LoRA: "
                     "for another strength or a part of the steps.",
@@ -109,6 +131,7 @@ class EvaluateLoRA(io.ComfyNode):
                 ),
                 LogSocket.Input(
                     "log",
+                    lazy=True,
                     optional=True,
                     tooltip="From Train LoRA (RL): the duels are kept with its run. Not connected: "
                     "in output/chunk_grpo/evaluation.",
@@ -134,6 +157,20 @@ class EvaluateLoRA(io.ComfyNode):
         )
 
     @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Refuse what is wrong before the LoRA is trained and anything heavy is loaded."""
+        _check_one("lora" in inputs, "second_model" in inputs)
+        cfg = inputs.get("cfg", 1.0)
+        check_guided(cfg, has_negative="negative" in inputs)
+        if inputs.get("sampler") is not None:
+            check_sampler(inputs["sampler"], cfg)
+        if inputs.get("sigmas") is not None:
+            TimeGrid.of(inputs["sigmas"].tolist())
+        if inputs.get("prompts") is not None:
+            check_held_out(inputs["prompts"].held_out)
+        return ask_next(inputs, _STAGES)
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -155,8 +192,7 @@ class EvaluateLoRA(io.ComfyNode):
         log: TrainingLog | None = None,
     ) -> io.NodeOutput:
         """Measure both and compare."""
-        if (lora is None) == (second_model is None):
-            raise ValueError("connect either lora or second_model, to be compared with the base")
+        _check_one(lora is not None, second_model is not None)
         if lora is not None:
             with blaming("lora"):
                 second_model = apply_lora(model, lora)
@@ -186,3 +222,8 @@ class EvaluateLoRA(io.ComfyNode):
         else:
             page |= ui.PreviewText(table).as_dict()  # numbers would sway whoever judges
         return io.NodeOutput(table, plot, pairs, ui=page)
+
+
+def _check_one(has_lora: bool, has_second_model: bool) -> None:
+    if has_lora == has_second_model:
+        raise ValueError("connect either lora or second_model, to be compared with the base")

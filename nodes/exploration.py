@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .patch import declared
-from .setting_inputs import INHERIT, KEEP, SettingInput, inputs_of
+from .setting_inputs import SettingInput, inputs_of
 from .settings_node import SettingsNode
 from .types import BUILD_ON, CATEGORY, SettingsSocket, settings_outputs
-from .validation import verdict
 
 __all__ = ["GRPOExploration"]
 
@@ -59,10 +57,6 @@ _SETTINGS = (
     ),
 )
 
-_LARGEST = declared("window.chunks").limits.range.most
-_FITTING = {"noise": "drawn", "window.kind": "fixed", "window.chunks": _LARGEST}
-"""Values that contradict none: they stand for what the settings that come in may say."""
-
 
 class GRPOExploration(SettingsNode):
     """Settings -> settings with other noise and another window."""
@@ -85,27 +79,4 @@ class GRPOExploration(SettingsNode):
             ],
             outputs=[*settings_outputs()],
             is_output_node=True,
-        )
-
-    @classmethod
-    def validate_inputs(
-        cls,
-        noise: str | None = INHERIT,
-        ode_solver: str | None = INHERIT,
-        window: str | None = INHERIT,
-        window_chunks: int | None = KEEP,
-        window_stride: int | None = KEEP,
-    ) -> bool | str:
-        """Refuse what has no effect or cannot move before anything runs."""
-        return verdict(cls._check, noise, ode_solver, window, window_chunks, window_stride)
-
-    @classmethod
-    def _check(cls, noise: str, ode_solver: str, window: str, chunks: int, stride: int) -> None:
-        cls.check(
-            _FITTING,
-            noise=noise,
-            ode_solver=ode_solver,
-            window=window,
-            window_chunks=chunks,
-            window_stride=stride,
         )

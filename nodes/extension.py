@@ -15,6 +15,7 @@ from .fit_taste import FitTaste
 from .forward_objective import ForwardObjective
 from .load_reward import LoadReward
 from .loras import LoadLoRAFile, SaveLoRA
+from .numbers import refuse_nan
 from .objective import GRPOObjective
 from .pick_pictures import PickPictures
 from .plot_training import PlotTraining
@@ -23,7 +24,7 @@ from .presets import GRPOPreset
 from .prompts import PromptSetNode
 from .rewards import BalanceRewards, CombineRewards, PickBestImages, ScoreImages
 from .sampling import FlowSDESampler, ShiftedSigmas
-from .search import with_search_words
+from .search import add_search_words
 from .settings import GRPOSettings
 from .tiny import LoadTinyFlux
 from .training import TrainLoRA
@@ -67,4 +68,18 @@ class ChunkGRPOExtension(ComfyExtension):
             ApplyLoRA,
             EvaluateLoRA,
         ]
-        return [with_search_words(node) for node in nodes]
+        return [_finished(node) for node in nodes]
+
+
+def _finished(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """Give the schema of a node what all have."""
+    plain = node.define_schema
+
+    def define_schema(cls: type[io.ComfyNode]) -> io.Schema:
+        schema = plain()
+        add_search_words(schema)
+        refuse_nan(schema)
+        return schema
+
+    node.define_schema = classmethod(define_schema)  # type: ignore[method-assign]
+    return node

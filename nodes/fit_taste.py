@@ -12,12 +12,14 @@ from ..chunk_grpo_core.rewards.files import digest
 from ..chunk_grpo_core.rewards.taste.features import Encoder
 from ..chunk_grpo_core.rewards.taste.fit import clicks_in, fit_taste
 from ..chunk_grpo_core.rewards.taste.head import load_head, save_head
+from ..chunk_grpo_core.rewards.taste.picks import Taste
 from ..chunk_grpo_core.rewards.taste.reward import TasteReward
 from ..chunk_grpo_core.settings.declared import shortened
 from ..chunk_grpo_core.watch.taste_plot import draw_taste
 from .bridge.host import output_folder, show_text
 from .bridge.taste_encoder import ClipVisionEncoder
 from .bridge.taste_heads import existing_taste, head_file, named_taste, picks_state
+from .lazy import ask_next
 from .types import CATEGORY, RewardSocket
 from .validation import choice, verdict
 
@@ -75,6 +77,7 @@ class FitTaste(io.ComfyNode):
                 io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
                 io.ClipVision.Input(
                     "clip_vision",
+                    lazy=True,
                     optional=True,
                     tooltip="From Load CLIP Vision: SigLIP, CLIP or DINOv2.",
                 ),
@@ -106,11 +109,16 @@ class FitTaste(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, taste: str | None = "mine", encoder: str | None = _CLIP_VISION
-    ) -> bool | str:
-        """Refuse a name that can be none, and an unknown encoder."""
-        return verdict(_check, taste, encoder)
+    def validate_inputs(cls, taste: str | None = "mine") -> bool | str:
+        """Refuse a name that can be none before anything runs."""
+        return verdict(lambda name: named_taste(choice("taste", name)), taste)
+
+    @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Refuse what is wrong before anything is loaded."""
+        _check(inputs["taste"], inputs["encoder"])
+        _picked(inputs["taste"], inputs["at_least"])
+        return ask_next(inputs, (("clip_vision",),))
 
     @classmethod
     def fingerprint_inputs(cls, taste: str | None = None, **others: Any) -> str:
@@ -130,15 +138,7 @@ class FitTaste(io.ComfyNode):
         """Fit, write, draw."""
         _check(taste, encoder)
         with torch.inference_mode(False), torch.no_grad():  # a training uses the head outside it
-            picked = existing_taste(taste)
-            clicks = clicks_in(picked.counting())
-            if clicks < at_least:
-                raise ValueError(
-                    f"taste: {taste} has {clicks} clicks that say which picture is better, and "
-                    f"at_least asks for {at_least}; pick {at_least - clicks} more with Pick "
-                    "Pictures, or import ratings with 'chunk-grpo taste import' "
-                    f"({picked.folder})"
-                )
+            picked = _picked(taste, at_least)
             eyes = _encoder(encoder, clip_vision)
             fitted = fit_taste(picked, eyes)
             file = save_head(fitted.head, head_file(taste))
@@ -157,6 +157,24 @@ def _check(taste: object, encoder: object) -> None:
     named_taste(choice("taste", taste))
     if choice("encoder", encoder) not in _ENCODERS:
         raise ValueError(f"encoder is {shortened(encoder)}; choose one of {', '.join(_ENCODERS)}")
+
+
+def _picked(taste: str, at_least: int) -> Taste:
+    """The taste, with clicks enough.
+
+    Raises:
+        ValueError: There are too few.
+        FileNotFoundError: There is no taste of this name.
+    """
+    picked = existing_taste(taste)
+    clicks = clicks_in(picked.counting())
+    if clicks < at_least:
+        raise ValueError(
+            f"taste: {taste} has {clicks} clicks that say which picture is better, and at_least "
+            f"asks for {at_least}; pick {at_least - clicks} more with Pick Pictures, or import "
+            f"ratings with 'chunk-grpo taste import' ({picked.folder})"
+        )
+    return picked
 
 
 def _encoder(name: str, clip_vision: Any) -> Encoder | None:

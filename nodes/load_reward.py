@@ -15,6 +15,7 @@ from ..chunk_grpo_core.rewards.taste.votes import load_votes
 from .bridge.consent import check_may_send
 from .bridge.rewards import fetch_missing, load_managed, load_taste_head, weight_path
 from .bridge.taste_heads import heads_state, named_taste
+from .lazy import ask_next
 from .types import CATEGORY, RewardSocket
 from .validation import verdict
 
@@ -85,9 +86,12 @@ class LoadReward(io.ComfyNode):
                     "known, into models/reward_models. This takes the consent of whoever runs the "
                     "server; the error names the line. Off: nothing is ever downloaded.",
                 ),
-                io.Image.Input("image", optional=True, tooltip="For target_image: one picture."),
+                io.Image.Input(
+                    "image", lazy=True, optional=True, tooltip="For target_image: one picture."
+                ),
                 io.ClipVision.Input(
                     "clip_vision",
+                    lazy=True,
                     optional=True,
                     tooltip="For taste: the model that the head was fitted on, if it was.",
                 ),
@@ -102,15 +106,18 @@ class LoadReward(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        name: str | None,
-        colour: str | None,
-        settings: str | None = "",
-        url: str | None = "",
-    ) -> bool | str:
-        """Refuse an unknown name, a wrong colour or setting before anything runs."""
-        return verdict(_check, name, colour, settings, url)
+    def validate_inputs(cls, colour: str | None = "") -> bool | str:
+        """Refuse a text that is no colour before anything runs."""
+        return verdict(_check_colour, colour) if colour else True
+
+    @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Refuse what is wrong before anything is loaded."""
+        name, texts = inputs["name"], (inputs.get(key, "") for key in ("settings", "url"))
+        _check(name, inputs["colour"], *texts)
+        if name == "target_image" and "image" not in inputs:
+            raise ValueError("target_image needs a picture at the input image")
+        return ask_next(inputs, (("image", "clip_vision"),))
 
     @classmethod
     def fingerprint_inputs(
@@ -157,6 +164,10 @@ class LoadReward(io.ComfyNode):
         return io.NodeOutput(load_managed(name, options))
 
 
+def _check_colour(colour: str) -> None:
+    load_reward("target_colour", colour=colour)
+
+
 def _check(name: str, colour: str, settings: str, url: str) -> dict[str, Any]:
     """Everything that can be known before files are read; the settings of the reward."""
     lines = (line.strip() for line in settings.splitlines())
@@ -165,7 +176,7 @@ def _check(name: str, colour: str, settings: str, url: str) -> dict[str, Any]:
         if key in _OF_OTHER_INPUTS:
             raise ValueError(f"{key} is no setting here; it comes from {_OF_OTHER_INPUTS[key]}")
     if name == "target_colour":
-        load_reward(name, colour=colour)
+        _check_colour(colour)
         options["colour"] = colour
     if name in _WITH_SERVER:
         if not url.strip():

@@ -98,10 +98,9 @@ class SaveLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str | None, for_diffusers: bool | None) -> bool | str:
+    def validate_inputs(cls, name: str | None) -> bool | str:
         """Refuse a name that can be no file before the training runs, not after it."""
-        longest = _for_diffusers(name) if for_diffusers and isinstance(name, str) else name
-        return verdict(lora_path, longest)
+        return verdict(_check_name, name)
 
     @classmethod
     def execute(
@@ -124,6 +123,12 @@ class SaveLoRA(io.ComfyNode):
             with new_lora_path(_for_diffusers(listed)) as other:
                 written.append(str(save_lora(second, other, metadata)))
         return io.NodeOutput(listed, str(path), ui=ui.PreviewText("\n".join(written)))
+
+
+def _check_name(name: str) -> None:
+    """Refuse what can be the name of neither file; ``for_diffusers`` may add the second one."""
+    for each in (name, _for_diffusers(name)):
+        lora_path(each)
 
 
 def _for_diffusers(name: str) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .setting_inputs import INHERIT, SettingInput, inputs_of
+from .setting_inputs import SettingInput, inputs_of
 from .settings_node import SettingsNode
 from .types import BUILD_ON, CATEGORY, SettingsSocket, settings_outputs
-from .validation import verdict
 
 __all__ = ["GRPOObjective"]
 
@@ -143,14 +142,3 @@ class GRPOObjective(SettingsNode):
             outputs=[*settings_outputs()],
             is_output_node=True,
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, advantage_scale: str | None = INHERIT, advantage_combine: str | None = INHERIT
-    ) -> bool | str:
-        """Refuse two choices that contradict each other before anything runs."""
-        return verdict(cls._check, advantage_scale, advantage_combine)
-
-    @classmethod
-    def _check(cls, scale: str, combine: str) -> None:
-        cls.check({}, advantage_scale=scale, advantage_combine=combine)

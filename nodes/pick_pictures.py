@@ -20,6 +20,7 @@ from ..chunk_grpo_core.rewards.taste.picking.said import add_said, parse_said
 from .bridge.host import blocked
 from .bridge.taste_heads import named_taste, picks_state
 from .bridge.tastes import tell_pages, wait_for_picks
+from .lazy import ask_next
 from .rewards import prompts_for
 from .types import CATEGORY
 from .validation import choice, verdict
@@ -41,7 +42,9 @@ class PickPictures(io.ComfyNode):
             "best of a group, in duels or with stars. From 20 picks a taste can be fitted, from 40 "
             "a model can be trained on it.",
             inputs=[
-                io.Image.Input("images", tooltip="Pictures to pick from, best of one prompt."),
+                io.Image.Input(
+                    "images", lazy=True, tooltip="Pictures to pick from, best of one prompt."
+                ),
                 io.String.Input(
                     "taste",
                     default="mine",
@@ -124,16 +127,17 @@ class PickPictures(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        taste: str | None = None,
-        picks: str | None = "",
-        kind: str | None = None,
-    ) -> bool | str:
-        """Refuse a name, a way or a text that is none before anything runs."""
-        verdicts = [verdict(named_taste, taste, kind=str), verdict(parse_said, picks, kind=str)]
-        verdicts.append(verdict(_way, kind))
-        return next((answer for answer in verdicts if answer is not True), True)
+    def validate_inputs(cls, taste: str | None = None) -> bool | str:
+        """Refuse a name that can be none before anything runs."""
+        return verdict(named_taste, taste, kind=str)
+
+    @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Refuse what is wrong before the pictures are drawn."""
+        _way(inputs["kind"])
+        parse_said(inputs.get("picks", ""))
+        named_taste(inputs["taste"])
+        return ask_next(inputs, (("images",),))
 
     @classmethod
     def fingerprint_inputs(cls, taste: str | None = None, **others: Any) -> str:

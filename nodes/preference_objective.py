@@ -12,8 +12,11 @@ from ..chunk_grpo_core.prompts.example import Example
 from ..chunk_grpo_core.prompts.files import PromptLine
 from ..chunk_grpo_core.prompts.judged import Judged
 from ..chunk_grpo_core.prompts.split import PromptConfig
+from ..chunk_grpo_core.prompts.split import PromptSet as PlainPromptSet
+from ..chunk_grpo_core.rewards.taste.picks import Taste
 from ..chunk_grpo_core.runs.preferences import judged_prompts
 from .bridge.taste_heads import existing_taste, named_taste, picks_state
+from .lazy import ask_next
 from .patch import Patch, declared
 from .prompts import (
     CACHE_GIB,
@@ -111,12 +114,13 @@ class PreferenceObjective(SettingsNode):
                     "output/chunk_grpo/taste. example is that of a simulated person who likes "
                     "vivid colours; it comes with the pack.",
                 ),
-                io.Clip.Input("clip", tooltip="Encodes the prompts of the picks."),
+                io.Clip.Input("clip", lazy=True, tooltip="Encodes the prompts of the picks."),
                 *inputs_of(_SETTINGS),
                 SettingsSocket.Input("settings", optional=True, tooltip=BUILD_ON),
                 PromptsSocket.Input(
                     "prompts",
                     optional=True,
+                    lazy=True,
                     tooltip="From Prompt Set: its held-out prompts are measured on. Its other "
                     "prompts are not used.",
                 ),
@@ -150,6 +154,18 @@ class PreferenceObjective(SettingsNode):
         return verdict(lambda name: named_taste(choice("taste", name)), taste)
 
     @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Refuse what is wrong before the text encoder is loaded."""
+        if inputs["clip"] is None:
+            check_guidance(inputs.get("guidance", GUIDANCE))
+            picked = existing_taste(choice("taste", inputs["taste"]))
+            given = {setting.name: inputs.get(setting.name) for setting in cls.SETTINGS}
+            objective = _objective(cls._in_force(picked, inputs.get("settings"), **given).args[0])
+            if "prompts" not in inputs:
+                _judged(picked, objective, None, inputs.get("held_out", _HELD_OUT))
+        return ask_next(inputs, (("prompts",), ("clip",)))
+
+    @classmethod
     def fingerprint_inputs(cls, taste: str | None = None, **others: Any) -> str:
         """Read the picks again when some were added. What comes through a link is not known."""
         return picks_state(taste)
@@ -174,20 +190,35 @@ class PreferenceObjective(SettingsNode):
         """
         check_guidance(guidance)
         picked = existing_taste(choice("taste", taste))
-        named = {**(settings or {}), "preference.picks": picked.folder.name}
-        in_force = super().execute(settings=named, **inputs)
+        in_force = cls._in_force(picked, settings, **inputs)
         patch, text = in_force.args
-        objective = str(patch.get(_OBJECTIVE, declared(_OBJECTIVE).default))
-        if objective not in OBJECTIVES:
-            raise ValueError(f"objective is {objective!r}; it must be {' or '.join(OBJECTIVES)}")
-        measured = None if prompts is None else _lines(prompts.held_out)
-        count = held_out if measured is None else len(measured)
-        judged = judged_prompts(picked, objective, measured or [], PromptConfig(held_out=count))
+        judged = _judged(picked, _objective(patch), prompts, held_out)
         encoded, _ = with_conditioning(judged, clip, guidance, cache_gib)
         said = _describe(encoded, len(picked.counting()))
         rows = [{"key": "picks", "value": said, "source": taste}]
         rows += in_force.ui["chunk_grpo_settings"]
         return io.NodeOutput(patch, f"{said}\n{text}", encoded, ui={"chunk_grpo_settings": rows})
+
+    @classmethod
+    def _in_force(cls, picked: Taste, settings: Patch | None, **inputs: Any) -> io.NodeOutput:
+        named = {**(settings or {}), "preference.picks": picked.folder.name}
+        return super().execute(settings=named, **inputs)
+
+
+def _objective(patch: Patch) -> str:
+    objective = str(patch.get(_OBJECTIVE, declared(_OBJECTIVE).default))
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective is {objective!r}; it must be {' or '.join(OBJECTIVES)}")
+    return objective
+
+
+def _judged(
+    picked: Taste, objective: str, prompts: PromptSet | None, held_out: int
+) -> PlainPromptSet:
+    """One prompt for each click, and those of a Prompt Set, or some of the picks, held out."""
+    measured = None if prompts is None else _lines(prompts.held_out)
+    count = held_out if measured is None else len(measured)
+    return judged_prompts(picked, objective, measured or [], PromptConfig(held_out=count))
 
 
 def _lines(held_out: Sequence[Example]) -> list[PromptLine]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from comfy_api.latest import io
@@ -15,6 +16,7 @@ from ..chunk_grpo_core.rewards.follows_prompt import EMPTY
 from .bridge.conditioning import REFERENCE
 from .bridge.encoding import conditioning_cache, encode_prompts
 from .bridge.prompts import NO_FILE, files_digest, prompt_files, read_prompts, wildcard_folder
+from .lazy import ask_next
 from .types import CATEGORY, PromptSet, PromptsSocket
 from .validation import verdict
 
@@ -136,7 +138,9 @@ class PromptSetNode(io.ComfyNode):
             "is kept on disk and found again by prompt and text encoder, which is known by samples "
             "of its weights and by its LoRAs; when all prompts are found, it is not even loaded.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder that belongs to the MODEL."),
+                io.Clip.Input(
+                    "clip", lazy=True, tooltip="The text encoder that belongs to the MODEL."
+                ),
                 io.String.Input(
                     "text",
                     multiline=True,
@@ -229,6 +233,7 @@ class PromptSetNode(io.ComfyNode):
                 cache_input(),
                 io.Latent.Input(
                     "reference",
+                    lazy=True,
                     optional=True,
                     tooltip="Only for models that edit pictures (FLUX.1 Kontext, FLUX.2, "
                     "Qwen-Image-Edit): the picture that all prompts are about, from VAE Encode. It "
@@ -250,16 +255,17 @@ class PromptSetNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        file: str | None = NO_FILE,
-        held_out_file: str | None = NO_FILE,
-        wildcards: str | None = _WILDCARDS,
-    ) -> bool | str:
+    def validate_inputs(cls, file: str | None = NO_FILE) -> bool | str:
         """Refuse a file that cannot be read before anything runs."""
-        verdicts = [verdict(_check_file, file), verdict(_check_file, held_out_file)]
-        verdicts.append(verdict(wildcard_folder, wildcards))
-        return next((answer for answer in verdicts if answer is not True), True)
+        return verdict(_check_file, file)
+
+    @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Read the prompts before the text encoder is loaded."""
+        if inputs["clip"] is None:
+            check_guidance(inputs["guidance"])
+            _prompts_of(inputs, [])
+        return ask_next(inputs, (("clip", "reference"),))
 
     @classmethod
     def fingerprint_inputs(
@@ -278,41 +284,38 @@ class PromptSetNode(io.ComfyNode):
     def execute(
         cls,
         clip: Any,
-        text: str,
-        held_out_text: str,
-        held_out: int,
-        split_seed: int,
         guidance: float,
-        file: str = NO_FILE,
-        held_out_file: str = NO_FILE,
-        variants: int = 1,
-        wildcards: str = _WILDCARDS,
-        wildcard_seed: int = 0,
-        shuffle_seed: int = 0,
-        held_out_share: float = 0.0,
         cache_gib: float = CACHE_GIB,
         reference: Mapping[str, Any] | None = None,
+        **inputs: Any,
     ) -> io.NodeOutput:
         """Read, split, encode."""
         check_guidance(guidance)
-        config = PromptConfig(
-            held_out=held_out,
-            held_out_share=held_out_share,
-            split_seed=split_seed,
-            variants=variants,
-            wildcard_seed=wildcard_seed,
-            shuffle_seed=shuffle_seed,
-        )
         guesses: list[str] = []
-        chosen = make_prompt_set(
-            parse_lines(text, "text") + read_prompts(file, guesses.append),
-            parse_lines(held_out_text, "held_out_text")
-            + read_prompts(held_out_file, guesses.append),
-            config,
-            wildcard_folder(wildcards, guesses.append),
-        )
+        chosen = _prompts_of(inputs, guesses)
         prompts, cached = with_conditioning(chosen, clip, guidance, cache_gib, reference)
         return io.NodeOutput(prompts, "\n".join([describe(prompts, cached), *guesses]))
+
+
+def _prompts_of(inputs: Mapping[str, Any], guesses: list[str]) -> PlainPromptSet:
+    """The prompts that the inputs of the node say; what was guessed about files is added to
+    ``guesses``.
+
+    Raises:
+        ValueError: A prompt or a number is wrong.
+        FileNotFoundError: A file is missing.
+    """
+    numbers = {
+        field.name: inputs[field.name] for field in fields(PromptConfig) if field.name in inputs
+    }
+    return make_prompt_set(
+        parse_lines(inputs["text"], "text")
+        + read_prompts(inputs.get("file", NO_FILE), guesses.append),
+        parse_lines(inputs["held_out_text"], "held_out_text")
+        + read_prompts(inputs.get("held_out_file", NO_FILE), guesses.append),
+        PromptConfig(**numbers),
+        wildcard_folder(inputs.get("wildcards", _WILDCARDS), guesses.append),
+    )
 
 
 def _check_file(name: str) -> None:

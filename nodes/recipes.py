@@ -20,6 +20,7 @@ from .validation import choice
 
 __all__ = [
     "BY_HAND",
+    "NUMBERS",
     "RECIPES",
     "check_plan",
     "number_input",
@@ -39,7 +40,7 @@ def _has_plan_of_its_own(name: str) -> bool:
 RECIPES = tuple(name for name in PRESETS if _has_plan_of_its_own(name))
 """Names of the presets that say everything; the cheapest measured one first."""
 
-_NUMBERS = {
+NUMBERS = {
     "iterations": "iterations",
     "prompts_per_iteration": "prompts_per_iteration",
     "group_size": "group_size",
@@ -68,7 +69,7 @@ def recipe_input() -> Any:
 
 def number_input(name: str, tooltip: str, *, default: float = 0, step: float = 1) -> Any:
     """An input of a number that a recipe has, too; 0 leaves it to that."""
-    bounds, zero = span(_NUMBERS[name]), declared(_NUMBERS[name]).limits.kind(0)
+    bounds, zero = span(NUMBERS[name]), declared(NUMBERS[name]).limits.kind(0)
     bounds["min"] = zero
     said = f"{tooltip}\n0: as the settings that come in say, or else the recipe."
     if isinstance(zero, int):
@@ -100,7 +101,7 @@ def training_patch(recipe: str, settings: Patch, numbers: Mapping[str, float]) -
     stated = {} if recipe == BY_HAND else preset_values(recipe)
     _check_algorithm(recipe, stated, settings)
     patch = {key: v for key, v in {**stated, **settings}.items() if is_training_setting(key)}
-    own = {_NUMBERS[name]: value for name, value in numbers.items() if value}
+    own = {NUMBERS[name]: value for name, value in numbers.items() if value}
     if "lora.rank" in own and "lora.alpha" not in own:
         own["lora.alpha"] = _alpha_of_same_scale(patch, own["lora.rank"])
     return {**patch, **own}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
@@ -14,6 +15,7 @@ from ..chunk_grpo_core.rewards.balance import BALANCE, BalancedReward
 from ..chunk_grpo_core.rewards.combined import CombinedReward, WeightedReward, check_weight
 from ..chunk_grpo_core.rewards.pixels import as_colour
 from ..chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
+from .lazy import ask_next
 from .score_rows import score_rows
 from .types import CATEGORY, PromptSet, PromptsSocket, RewardSocket
 
@@ -191,7 +193,7 @@ class ScoreImages(io.ComfyNode):
             description="Score pictures with a reward and show them best first.",
             inputs=[
                 RewardSocket.Input("reward", tooltip="From Load Reward or Combine Rewards."),
-                io.Image.Input("images", tooltip="One or more pictures."),
+                io.Image.Input("images", lazy=True, tooltip="One or more pictures."),
                 io.String.Input(
                     "prompt",
                     multiline=True,
@@ -199,6 +201,7 @@ class ScoreImages(io.ComfyNode):
                 ),
                 PromptsSocket.Input(
                     "prompts",
+                    lazy=True,
                     optional=True,
                     tooltip="From Prompt Set: prompts that are in it are scored with their "
                     "metadata, such as target_text of a .jsonl file.",
@@ -226,6 +229,12 @@ class ScoreImages(io.ComfyNode):
             ],
             is_output_node=True,
         )
+
+    @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Ask for the pictures when the reward is there: a wrong one is told before they are
+        drawn."""
+        return ask_next(inputs, (("images", "prompts"),))
 
     @classmethod
     def execute(

@@ -7,10 +7,9 @@ from comfy_api.latest import io
 
 from ..chunk_grpo_core.method.rules import RULES, SdeConfig
 from ..chunk_grpo_core.method.schedule import shifted_grid
-from .bridge.sampler import check_part, flow_sde_sampler
+from .bridge.sampler import flow_sde_sampler
 from .patch import span
 from .types import CATEGORY
-from .validation import verdict
 
 __all__ = ["FlowSDESampler", "ShiftedSigmas"]
 
@@ -75,13 +74,6 @@ class FlowSDESampler(io.ComfyNode):
                 )
             ],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, noise_from: float | None = 0.0, noise_to: float | None = 1.0
-    ) -> bool | str:
-        """Refuse an empty part of the steps before anything runs."""
-        return verdict(check_part, noise_from, noise_to, kind=(int, float))
 
     @classmethod
     def execute(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-__all__ = ["SEARCH_WORDS", "with_search_words"]
+__all__ = ["SEARCH_WORDS", "add_search_words"]
 
 SEARCH_WORDS: dict[str, tuple[str, ...]] = {
     "ChunkGRPO_TrainLoRA": (
@@ -62,19 +62,11 @@ _ESSENTIALS = dict.fromkeys(("ChunkGRPO_PickPictures", "ChunkGRPO_ScoreImages"),
 """Id of a node -> its place in the tab of the most useful nodes."""
 
 
-def with_search_words(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+def add_search_words(schema: io.Schema) -> None:
     """Give the schema of a node its words, where this ComfyUI has a field for them."""
-    plain = node.define_schema
-
-    def define_schema(cls: type[io.ComfyNode]) -> io.Schema:
-        schema = plain()
-        for field, value in (
-            ("search_aliases", list(SEARCH_WORDS.get(schema.node_id, ()))),
-            ("essentials_category", _ESSENTIALS.get(schema.node_id)),
-        ):
-            if value and hasattr(schema, field):
-                setattr(schema, field, value)
-        return schema
-
-    node.define_schema = classmethod(define_schema)  # type: ignore[method-assign]
-    return node
+    for field, value in (
+        ("search_aliases", list(SEARCH_WORDS.get(schema.node_id, ()))),
+        ("essentials_category", _ESSENTIALS.get(schema.node_id)),
+    ):
+        if value and hasattr(schema, field):
+            setattr(schema, field, value)

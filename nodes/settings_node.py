@@ -23,21 +23,6 @@ class SettingsNode(io.ComfyNode):
     """Beginnings of the keys that have no effect behind this node: what comes in is left out."""
 
     @classmethod
-    def check(cls, others: Patch, **given: Any) -> None:
-        """Refuse values of the inputs that contradict each other.
-
-        Args:
-            others: Settings that may come in, for what the inputs leave open.
-            given: Inputs and their values.
-
-        Raises:
-            ValueError: They do, or one is out of range.
-        """
-        set_here = [setting.patch(given.get(setting.name)) for setting in cls.SETTINGS]
-        set_here.append(dict(cls.ALWAYS))
-        check_patch({**others, **{key: v for patch in set_here for key, v in patch.items()}})
-
-    @classmethod
     def execute(cls, settings: Patch | None = None, **inputs: Any) -> io.NodeOutput:
         """Lay what was set over the settings that come in, and say what is in force.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,17 @@ from comfy_api.latest import io, ui
 from ..chunk_grpo_core.method.chunks import ChunkPlan
 from ..chunk_grpo_core.method.reward import Reward
 from ..chunk_grpo_core.method.schedule import TimeGrid
-from ..chunk_grpo_core.train.config import TrainConfig
-from .bridge.any_sampler import rollouts_of
 from .bridge.checking import check_lora
 from .bridge.conditioning import Conditioning
 from .bridge.host import blocked, run_folder
 from .bridge.monitor import Asker
 from .bridge.own_defaults import PICTURE_SIZE, own_grid
+from .bridge.shift_patch import shift_doubt
 from .bridge.training import RunRequest, train_lora
 from .outcome_words import describe
-from .patch import Patch, declared, model_settings, span
-from .recipes import BY_HAND, check_plan, number_input, recipe_input, training_patch
+from .patch import Patch, model_settings, span
+from .recipes import BY_HAND, number_input, recipe_input
+from .train_inputs import TrainInputs, check_and_ask, grid_without_model
 from .types import (
     CATEGORY,
     LogSocket,
@@ -53,23 +52,28 @@ class TrainLoRA(io.ComfyNode):
             description="Reinforcement learning: sample groups of pictures, score them, and move a "
             "LoRA towards the better ones. The MODEL is left exactly as it was.",
             inputs=[
-                io.Model.Input("model", tooltip="Any flow-matching MODEL (FLUX, SD3, ...)."),
+                io.Model.Input(
+                    "model", lazy=True, tooltip="Any flow-matching MODEL (FLUX, SD3, ...)."
+                ),
                 io.Vae.Input(
                     "vae",
+                    lazy=True,
                     tooltip="Decodes the pictures that the reward sees; with Preference Objective "
                     "it encodes those that you picked.",
                 ),
                 PromptsSocket.Input(
-                    "prompts", tooltip="From Prompt Set, or from Preference Objective."
+                    "prompts", lazy=True, tooltip="From Prompt Set, or from Preference Objective."
                 ),
                 RewardSocket.Input(
                     "reward",
+                    lazy=True,
                     optional=True,
                     tooltip="From Load Reward or Combine Rewards. With Preference Objective it "
                     "only measures, and may be left out.",
                 ),
                 PlanSocket.Input(
                     "plan",
+                    lazy=True,
                     optional=True,
                     tooltip="From Plan Chunks: which steps share a probability ratio. Only for "
                     "Chunk-GRPO; Forward Objective and Preference Objective need none.",
@@ -84,12 +88,14 @@ class TrainLoRA(io.ComfyNode):
                 ),
                 io.Sigmas.Input(
                     "sigmas",
+                    lazy=True,
                     optional=True,
                     tooltip="Noise levels of the steps, such as from BasicScheduler. Not "
                     "connected: those of the MODEL, in as many steps as the recipe says.",
                 ),
                 io.Latent.Input(
                     "latent",
+                    lazy=True,
                     optional=True,
                     tooltip="An empty latent: it gives the picture size. Not connected: "
                     f"{PICTURE_SIZE} x {PICTURE_SIZE} pixels.",
@@ -167,6 +173,7 @@ class TrainLoRA(io.ComfyNode):
                 ),
                 io.LoraModel.Input(
                     "continue_from",
+                    lazy=True,
                     optional=True,
                     tooltip="A LoRA to train on, from Load LoRA File or an earlier training. It "
                     "needs the same layers and a rank that is not above this one.",
@@ -215,6 +222,11 @@ class TrainLoRA(io.ComfyNode):
         return verdict(run_folder, run_name) if run_name and run_name.strip() else True
 
     @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Refuse what is wrong before anything heavy is loaded, and ask for what comes next."""
+        return check_and_ask(inputs)
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -244,10 +256,10 @@ class TrainLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         """Train; a prompt that says no recipe was saved before there were any."""
         of_model = model_settings(settings or {})
-        patch = training_patch(
-            recipe,
-            settings or {},
-            {
+        inputs = TrainInputs(
+            recipe=recipe,
+            settings=settings or {},
+            numbers={
                 "iterations": iterations,
                 "prompts_per_iteration": prompts_per_iteration,
                 "group_size": group_size,
@@ -255,15 +267,12 @@ class TrainLoRA(io.ComfyNode):
                 "rank": rank,
                 "alpha": alpha,
             },
+            plan=plan,
+            sampler=sampler,
+            cfg=cfg,
+            seed=seed,
         )
-        algorithm = str(patch.get("algorithm", declared("algorithm").default))
-        check_plan(plan, patch, algorithm, recipe)
-        handed = None
-        if sampler is not None or algorithm == "preference" or "sde.rule" not in patch:
-            sde, handed = rollouts_of(sampler, algorithm, cfg)
-            patch |= {f"sde.{name}": value for name, value in asdict(sde).items()}
-        patch |= {"grid": _grid(model, sigmas, settings or {}, patch), "seed": seed}
-        config = TrainConfig.of(patch if plan is None else {**patch, "plan": plan})
+        config, handed = inputs.config(lambda patch: _grid(model, sigmas, settings or {}, patch))
         asked = {
             "model": model,
             "vae": vae,
@@ -278,7 +287,8 @@ class TrainLoRA(io.ComfyNode):
             "sampler": handed,
         }
         if check_only:
-            text = "\n".join(check_lora(**asked, evaluation_seeds=pictures_per_held_out).lines())
+            lines = check_lora(**asked, evaluation_seeds=pictures_per_held_out).lines()
+            text = "\n".join([*lines, *_doubts(model)])
             nothing = [blocked() for _ in range(4)]
             return io.NodeOutput(*nothing, text, ui=ui.PreviewText(text))
         lora, log = train_lora(
@@ -287,7 +297,7 @@ class TrainLoRA(io.ComfyNode):
             evaluation_seeds=pictures_per_held_out,
             asker=asker_of(cls.hidden),
         )
-        summary = describe(log)
+        summary = "\n".join([describe(log), *_doubts(model)])
         rows = log.outcome.rows
         means = [row["reward_mean"] for row in rows if row.get("reward_mean") is not None]
         losses = [1.0 - mean for mean in means]
@@ -302,15 +312,15 @@ def _grid(model: Any, sigmas: torch.Tensor | None, settings: Patch, patch: Patch
     Raises:
         ValueError: Nothing says how many steps there are, or they are no noise levels.
     """
-    if sigmas is not None:
-        return TimeGrid.of(sigmas.tolist())
-    stated = patch.get("grid")
-    if not isinstance(stated, TimeGrid):
-        raise ValueError(
-            "sigmas is not connected; connect noise levels, such as those of BasicScheduler or "
-            "Shifted Sigmas, or choose a recipe"
-        )
-    return stated if "grid" in settings else own_grid(model, stated.steps)
+    grid = grid_without_model(sigmas, patch)
+    is_of_model = sigmas is None and "grid" not in settings
+    return own_grid(model, grid.steps) if is_of_model else grid
+
+
+def _doubts(model: Any) -> list[str]:
+    """Lines of the summary about what may have spoilt the pictures."""
+    doubt = shift_doubt(model)
+    return [f"Doubtful: {doubt}."] if doubt else []
 
 
 def asker_of(hidden: Any) -> Asker:

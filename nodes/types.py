@@ -70,6 +70,7 @@ def guidance_inputs() -> list[Any]:
         io.Conditioning.Input(
             "negative",
             optional=True,
+            lazy=True,
             tooltip="Negative prompt for all prompts, from CLIP Text Encode; only used when cfg is "
             "not 1.",
         ),

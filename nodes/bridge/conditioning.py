@@ -19,6 +19,7 @@ __all__ = [
     "REFERENCE",
     "Conditioning",
     "Processed",
+    "check_guided",
     "check_noticed",
     "check_references",
     "processed",
@@ -38,6 +39,18 @@ _UNSUPPORTED = (
     "control", "gligen", "hooks", "area", "mask", "concat_latent_image", "concat_mask",
     "clip_vision_output", "unclip_conditioning",
 )  # fmt: skip
+
+
+def check_guided(cfg: float, *, has_negative: bool) -> None:
+    """Make sure that a scale of classifier-free guidance is one, and has what it leads away from.
+
+    Raises:
+        ValueError: It is out of range, or above 1 without negative conditioning.
+    """
+    if not 1.0 <= cfg <= 100.0:
+        raise ValueError(f"cfg is {cfg}; it must be a number from 1 to 100")
+    if cfg != 1.0 and not has_negative:
+        raise ValueError(f"cfg is {cfg}; connect negative conditioning, or set cfg to 1")
 
 
 def _normal(value: Any) -> Any:

@@ -30,12 +30,14 @@ from .adapter import HookLora
 from .conditioning import (
     Conditioning,
     Processed,
+    check_guided,
     check_noticed,
     check_references,
     processed,
     trainable,
 )
 from .session import check_flow_model, training_session, without_dynamic_vram
+from .shift_patch import warn_of_shift
 
 __all__ = ["Borrowed", "NativePolicy", "latent_shape_of"]
 
@@ -146,10 +148,10 @@ class NativePolicy:
                 negative conditioning, no layer to train, or a VAE for latents of many frames.
         """
         check_flow_model(model)
+        warn_of_shift(model)
         if not conditioning:
             raise ValueError("there are no prompts to train on")
-        if cfg != 1.0 and negative is None:
-            raise ValueError(f"cfg is {cfg}; connect negative conditioning, or set cfg to 1")
+        check_guided(cfg, has_negative=negative is not None)
         if vae is not None and len(latent_shape) == 4 and latent_shape[1] != 1:
             raise ValueError(
                 f"the LATENT has {latent_shape[1]} frames; a reward looks at one picture of each "

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from ...chunk_grpo_core.runs.experiment import run_experiment
 from ...chunk_grpo_core.runs.folder import RunFolder
 from ...chunk_grpo_core.runs.outcome import Outcome
 from ...chunk_grpo_core.runs.results import write_pictures
+from ...chunk_grpo_core.runs.unbegun import drop_unbegun
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
     Asked,
@@ -46,7 +48,7 @@ from .monitor import Asker, watched_run
 from .picked_prompts import as_recorded
 from .trainee import trainee_of
 
-__all__ = ["Progress", "RunRequest", "open_run", "train_lora"]
+__all__ = ["Progress", "RunRequest", "check_request", "open_run", "train_lora"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,30 +67,40 @@ class RunRequest:
     resume: bool
 
 
+def check_request(request: RunRequest) -> None:
+    """Make sure that a run can begin or go on under this name; nothing is written.
+
+    Raises:
+        ValueError: The name cannot be a folder; it is taken by another run; or there is nothing
+            to resume.
+    """
+    if not request.name:
+        if request.resume:
+            raise ValueError("resume is on, but run_name is empty; write the name of the run")
+        return
+    is_there = RunFolder(run_folder(request.name)).holds_a_run
+    if request.resume and not is_there:
+        raise ValueError(f"there is no run called {request.name!r} to resume; turn resume off")
+    if is_there and not request.resume:
+        raise ValueError(
+            f"a run called {request.name!r} exists already; turn resume on to go on with it, "
+            "or choose another run_name"
+        )
+
+
 @contextmanager
 def open_run(request: RunRequest) -> Iterator[RunFolder]:
     """Lock the run folder for as long as the block lasts.
 
     Raises:
-        ValueError: The name cannot be a folder; it is taken by another run; or there is nothing
-            to resume.
+        ValueError: See :func:`check_request`.
         FileExistsError: Somebody trains there.
         CannotWrite: The folder cannot be made.
     """
-    if request.resume and not request.name:
-        raise ValueError("resume is on, but run_name is empty; write the name of the run")
+    check_request(request)
     named = nullcontext(run_folder(request.name)) if request.name else new_run_folder()
-    with named as path:
-        folder = RunFolder(path)
-        if request.resume and not folder.holds_a_run:
-            raise ValueError(f"there is no run called {request.name!r} to resume; turn resume off")
-        if folder.holds_a_run and not request.resume:
-            raise ValueError(
-                f"a run called {request.name!r} exists already; turn resume on to go on with it, "
-                "or choose another run_name"
-            )
-        with folder.locked(goes_on=request.resume) as locked:
-            yield locked
+    with named as path, RunFolder(path).locked(goes_on=request.resume) as locked:
+        yield locked
 
 
 class Progress:
@@ -161,7 +173,7 @@ def train_lora(
         The LORA_MODEL and the log.
 
     Raises:
-        ValueError: Something does not fit; nothing has been trained.
+        ValueError: Something does not fit; nothing has been trained, and no run is left.
         InterruptProcessingException: The user pressed Cancel; the run can be resumed.
         NothingScored: The reward scored no picture; the run can be resumed.
         OSError: Somebody trains in the folder; the disk is full (the run can be resumed); or the
@@ -188,7 +200,7 @@ def train_lora(
         with (
             open_run(request) as folder,
             watched_run(folder.path.name, asker, config, drawn) as run,
-            _way_on(folder.path.name),
+            _ended_well(folder, is_new=not request.resume),
         ):
             if is_judged and request.resume:
                 prompts = as_recorded(prompts, folder)
@@ -252,15 +264,24 @@ def _hashable(value: Any) -> Any:
 
 
 @contextmanager
-def _way_on(name: str) -> Iterator[None]:
-    """Say with the inputs of the node how to go on when the reward failed or the disk is full."""
-    way = f"then write {name} into run_name, turn resume on and run again"
+def _ended_well(folder: RunFolder, *, is_new: bool) -> Iterator[None]:
+    """Leave no run behind that failed before its first iteration was done; say with the inputs of
+    the node how to go on when the reward failed or the disk is full."""
     try:
         yield
-    except NothingScored as error:
-        raise NothingScored(f"{error}, {way}") from error
-    except CannotWrite as error:
-        raise OSError(f"{error}, {way}") from error
+    except Exception as error:
+        is_cancelled = isinstance(error, comfy.model_management.InterruptProcessingException)
+        is_gone = is_new and not is_cancelled and drop_unbegun(folder)
+        way = (
+            "then run again"
+            if is_gone
+            else f"then write {folder.path.name} into run_name, turn resume on and run again"
+        )
+        if isinstance(error, NothingScored):
+            raise NothingScored(f"{error}, {way}") from error
+        if isinstance(error, CannotWrite):
+            raise OSError(f"{error}, {way}") from error
+        raise
 
 
 def _draw(outcome: Outcome, folder: RunFolder) -> None:

@@ -31,7 +31,6 @@ def failed(client, prompt):
     [
         (TRAIN, {"group_size": -1}, ["group_size", "-1", "min of 0"]),
         (TRAIN, {"learning_rate": 5.0}, ["learning_rate", "5.0", "max of 1"]),
-        ("ChunkGRPO_LoadReward", {"name": "beauty"}, ["name", "'beauty'", "tiny_world"]),
         (
             "ChunkGRPO_LoadReward",
             {"name": "target_colour", "colour": "bluish"},
@@ -39,11 +38,6 @@ def failed(client, prompt):
         ),
         ("ChunkGRPO_PlanChunks", {"chunk_sizes": "two"}, ["chunk_sizes", "'two'", "size 4"]),
         ("ChunkGRPO_GRPOSettings", {"lora_targets": "("}, ["lora_targets", "'('"]),
-        (
-            "ChunkGRPO_FlowSDESampler",
-            {"noise_from": 0.6, "noise_to": 0.4},
-            ["noise_from is 0.6", "noise_to 0.4", "0..1"],
-        ),
         (TRAIN, {"run_name": "../up"}, ["run_name", "'../up'", "letters, digits"]),
         ("ChunkGRPO_SaveLoRA", {"name": "a/../b"}, ["name", "'..'", "letters, digits"]),
     ],
@@ -57,6 +51,11 @@ def test_a_wrong_widget_is_refused_before_anything_runs(kind, inputs, words, com
     ("kind", "inputs", "words"),
     [
         ("ChunkGRPO_FlowSDESampler", {"rule": "ode"}, ["ode", "eta", "stochastic"]),
+        (
+            "ChunkGRPO_FlowSDESampler",
+            {"noise_from": 0.6, "noise_to": 0.4},
+            ["noise_from is 0.6", "noise_to 0.4", "0..1"],
+        ),
         (
             "ChunkGRPO_FlowSDESampler",
             {"noise_to": 0.5},
@@ -103,10 +102,8 @@ def test_what_only_shows_in_the_run_is_named(kind, inputs, words, comfy):
         ),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused_before_anything_runs(
-    kind, inputs, words, comfy
-):
-    message = rejected(comfy, graphs.tuned(graphs.training(), kind, comfy.object_info(), **inputs))
+def test_settings_that_contradict_each_other_are_refused(kind, inputs, words, comfy):
+    message = failed(comfy, graphs.tuned(graphs.training(), kind, comfy.object_info(), **inputs))
     assert [word for word in words if word not in message] == [], message
 
 
@@ -146,7 +143,7 @@ def test_settings_that_do_not_fit_the_graph_are_named(kind, inputs, words, comfy
     assert [word for word in words if word not in message] == [], message
 
 
-def test_a_reward_that_scores_nothing_ends_the_node_and_it_says_how_to_go_on(comfy):
+def test_a_reward_that_scores_nothing_ends_the_node_and_no_run_is_left(comfy, comfy_server):
     settings = "model=m, judge=yes_no, retries=0"
     with socket.socket() as nobody:  # bound, but not listening
         nobody.bind(("127.0.0.1", 0))
@@ -155,9 +152,11 @@ def test_a_reward_that_scores_nothing_ends_the_node_and_it_says_how_to_go_on(com
         prompt = change(graphs.training(run_name="unscored"), "ChunkGRPO_LoadReward", **reward)
         prompt = change(prompt, "ChunkGRPO_GRPOSettings", reward_retries=1, reward_wait=0)
         message = failed(comfy, prompt)
-    words = ["no picture of the evaluation has a score", url, "repair the reward, then write"]
-    words += ["unscored into run_name, turn resume on"]
+    words = ["no picture of the evaluation has a score", url, "repair the reward, then run again"]
     assert [word for word in words if word not in message] == [], message
+    assert not (comfy_server.output / "chunk_grpo" / "unscored").exists()
+    assert "unscored" not in comfy.get("/chunk_grpo/runs")["runs"]
+    assert "evaluation" in comfy.get("/chunk_grpo/runs/unscored")["live"]["message"]
 
 
 def test_a_preset_that_needs_a_curve_asks_for_it(comfy):
@@ -183,13 +182,19 @@ def test_a_combination_of_rewards_without_weight_is_refused(comfy):
     assert "max of 1000" in rejected(comfy, prompt)
 
 
-def test_an_unknown_choice_is_named(comfy):
-    prompt = change(graphs.training(), "ChunkGRPO_FlowSDESampler", rule="euler")
+@pytest.mark.parametrize(
+    ("kind", "inputs", "words"),
+    [
+        ("ChunkGRPO_FlowSDESampler", {"rule": "euler"}, ["rule", "euler", "flow", "ode"]),
+        ("ChunkGRPO_LoadReward", {"name": "beauty"}, ["reward", "'beauty'", "tiny_world"]),
+    ],
+)
+def test_an_unknown_choice_is_named(kind, inputs, words, comfy):
+    prompt = change(graphs.training(), kind, **inputs)
     try:
         message = failed(comfy, prompt)  # ComfyUI 0.3.75 leaves the check to the node
     except PromptRejected as refusal:
         message = " ".join(refusal.messages())
-    words = ["rule", "euler", "flow", "ode"]
     assert [word for word in words if word not in message] == [], message
 
 

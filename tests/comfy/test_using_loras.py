@@ -199,7 +199,7 @@ def test_evaluate_reports_progress_and_can_be_cancelled(trained, comfy):
     ("inputs", "words"),
     [
         ({"start_percent": 0.7, "end_percent": 0.6}, ["start_percent is 0.7", "end_percent 0.6"]),
-        ({"end_percent": 1.5}, ["end_percent 1.5", "between 0 and 1"]),
+        ({"end_percent": 1.5}, ["end_percent", "1.5", "max of 1"]),
         ({"lora_name": "none"}, ["lora is not connected", "'none'"]),
         ({"lora_name": "missing.safetensors"}, ["missing.safetensors"]),
     ],

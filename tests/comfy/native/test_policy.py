@@ -27,6 +27,25 @@ def _refused(build, *words):
         raise AssertionError(f"accepted: {words}")
 
 
+def test_a_shift_patch_of_another_kind_of_model_is_doubted(lab, caplog):
+    from comfy_extras.nodes_model_advanced import (
+        ModelSamplingAuraFlow,
+        ModelSamplingFlux,
+        ModelSamplingSD3,
+    )
+
+    shift_doubt = lab.module("nodes.bridge.shift_patch").shift_doubt
+    model = random_model(lab)
+    (sd3,) = ModelSamplingSD3().patch(model, 3.0)
+    (aura,) = ModelSamplingAuraFlow().patch_aura(model, 1.73)
+    (flux,) = ModelSamplingFlux().patch(model, 1.15, 0.5, 512, 512)
+    assert [shift_doubt(fitting) for fitting in (model, aura, flux)] == ["", "", ""]
+    assert "times up to 1000" in shift_doubt(sd3) and "ModelSamplingFlux" in shift_doubt(sd3)
+    with caplog.at_level(logging.WARNING):
+        make_policy(lab, sd3)
+    assert "take the patch off" in caplog.text
+
+
 def test_adapter_off_is_the_base_bit_for_bit(lab):
     with torch.inference_mode():
         model = random_model(lab)

@@ -42,12 +42,62 @@ def test_a_run_folder_belongs_to_one_training_and_free_names_are_given_once(lab)
             training.open_run(training.RunRequest("other", True)).__enter__()
 
 
-def test_a_full_disk_is_named_with_the_inputs_that_go_on(lab):
+def ended(training, folder, error, *, is_new=True):
+    """The error as the node tells it."""
+    with pytest.raises(type(error)) as caught, training._ended_well(folder, is_new=is_new):
+        raise error
+    return str(caught.value)
+
+
+def failed_start(training, path):
+    """A run folder as it is when the first measurement has failed."""
+    folder = training.RunFolder(path)
+    path.mkdir()
+    for name in ("run.toml", "held_out.jsonl", "lock"):
+        (path / name).write_text("something")
+    for name in ("group", "samples", "checkpoints"):
+        (path / name).mkdir()
+    (folder.group / "group.json").write_text("{}")
+    return folder
+
+
+def test_a_training_that_failed_before_its_first_iteration_leaves_nothing(lab, tmp_path):
+    training = lab.module("nodes.bridge.training")
+    folder = failed_start(training, tmp_path / "a")
+    assert ended(training, folder, ValueError("wrong")) == "wrong"
+    assert [path.name for path in folder.path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("kept", ["metrics.jsonl", "checkpoints/step_000001", "my notes.txt"])
+def test_what_is_worth_keeping_is_kept(lab, tmp_path, kept):
+    training = lab.module("nodes.bridge.training")
+    folder = failed_start(training, tmp_path / "a")
+    (folder.path / kept).write_text("something")
+    before = sorted(folder.path.rglob("*"))
+    ended(training, folder, ValueError("wrong"))
+    assert sorted(folder.path.rglob("*")) == before
+
+
+def test_a_resumed_or_cancelled_run_stays(lab, tmp_path):
+    from comfy.model_management import InterruptProcessingException
+
+    training = lab.module("nodes.bridge.training")
+    folder = failed_start(training, tmp_path / "a")
+    ended(training, folder, ValueError("wrong"), is_new=False)
+    ended(training, folder, InterruptProcessingException())
+    assert folder.run_file.exists()
+
+
+def test_a_full_disk_is_named_with_the_inputs_that_go_on(lab, tmp_path):
     training = lab.module("nodes.bridge.training")
     full = training.CannotWrite(errno.ENOSPC, "No space left on device", "output/a/checkpoints")
-    with pytest.raises(OSError) as caught, training._way_on("a"):
+    folder = failed_start(training, tmp_path / "a")
+    said = "cannot write output/a/checkpoints: no space is left on this disk; free some, then "
+    (folder.path / "metrics.jsonl").write_text("{}")
+    with pytest.raises(OSError) as caught, training._ended_well(folder, is_new=True):
         raise full
-    assert str(caught.value) == (
-        "cannot write output/a/checkpoints: no space is left on this disk; free some, then write "
-        "a into run_name, turn resume on and run again"
-    )
+    assert str(caught.value) == f"{said}write a into run_name, turn resume on and run again"
+    (folder.path / "metrics.jsonl").unlink()
+    with pytest.raises(OSError) as caught, training._ended_well(folder, is_new=True):
+        raise full
+    assert str(caught.value) == f"{said}run again"

@@ -1,0 +1,237 @@
+"""One mistake is told once, at its input or its node, and before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from . import graphs
+from .client import PromptRejected
+from .graphs import change, find, input_options, node
+
+TRAIN, REWARD, PROMPTS = "ChunkGRPO_TrainLoRA", "ChunkGRPO_LoadReward", "ChunkGRPO_PromptSet"
+EVALUATE, ROLL_OUT, APPLY = (
+    "ChunkGRPO_EvaluateLoRA", "ChunkGRPO_RollOutTrajectories", "ChunkGRPO_ApplyLoRA",
+)  # fmt: skip
+HEAVY = ("ChunkGRPO_LoadTinyFlux", PROMPTS, "CLIPTextEncode", "VAEDecode")
+"""What stands for loading a model, and for what needs one."""
+SETTINGS, SAMPLER = "ChunkGRPO_GRPOSettings", "ChunkGRPO_FlowSDESampler"
+EXPLORATION, OBJECTIVE = "ChunkGRPO_GRPOExploration", "ChunkGRPO_GRPOObjective"
+
+
+def told(client, prompt):
+    """Every message about a prompt: (kind of node, input or "", text); and what had run by then."""
+    try:
+        run = client.wait(client.submit(prompt), 60)
+    except PromptRejected as refusal:
+        errors = [
+            (entry["class_type"], error["extra_info"].get("input_name", ""), error["details"])
+            for entry in refusal.node_errors.values()
+            for error in entry["errors"]
+        ]
+        return errors, []
+    messages = [data for name, data in run.history["status"]["messages"] if name.endswith("error")]
+    errors = [(data["node_type"], "", data["exception_message"].strip()) for data in messages]
+    return errors, [prompt[key]["class_type"] for data in messages for key in data["executed"]]
+
+
+def by_hand(kind, **inputs):
+    return change(graphs.training(), kind, **inputs)
+
+
+def tuned(comfy, kind, **inputs):
+    return graphs.tuned(graphs.training(), kind, comfy.object_info(), **inputs)
+
+
+def recipe(kind, **inputs):
+    prompt = graphs.small(graphs.twin(graphs.QUICK_START))
+    return change(graphs.upstream(prompt, find(prompt, TRAIN)), kind, **inputs)
+
+
+def without_reward():
+    prompt = graphs.training()
+    del prompt[find(prompt, TRAIN)]["inputs"]["reward"]
+    return prompt
+
+
+def euler(comfy):
+    prompt = by_hand(TRAIN, sampler=["euler", 0])
+    return {**prompt, "euler": node("KSamplerSelect", sampler_name="euler")}
+
+
+def through_a_link(comfy, kind, name, value=math.nan):
+    prompt = by_hand(kind, **{name: ["number", 0]})
+    return {**prompt, "number": node("PrimitiveFloat", value=value)}
+
+
+def evaluation(**inputs):
+    """A training and its measurement."""
+    prompt = graphs.training(run_name="measured")
+    train = find(prompt, TRAIN)
+    shared = {k: prompt[train]["inputs"][k] for k in ("model", "vae", "prompts", "reward")}
+    shared |= {k: prompt[train]["inputs"][k] for k in ("sigmas", "latent")}
+    values = {"pictures_per_prompt": 1, "noise_seed": 0, "batch_size": 0, "dark": False}
+    prompt["measure"] = node(EVALUATE, **shared, **values, lora=[train, 0], **inputs)
+    return prompt
+
+
+def roll_out(**inputs):
+    prompt = graphs.small(graphs.twin(graphs.BY_HAND))
+    prompt = change(graphs.upstream(prompt, find(prompt, ROLL_OUT)), ROLL_OUT, **inputs)
+    return {**prompt, "end": node("PreviewAny", source=[find(prompt, ROLL_OUT), 2])}
+
+
+def apply(**inputs):
+    values = {"lora_name": "none", "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+    prompt = {"1": node("ChunkGRPO_LoadTinyFlux")}
+    prompt["apply"] = node(APPLY, model=["1", 0], **{**values, **inputs})
+    return {**prompt, "end": node("PreviewAny", source=["apply", 0])}
+
+
+AT_VALIDATION = [
+    (TRAIN, "learning_rate", math.nan),
+    (TRAIN, "learning_rate", math.inf),
+    (TRAIN, "alpha", math.nan),
+    (TRAIN, "cfg", math.nan),
+    (TRAIN, "group_size", -1),
+    (TRAIN, "run_name", "../up"),
+    (PROMPTS, "guidance", math.nan),
+    (PROMPTS, "held_out_share", math.nan),
+    (PROMPTS, "file", "../up.txt"),
+    (SAMPLER, "eta", math.nan),
+    (SAMPLER, "noise_to", math.nan),
+    ("ChunkGRPO_ShiftedSigmas", "shift", math.nan),
+    (SETTINGS, "clip", math.nan),
+    (SETTINGS, "lora_targets", "("),
+    ("ChunkGRPO_PlanChunks", "chunk_sizes", "two"),
+    (REWARD, "colour", "blue"),
+]
+"""Node, input, wrong value; refused before anything is put into the queue."""
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), AT_VALIDATION)
+def test_a_wrong_value_is_marked_at_its_input_alone(kind, name, value, comfy):
+    errors, _ = told(comfy, by_hand(kind, **{name: value}))
+    assert [error[:2] for error in errors] == [(kind, name)]
+
+
+FIRST_THING = {
+    "one picture in a group": (
+        lambda comfy: by_hand(TRAIN, group_size=1), TRAIN, ["group_size is 1"],
+    ),
+    "one picture in a group of a recipe": (
+        lambda comfy: recipe(TRAIN, group_size=1), TRAIN, ["group_size is 1"],
+    ),
+    "a plan of other steps": (
+        lambda comfy: by_hand("ChunkGRPO_ShiftedSigmas", steps=12), TRAIN, ["8", "11 trainable"],
+    ),
+    "a plan that a window does not fit": (
+        lambda comfy: tuned(
+            comfy, EXPLORATION, window="fixed", window_chunks=3, window_start=2
+        ),
+        TRAIN, ["plan of 4 chunks"],
+    ),
+    "Euler with Chunk-GRPO": (euler, TRAIN, ["sample_euler", "Flow SDE Sampler"]),
+    "cfg without negative": (
+        lambda comfy: by_hand(TRAIN, cfg=4.0), TRAIN, ["cfg is 4.0", "negative"],
+    ),
+    "cfg that is no number, through a link": (
+        lambda comfy: through_a_link(comfy, TRAIN, "cfg"), TRAIN, ["cfg is nan"],
+    ),
+    "learning rate that is no number, through a link": (
+        lambda comfy: through_a_link(comfy, TRAIN, "learning_rate"),
+        TRAIN, ["learning_rate", "nan"],
+    ),
+    "resume without a name": (
+        lambda comfy: by_hand(TRAIN, resume=True), TRAIN, ["run_name is empty"],
+    ),
+    "resume of no run": (
+        lambda comfy: by_hand(TRAIN, run_name="nobodys", resume=True), TRAIN, ["'nobodys'"],
+    ),
+    "no reward": (
+        lambda comfy: without_reward(), TRAIN, ["reward is missing"],
+    ),
+    "a reward whose files are missing": (
+        lambda comfy: by_hand(REWARD, name="pickscore"), REWARD,
+        ["https://huggingface.co/", "models/reward_models/pickscore"],
+    ),
+    "a server without an address": (
+        lambda comfy: by_hand(REWARD, name="remote_http"), REWARD, ["needs the url"],
+    ),
+    "an unknown setting of the reward": (
+        lambda comfy: by_hand(REWARD, settings="softness=2"), REWARD, ["softness"],
+    ),
+    "sampler without noise": (
+        lambda comfy: by_hand(SAMPLER, rule="ode", eta=0.0), TRAIN, ["nothing to explore"],
+    ),
+    "noise that ends before it begins": (
+        lambda comfy: by_hand(SAMPLER, noise_from=0.6, noise_to=0.4),
+        SAMPLER, ["noise_from is 0.6"],
+    ),
+    "a window that jumps over chunks": (
+        lambda comfy: tuned(
+            comfy, EXPLORATION, window="sliding", window_chunks=2, window_stride=3
+        ),
+        EXPLORATION, ["window.stride is 3"],
+    ),
+    "advantages of no scale": (
+        lambda comfy: tuned(
+            comfy, OBJECTIVE, advantage_combine="advantages", advantage_scale="none"
+        ),
+        OBJECTIVE, ["advantage.scale is none"],
+    ),
+    "measuring with cfg without negative": (
+        lambda comfy: evaluation(cfg=3.0), EVALUATE, ["cfg is 3.0"],
+    ),
+    "measuring with a sampler that stops early": (
+        lambda comfy: {
+            **evaluation(sampler=["fast", 0]),
+            "fast": node("KSamplerSelect", sampler_name="dpm_fast"),
+        },
+        EVALUATE, ["dpm_fast"],
+    ),
+    "rollouts with cfg without negative": (
+        lambda comfy: roll_out(cfg=3.0), ROLL_OUT, ["cfg is 3.0"],
+    ),
+    "no LoRA to apply": (lambda comfy: apply(), APPLY, ["lora is not connected"]),
+    "steps of a LoRA that end before they begin": (
+        lambda comfy: apply(start_percent=0.6, end_percent=0.4), APPLY, ["start_percent is 0.6"],
+    ),
+}  # fmt: skip
+"""Mistake -> graph, node that tells it, words."""
+
+
+@pytest.mark.parametrize("mistake", FIRST_THING)
+def test_a_mistake_is_told_once_before_anything_is_loaded(mistake, comfy, comfy_server):
+    graph, kind, words = FIRST_THING[mistake]
+    runs = Path(comfy_server.base, "output", "chunk_grpo")
+    before = sorted(runs.glob("*/run.toml"))
+    errors, has_run = told(comfy, graph(comfy))
+    assert [error[0] for error in errors] == [kind], errors
+    assert [word for word in words if word not in errors[0][2]] == [], errors
+    assert not set(has_run) & set(HEAVY)
+    assert sorted(runs.glob("*/run.toml")) == before
+
+
+def test_prompts_are_read_before_the_text_encoder_is_loaded(comfy):
+    prompt = by_hand(PROMPTS, text="a {red|blue", held_out_text="")
+    errors, has_run = told(comfy, prompt)
+    assert [error[0] for error in errors] == [PROMPTS]
+    assert "ChunkGRPO_LoadTinyFlux" not in has_run
+
+
+def test_no_input_of_a_number_takes_what_is_none(comfy):
+    info = comfy.object_info()
+    open_ended = [
+        (kind, name)
+        for kind, definition in info.items()
+        if kind.startswith("ChunkGRPO_")
+        for name, options in input_options(definition).items()
+        if "min" not in options and not options.get("forceInput")
+        if any(
+            name in group and group[name][0] == "FLOAT" for group in definition["input"].values()
+        )
+    ]
+    assert open_ended == []
