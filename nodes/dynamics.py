@@ -214,7 +214,8 @@ class PlanChunks(io.ComfyNode):
                 io.String.Input(
                     "weights",
                     default="uniform",
-                    tooltip="How often each chunk is drawn. uniform; or curve (in proportion to "
+                    tooltip="Which parts of the drawing are trained more often.\n"
+                    "How often each chunk is drawn. uniform; or curve (in proportion to "
                     "its mean change, the paper's weighted sampling); or softmax 0.5 (softmax of "
                     "mean change / 0.5; a smaller number favours the chunk that changes most); or "
                     "one number per chunk, such as 0.4, 0.35, 0.2, 0.05. Weight 0 never trains a "

@@ -28,6 +28,7 @@ from .types import (
     RewardSocket,
     TrainingLog,
     guidance_inputs,
+    rare,
 )
 
 __all__ = ["EvaluateLoRA"]
@@ -76,28 +77,33 @@ class EvaluateLoRA(io.ComfyNode):
                     default=4,
                     min=1,
                     max=64,
-                    tooltip="Pictures of each held-out prompt. More prompts narrow the interval "
+                    tooltip="Pictures to measure on, of each prompt.\n"
+                    "Pictures of each held-out prompt. More prompts narrow the interval "
                     "more than more pictures do.",
                 ),
-                io.Int.Input(
-                    "noise_seed",
-                    default=EVALUATION_SEED,
-                    min=0,
-                    max=2**63 - 10_000,
-                    control_after_generate=False,
-                    tooltip="Noise seed of the first prompt; the next one has the next seed. "
-                    "RandomNoise with the same seed and batch size draws the same noise. The "
-                    "default is that of Train LoRA.",
+                rare(
+                    io.Int.Input(
+                        "noise_seed",
+                        default=EVALUATION_SEED,
+                        min=0,
+                        max=2**63 - 10_000,
+                        control_after_generate=False,
+                        tooltip="Noise seed of the first prompt; the next one has the next seed. "
+                        "RandomNoise with the same seed and batch size draws the same noise. The "
+                        "default is that of Train LoRA.",
+                    )
                 ),
-                io.Int.Input(
-                    "batch_size",
-                    default=0,
-                    min=0,
-                    max=64,
-                    tooltip="Pictures in one call of the model. 0: all pictures of a prompt "
-                    "together. When memory runs out, it is halved.",
+                rare(
+                    io.Int.Input(
+                        "batch_size",
+                        default=0,
+                        min=0,
+                        max=64,
+                        tooltip="Pictures in one call of the model. 0: all pictures of a prompt "
+                        "together. When memory runs out, it is halved.",
+                    )
                 ),
-                io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
+                rare(io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background.")),
                 io.LoraModel.Input(
                     "lora",
                     lazy=True,

@@ -14,6 +14,7 @@ _SETTINGS = (
     SettingInput(
         "noise",
         "noise",
+        "At which steps the pictures of a prompt are made to differ.\n"
         "Steps of the rollouts that take noise. all: every one (the paper). window: those of the "
         "window (MixGRPO, arXiv 2507.21802). drawn: of each picture, those it will be trained on. "
         "Less noise gives cleaner pictures to judge.",
@@ -27,6 +28,7 @@ _SETTINGS = (
     SettingInput(
         "window",
         "window.kind",
+        "Which part of the drawing is trained.\n"
         "Chunks that an iteration may train. all: every one (the paper). fixed: always the same, "
         "for example the first ones. sliding: moves from noise to data, and back (MixGRPO). "
         "random: anywhere, anew in each iteration.",
@@ -34,18 +36,22 @@ _SETTINGS = (
     SettingInput(
         "window_chunks",
         "window.chunks",
+        "How large this part is.\n"
         "Chunks in the window; fewer cost less time. MixGRPO: 4, with one step in each. Not used "
         "by window all.",
     ),
     SettingInput(
         "window_start",
         "window.start",
+        "Where this part begins.\n"
         "First chunk of a fixed window, and of a sliding one at the start; 0 is the one at pure "
         "noise.",
+        is_rare=True,
     ),
     SettingInput(
         "window_stride",
         "window.stride",
+        "How far this part moves at a time.\n"
         "Chunks by which a sliding window moves, at most window_chunks. MixGRPO: 1.",
         is_rare=True,
     ),

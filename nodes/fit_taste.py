@@ -20,7 +20,7 @@ from .bridge.host import output_folder, show_text
 from .bridge.taste_encoder import ClipVisionEncoder
 from .bridge.taste_heads import existing_taste, head_file, named_taste, picks_state
 from .lazy import ask_next
-from .types import CATEGORY, RewardSocket
+from .types import CATEGORY, RewardSocket, rare
 from .validation import choice, verdict
 
 __all__ = ["FitTaste"]
@@ -57,24 +57,28 @@ class FitTaste(io.ComfyNode):
                     "which see the look. clip_vision: the model that is connected, or none. tiny: "
                     "the encoder of the tiny FLUX's world, which comes with the pack.",
                 ),
-                io.Int.Input(
-                    "at_least",
-                    default=20,
-                    min=2,
-                    max=1000,
-                    tooltip="Clicks below which nothing is fitted.",
+                rare(
+                    io.Int.Input(
+                        "at_least",
+                        default=20,
+                        min=2,
+                        max=1000,
+                        tooltip="Clicks below which nothing is fitted.",
+                    )
                 ),
-                io.Float.Input(
-                    "pessimism",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    round=0.01,
-                    tooltip="How many deviations of the ensemble are subtracted from a score. "
-                    "Above 0 it lowers what your picks leave open: less drift, less gain.",
+                rare(
+                    io.Float.Input(
+                        "pessimism",
+                        default=0.0,
+                        min=0.0,
+                        max=10.0,
+                        step=0.01,
+                        round=0.01,
+                        tooltip="How many deviations of the ensemble are subtracted from a score. "
+                        "Above 0 it lowers what your picks leave open: less drift, less gain.",
+                    )
                 ),
-                io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background."),
+                rare(io.Boolean.Input("dark", default=False, tooltip="Draw on a dark background.")),
                 io.ClipVision.Input(
                     "clip_vision",
                     lazy=True,

@@ -16,7 +16,7 @@ from .bridge.consent import check_may_send
 from .bridge.rewards import fetch_missing, load_managed, load_taste_head, weight_path
 from .bridge.taste_heads import heads_state, named_taste
 from .lazy import ask_next
-from .types import CATEGORY, RewardSocket
+from .types import CATEGORY, RewardSocket, rare
 from .validation import verdict
 
 __all__ = ["LoadReward"]
@@ -52,14 +52,16 @@ class LoadReward(io.ComfyNode):
                     default="#2060c0",
                     tooltip="For target_colour: six hexadecimal digits, red green blue.",
                 ),
-                io.String.Input(
-                    "settings",
-                    default="",
-                    multiline=True,
-                    optional=True,
-                    tooltip="Further settings of the reward, one KEY=VALUE on each line, such as "
-                    "dtype=float16, version=2.0 or batch_size=4. Lines that begin with # are "
-                    "comments. The help page lists them.",
+                rare(
+                    io.String.Input(
+                        "settings",
+                        default="",
+                        multiline=True,
+                        optional=True,
+                        tooltip="Further settings of the reward, one KEY=VALUE on each line, such "
+                        "as dtype=float16, version=2.0 or batch_size=4. Lines that begin with # "
+                        "are comments. The help page lists them.",
+                    )
                 ),
                 io.String.Input(
                     "file",

@@ -14,6 +14,7 @@ _SETTINGS = (
     SettingInput(
         "ratio",
         "objective.ratio",
+        "Whether the steps of a picture are judged together or each by itself.\n"
         "chunk: all steps of a chunk share one ratio and one clip (arXiv 2510.21583, Eq. 15). "
         "step: each step has its own, as in Flow-GRPO; for comparisons.",
         is_rare=True,
@@ -37,6 +38,7 @@ _SETTINGS = (
     SettingInput(
         "clip_low",
         "objective.clip_low",
+        "How much less likely one update may make a picture.\n"
         "How far a ratio may fall below 1. Set it for an asymmetric clip, or to 0.000002 to "
         "0.000004 with ratio_norm.",
         step=1e-7,
@@ -44,12 +46,14 @@ _SETTINGS = (
     SettingInput(
         "clip_high",
         "objective.clip_high",
+        "How much likelier one update may make a picture.\n"
         "How far a ratio may rise above 1. More than clip_low lets rare good samples gain weight.",
         step=1e-7,
     ),
     SettingInput(
         "ratio_norm",
         "objective.ratio_norm",
+        "Let the limits of an update hold for all steps alike.\n"
         "Give the log-ratios of all steps mean 0 and the same spread (GRPO-Guard, arXiv "
         "2510.22319), so that the clip holds late steps, too. They get narrower: clip at 0.000002 "
         "to 0.000004. Try it against reward hacking.",
@@ -82,6 +86,7 @@ _SETTINGS = (
     SettingInput(
         "kl_old",
         "objective.kl_old",
+        "Pull towards the model as it was when it drew the pictures.\n"
         "Pull towards the policy that made the rollout: weight of the exact KL per latent "
         "dimension. Acts only from the second update of a rollout on, and keeps one more latent "
         "for each step in memory. 0: off.",

@@ -22,7 +22,7 @@ from .bridge.taste_heads import named_taste, picks_state
 from .bridge.tastes import tell_pages, wait_for_picks
 from .lazy import ask_next
 from .rewards import prompts_for
-from .types import CATEGORY
+from .types import CATEGORY, rare
 from .validation import choice, verdict
 
 __all__ = ["PickPictures"]
@@ -67,21 +67,23 @@ class PickPictures(io.ComfyNode):
                     tooltip="On: the queue waits until you press Done on the node, or Cancel. "
                     "Off: the run goes on, and you pick whenever you like.",
                 ),
-                io.String.Input(
-                    "picks",
-                    multiline=True,
-                    default="",
-                    optional=True,
-                    tooltip="Picks as text, for graphs without a page, counted once for the same "
-                    "pictures; then nothing waits. Lines such as\n"
-                    "liked: 1, 4\n"
-                    "disliked: 2\n"
-                    "best: 3\n"
-                    "better: 2 > 1\n"
-                    "stars: 5, 3, , 1\n"
-                    "same: 1, 2\n"
-                    "skip\n"
-                    "undo",
+                rare(
+                    io.String.Input(
+                        "picks",
+                        multiline=True,
+                        default="",
+                        optional=True,
+                        tooltip="Picks as text, for graphs without a page, counted once for the "
+                        "same pictures; then nothing waits. Lines such as\n"
+                        "liked: 1, 4\n"
+                        "disliked: 2\n"
+                        "best: 3\n"
+                        "better: 2 > 1\n"
+                        "stars: 5, 3, , 1\n"
+                        "same: 1, 2\n"
+                        "skip\n"
+                        "undo",
+                    )
                 ),
                 io.String.Input(
                     "prompt",

@@ -28,7 +28,15 @@ from .prompts import (
 )
 from .setting_inputs import SettingInput, inputs_of
 from .settings_node import SettingsNode
-from .types import BUILD_ON, CATEGORY, PromptSet, PromptsSocket, SettingsSocket, settings_outputs
+from .types import (
+    BUILD_ON,
+    CATEGORY,
+    PromptSet,
+    PromptsSocket,
+    SettingsSocket,
+    rare,
+    settings_outputs,
+)
 from .validation import choice, verdict
 
 __all__ = ["PreferenceObjective"]
@@ -124,14 +132,16 @@ class PreferenceObjective(SettingsNode):
                     tooltip="From Prompt Set: its held-out prompts are measured on. Its other "
                     "prompts are not used.",
                 ),
-                io.Int.Input(
-                    "held_out",
-                    default=_HELD_OUT,
-                    min=2,
-                    max=1000,
-                    optional=True,
-                    tooltip="Without prompts connected: how many prompts of the picks are kept to "
-                    "measure on, or to look at. Their clicks are not trained on.",
+                rare(
+                    io.Int.Input(
+                        "held_out",
+                        default=_HELD_OUT,
+                        min=2,
+                        max=1000,
+                        optional=True,
+                        tooltip="Without prompts connected: how many prompts of the picks are kept "
+                        "to measure on, or to look at. Their clicks are not trained on.",
+                    )
                 ),
                 guidance_input(optional=True),
                 cache_input(),

@@ -17,7 +17,7 @@ from .bridge.conditioning import REFERENCE
 from .bridge.encoding import conditioning_cache, encode_prompts
 from .bridge.prompts import NO_FILE, files_digest, prompt_files, read_prompts, wildcard_folder
 from .lazy import ask_next
-from .types import CATEGORY, PromptSet, PromptsSocket
+from .types import CATEGORY, PromptSet, PromptsSocket, rare
 from .validation import verdict
 
 __all__ = [
@@ -40,30 +40,35 @@ GUIDANCE = 3.5
 
 def guidance_input(*, optional: bool = False) -> Any:
     """The input ``guidance`` of every node that encodes prompts."""
-    return io.Float.Input(
-        "guidance",
-        default=GUIDANCE,
-        min=0.0,
-        max=100.0,
-        step=0.1,
-        optional=optional,
-        tooltip="FLUX guidance of FLUX.1-dev and its relatives. 3.5 leaves it to the model: FLUX "
-        "takes 3.5 then, Chroma 0. Models without guidance (schnell, tiny FLUX, SD3) do not look "
-        "at it.",
+    return rare(
+        io.Float.Input(
+            "guidance",
+            default=GUIDANCE,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            optional=optional,
+            tooltip="FLUX guidance of FLUX.1-dev and its relatives. 3.5 leaves it to the model: "
+            "FLUX takes 3.5 then, Chroma 0. Models without guidance (schnell, tiny FLUX, SD3) do "
+            "not look at it.",
+        )
     )
 
 
 def cache_input() -> Any:
     """The input ``cache_gib`` of every node that encodes prompts."""
-    return io.Float.Input(
-        "cache_gib",
-        default=CACHE_GIB,
-        min=0.0,
-        max=1000.0,
-        step=0.5,
-        optional=True,
-        tooltip="Largest size of output/chunk_grpo/.conditioning, where encoded prompts are kept; "
-        "the longest unused go first. 1 GiB holds about 250 prompts of FLUX. 0 keeps nothing.",
+    return rare(
+        io.Float.Input(
+            "cache_gib",
+            default=CACHE_GIB,
+            min=0.0,
+            max=1000.0,
+            step=0.5,
+            optional=True,
+            tooltip="Largest size of output/chunk_grpo/.conditioning, where encoded prompts are "
+            "kept; the longest unused go first. 1 GiB holds about 250 prompts of FLUX. 0 keeps "
+            "nothing.",
+        )
     )
 
 
@@ -164,11 +169,14 @@ class PromptSetNode(io.ComfyNode):
                     tooltip="How many prompts to measure on, before and after training; never "
                     "trained on. At least 2 for Train LoRA; more make the measured gain surer.",
                 ),
-                io.Int.Input(
-                    "split_seed",
-                    default=default.split_seed,
-                    **_SEED,
-                    tooltip="Seed of the choice of held-out prompts.",
+                rare(
+                    io.Int.Input(
+                        "split_seed",
+                        default=default.split_seed,
+                        **_SEED,
+                        tooltip="Another seed takes other prompts out for measuring.\n"
+                        "Seed of the choice of held-out prompts.",
+                    )
                 ),
                 guidance_input(),
                 io.Combo.Input(
@@ -180,12 +188,14 @@ class PromptSetNode(io.ComfyNode):
                     "line), .jsonl, .json, .csv or .tsv (key or column prompt, caption or text). "
                     "The summary says what was guessed about the file.",
                 ),
-                io.Combo.Input(
-                    "held_out_file",
-                    options=files,
-                    default=NO_FILE,
-                    optional=True,
-                    tooltip="Further prompts for measuring only, from such a file.",
+                rare(
+                    io.Combo.Input(
+                        "held_out_file",
+                        options=files,
+                        default=NO_FILE,
+                        optional=True,
+                        tooltip="Further prompts for measuring only, from such a file.",
+                    )
                 ),
                 io.Int.Input(
                     "variants",
@@ -197,38 +207,46 @@ class PromptSetNode(io.ComfyNode):
                     "Wildcards are choices in braces, with a bar between them, and __name__. 0 "
                     "leaves braces and underscores as they are.",
                 ),
-                io.String.Input(
-                    "wildcards",
-                    default=_WILDCARDS,
-                    optional=True,
-                    tooltip="Folder inside ComfyUI's input folder: __name__ becomes a line of its "
-                    "name.txt, or of the list called name in a .yaml file. Empty: the input folder "
-                    "itself.",
+                rare(
+                    io.String.Input(
+                        "wildcards",
+                        default=_WILDCARDS,
+                        optional=True,
+                        tooltip="Folder inside ComfyUI's input folder: __name__ becomes a line of "
+                        "its name.txt, or of the list called name in a .yaml file. Empty: the "
+                        "input folder itself.",
+                    )
                 ),
-                io.Int.Input(
-                    "wildcard_seed",
-                    default=default.wildcard_seed,
-                    **_SEED,
-                    optional=True,
-                    tooltip="Seed of what wildcards become.",
+                rare(
+                    io.Int.Input(
+                        "wildcard_seed",
+                        default=default.wildcard_seed,
+                        **_SEED,
+                        optional=True,
+                        tooltip="Seed of what wildcards become.",
+                    )
                 ),
-                io.Int.Input(
-                    "shuffle_seed",
-                    default=default.shuffle_seed,
-                    **_SEED,
-                    optional=True,
-                    tooltip="Order of the training prompts; 0 keeps it. Roll Out takes the first "
-                    "ones; training goes through all in random order anyway.",
+                rare(
+                    io.Int.Input(
+                        "shuffle_seed",
+                        default=default.shuffle_seed,
+                        **_SEED,
+                        optional=True,
+                        tooltip="Order of the training prompts; 0 keeps it. Roll Out takes the "
+                        "first ones; training goes through all in random order anyway.",
+                    )
                 ),
-                io.Float.Input(
-                    "held_out_share",
-                    default=default.held_out_share,
-                    min=0.0,
-                    max=0.99,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Share of the prompts to measure on, instead of the number in "
-                    "held_out; 0 takes the number.",
+                rare(
+                    io.Float.Input(
+                        "held_out_share",
+                        default=default.held_out_share,
+                        min=0.0,
+                        max=0.99,
+                        step=0.01,
+                        optional=True,
+                        tooltip="Share of the prompts to measure on, instead of the number in "
+                        "held_out; 0 takes the number.",
+                    )
                 ),
                 cache_input(),
                 io.Latent.Input(

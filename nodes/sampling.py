@@ -9,7 +9,7 @@ from ..chunk_grpo_core.method.rules import RULES, SdeConfig
 from ..chunk_grpo_core.method.schedule import shifted_grid
 from .bridge.sampler import flow_sde_sampler
 from .patch import span
-from .types import CATEGORY
+from .types import CATEGORY, rare
 
 __all__ = ["FlowSDESampler", "ShiftedSigmas"]
 
@@ -47,25 +47,29 @@ class FlowSDESampler(io.ComfyNode):
                     tooltip="How much noise each step adds. 0.7 in the paper. More explores more, "
                     "but with few steps the pictures get rough.",
                 ),
-                io.Float.Input(
-                    "noise_from",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    optional=True,
-                    tooltip="For pictures: the first part of the steps, up to this fraction, "
-                    "follows the ODE. Rollouts and training need 0.",
+                rare(
+                    io.Float.Input(
+                        "noise_from",
+                        default=0.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.05,
+                        optional=True,
+                        tooltip="For pictures: the first part of the steps, up to this fraction, "
+                        "follows the ODE. Rollouts and training need 0.",
+                    )
                 ),
-                io.Float.Input(
-                    "noise_to",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    optional=True,
-                    tooltip="For pictures: steps after this fraction follow the ODE; 0.5 keeps the "
-                    "noise in the first half. Rollouts and training need 1.",
+                rare(
+                    io.Float.Input(
+                        "noise_to",
+                        default=1.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.05,
+                        optional=True,
+                        tooltip="For pictures: steps after this fraction follow the ODE; 0.5 keeps "
+                        "the noise in the first half. Rollouts and training need 1.",
+                    )
                 ),
             ],
             outputs=[

@@ -16,6 +16,7 @@ _SETTINGS = (
     SettingInput(
         "clip",
         "objective.clip_low",
+        "How far one update may change what the model draws.\n"
         "How far the probability ratio of a chunk may move from 1 before its gradient is cut. "
         "Ratios are means over all latent dimensions, so this is tiny: 0.00005 in the paper.",
         also="objective.clip_high",
@@ -24,6 +25,8 @@ _SETTINGS = (
     SettingInput(
         "advantage_clamp",
         "advantage.clamp",
+        "How much a single picture may count. Its advantage is how much better it is "
+        "than the others of its prompt.\n"
         "Largest advantage of one sample.",
         step=0.1,
         is_rare=True,
@@ -31,6 +34,8 @@ _SETTINGS = (
     SettingInput(
         "chunk_fraction",
         "chunk_fraction",
+        "How many of a picture's steps are trained on. A chunk is some neighbouring "
+        "steps that are judged together.\n"
         "Part of the chunks each sample trains on. 0.5 in the paper; 1 costs twice the time per "
         "update.",
         step=0.01,
@@ -45,6 +50,8 @@ _SETTINGS = (
     SettingInput(
         "epochs",
         "optimizer.epochs",
+        "How often the same pictures are trained on. A rollout is one batch of new "
+        "pictures.\n"
         "How often each rollout is trained on. More reuses pictures, but moves away from the "
         "policy that made them.",
         is_rare=True,
@@ -86,6 +93,7 @@ _SETTINGS = (
         "checkpoint_every",
         "checkpoint_every",
         "Iterations between checkpoints; a stopped run goes on from the last.",
+        is_rare=True,
     ),
     SettingInput(
         "rs_lora",
@@ -108,6 +116,7 @@ _SETTINGS = (
         "updates, fewer early in a run. 0 gives that of the last update. Flow-GRPO and DanceGRPO "
         "average; use it in runs of some hundred updates whose reward jumps.",
         step=1e-4,
+        is_rare=True,
     ),
     SettingInput(
         "recompute_log_p",
@@ -140,6 +149,8 @@ _SETTINGS = (
     SettingInput(
         "evaluate_every",
         "evaluate_every",
+        "How often the gain is measured while it trains, on prompts that it never "
+        "trains on (held out).\n"
         "Iterations between measurements on the held-out prompts, for the monitor and the log. "
         "Each takes as long as the one before training. 0: before and after only.",
     ),

@@ -75,7 +75,8 @@ class TrainLoRA(io.ComfyNode):
                     "plan",
                     lazy=True,
                     optional=True,
-                    tooltip="From Plan Chunks: which steps share a probability ratio. Only for "
+                    tooltip="Which neighbouring steps of a picture are judged together (chunks).\n"
+                    "From Plan Chunks: which steps share a probability ratio. Only for "
                     "Chunk-GRPO; Forward Objective and Preference Objective need none.",
                 ),
                 io.Sampler.Input(
@@ -150,7 +151,8 @@ class TrainLoRA(io.ComfyNode):
                         default=2,
                         min=1,
                         max=64,
-                        tooltip="Pictures of each held-out prompt, made before and after training.",
+                        tooltip="Pictures to measure on; more make the measured gain surer.\n"
+                        "Pictures of each held-out prompt, made before and after training.",
                     )
                 ),
                 io.String.Input(

@@ -90,7 +90,8 @@ def guidance_inputs() -> list[Any]:
 
 
 def rare(made: Any) -> Any:
-    """The same input among the advanced ones, where ComfyUI has those (newer than 0.3.75)."""
+    """The same input among the advanced ones; ComfyUI 0.3.75 has no argument for it, and hands on
+    what stands in ``extra_dict``."""
     made.extra_dict = {**made.extra_dict, "advanced": True}
     return made
 

@@ -73,9 +73,7 @@ def _sockets(
     tables: dict[str, list[ast.expr]],
 ) -> Iterator[Socket]:
     for element in elements:
-        call = element.value if isinstance(element, ast.Starred) else element
-        if isinstance(call.func, ast.Name) and call.func.id == "rare":  # says how it is shown
-            (call,) = call.args
+        call = _plain(element.value if isinstance(element, ast.Starred) else element)
         if _attribute(call) in ("Input", "Output"):
             yield _socket(call)
             continue
@@ -103,7 +101,13 @@ def _socket(call: ast.Call) -> Socket:
 
 
 def _returned(function: ast.FunctionDef) -> ast.expr:
-    return next(item.value for item in function.body if isinstance(item, ast.Return))
+    return _plain(next(item.value for item in function.body if isinstance(item, ast.Return)))
+
+
+def _plain(call: ast.expr) -> ast.expr:
+    """An input without ``rare``, which says only how it is shown."""
+    is_rare = isinstance(call, ast.Call) and getattr(call.func, "id", "") == "rare"
+    return call.args[0] if is_rare else call
 
 
 def _attribute(node: ast.AST) -> str | None:

@@ -1,5 +1,5 @@
-// Train LoRA: workflows saved before it had recipes go on by hand, as they were made; and advanced
-// inputs that a graph links are shown.
+// Train LoRA: workflows saved before it had recipes go on by hand, as they were made. All nodes:
+// advanced inputs that a graph links are shown.
 
 import { app } from "../../../scripts/app.js";
 
@@ -15,16 +15,21 @@ const linksAdvanced = (node) =>
 /** Whether the values of a saved node end before those of a widget. */
 const endsBefore = (values, place) => Array.isArray(values) && values.length <= place;
 
+/** Let a node without a saved recipe go on without one. */
+function keepByHand(node, values) {
+  const widgets = node.widgets?.filter((widget) => widget.serialize !== false) ?? [];
+  const place = widgets.findIndex((widget) => widget.name === "recipe");
+  if (place >= 0 && endsBefore(values, place)) widgets[place].value = BY_HAND;
+}
+
 app.registerExtension({
-  name: "chunk_grpo.train_recipe",
+  name: "chunk_grpo.saved_nodes",
   nodeCreated(node) {
-    if (node.comfyClass !== "ChunkGRPO_TrainLoRA") return;
+    if (!node.comfyClass?.startsWith("ChunkGRPO_")) return;
     const before = node.onConfigure;
     node.onConfigure = function (saved) {
       before?.apply(this, arguments);
-      const widgets = node.widgets?.filter((widget) => widget.serialize !== false) ?? [];
-      const place = widgets.findIndex((widget) => widget.name === "recipe");
-      if (place >= 0 && endsBefore(saved?.widgets_values, place)) widgets[place].value = BY_HAND;
+      if (node.comfyClass === "ChunkGRPO_TrainLoRA") keepByHand(node, saved?.widgets_values);
       if (linksAdvanced(node)) node.showAdvanced = true;
     };
   },
