@@ -16,7 +16,7 @@ from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.models.flux.config import FluxModel
 from chunk_grpo_core.models.flux.policy import FluxPolicy
 from chunk_grpo_core.models.fp8 import Fp8Linear, replace_linears, to_fp8
-from chunk_grpo_core.models.pipelines.scaling import decoder
+from chunk_grpo_core.models.pipelines.scaling import KL, decoder
 from chunk_grpo_core.models.speed import speed_up
 from chunk_grpo_core.models.tiny.model import TRANSFORMER_CONFIG
 from chunk_grpo_core.optional import require
@@ -153,7 +153,7 @@ def random_decoder(size: Size, device: torch.device) -> Any:
             use_quant_conv=False,
             use_post_quant_conv=False,
         )
-    return decoder(vae.requires_grad_(False).eval().to(torch.bfloat16))
+    return decoder(vae.requires_grad_(False).eval().to(torch.bfloat16), KL)
 
 
 def _use_nf4(model: nn.Module) -> None:

@@ -37,7 +37,7 @@ from tools.comfyui.server import ROOT, comfyui_path, server_environment
 from .chunk_vs_step.measure import write_json
 from .memory import load_policy
 
-__all__ = ["CASES", "Case", "check", "measure", "table"]
+__all__ = ["CASES", "TEXTS", "Case", "check", "measure", "native_policy", "table"]
 
 STEPS, GROUP, CHUNKS = 17, 12, (2, 3, 4, 7)
 """As in the paper; the last step is not trained."""
@@ -100,11 +100,12 @@ def measure(blocks: str, weights: str, prompts: int, stubs: Path) -> Case:
         return Case(blocks=blocks, weights=weights, prompts=prompts, **timed)
     lab = enter_comfyui(str(comfyui_path()), str(stubs))
     pack = lab.module("chunk_grpo_core").__name__
-    timed = _measure(_native_policy(lab, weights), prompts, lambda name: f"{pack}.{name}")
+    timed = _measure(native_policy(lab, weights), prompts, lambda name: f"{pack}.{name}")
     return Case(blocks=blocks, weights=weights, prompts=prompts, **timed)
 
 
-def _native_policy(lab: Lab, weights: str) -> Any:
+def native_policy(lab: Lab, weights: str) -> Any:
+    """The tiny FLUX as ComfyUI's MODEL, with a LoRA of rank 16."""
     tiny = lab.module("nodes.bridge.tiny")
     with torch.inference_mode():  # as in a node
         model, clip, vae = tiny.load_tiny()
@@ -117,6 +118,7 @@ def _native_policy(lab: Lab, weights: str) -> Any:
             LATENT_SHAPE,
             lab.module("chunk_grpo_core.lora.adapter").LoraConfig(rank=16, alpha=32.0),
             0,
+            batch=GROUP,
         )
 
 

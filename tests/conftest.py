@@ -23,14 +23,20 @@ settings.load_profile("tests")
 ROOT = Path(__file__).resolve().parent.parent
 TESTS_COMFY = ROOT / "tests" / "comfy"
 TESTS_NATIVE = TESTS_COMFY / "native"
-
 # For benchmarks/, and for the core where it is not installed; last, so that our nodes/ hides
 # nobody's.
 sys.path.append(str(ROOT))
 
+from beside import Beside, ReportLines, report  # noqa: E402
+
 from chunk_grpo_core.train.cpu_rows import ask_for_equal_rows  # noqa: E402
 
 ask_for_equal_rows(os.environ)  # of this process and of those it starts
+
+MUCH = 100
+"""Tests that are worth a process of their own."""
+OTHERS = pytest.StashKey[Beside]()
+"""The run of all that needs no ComfyUI, where it runs beside the rest."""
 
 
 def pytest_addoption(parser):
@@ -41,23 +47,60 @@ def pytest_addoption(parser):
         help="run them in this process, which becomes one of ComfyUI's (for a debugger)",
     )
     group.addoption("--report-lines", metavar="FILE", help="write each report to FILE, as JSON")
+    group.addoption("--no-comfy", action="store_true", help="leave out what needs a ComfyUI")
+
+
+def pytest_configure(config):
+    if config.option.report_lines:
+        config.pluginmanager.register(ReportLines(config, Path(config.option.report_lines)))
+
+
+def is_of_comfyui(item):
+    return TESTS_COMFY in item.path.parents
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    if config.option.no_comfy:
+        config.hook.pytest_deselected(items=[item for item in items if is_of_comfyui(item)])
+        items[:] = [item for item in items if not is_of_comfyui(item)]
     for item in items:
         if config.option.in_comfyui and TESTS_NATIVE not in item.path.parents:
             raise pytest.UsageError(f"--in-comfyui is for {TESTS_NATIVE}; leave out {item.nodeid}")
-        if TESTS_COMFY in item.path.parents:
+        if is_of_comfyui(item):
             item.add_marker("comfy")
         if "comfy_browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
     # Server and browser live from the first test that needs them to the end; the native tests run
-    # beside them in a process of their own, which has then said everything.
+    # beside all others in a process of their own, which has then said everything.
     folders = (TESTS_COMFY, TESTS_NATIVE)
     items.sort(key=lambda item: [folder in item.path.parents for folder in folders])
+
+
+def pytest_collection_finish(session):
+    """Where there is much of both, let the tests without ComfyUI run beside those with it."""
+    options = session.config.option
+    others = sum(not is_of_comfyui(item) for item in session.items)
+    alone = options.collectonly or options.usepdb or options.in_comfyui or options.no_comfy
+    if alone or min(others, len(session.items) - others) < MUCH:
+        return
+    words = ["--no-comfy", *session.config.args]
+    words += ["-m", options.markexpr] if options.markexpr else []
+    words += ["-k", options.keyword] if options.keyword else []
+    session.stash[OTHERS] = run = Beside(session.config, words, os.environ)
+    session.config.add_cleanup(run.stop)
+    session.items.sort(key=lambda item: not is_of_comfyui(item))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    run = item.session.stash.get(OTHERS, None)
+    if run is None or is_of_comfyui(item):
+        return None
+    report(item, run)
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

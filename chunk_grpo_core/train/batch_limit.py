@@ -54,6 +54,9 @@ class BatchLimit:
     """Whether an exception says that memory ran out."""
     empty_cache: Callable[[], None] = _empty_cache
     """Gives memory that is cached but not used back, before the next try."""
+    relieve: Callable[[], bool] = lambda: False
+    """Gives up what only saves time and takes memory, and says whether there was anything: then the
+    same size is tried again."""
     on_halved: Callable[[int, int], None] = lambda before, after: None
     """Told what did not fit and what is tried next."""
     advice: str = "use smaller pictures, a LoRA with fewer layers, or a model of a smaller type"
@@ -123,6 +126,9 @@ class BatchLimit:
     def _halve(self, reason: str) -> None:
         gc.collect()  # reference cycles may hold tensors, too
         self.empty_cache()
+        if self.relieve():
+            log.warning("out of memory; going on with what takes less and more time")
+            return
         # Work that does not keep to the size must not be tried for ever.
         before = min(self._running, self.size or self._running)
         if before <= 1:

@@ -23,6 +23,7 @@ from ...chunk_grpo_core.lora.adapter import LoraConfig, copy_state, initial_fact
 from ...chunk_grpo_core.lora.low_rank import add_low_rank
 from ...chunk_grpo_core.lora.targets import layer_kinds, target_pattern
 from ...chunk_grpo_core.settings.declared import shortened
+from .activations import Activations, kept_or_recomputed
 from .autograd import alias, checkpointed, refetching
 from .quantised import differentiable, is_quantised
 
@@ -80,7 +81,7 @@ class HookLora:
         config: LoraConfig,
         seed: int,
         *,
-        activation_offloading: bool = False,
+        activations: Activations | None = None,
     ) -> None:
         """Create the factors on the MODEL's compute device; the MODEL is not changed.
 
@@ -88,7 +89,8 @@ class HookLora:
             model: Any native MODEL.
             config: Size and place.
             seed: Seed of the factors A.
-            activation_offloading: Keep what goes into the blocks in system memory until backward.
+            activations: Which of them stay in memory until backward. None: those of no block; what
+                goes into the blocks waits in system memory.
 
         Raises:
             ValueError: ``config.targets`` matches no linear layer inside a block.
@@ -98,7 +100,7 @@ class HookLora:
         #: Whether the MODEL carries the adapter at this moment.
         self.attached = False
         self._undo = ExitStack()
-        self._offload = activation_offloading
+        self._activations = activations
         layers = _linears(model.model.diffusion_model)
         pattern = target_pattern(config.targets)
         chosen = {name: layer for name, layer in layers.items() if pattern.fullmatch(name)}
@@ -167,15 +169,20 @@ class HookLora:
                 self._freeze(undo, module)
                 if is_quantised(module) and is_linear(module):
                     _set_forward(undo, module, differentiable(module, module.forward))
-                elif _is_fetched(module, patcher.load_device):
+                elif _is_fetched(module, patcher.load_device, patcher.model.manual_cast_dtype):
                     _set_forward(undo, module, refetching(module.forward))
             for name, factors in self._factors.items():
                 handle = layers[name].register_forward_hook(self._hook(*factors))
                 undo.callback(handle.remove)
-            for block in blocks(model):
-                _set_forward(undo, block, checkpointed(block.forward, self._offload))
+            for number, block in enumerate(blocks(model)):
+                _set_forward(undo, block, self._trained(block, number))
             self._undo = undo.pop_all()
         self.attached = True
+
+    def _trained(self, block: nn.Module, number: int) -> Callable[..., Any]:
+        if self._activations is None:
+            return checkpointed(block.forward, offload=True)
+        return kept_or_recomputed(block, number, self._activations, block.forward)
 
     def eject(self, patcher: ModelPatcher) -> None:
         """Undo :meth:`inject` in reverse order; without an injection nothing happens."""
@@ -224,12 +231,16 @@ def _tell_what_is_left_out(diffusion_model: nn.Module, chosen: Iterable[str]) ->
         )  # fmt: skip
 
 
-def _is_fetched(module: nn.Module, device: torch.device) -> bool:
-    """Whether ComfyUI brings this layer's weights to ``device`` for each call (see refetching)."""
+def _is_fetched(module: nn.Module, device: torch.device, products: torch.dtype | None) -> bool:
+    """Whether ComfyUI copies this layer's weights for each call (see refetching): to ``device``, or
+    to another type."""
     if not hasattr(module, "comfy_cast_weights"):
         return False
     weight = getattr(module, "weight", None)
-    return weight is not None and (weight.device != device or hasattr(module, "_v"))
+    if weight is None:
+        return False
+    is_cast = products is not None and weight.dtype != products
+    return is_cast or weight.device != device or hasattr(module, "_v")
 
 
 def _set_forward(undo: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:

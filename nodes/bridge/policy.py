@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import comfy.sample
@@ -26,6 +27,7 @@ from ...chunk_grpo_core.method.policy import Velocity
 from ...chunk_grpo_core.models.loss_scale import LossScale
 from ...chunk_grpo_core.prompts.example import Example, Prompt
 from ...chunk_grpo_core.train.batch_limit import BatchLimit
+from .activations import Activations, free_memory
 from .adapter import HookLora
 from .conditioning import (
     Conditioning,
@@ -38,6 +40,7 @@ from .conditioning import (
 )
 from .session import check_flow_model, training_session, without_dynamic_vram
 from .shift_patch import warn_of_shift
+from .times import takes_mixed_times
 
 __all__ = ["Borrowed", "NativePolicy", "latent_shape_of"]
 
@@ -138,7 +141,8 @@ class NativePolicy:
             cfg: Scale of classifier-free guidance; 1 means none.
             batch: Largest B that will be asked for, for the memory estimate.
             limit: What has turned out to fit; makes the estimate smaller.
-            activation_offloading: See :class:`HookLora`.
+            activation_offloading: What goes into the blocks waits for backward in system memory.
+                Otherwise blocks keep all that backward needs, as far as memory lasts.
             sigmas: The levels that the model is sampled with. A few models (HunyuanImage 2.1
                 distilled) look up there where a step leads to.
             name: Name of the base model in records.
@@ -173,8 +177,13 @@ class NativePolicy:
         self._adapter: HookLora | None = None
         self._scaled: Callable[[Tensor], Tensor] = lambda v_t: v_t
         if lora is not None:
-            self._adapter = HookLora(model, lora, seed, activation_offloading=activation_offloading)
+            activations = None
+            if not activation_offloading:
+                activations = Activations(partial(free_memory, model.load_device))
+                self._limit.relieve = activations.give_up
+            self._adapter = HookLora(model, lora, seed, activations=activations)
             self._scaled = LossScale(self._adapter.parameters(), self._shape)
+        self._mixes_times: bool | None = None
         self._trainee: ModelPatcher | None = None
         self._lent: Callable[[Prompt], Borrowed] | None = None
         self._is_noticed = False
@@ -201,8 +210,8 @@ class NativePolicy:
 
     @property
     def mixes_times(self) -> bool:
-        """False: not every native model takes a time for each sample."""
-        return False
+        """Whether the MODEL takes a time for each sample, as its first phase found out."""
+        return bool(self._mixes_times)
 
     @property
     def is_compiled(self) -> bool:
@@ -226,6 +235,8 @@ class NativePolicy:
         def lent(*borrowed: Any) -> T:
             self._lent, velocity = self._with_prompts(*borrowed)
             try:
+                if self._mixes_times is None and self._adapter is not None and self._batch > 1:
+                    self._mixes_times = self._try_times(velocity)
                 return work(velocity)
             finally:
                 self._lent = None
@@ -281,13 +292,21 @@ class NativePolicy:
             guider.conds = entries[text]
             return Borrowed(guider, extra_args["model_options"])
 
-        def velocity(x_t: Tensor, t: float, example: Prompt) -> Tensor:
+        def velocity(x_t: Tensor, t: float | Tensor, example: Prompt) -> Tensor:
             lent(example)
-            sigma = torch.full((x_t.shape[0],), t, device=x_t.device)
+            sigma = torch.as_tensor(t, dtype=torch.float32, device=x_t.device).expand(len(x_t))
             denoised = guider(x_t, sigma, **extra_args)  # x_t - t v_t
-            return self._scaled((x_t - denoised) / t)
+            times = t.view(-1, *[1] * (x_t.ndim - 1)) if isinstance(t, Tensor) else t
+            return self._scaled((x_t - denoised) / times)
 
         return lent, velocity
+
+    def _try_times(self, velocity: Velocity) -> bool:
+        prompt, model = next(iter(self._positive)), self._model.model
+        entries, options = self.borrowed(prompt)[0].conds, self.borrowed(prompt).options
+        dtype = model.manual_cast_dtype or model.get_dtype()
+        call = partial(velocity, example=prompt)
+        return takes_mixed_times(call, self._shape, self.device, entries, options, dtype)
 
     def decode(self, x_0: Tensor) -> Tensor:
         """See :class:`~chunk_grpo_core.method.policy.Policy`.

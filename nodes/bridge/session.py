@@ -24,11 +24,12 @@ from ...chunk_grpo_core.models.attention import without_cudnn_attention
 from .adapter import HookLora
 from .applied import COMPILE_KEY, held
 
-__all__ = ["check_flow_model", "training_session", "without_dynamic_vram"]
+__all__ = ["OURS", "check_flow_model", "training_session", "without_dynamic_vram"]
 
 logger = logging.getLogger(__name__)
 
-_KEY = "chunk_grpo"
+OURS = "chunk_grpo"
+"""Key of what a session hangs on the MODEL."""
 _ROPE_KERNELS = (
     "apply_rope_split_half", "apply_rope_split_half1", "rms_rope", "rms_rope1",
     "rms_rope_split_half", "rms_rope_split_half1",
@@ -143,7 +144,7 @@ def _prepare(model: ModelPatcher) -> ModelPatcher:
     work.model_options["transformer_options"] = options
     # Compiled blocks would not see the hooks.
     work.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY)
-    work.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _KEY, _load_in_inference_mode)
+    work.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, OURS, _load_in_inference_mode)
     return work
 
 
@@ -170,7 +171,7 @@ def training_session(
     check_flow_model(model)
     work = _prepare(model)
     if adapter:
-        work.set_injections(_KEY, [PatcherInjection(inject=adapter.inject, eject=adapter.eject)])
+        work.set_injections(OURS, [PatcherInjection(inject=adapter.inject, eject=adapter.eject)])
     try:
         with (
             _exchanged(_kernels(work.model.diffusion_model)),
@@ -188,4 +189,4 @@ def training_session(
         work.eject_model()
         if adapter:
             adapter.eject(work)  # an inject that failed halfway is unknown to the patcher
-            work.remove_injections(_KEY)
+            work.remove_injections(OURS)

@@ -12,7 +12,6 @@ from tools.comfyui.server import ComfyServer, ComfyUnavailable, comfyui_path
 
 from . import graphs
 from .client import ComfyClient
-from .native.process import native_run
 
 FAILED = pytest.StashKey[bool]()
 
@@ -27,9 +26,8 @@ def comfy_tree():
 
 
 @pytest.fixture(scope="session")
-def comfy_server(request, comfy_tree, tmp_path_factory):
+def comfy_server(comfy_tree, tmp_path_factory):
     """Give a running ComfyUI that has this repository and the test nodes as node packs."""
-    native_run(request.session)  # its tests run while the server's do
     try:
         packs = (Path(__file__).parent / "tiny_architectures",)
         server = ComfyServer(tmp_path_factory.mktemp("comfy"), packs=packs).start()

@@ -8,7 +8,7 @@ import pytest
 from tools.comfyui.server import ROOT
 
 from .native import examples
-from .native.process import NativeRun
+from .native.process import inside_comfyui
 
 NAMES = [name for name in vars(examples) if name.startswith("test_")]
 PLACE = "tests/comfy/native/examples.py::"
@@ -16,7 +16,7 @@ PLACE = "tests/comfy/native/examples.py::"
 
 @pytest.fixture(scope="module")
 def run(pytestconfig):
-    run = NativeRun(pytestconfig, [PLACE + name for name in NAMES])
+    run = inside_comfyui(pytestconfig, [PLACE + name for name in NAMES])
     yield run
     run.stop()
 

@@ -106,6 +106,7 @@ def test_forty_pictures_are_picked_by_mouse_and_keys(
         assert comfy_page.queue()[0] == "execution_success"
         until(comfy_page, 0)
         cells = panel(comfy_page).locator(".cell")
+        cells.nth(39).wait_for(timeout=10_000)
         assert cells.count() == 40
         for place in range(3):  # by mouse, in the node
             cells.nth(place).evaluate("(cell) => cell.click()")

@@ -3,6 +3,8 @@ rightly, and what cannot run here says so."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import flux_size, iteration, random_flux, scaling, sizes
+from benchmarks import flux_size, gpu_suite, iteration, random_flux, scaling, sizes
 from benchmarks.random_flux import TINY
 from benchmarks.reference_loop import check_restated
 from chunk_grpo_core.lora.adapter import LoraConfig
@@ -129,3 +131,28 @@ def test_scaling_measures_a_setting():
     assert case.rollout > 0 and case.update > 0
     assert case.trained == 2 * 2 * 2  # prompts, samples, steps
     assert scaling.table([case]).splitlines()[-1].startswith("| group size 2 | ")
+
+
+@pytest.mark.parametrize("phase", gpu_suite.PHASES, ids=lambda phase: phase.name)
+def test_every_phase_for_a_card_is_a_command_that_exists(phase, monkeypatch):
+    module = importlib.import_module(phase.words[0])
+    if phase.writes:
+        monkeypatch.setattr(sys, "argv", ["it", *phase.words[1:], "--json", "f", "--tiny"])
+        assert module._arguments().tiny
+
+
+def test_a_phase_that_fails_or_takes_too_long_says_so_in_its_file(tmp_path):
+    slow = gpu_suite.Phase("slow", 1, ("timeit", "-s", "import time", "time.sleep(60)"), False)
+    wrong = gpu_suite.Phase("wrong", 1, ("benchmarks.nothing",), False)
+    for phase, seconds, status in ((slow, 1.0, "out of time"), (wrong, 60.0, "failed")):
+        file = tmp_path / f"{phase.name}.json"
+        assert gpu_suite.run(phase, file, seconds, tiny=True)["status"] == status
+        assert json.loads(file.read_text())["status"] == status
+        assert not gpu_suite._is_measured(file)
+    assert "nothing" in json.loads((tmp_path / "wrong.json").read_text())["end"]
+
+
+def test_the_random_decoder_makes_pictures():
+    latents = torch.randn(2, TINY.channels, 8, 8)
+    pictures = random_flux.random_decoder(TINY, torch.device("cpu"))(latents)
+    assert pictures.shape == (2, 64, 64, 3) and bool(pictures.isfinite().all())

@@ -26,13 +26,14 @@ class Lab:
         return importlib.import_module(f"{self._pack}.{name}")
 
 
-def enter_comfyui(comfyui: str, stubs: str) -> Lab:
+def enter_comfyui(comfyui: str, stubs: str, *, cpu: bool = True) -> Lab:
     """Make this process one of ComfyUI's, on one thread of the CPU, with the pack loaded.
 
     Args:
         comfyui: Folder with ComfyUI's ``main.py``.
         stubs: Folder that :func:`~tools.comfyui.stubs.write_stubs` has filled. What looks for
             torchvision when it is imported (diffusers, transformers) must be imported before.
+        cpu: Whether models stay off the accelerator.
     """
     sys.path[:0] = [comfyui, stubs]
     import torch
@@ -40,7 +41,7 @@ def enter_comfyui(comfyui: str, stubs: str) -> Lab:
     torch.set_num_threads(1)
     from comfy.cli_args import args
 
-    args.cpu = True  # before anything imports comfy.model_management
+    args.cpu = cpu  # before anything imports comfy.model_management
     logging.getLogger().setLevel(logging.WARNING)
     return Lab(_load_pack())
 

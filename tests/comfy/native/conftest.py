@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from beside import report
 
 from tools.comfyui.inside import enter_comfyui
 from tools.comfyui.stubs import write_stubs
 
-from .process import ReportLines, native_run
+from .process import native_run
 
 HERE = Path(__file__).resolve().parent
 
@@ -31,9 +32,10 @@ def lab(pytestconfig, comfy_tree, tmp_path_factory):
     return enter_comfyui(str(comfy_tree), str(stubs))
 
 
-def pytest_configure(config):
-    if config.option.report_lines:
-        config.pluginmanager.register(ReportLines(config, Path(config.option.report_lines)))
+def pytest_collection_finish(session):
+    """Let them run beside all others, from the beginning."""
+    if not (session.config.option.in_comfyui or session.config.option.collectonly):
+        native_run(session)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,15 +46,5 @@ def pytest_runtest_protocol(item):
     run = native_run(item.session)
     if run is None:  # ``lab`` says why
         return None
-    hook = item.ihook
-    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    passed_through = (KeyboardInterrupt, pytest.exit.Exception)
-    call = pytest.CallInfo.from_call(lambda: run.reports(item.nodeid), "call", passed_through)
-    if call.excinfo is None:
-        reports = call.result
-    else:
-        reports = [hook.pytest_runtest_makereport(item=item, call=call)]
-    for report in reports:
-        hook.pytest_runtest_logreport(report=report)
-    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    report(item, run)
     return True

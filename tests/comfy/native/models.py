@@ -141,6 +141,7 @@ def survives_errors_and_cancel(policy, model, conditioning) -> None:
     """Stop a training in its forward and its backward pass; the MODEL stays and trains at once."""
     import comfy.model_management as memory
 
+    policy.adapter._activations.give_up()  # so that backward runs blocks, which look for a Cancel
     x_t = noise(1, latent=policy.latent_shape)
 
     def fail(velocity):

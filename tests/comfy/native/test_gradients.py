@@ -77,9 +77,9 @@ def test_gradients_equal_finite_differences(lab):
 def test_the_check_fails_without_out_of_place_residuals(lab):
     """Negative control. Checkpointing hides the in-place residuals: wrong numbers, no exception."""
     adapter = lab.module("nodes.bridge.adapter")
-    original = adapter.checkpointed
+    original = adapter.kept_or_recomputed
 
-    def hidden(forward, offload):
+    def hidden(block, number, activations, forward):
         def run(args, kwargs):
             args = [a.clone() if torch.is_tensor(a) else a for a in args]
             kwargs = {k: v.clone() if k in ("img", "txt") else v for k, v in kwargs.items()}
@@ -92,18 +92,19 @@ def test_the_check_fails_without_out_of_place_residuals(lab):
 
         return wrapped
 
-    adapter.checkpointed = hidden
+    adapter.kept_or_recomputed = hidden
     try:
         error, name = _worst_error(_float64_policy(lab))
     finally:
-        adapter.checkpointed = original
+        adapter.kept_or_recomputed = original
     print("negative control", error, name)
     assert error > 1e-2, (error, name)
 
 
 def test_without_the_mode_plain_backward_raises(lab):
     adapter = lab.module("nodes.bridge.adapter")
-    original, adapter.checkpointed = adapter.checkpointed, lambda forward, _: forward
+    original = adapter.kept_or_recomputed
+    adapter.kept_or_recomputed = lambda block, number, activations, forward: forward
     try:
         _float64_policy(lab).run(lambda velocity: _loss(velocity).backward())
     except RuntimeError as error:
@@ -111,7 +112,7 @@ def test_without_the_mode_plain_backward_raises(lab):
     else:
         raise AssertionError("in-place residuals went unnoticed: is the mode still needed?")
     finally:
-        adapter.checkpointed = original
+        adapter.kept_or_recomputed = original
 
 
 def test_float32_and_offloaded_weights_give_the_same_gradients(lab):
@@ -136,7 +137,7 @@ def test_float32_and_offloaded_weights_give_the_same_gradients(lab):
         policy.adapter.load_state_dict(start)
         original = adapter._is_fetched
         if fetched:
-            adapter._is_fetched = lambda module, device: hasattr(module, "comfy_cast_weights")
+            adapter._is_fetched = lambda module, *_: hasattr(module, "comfy_cast_weights")
         try:
             results.append(gradients(policy, torch.float32))
         finally:
