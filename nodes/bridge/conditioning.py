@@ -36,7 +36,7 @@ REFERENCE = "reference_latents"
 """Where ComfyUI keeps encoded pictures that an edit model looks at: a list of tensors."""
 
 _UNSUPPORTED = (
-    "control", "gligen", "hooks", "area", "mask", "concat_latent_image", "concat_mask",
+    "control", "gligen", "hooks", "concat_latent_image", "concat_mask",
     "clip_vision_output", "unclip_conditioning",
 )  # fmt: skip
 
@@ -75,7 +75,7 @@ def trainable(conditioning: Conditioning, name: str) -> Conditioning:
 
     Raises:
         ValueError: It is empty; or it has more than text and reference latents (a ControlNet,
-            GLIGEN, hooks, an area, a picture beside the noise, CLIP vision), through which nobody
+            GLIGEN, hooks, a picture beside the noise, CLIP vision), through which nobody
             has checked the gradients.
     """
     if not conditioning:

@@ -22,8 +22,9 @@ from ..types import PromptSet
 from .any_sampler import AnySampler, check_sampler
 from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress
+from .latents import latent_shape_of
 from .memory import batch_limit
-from .policy import NativePolicy, latent_shape_of
+from .policy import NativePolicy
 
 __all__ = ["Compared", "compare_models"]
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import comfy.sample
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -42,38 +41,9 @@ from .session import check_flow_model, training_session, without_dynamic_vram
 from .shift_patch import warn_of_shift
 from .times import takes_mixed_times
 
-__all__ = ["Borrowed", "NativePolicy", "latent_shape_of"]
+__all__ = ["Borrowed", "NativePolicy"]
 
 T = TypeVar("T")
-
-
-_LATENT_OPTIONS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
-"""What newer ComfyUI notes on an empty LATENT, so that every model gets its own size."""
-
-
-def latent_shape_of(model: ModelPatcher, latent: Mapping[str, Any]) -> tuple[int, ...]:
-    """Shape of one latent of an (empty) LATENT as ``model`` wants it, without the batch axis.
-
-    Raises:
-        ValueError: The LATENT belongs to a model with other latents; or it is no single tensor.
-    """
-    form = model.get_model_object("latent_format")
-    samples = latent["samples"]
-    if getattr(samples, "is_nested", False):
-        raise ValueError(
-            "the LATENT holds several tensors (picture and sound); training takes latents of "
-            "pictures"
-        )
-    options = {name: latent[name] for name in _LATENT_OPTIONS if latent.get(name) is not None}
-    samples = comfy.sample.fix_empty_latent_channels(model, samples, **options)
-    axes = form.latent_dimensions + 2
-    if samples.shape[1] != form.latent_channels or samples.ndim != axes:
-        raise ValueError(
-            f"the LATENT has {samples.shape[1]} channels and {samples.ndim} axes; this MODEL needs "
-            f"{form.latent_channels} channels and {axes} axes. Connect an empty latent, for "
-            "example from EmptySD3LatentImage"
-        )
-    return tuple(samples.shape[1:])
 
 
 class _Borrow(comfy.samplers.Sampler):
@@ -133,7 +103,7 @@ class NativePolicy:
             vae: Its VAE; None if nothing will be decoded.
             conditioning: Prompt text -> its positive CONDITIONING; that of the empty text is for
                 rewards that ask the MODEL itself.
-            latent_shape: Shape of one latent (see :func:`latent_shape_of`).
+            latent_shape: Shape of one latent (see :func:`.latents.latent_shape_of`).
             lora: Size and place of the LoRA to train; None for a policy that is only looked at, so
                 that the MODEL is sampled as it is.
             seed: Seed of its initial factors.

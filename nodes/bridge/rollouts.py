@@ -16,8 +16,9 @@ from ...chunk_grpo_core.prompts.example import Example
 from ..types import PromptSet, Rollouts
 from .conditioning import Conditioning
 from .host import check_interrupt, progress_bar, show_progress
+from .latents import latent_shape_of
 from .memory import batch_limit
-from .policy import NativePolicy, latent_shape_of
+from .policy import NativePolicy
 
 __all__ = ["roll_out"]
 

@@ -24,10 +24,11 @@ from ..types import PromptSet
 from .any_sampler import AnySampler
 from .conditioning import Conditioning
 from .host import check_interrupt
+from .latents import latent_shape_of
 from .memory import batch_limit
 from .own_defaults import empty_latent
 from .picked_prompts import check_judged
-from .policy import NativePolicy, latent_shape_of
+from .policy import NativePolicy
 from .side_branches import start_state
 from .taste_heads import named_taste
 

@@ -141,7 +141,7 @@ def test_two_examples_with_one_text_share_its_conditioning(lab):
 
 
 def test_latents_of_every_shape(lab):
-    shape_of = lab.module("nodes.bridge.policy").latent_shape_of
+    shape_of = lab.module("nodes.bridge.latents").latent_shape_of
     for name, entry in ARCHITECTURES.items():
         model = models.build(name)
         assert shape_of(model, {"samples": torch.zeros(3, *entry.latent)}) == entry.latent

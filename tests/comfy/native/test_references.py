@@ -95,7 +95,7 @@ def test_pictures_in_the_wrong_place_or_of_another_vae_are_refused(lab):
     words, extras = plain[0]
     other = [[words, {**extras, "reference_latents": [torch.zeros(1, 128, 4, 4)]}]]
     refused(lab, "flux", "reference has 128 channels", "needs 16", prompt=other)
-    for key in ("concat_latent_image", "mask", "clip_vision_output"):
+    for key in ("concat_latent_image", "clip_vision_output"):
         given = [[words, {**extras, key: torch.zeros(1, 16, 8, 8)}]]
         refused(lab, "flux", key, "training takes text", prompt=given)
 

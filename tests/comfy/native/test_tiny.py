@@ -73,7 +73,7 @@ def _assert_same_pictures(lab, flux, triple):
 
     model, clip, vae = triple
     latent = EmptySD3LatentImage.execute(64, 64, 2).args[0]
-    assert lab.module("nodes.bridge.policy").latent_shape_of(model, latent) == LATENT
+    assert lab.module("nodes.bridge.latents").latent_shape_of(model, latent) == LATENT
     positive, negative = _encode(clip, CAPTIONS[0]), _encode(clip, "")
     assert positive[0][0].shape == (1, 8, 96)
     assert positive[0][1]["pooled_output"].shape == (1, 64)
