@@ -9,13 +9,17 @@ import pytest
 
 from . import graphs
 from .client import PromptRejected
-from .graphs import MODEL, PRESET_TO_TRAIN, find, node
+from .graphs import MODEL, find, node
 
 TRAIN, EVALUATE, SAVE = "ChunkGRPO_TrainLoRA", "ChunkGRPO_EvaluateLoRA", "ChunkGRPO_SaveLoRA"
 OF_THE_TINY_FLUX = {"model": MODEL, "clip": graphs.CLIP, "vae": graphs.VAE}
-OWN_INPUTS = {"12_flux2_dev": {"sigmas"}, "16_z_image_turbo": {"sampler"}}
-OWN_INPUTS["17_flux2_klein"] = {"sigmas"}
-OWN_INPUTS["19_z_image_turbo_your_taste"] = {"sampler"}
+AS_DRAWN = {
+    "12_flux2_dev": (None, "Flux2Scheduler", 8),
+    "16_z_image_turbo": ("res_multistep", "ChunkGRPO_ShiftedSigmas", 8),
+    "17_flux2_klein": (None, "Flux2Scheduler", 4),
+    "19_z_image_turbo_your_taste": ("res_multistep", "ChunkGRPO_ShiftedSigmas", 8),
+}
+"""Example -> sampler, node of the noise levels, steps; where they are not those of the others."""
 PICK, FIT = "ChunkGRPO_PickPictures", "ChunkGRPO_FitTaste"
 NEWER = {"18_krea2_turbo": "krea2"}
 """Example -> what an older server does not offer; the note of the example says so."""
@@ -89,23 +93,31 @@ def test_the_note_names_every_file_and_claims_no_measurement(name):
 
 
 @real_examples
-def test_a_preset_trains_and_the_lora_is_saved_and_measured(name):
+def test_a_recipe_trains_as_the_model_is_drawn_and_the_lora_is_saved_and_measured(name):
     prompt = graphs.twin(name)
-    train, preset = find(prompt, TRAIN), find(prompt, "ChunkGRPO_GRPOPreset")
+    train = find(prompt, TRAIN)
     inputs = prompt[train]["inputs"]
-    own = {"iterations"} | OWN_INPUTS.get(name, set())
-    wired = {key: [preset, slot] for slot, key in enumerate(PRESET_TO_TRAIN) if key not in own}
-    assert {key: inputs[key] for key in wired} == wired
-    assert prompt[preset]["inputs"]["preset"] == "quick"
+    assert (inputs["recipe"], inputs["iterations"]) == ("quick", 30)
+    numbers = ("prompts_per_iteration", "group_size", "learning_rate", "rank", "alpha")
+    assert not any(inputs[key] for key in numbers) and not {"settings", "plan"} & set(inputs)
+    sampler, levels, steps = AS_DRAWN.get(name, (None, "ChunkGRPO_ShiftedSigmas", 8))
+    drawn_with = prompt[inputs["sampler"][0]]["inputs"] if "sampler" in inputs else {}
+    assert drawn_with.get("sampler_name") == sampler
+    for key in (train, find(prompt, EVALUATE)):
+        of_steps = prompt[prompt[key]["inputs"]["sigmas"][0]]
+        assert (of_steps["class_type"], of_steps["inputs"]["steps"]) == (levels, steps)
+        assert of_steps["inputs"].get("shift", 3.0) == 3.0  # the levels of the recipe
     save, evaluate = (prompt[find(prompt, kind)]["inputs"] for kind in (SAVE, EVALUATE))
     assert (save["lora"], save["log"], evaluate["lora"]) == ([train, 0], [train, 2], [train, 0])
     assert save["name"] == f"chunk_grpo/{name[3:]}"
     shared = ("model", "vae", "prompts", "reward", "cfg", "negative")
-    shared += ("sampler",) if "sampler" in own else ()
+    shared += ("sampler",)
     assert [evaluate.get(key) for key in shared] == [inputs.get(key) for key in shared]
     assert (inputs["cfg"] > 1) == ("negative" in inputs)
     kinds = [entry["class_type"] for entry in prompt.values()]
     assert kinds.count("ChunkGRPO_LoadReward") == 1
+    assert "ChunkGRPO_GRPOPreset" not in kinds
+    assert len(kinds) <= (18 if name != "19_z_image_turbo_your_taste" else 25)
 
 
 @real_examples
@@ -177,5 +189,4 @@ def stand_in(prompt, name):
         prompt = graphs.change(prompt, EVALUATE, duels=2)
     captions = {"text": ["1", 3], "held_out_text": ["1", 4]}
     prompt = graphs.change(prompt, "ChunkGRPO_PromptSet", **captions)
-    prompt = graphs.change(prompt, "ChunkGRPO_GRPOPreset", batch_size=4)
     return graphs.small(prompt)

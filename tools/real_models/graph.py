@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools.comfyui.graphs import PRESET_TO_TRAIN, node
+from tools.comfyui.graphs import node
 
 from .models import Loader, ModelExample
 
@@ -13,6 +13,10 @@ __all__ = ["layout_of", "prompt_of"]
 TRAIN_SIZE, MEASURE_SIZE = 512, 1024
 RECIPE, PICTURES = "quick", 24  # in an iteration
 ITERATIONS = 30  # a first try
+AS_THE_RECIPE = dict.fromkeys(
+    ("prompts_per_iteration", "group_size", "learning_rate", "rank", "alpha"), 0
+)
+SHIFT = 3.0  # of the recipe's noise levels
 
 
 def text(name: str) -> str:
@@ -50,23 +54,17 @@ def prompt_of(model: ModelExample) -> dict[str, dict]:
     base, clip, vae = ([ids[index], slot] for index, slot in (model.model, model.clip, model.vae))
     shared = {"model": base, "vae": vae, "prompts": ["10", 0], "reward": ["30", 0]}
     guided = {"cfg": model.cfg} | ({"negative": ["11", 0]} if model.cfg > 1 else {})
-    preset = {name: ["20", slot] for slot, name in enumerate(PRESET_TO_TRAIN)}
-    preset["iterations"] = ITERATIONS
-    measured_sigmas = preset["sigmas"]
     nodes = loaders | {
         "10": node(
             "ChunkGRPO_PromptSet", clip=clip, text=text("prompts.txt"), variants=4,
             held_out_text=text("held_out.txt"), held_out=8, split_seed=0, guidance=model.guidance,
         ),
         "12": _size(model, TRAIN_SIZE),
-        "20": node("ChunkGRPO_GRPOPreset", preset=RECIPE, batch_size=-1),
-        "21": node("PreviewAny", source=["20", len(PRESET_TO_TRAIN)]),
+        "13": _levels(model, TRAIN_SIZE),
         "30": node(
             "ChunkGRPO_LoadReward", name="follows_prompt", colour="#2060c0", settings="", file="",
             url="", allow_download=False,
         ),
-        "43": node("ChunkGRPO_PlotTraining", log=["40", 2], dark=True),
-        "44": node("PreviewImage", images=["43", 0]),
         "45": node("PreviewImage", images=["40", 3]),
         "41": node("PreviewAny", source=["40", 4]),
         "42": node(
@@ -75,28 +73,25 @@ def prompt_of(model: ModelExample) -> dict[str, dict]:
         ),
         "50": _size(model, MEASURE_SIZE),
         "52": node("PreviewAny", source=["51", 0]),
-        "53": node("PreviewImage", images=["51", 1]),
         "54": node("PreviewImage", images=["51", 2]),
     }  # fmt: skip
     if model.cfg > 1:
         nodes["11"] = node("CLIPTextEncode", clip=clip, text="")
     if model.scheduler:
-        preset["sigmas"], measured_sigmas = ["13", 0], ["55", 0]
-        nodes["13"] = _scheduler(model, TRAIN_SIZE)
-        nodes["55"] = _scheduler(model, MEASURE_SIZE)
+        nodes["55"] = _levels(model, MEASURE_SIZE)
     drawn = {}
     if model.sampler:
-        preset["sampler"] = ["14", 0]
         drawn["sampler"] = ["14", 0]
         nodes["14"] = node("KSamplerSelect", sampler_name=model.sampler)
     nodes["40"] = node(
-        "ChunkGRPO_TrainLoRA", **shared, **guided, **preset, latent=["12", 0], seed=0,
-        pictures_per_held_out=2, run_name="", resume=False, recipe="by hand", check_only=False,
+        "ChunkGRPO_TrainLoRA", **shared, **guided, **drawn, **AS_THE_RECIPE, sigmas=["13", 0],
+        latent=["12", 0], iterations=ITERATIONS, seed=0, pictures_per_held_out=2, run_name="",
+        resume=False, recipe=RECIPE, check_only=False,
     )  # fmt: skip
     nodes["51"] = node(
-        "ChunkGRPO_EvaluateLoRA", **shared, **guided, **drawn, sigmas=measured_sigmas,
-        latent=["50", 0], lora=["40", 0], pictures_per_prompt=2, noise_seed=20_000, batch_size=1,
-        dark=True,
+        "ChunkGRPO_EvaluateLoRA", **shared, **guided, **drawn,
+        sigmas=["55" if model.scheduler else "13", 0], latent=["50", 0], lora=["40", 0],
+        pictures_per_prompt=2, noise_seed=20_000, batch_size=1, dark=True,
     )  # fmt: skip
     return dict(sorted(nodes.items()))
 
@@ -105,8 +100,11 @@ def _size(model: ModelExample, side: int) -> dict:
     return node(model.latent, width=side, height=side, batch_size=1)
 
 
-def _scheduler(model: ModelExample, side: int) -> dict:
-    return node(model.scheduler or "", steps=model.steps, width=side, height=side)
+def _levels(model: ModelExample, side: int) -> dict:
+    """Noise levels: those of the recipe, or the model's own of this size."""
+    if model.scheduler:
+        return node(model.scheduler, steps=model.steps, width=side, height=side)
+    return node("ChunkGRPO_ShiftedSigmas", steps=model.steps, shift=SHIFT)
 
 
 TITLE_BAR, GAP, TOP, BOTTOM = 30, 30, 80, 1680
@@ -127,48 +125,41 @@ def layout_of(model: ModelExample) -> dict:
         return y - STEP
 
     loaders = [(str(n), loader.height, None) for n, loader in enumerate(model.loaders, 1)]
-    files_end = place(20, 480 + TOP, 420, *loaders) + 20
+    files = BOTTOM - sum(loader.height + STEP for loader in model.loaders) - TOP + GAP
+    place(20, files + TOP, 420, *loaders)
     for (key, _, _), loader in zip(loaders, model.loaders, strict=True):
         nodes[key]["models"] = _offered(loader)
 
     size = ("12", 106, f"Picture size: {TRAIN_SIZE} for a first try")
-    levels = [("13", 106, "Noise levels of this size")] if model.scheduler else []
+    levels = ("13", 106, "Noise levels of this size") if model.scheduler else ("13", 82, None)
     negative = [("11", 88, "Negative prompt")] if model.cfg > 1 else []
     sampler = [("14", 58, "Sampler, as you draw")] if model.sampler else []
-    place(520, TOP, 420, ("10", 0, None), *negative, size, *levels, *sampler)
+    place(520, TOP, 420, ("10", 0, None), *negative, size, levels, *sampler)
 
     place(1020, TOP, 420, ("30", 250, "Load Reward: choose yours here"))
     nodes["30"] |= {"color": "#322", "bgcolor": "#533"}
-    place(1020, 690, 420, ("20", 290, None), ("21", 0, "Every value and its source"))
-
     place(1520, TOP, 460, ("40", 1100, None))
-    shown = ("41", 560, "What the training gained")
-    place(2000, TOP, 480, shown, ("42", 142, None), ("43", 82, None))
-    place(1520, 1240, 480, ("45", 0, "Held-out prompts, before and after"))
-    place(2020, 1240, 460, ("44", 0, "Training curves"))
+    shown = ("41", 898, "What the training gained")
+    place(2000, TOP, 480, shown, ("42", 142, None))
+    place(1520, 1240, 960, ("45", 0, "Held-out prompts, before and after"))
 
     size = ("50", 106, f"Picture size: {MEASURE_SIZE}, as you will draw")
     levels = [("55", 106, "Noise levels of this size")] if model.scheduler else []
-    place(2560, TOP, 360, size, *levels, ("51", 640, None), ("53", 0, "Gain of every prompt"))
+    place(2560, TOP, 360, size, *levels, ("51", 0, None))
     place(2940, TOP, 480, ("52", 340, "Base against LoRA"), ("54", 0, "Base above, LoRA below"))
     return {
         "nodes": nodes,
         "groups": [
-            _group("Model files", 0, 480, 460, files_end - 480, "#3f789e"),
+            _group("Model files", 0, files, 460, BOTTOM - files, "#3f789e"),
             _group("Prompts and size", 500, 0, 460, BOTTOM, "#3f789e"),
-            _group("Reward", 1000, 0, 460, 590, "#8a3535"),
-            _group("Recipe", 1000, 610, 460, BOTTOM - 610, "#3f7a52"),
+            _group("Reward", 1000, 0, 460, 910, "#8a3535"),
             _group("Train and save", 1500, 0, 1000, BOTTOM, "#6a4a8c"),
             _group("Measure at the size you will use", 2540, 0, 900, BOTTOM, "#8a6a35"),
         ],
         "notes": [
-            _note("Read me first", read_me(model), 0, 30, 460, 430),
-            _note(
-                "What to change first",
-                text("change_first.md"),
-                0, files_end + 50, 460, BOTTOM - files_end - 50,
-            ),
-            _note("The reward", text("reward.md"), 1020, 370, 420, 208),
+            _note("Read me first", read_me(model), 0, 30, 460, files - 60),
+            _note("What to change first", text("change_first.md"), 1000, 960, 460, BOTTOM - 960),
+            _note("The reward", text("reward.md"), 1020, 370, 420, 520),
         ],
     }  # fmt: skip
 

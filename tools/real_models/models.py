@@ -68,9 +68,9 @@ class ModelExample:
     cfg: float = 1.0
     latent: str = "EmptySD3LatentImage"
     scheduler: str | None = None
-    """Node that gives the model's own noise levels, in the place of the preset's."""
+    """Node that gives the model's own noise levels, in the place of the recipe's."""
     sampler: str | None = None
-    """Sampler of KSamplerSelect, in the place of the preset's."""
+    """Sampler of KSamplerSelect, in the place of the recipe's."""
     steps: int = 8
     """Of a rollout: those of the recipe, or of the model's own scheduler."""
     needs: str = ""
@@ -161,7 +161,7 @@ MODELS = (
         "then keeps a part of them in system memory and moves it for every call: slow. "
         "This is the largest of the examples; try a smaller model first.",
         advice="Noise levels come from **Flux2Scheduler**, FLUX.2's own for this size, not from "
-        "the preset. Change its width and height together with **Picture size**; keep 8 steps.",
+        "the recipe. Change its width and height together with **Picture size**; keep 8 steps.",
     ),
     ModelExample(
         name="13_sd35",
@@ -210,7 +210,7 @@ MODELS = (
         "ComfyUI keeps a part of them in system memory, which is slow.",
         advice="It is drawn with `cfg` 4, so it is trained with it, at twice the time. Train "
         "without Lightning LoRAs. ComfyUI's template has ModelSamplingAuraFlow, which only sets "
-        "noise levels; here the preset gives them.",
+        "noise levels; here **Shifted Sigmas** does.",
     ),
     ModelExample(
         name="15_z_image",
@@ -244,7 +244,7 @@ MODELS = (
         memory="The weights are about 12 GB in bf16. Meant for cards of 16 to 24 GB.",
         advice="It was distilled to few steps, and is trained as it is used: 8 steps, `cfg` 1 and "
         "`res_multistep`, as in ComfyUI's own template, whose ModelSamplingAuraFlow (shift 3) only "
-        "sets the noise levels that the preset gives here. Draw with the same.",
+        "sets the noise levels that **Shifted Sigmas** gives here. Draw with the same.",
     ),
     ModelExample(
         name="17_flux2_klein",
