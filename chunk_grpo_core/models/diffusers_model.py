@@ -48,7 +48,8 @@ class DiffusersModel(ModelTable):
     vae: str = ""
     """File instead of the pipeline's VAE."""
     weights: str = "bf16"
-    """How the transformer is kept: bf16, float16 or float32."""
+    """How the transformer is kept: bf16, float16, float32, fp8 (half the memory), int8 or nf4
+    (bitsandbytes), or gguf (a .gguf file as it is)."""
     width: Annotated[int, Range(64, 8192)] = 512
     """Pixels, a multiple of 16."""
     height: Annotated[int, Range(64, 8192)] = 512

@@ -68,6 +68,9 @@ class Checkpoint:
     """Of the transformer, such as 12B."""
     licence: str
     """The licence of the weights in a few words."""
+    guidance: float | None = None
+    """Scale of guidance that its makers sample it with, where a family has checkpoints with and
+    without; whoever loads one of them by name with the other kind is warned."""
 
 
 class Load(Protocol[TableIn]):

@@ -59,10 +59,12 @@ FAMILY = pipeline_family(
     title="Stable Diffusion 3.5",
     table=Sd3Model,
     checkpoints=(
-        Checkpoint("stabilityai/stable-diffusion-3.5-medium", "2.5B", "Stability AI Community"),
-        Checkpoint("stabilityai/stable-diffusion-3.5-large", "8.1B", "Stability AI Community"),
         Checkpoint(
-            "stabilityai/stable-diffusion-3.5-large-turbo", "8.1B", "Stability AI Community"
+            "stabilityai/stable-diffusion-3.5-medium", "2.5B", "Stability AI Community", 4.5
+        ),
+        Checkpoint("stabilityai/stable-diffusion-3.5-large", "8.1B", "Stability AI Community", 3.5),
+        Checkpoint(
+            "stabilityai/stable-diffusion-3.5-large-turbo", "8.1B", "Stability AI Community", 1.0
         ),
     ),
     few_steps=16,

@@ -71,8 +71,8 @@ FAMILY = pipeline_family(
     title="Z-Image",
     table=ZImageModel,
     checkpoints=(
-        Checkpoint("Tongyi-MAI/Z-Image-Turbo", "6B", "Apache 2.0"),
-        Checkpoint("Tongyi-MAI/Z-Image", "6B", "Apache 2.0"),
+        Checkpoint("Tongyi-MAI/Z-Image-Turbo", "6B", "Apache 2.0", 0.0),
+        Checkpoint("Tongyi-MAI/Z-Image", "6B", "Apache 2.0", 4.0),
     ),
     few_steps=8,
 )

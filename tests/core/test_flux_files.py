@@ -9,9 +9,10 @@ from environment import package
 from safetensors.torch import save, save_file
 
 from chunk_grpo_core.models.flux.convert import diffusers_state, flux_config
-from chunk_grpo_core.models.flux.files import find_part, read_header, read_tensors
+from chunk_grpo_core.models.flux.files import find_part
 from chunk_grpo_core.models.flux.identify import identify
 from chunk_grpo_core.models.flux.vae import diffusers_vae_state, vae_config
+from chunk_grpo_core.models.weight_file import read_header, read_tensors
 
 #: What a header has -> what the message says.
 OTHERS = {
@@ -92,11 +93,11 @@ def test_weights_quantised_in_another_way_are_refused(tmp_path):
     packed = tensors | {"img_in.weight": torch.zeros(128, 8, dtype=torch.uint8)}
     file = read_header(write(tmp_path / "nf4.safetensors", packed))
     with pytest.raises(ValueError, match=r"nf4\.safetensors holds U8 weights \(img_in\.weight\)"):
-        read_tensors(find_part(file, "transformer"))
+        read_tensors(file)
     blocks = tensors | {"img_in.weight_scale": torch.ones(128, 1)}
     file = read_header(write(tmp_path / "mx.safetensors", blocks))
     with pytest.raises(ValueError, match="holds 128 scales in one layer"):
-        read_tensors(find_part(file, "transformer"))
+        read_tensors(file)
 
 
 def test_renaming_is_that_of_diffusers(tmp_path):

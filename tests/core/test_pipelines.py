@@ -390,6 +390,39 @@ def test_mistakes_name_what_is_wrong(small, tmp_path):
         small.policy(lora)
 
 
+@pytest.mark.parametrize(
+    ("family", "model", "said"),
+    [
+        ("z-image", {"path": "/m/Z-Image", "guidance": 0.0}, r"guidance = 4, unless"),
+        ("z-image", {"path": "/m/Z-Image", "guidance": 3.0}, ""),
+        ("z-image", {"path": "Tongyi-MAI/Z-Image-Turbo", "guidance": 0.0}, ""),
+        ("z-image", {"path": "/m/Z-Image-Turbo", "guidance": 4.0}, "Z-Image-Turbo, whose .* 0, "),
+        (
+            "z-image",
+            {"path": "/m/Z-Image", "transformer": "z_image_turbo_bf16.safetensors"},
+            "",
+        ),
+        ("sd3", {"path": "stabilityai/stable-diffusion-3.5-large-turbo"}, "guidance = 1, unless"),
+        ("sd3", {"path": "stabilityai/stable-diffusion-3.5-large"}, ""),
+        ("sd3", {"path": "/m/my-finetune"}, ""),
+    ],
+)
+def test_guidance_that_a_known_checkpoint_is_not_sampled_with_is_told(family, model, said):
+    one = FAMILIES[family]
+    found = loading.unusual_guidance(one.load.args[0], one.checkpoints, one.table(**model))
+    assert bool(found) == bool(said) and re.search(said, found), found
+
+
+def test_a_training_warns_of_unusual_guidance(tmp_path, caplog):
+    if not loading.is_new_enough(package("diffusers").__version__, "0.39"):
+        pytest.skip("needs diffusers 0.39")
+    folder = saved("z-image", tmp_path / "Z-Image")
+    small = Small("z-image", None, folder, tmp_path / "text")
+    small.policy(guidance=0.0)
+    (said,) = [entry.message for entry in caplog.records if "model.guidance" in entry.message]
+    assert "is sampled with 4 by its makers" in said
+
+
 PICTURE_PIPELINES = {
     "z-image": "ZImageOmniPipeline",
     "sd3": "StableDiffusion3Img2ImgPipeline",

@@ -35,9 +35,6 @@ class FluxModel(DiffusersModel):
     """File instead of the pipeline's transformer: .safetensors (16 bits or fp8) or .gguf."""
     vae: str = ""
     """File instead of the pipeline's VAE, such as ae.safetensors."""
-    weights: str = "bf16"
-    """How the transformer is kept: bf16, float16, float32, fp8 (half the memory), int8 or nf4
-    (bitsandbytes), or gguf (a .gguf file as it is)."""
     clip: str = ""
     """File instead of the pipeline's CLIP-L, such as clip_l.safetensors."""
     t5: str = ""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...lora.name_tables import FLUX1
-from .files import SCALE
+from ..weight_file import SCALE
 
 __all__ = ["diffusers_state", "flux_config"]
 

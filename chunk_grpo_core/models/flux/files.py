@@ -1,4 +1,4 @@
-"""What is in a model file? Read from its header: names, shapes and types, no weights.
+"""Which part of a FLUX.1 is in a model file?
 
 People's folders hold dozens of files that look alike. A file that is not what it was given for is
 refused here, by what it is, before anything large is read. ComfyUI's whole checkpoints hold all
@@ -7,41 +7,12 @@ parts in one file, each under a prefix.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from torch import Tensor
+from ..weight_file import ModelFile, below
+from .identify import PARTS, identify
 
-from ...optional import require
-from .identify import PARTS, Shapes, below, identify
-
-__all__ = ["SCALE", "ModelFile", "Part", "find_part", "read_header", "read_tensors"]
-
-#: Ending of a layer's fp8 scale: its weight is ``weight * scale``.
-SCALE = ".scale_weight"
-_OTHER_SCALE = ".weight_scale"
-#: Beside fp8 weights; their inputs are not quantised here.
-_IGNORED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
-_TYPES = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """The header of a file."""
-
-    path: Path
-    shapes: Shapes
-    """Name -> shape; of GGUF files, that of the weights before quantisation."""
-    dtypes: Mapping[str, str]
-    """Name -> type, as safetensors or GGUF call it: ``BF16``, ``F8_E4M3``, ``Q8_0``."""
-
-    @property
-    def is_gguf(self) -> bool:
-        """Whether it is a GGUF file."""
-        return self.path.suffix.lower() == ".gguf"
+__all__ = ["Part", "find_part"]
 
 
 @dataclass(frozen=True)
@@ -60,36 +31,6 @@ class Part:
         return below(self.file.shapes, self.prefix)
 
 
-def read_header(path: str | Path) -> ModelFile:
-    """Read the header of a .safetensors or .gguf file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is another kind of file, or it is cut short or damaged.
-        ImportError: It is a GGUF file and the package ``gguf`` is not installed.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    suffix = path.suffix.lower()
-    if suffix == ".gguf":
-        return _gguf_header(path)
-    if suffix != ".safetensors":
-        raise ValueError(f"{path} must be a .safetensors or .gguf file; nothing else is read")
-    safetensors = require("safetensors", "To read a model file")
-    shapes, dtypes = {}, {}
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                part = file.get_slice(name)
-                shapes[name], dtypes[name] = tuple(part.get_shape()), part.get_dtype()
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"{path} is no complete safetensors file: cut short in a download, or damaged ({error})"
-        ) from error
-    return ModelFile(path, shapes, dtypes)
-
-
 def find_part(file: ModelFile, kind: str) -> Part:
     """Find one of :data:`~.identify.PARTS` in a file.
 
@@ -102,59 +43,3 @@ def find_part(file: ModelFile, kind: str) -> Part:
             if all(prefix + name in file.shapes for name in names):
                 return Part(file, prefix, layout)
     raise ValueError(f"{file.path} is {identify(file.shapes)}, not {wanted.title}")
-
-
-def read_tensors(part: Part) -> dict[str, Tensor]:
-    """Read the weights of a part.
-
-    Returns:
-        Name without the prefix -> tensor, CPU, in the type of the file. Scales of fp8 layers are
-        scalars, all with the ending :data:`SCALE`.
-
-    Raises:
-        ValueError: They are quantised in a way that is not supported.
-    """
-    names = [name for name in part.shapes if not name.endswith(_IGNORED)]
-    if part.file.is_gguf:
-        load = require("diffusers.models.model_loading_utils", "To read a GGUF file")
-        tensors: Mapping[str, Any] = load.load_gguf_checkpoint(str(part.file.path))
-        return below(tensors, part.prefix)
-    _check_types(part, names)
-    safetensors = require("safetensors", "To read a model file")
-    with safetensors.safe_open(part.file.path, "pt") as file:
-        stored = {name: file.get_tensor(part.prefix + name) for name in names}
-    return {
-        name.removesuffix(_OTHER_SCALE) + SCALE if name.endswith(_OTHER_SCALE) else name: (
-            tensor.reshape(()) if name.endswith((SCALE, _OTHER_SCALE)) else tensor
-        )
-        for name, tensor in stored.items()
-    }
-
-
-def _check_types(part: Part, names: Sequence[str]) -> None:
-    file = part.file
-    for name in names:
-        shape, dtype = part.shapes[name], file.dtypes[part.prefix + name]
-        has_blocks = name.endswith((SCALE, _OTHER_SCALE)) and math.prod(shape) != 1
-        is_index = name.endswith("position_ids")
-        if has_blocks or (dtype not in _TYPES and not is_index):
-            what = f"{math.prod(shape)} scales in one layer" if has_blocks else f"{dtype} weights"
-            raise ValueError(
-                f"{file.path} holds {what} ({name}), quantised in a way that is not supported; use "
-                "the 16-bit, fp8 or GGUF file of this model"
-            )
-
-
-def _gguf_header(path: Path) -> ModelFile:
-    reader = require("gguf", "To read a GGUF file").GGUFReader
-    try:
-        tensors = reader(str(path)).tensors
-    except (ValueError, IndexError, OSError) as error:
-        raise ValueError(
-            f"{path} is no complete GGUF file: cut short in a download, or damaged ({error})"
-        ) from error
-    return ModelFile(
-        path,
-        {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in tensors},
-        {tensor.name: tensor.tensor_type.name for tensor in tensors},
-    )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-__all__ = ["PARTS", "PartKind", "Shapes", "below", "identify"]
+from ..weight_file import Shapes, below
 
-Shapes = Mapping[str, tuple[int, ...]]
+__all__ = ["PARTS", "PartKind", "identify"]
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,3 @@ _KINDS: tuple[tuple[str, Callable[[Shapes], bool]], ...] = (
     ("a CLIP vision model", _any("vision_model.")),
     ("a language model", _has("model.layers.0.self_attn.q_proj.weight")),
 )
-
-
-def below(items: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Take what stands below a prefix, without the prefix."""
-    return {k.removeprefix(prefix): v for k, v in items.items() if k.startswith(prefix)}

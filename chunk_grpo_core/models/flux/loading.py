@@ -9,15 +9,16 @@ import torch
 
 from ...lora.adapter import LoraConfig
 from ...prompts.example import Prompt
-from ...settings.declared import shortened
+from ..kept_weights import WEIGHTS, check_weights
 from ..pipelines.scaling import KL, decoder, encoder
 from ..speed import speed_up
 from ..tensor_cache import TensorCache
+from ..weight_file import read_header
 from .config import FluxModel
-from .files import find_part, read_header
+from .files import find_part
 from .policy import FluxPolicy
 from .text import encode_prompts
-from .transformer import WEIGHTS, load_transformer
+from .transformer import load_transformer
 from .vae import load_vae, pixels_per_latent
 
 __all__ = ["flux_policy"]
@@ -49,11 +50,8 @@ def flux_policy(
         ValueError: A file is not what it was given for, or parts do not belong together.
         ImportError: A package is missing; the message says how to install it.
     """
-    if model.weights not in WEIGHTS:
-        raise ValueError(
-            f"model.weights is {shortened(model.weights)}; it must be one of {', '.join(WEIGHTS)}"
-        )
     device = model.compute_device()
+    check_weights(model.weights, device)
     dtype = WEIGHTS[model.weights]
     # T5 overflows in float16.
     text_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16

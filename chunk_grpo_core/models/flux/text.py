@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from ...optional import require
 from ...prompts.example import Prompt, examples_of
 from ..encoded_prompts import encoded_prompts
+from ..kept_weights import to_type
 from ..tensor_cache import TensorCache
-from .files import find_part, read_header, read_tensors
-from .transformer import check_same_names, to_type
+from ..weight_file import read_header, read_tensors
+from .files import find_part
+from .transformer import check_same_names
 
 __all__ = ["TextSource", "encode_prompts", "load_clip", "load_t5"]
 
@@ -158,7 +160,8 @@ def _text_weights(path: Path, kind: str, dtype: torch.dtype) -> dict[str, Tensor
     file = read_header(path)
     if file.is_gguf:
         raise ValueError(f"{path} is a GGUF file; text encoders are read from .safetensors files")
-    return to_type(read_tensors(find_part(file, kind)), dtype)
+    part = find_part(file, kind)
+    return to_type(read_tensors(part.file, part.prefix), dtype)
 
 
 def _layers(state: Mapping[str, Tensor], start: str) -> int:

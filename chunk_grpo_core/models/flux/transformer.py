@@ -17,24 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from ...optional import require
-from ...settings.declared import shortened
-from ..fp8 import replace_linears, to_fp8, widened
+from ..fp8 import replace_linears, to_fp8
+from ..kept_weights import WEIGHTS, bitsandbytes_config, check_weights, to_type
+from ..weight_file import SCALE, read_header, read_tensors
 from .convert import diffusers_state, flux_config
-from .files import SCALE, Part, find_part, read_header, read_tensors
+from .files import Part, find_part
 
-__all__ = ["WEIGHTS", "check_same_names", "load_transformer", "to_type"]
+__all__ = ["check_same_names", "load_transformer"]
 
-#: How weights are kept -> the type to compute in.
-WEIGHTS = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bf16": torch.bfloat16,
-    "fp8": torch.bfloat16,
-    "int8": torch.bfloat16,
-    "nf4": torch.bfloat16,
-    "gguf": torch.bfloat16,
-}
-_BITSANDBYTES = ("int8", "nf4")
 _FP8_TYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 _IN_BLOCK = re.compile(r"(single_)?transformer_blocks\.\d+\..+")
 
@@ -45,8 +35,8 @@ def load_transformer(source: Path, weights: str, device: torch.device) -> nn.Mod
     Args:
         source: A folder with diffusers' config.json and weights, or one file: .safetensors with
             native or diffusers' names, fp8 with and without scales, or .gguf.
-        weights: A key of :data:`WEIGHTS`. int8 and nf4 need bitsandbytes; gguf is for .gguf files
-            and no others, and needs the package ``gguf``.
+        weights: A key of :data:`~..kept_weights.WEIGHTS`. int8 and nf4 need bitsandbytes; gguf is
+            for .gguf files and no others, and needs the package ``gguf``.
         device: Where the model goes.
 
     Returns:
@@ -57,18 +47,13 @@ def load_transformer(source: Path, weights: str, device: torch.device) -> nn.Mod
         ValueError: It is not a FLUX.1 transformer, or it cannot be kept like this.
         ImportError: A package is missing; the message says how to install it.
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights is {shortened(weights)}; it must be one of {', '.join(WEIGHTS)}")
-    if weights in _BITSANDBYTES:
-        require("bitsandbytes", f"To keep weights as {weights}")
-        require("accelerate", f"To keep weights as {weights}")
-        if device.type != "cuda":
-            raise ValueError(f"weights is {weights!r}, which needs a CUDA device, not {device}")
+    check_weights(weights, device)
     if source.is_dir() and weights == "gguf":
         raise ValueError(f"weights is 'gguf', but {source} is a folder; give the .gguf file itself")
     model = _from_folder(source, weights) if source.is_dir() else _from_file(source, weights)
     model.requires_grad_(False).train(False)
-    return model if weights in _BITSANDBYTES else model.to(device)  # those are placed already
+    is_placed = bitsandbytes_config(weights) is not None
+    return model if is_placed else model.to(device)
 
 
 def check_same_names(tensors: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:
@@ -97,18 +82,10 @@ def check_same_names(tensors: Mapping[str, Tensor], model: nn.Module, path: Path
         raise ValueError(f"{path} does not fit its own model: {'; '.join(texts)}")
 
 
-def to_type(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Bring all weights to one type, fp8 with its scales."""
-    return {
-        name: widened(tensor, state.get(name.removesuffix(".weight") + SCALE), dtype)
-        for name, tensor in state.items()
-        if not name.endswith(SCALE)
-    }
-
-
 def _from_folder(folder: Path, weights: str) -> nn.Module:
     diffusers = require("diffusers", "To load FLUX")
-    extra = {"quantization_config": _bitsandbytes(weights)} if weights in _BITSANDBYTES else {}
+    method = bitsandbytes_config(weights)
+    extra = {} if method is None else {"quantization_config": method}
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no transformer: config.json is missing")
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
@@ -129,7 +106,7 @@ def _from_file(path: Path, weights: str) -> nn.Module:
             f"weights is {weights!r}; 'gguf' is for .gguf files alone, not {path.name}"
         )
     part = find_part(file, "transformer")
-    tensors = read_tensors(part)
+    tensors = read_tensors(part.file, part.prefix)
     try:
         state, config = _renamed(part, tensors)
     except ValueError as error:
@@ -137,9 +114,9 @@ def _from_file(path: Path, weights: str) -> nn.Module:
     if weights == "gguf":
         kind = require("diffusers", "To load FLUX").GGUFQuantizationConfig
         return _quantised(config, state, kind(compute_dtype=WEIGHTS[weights]), weights, path)
-    if weights in _BITSANDBYTES:
+    if (method := bitsandbytes_config(weights)) is not None:
         state = to_type(state, WEIGHTS[weights])
-        return _quantised(config, state, _bitsandbytes(weights), weights, path)
+        return _quantised(config, state, method, weights, path)
     return _filled(config, state, weights, path)
 
 
@@ -212,12 +189,3 @@ def _quantised(
             quantization_config=method,
             local_files_only=True,
         )
-
-
-def _bitsandbytes(weights: str) -> Any:
-    kind = require("diffusers", "To load FLUX").BitsAndBytesConfig
-    if weights == "int8":
-        return kind(load_in_8bit=True)
-    return kind(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=WEIGHTS[weights]
-    )

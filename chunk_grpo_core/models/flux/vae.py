@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ...optional import require
-from .files import find_part, read_header, read_tensors
-from .transformer import check_same_names, to_type
+from ..kept_weights import to_type
+from ..weight_file import read_header, read_tensors
+from .files import find_part
+from .transformer import check_same_names
 
 __all__ = [
     "diffusers_vae_state",
@@ -64,7 +66,7 @@ def load_vae(source: Path, dtype: torch.dtype, device: torch.device, *, tiling: 
         vae = kind.from_pretrained(source, torch_dtype=dtype, local_files_only=True)
     else:
         part = find_part(read_header(source), "vae")
-        state = to_type(read_tensors(part), dtype)
+        state = to_type(read_tensors(part.file, part.prefix), dtype)
         if part.layout == "native":
             state = diffusers_vae_state(state)
         with torch.device("meta"):

@@ -34,7 +34,7 @@ def pipeline_family(
         name=name,
         title=title,
         table=table,
-        load=partial(load_policy, entry),
+        load=partial(load_policy, entry, checkpoints),
         grid=partial(pipeline_grid, entry),
         few_steps=few_steps,
         imports=tuple(

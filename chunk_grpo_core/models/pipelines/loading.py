@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,29 +13,29 @@ import torch
 from ...lora.adapter import LoraConfig
 from ...optional import require
 from ...prompts.example import Prompt, examples_of
-from ...settings.declared import shortened
 from ..encoded_prompts import encoded_prompts, file_facts
+from ..family import Checkpoint
+from ..kept_weights import WEIGHTS, bitsandbytes_config, check_weights
 from ..speed import speed_up
 from ..tensor_cache import TensorCache
 from .entry import PipelineEntry, Text
 from .grid import token_grid
 from .model import GuidedModel, PipelineModel
+from .parts import check_source, naming, read_transformer, read_vae
 from .policy import Conditioning, PipelinePolicy
 from .scaling import decoder, encoder
 
-__all__ = ["WEIGHTS", "is_new_enough", "load_policy"]
+__all__ = ["is_new_enough", "load_policy", "unusual_guidance"]
 
-WEIGHTS = {"float32": torch.float32, "float16": torch.float16, "bf16": torch.bfloat16}
-"""How weights are kept -> their type."""
+logger = logging.getLogger(__name__)
 
 _CACHE_BYTES = 16 * 2**30
 _NOT_TEXT = ("transformer", "vae", "scheduler")
-_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
-"""What diffusers raises for files that are not what they are given for."""
 
 
 def load_policy(
     entry: PipelineEntry,
+    checkpoints: Sequence[Checkpoint],
     model: PipelineModel,
     prompts: Sequence[Prompt],
     lora: LoraConfig,
@@ -48,27 +47,29 @@ def load_policy(
 
     Text comes first: new prompts are encoded and the encoders freed before the transformer is read.
     """
-    if model.weights not in WEIGHTS:
-        raise ValueError(
-            f"model.weights is {shortened(model.weights)}; it must be one of {', '.join(WEIGHTS)}"
-        )
+    device = model.compute_device()
+    check_weights(model.weights, device)
     kinds = {name: _class(entry, name) for name in (entry.pipeline, entry.transformer, entry.vae)}
-    folder, device, dtype = model.pipeline_folder(), model.compute_device(), WEIGHTS[model.weights]
+    folder, dtype = model.pipeline_folder(), WEIGHTS[model.weights]
     index = model.check_pipeline(entry.pipeline)
+    if said := unusual_guidance(entry, checkpoints, model):
+        logger.warning(said)
     rows, columns = token_grid(entry, model)
     sources = {kind: model.part(kind) for kind in ("transformer", "vae")}
+    check_source(kinds[entry.vae], sources["vae"], "vae")
+    check_source(kinds[entry.transformer], sources["transformer"], "transformer", model.weights)
     negative = _negative(entry, model, index)
     encode = _encoder(entry, kinds[entry.pipeline], model, prompts, negative)
-    vae: Any = _loaded(kinds[entry.vae], sources["vae"], "vae", folder, dtype)
+    vae: Any = read_vae(kinds[entry.vae], sources["vae"], folder, dtype)
     vae.requires_grad_(False).train(False).to(device)
     if model.vae_tiling:
         vae.enable_tiling()
-    transformer: Any = _loaded(
-        kinds[entry.transformer], sources["transformer"], "transformer", folder, dtype
+    transformer: Any = read_transformer(
+        kinds[entry.transformer], sources["transformer"], folder, model.weights, entry.blocks
     )
-    transformer.requires_grad_(False).train(False).to(
-        torch.device("cpu") if keep_on_cpu else device
-    )
+    transformer.requires_grad_(False).train(False)
+    if bitsandbytes_config(model.weights) is None:  # those are placed already
+        transformer.to(torch.device("cpu") if keep_on_cpu else device)
     speed_up(transformer, model, entry.blocks)
     form, decode, encode_pictures = (
         entry.form,
@@ -109,6 +110,30 @@ def is_new_enough(version: str, since: str) -> bool:
     return first >= second
 
 
+def unusual_guidance(
+    entry: PipelineEntry, checkpoints: Sequence[Checkpoint], model: PipelineModel
+) -> str:
+    """What to say if a checkpoint that is known by its name is loaded with guidance on though its
+    makers have it off, or off though they have it on; empty if nothing is to be said."""
+    name = _plain(model.name)
+    fitting = [one for one in checkpoints if _plain(one.name.rpartition("/")[2]) in name]
+    if not fitting or entry.guidance is None:
+        return ""
+    nearest = max(fitting, key=lambda one: len(one.name))
+    is_on = entry.guidance.is_on
+    if nearest.guidance is None or is_on(nearest.guidance) == is_on(model.guidance):
+        return ""
+    return (
+        f"model.guidance is {model.guidance:g}, but {nearest.name}, whose name {model.name} has, "
+        f"is sampled with {nearest.guidance:g} by its makers; set model.guidance = "
+        f"{nearest.guidance:g}, unless you mean it"
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_. ]+", "-", name.lower())
+
+
 def _negative(entry: PipelineEntry, model: PipelineModel, index: dict[str, Any]) -> str | None:
     """The negative prompt, if guidance is on; a distilled checkpoint has none."""
     if entry.guidance is None or not isinstance(model, GuidedModel) or index.get("is_distilled"):
@@ -139,7 +164,7 @@ def _encoder(
 
     def load() -> Callable[[str], Text]:
         require("transformers", "To encode prompts")
-        with _naming("path", folder):
+        with naming("path", folder):
             pipe = entry.text_pipe(kind, folder, dtype)
         pipe.to(device)
 
@@ -155,52 +180,3 @@ def _encoder(
     )
     negative_text = None if negative is None else lookup(negative)
     return lambda text: (lookup(text), negative_text)
-
-
-def _loaded(kind: Any, source: Path, part: str, folder: Path, dtype: torch.dtype) -> Any:
-    """Read a part from its folder, or from one file with the help of the pipeline's settings."""
-    options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
-    if source.is_dir():
-        with _naming(part, source):
-            model, report = kind.from_pretrained(source, output_loading_info=True, **options)
-        _check_complete(report["missing_keys"], part, source)
-        return model
-    if kind.__name__ not in _single_file_classes():
-        raise ValueError(
-            f"model.{part} is the file {source}, but diffusers reads a {kind.__name__} from "
-            f"folders alone; leave model.{part} out, and the pipeline's own is taken"
-        )
-    # With accelerate the model is made empty, so that a weight that the file lacks can be told.
-    require("accelerate", f"To read model.{part} from a single file")
-    with _naming(part, source):
-        model = kind.from_single_file(str(source), config=str(folder / part), **options)
-    _check_complete((n for n, p in model.named_parameters() if p.is_meta), part, source)
-    return model
-
-
-def _check_complete(missing: Iterable[str], part: str, source: Path) -> None:
-    names = sorted(missing)
-    if names:
-        raise ValueError(
-            f"model.{part}: {source} lacks {len(names)} weights of this model, for example "
-            f"{names[0]}; it is damaged, or belongs to another model"
-        )
-
-
-def _single_file_classes() -> Mapping[str, object]:
-    """Classes of models that this version of diffusers can read from single files."""
-    return require(
-        "diffusers.loaders.single_file_model", "To read a file"
-    ).SINGLE_FILE_LOADABLE_CLASSES
-
-
-@contextmanager
-def _naming(part: str, source: Path) -> Iterator[None]:
-    """Inside, what diffusers says of unreadable files names the key and the file."""
-    try:
-        yield
-    except _UNREADABLE as error:
-        reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
-        raise ValueError(
-            f"model.{part}: {source} cannot be read as what it is given for: {reason:.400}"
-        ) from error

@@ -16,7 +16,7 @@ class PipelineModel(DiffusersModel):
     """A pipeline, whose transformer and VAE may come from other files."""
 
     transformer: str = ""
-    """File (.safetensors) instead of the pipeline's transformer."""
+    """File instead of the pipeline's transformer: .safetensors (16 bits or fp8) or .gguf."""
     vae: str = ""
     """Folder instead of the pipeline's VAE, or a file where diffusers can read one."""
     guidance: Annotated[float, Range(0, 100)] = 0.0

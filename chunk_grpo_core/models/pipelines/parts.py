@@ -1,0 +1,157 @@
+"""Read the transformer and the VAE of a pipeline, from folders or from single files.
+
+diffusers reads them, but for two things: it takes no notice of the scales of fp8 files, so that
+their weights would be wrong without a word, and it has no layers in 8 bits that can be trained
+through without a copy in 16.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...optional import require
+from ..kept_weights import WEIGHTS, bitsandbytes_config, keep_in_fp8, to_type
+from ..weight_file import SCALE, check_types, read_header, read_tensors
+
+__all__ = ["check_source", "naming", "read_transformer", "read_vae"]
+
+_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
+"""What diffusers raises for files that are not what they are given for."""
+_MODULATION = re.compile(r"norm|adaLN|_mod\b|modulation")
+"""In names of linear layers that shift and scale."""
+
+
+def check_source(kind: Any, source: Path, part: str, weights: str = "bf16") -> None:
+    """Look at the header of a single file; nothing else is read.
+
+    Args:
+        kind: Class in diffusers.
+        source: Folder or file.
+        part: ``transformer`` or ``vae``.
+        weights: How its weights are to be kept.
+
+    Raises:
+        ValueError: It cannot be read, or not be kept like this.
+        ImportError: A package is missing; the message says how to install it.
+    """
+    is_gguf = source.suffix.lower() == ".gguf" and not source.is_dir()
+    if is_gguf != (weights == "gguf"):
+        raise ValueError(
+            f"model.weights is {weights!r}; 'gguf' is for .gguf files alone, and goes with every "
+            f"one of them; model.{part} is {source}"
+        )
+    if source.is_dir():
+        return
+    classes: Mapping[str, object] = require(
+        "diffusers.loaders.single_file_model", "To read a file"
+    ).SINGLE_FILE_LOADABLE_CLASSES
+    if kind.__name__ not in classes:
+        raise ValueError(
+            f"model.{part} is the file {source}, but diffusers reads a {kind.__name__} from "
+            f"folders alone; leave model.{part} out, and the pipeline's own is taken"
+        )
+    # With accelerate the model is made empty, so that a weight that the file lacks can be told.
+    require("accelerate", f"To read model.{part} from a single file")
+    with naming(part, source):
+        check_types(read_header(source))
+
+
+def read_vae(kind: Any, source: Path, folder: Path, dtype: torch.dtype) -> Any:
+    """Read a VAE, of the pipeline in ``folder``.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    return _read(kind, source, "vae", folder, {"torch_dtype": dtype})
+
+
+def read_transformer(
+    kind: Any, source: Path, folder: Path, weights: str, blocks: Sequence[str]
+) -> Any:
+    """Read a transformer on the CPU (int8 and nf4: on the GPU).
+
+    Args:
+        kind: Class in diffusers.
+        source: Folder or file.
+        folder: The pipeline, whose settings a file needs.
+        weights: A key of :data:`~..kept_weights.WEIGHTS`.
+        blocks: Names of its lists of blocks: ``fp8`` is for attention and MLPs in there, and for
+            modulations of files that have them so.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    options: dict[str, Any] = {"torch_dtype": WEIGHTS[weights]}
+    quantised = bitsandbytes_config(weights)
+    if weights == "gguf":
+        kinds = require("diffusers", "To read a GGUF file")
+        quantised = kinds.GGUFQuantizationConfig(compute_dtype=WEIGHTS[weights])
+    if quantised is not None:
+        options["quantization_config"] = quantised
+    model = _read(kind, source, "transformer", folder, options)
+    if weights == "fp8":
+        inside, every = re.compile(rf"({'|'.join(blocks)})\.\d+\..+"), _has_all_in_fp8(source)
+        keep_in_fp8(
+            model,
+            lambda name: bool(inside.fullmatch(name)) and (every or not _MODULATION.search(name)),
+        )
+    return model
+
+
+def _has_all_in_fp8(source: Path) -> bool:
+    """Whether it is a file in which modulations are in 8 bits, too."""
+    if source.is_dir():
+        return False
+    dtypes = read_header(source).dtypes.items()
+    return any(kind.startswith("F8") and _MODULATION.search(name) for name, kind in dtypes)
+
+
+def _read(kind: Any, source: Path, part: str, folder: Path, options: dict[str, Any]) -> Any:
+    """Read a part from its folder, or from one file with the help of the pipeline's settings."""
+    options = {**options, "local_files_only": True}
+    if source.is_dir():
+        with naming(part, source):
+            model, report = kind.from_pretrained(source, output_loading_info=True, **options)
+        _check_complete(report["missing_keys"], part, source)
+        return model
+    with naming(part, source):
+        given: Any = _state(source, options["torch_dtype"]) or str(source)
+        model = kind.from_single_file(given, config=str(folder / part), **options)
+    _check_complete((n for n, p in model.named_parameters() if p.is_meta), part, source)
+    return model
+
+
+def _state(source: Path, dtype: torch.dtype) -> dict[str, Any] | None:
+    """The weights of an fp8 file with scales, multiplied by them; None for all other files."""
+    file = read_header(source)
+    endings = (SCALE, ".weight_scale", "scaled_fp8", ".comfy_quant")
+    if file.is_gguf or not any(name.endswith(endings) for name in file.shapes):
+        return None
+    return to_type(read_tensors(file), dtype)
+
+
+def _check_complete(missing: Iterable[str], part: str, source: Path) -> None:
+    names = sorted(missing)
+    if names:
+        raise ValueError(
+            f"model.{part}: {source} lacks {len(names)} weights of this model, for example "
+            f"{names[0]}; it is damaged, or belongs to another model"
+        )
+
+
+@contextmanager
+def naming(part: str, source: Path) -> Iterator[None]:
+    """Inside, what diffusers says of unreadable files names the key and the file."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
+        raise ValueError(
+            f"model.{part}: {source} cannot be read as what it is given for: {reason:.400}"
+        ) from error
