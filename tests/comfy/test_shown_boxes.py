@@ -1,0 +1,59 @@
+"""Nodes of the example workflows as the page shows them: both renderers make nodes larger than
+their files say."""
+
+from itertools import combinations
+
+import pytest
+
+from . import graphs
+from .test_workflows import apart, label
+
+SHOWN = """async () => {
+  const canvas = window.app.canvas, graph = window.app.graph;
+  const page = canvas.canvas.getBoundingClientRect(), { scale, offset } = canvas.ds;
+  const shown = (node) => {
+    const card = document.querySelector(`[data-node-id="${node.id}"]`);
+    if (!card) return [...node.pos, ...node.size].map((v, i) => v + [0, -30, 0, 30][i]);
+    const { x, y, width, height } = card.getBoundingClientRect();
+    return [(x - page.x) / scale - offset[0], (y - page.y) / scale - offset[1],
+            width / scale, height / scale];
+  };
+  return { nodes: graph.nodes.map((node) => ({ id: node.id, type: node.type, title: node.title,
+                                               box: shown(node) })),
+           groups: graph.groups.map((group) => [...group.pos, ...group.size]) };
+}"""
+LINE = 2  # rounding and the frame of a node
+
+
+def corners(box, grow=0):
+    x, y, width, height = box
+    return x - grow, y - grow, x + width + grow, y + height + grow
+
+
+def inside(box, groups):
+    x0, y0, x1, y1 = corners(box, -LINE)
+    return any(
+        u0 <= x0 and v0 <= y0 and x1 <= u1 and y1 <= v1 for u0, v0, u1, v1 in map(corners, groups)
+    )
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes-2"])
+def test_no_node_hides_another_or_leaves_its_group(vue, comfy_page, model_files):
+    comfy_page.use_vue_nodes(vue)
+    faults = []
+    try:
+        for name in graphs.NAMES:
+            comfy_page.load(graphs.workflow(name), name)
+            comfy_page.show_all()
+            shown = comfy_page.page.evaluate(SHOWN)
+            for a, b in combinations(shown["nodes"], 2):
+                if not apart(corners(a["box"], -LINE), corners(b["box"], -LINE)):
+                    faults.append(f"{name}: {label(a)} and {label(b)} overlap")
+            faults += [
+                f"{name}: {label(node)} leaves its group, {node['box']}"
+                for node in shown["nodes"]
+                if node["type"] != "MarkdownNote" and not inside(node["box"], shown["groups"])
+            ]
+    finally:
+        comfy_page.use_vue_nodes(False)
+    assert not faults, "\n".join(faults)
