@@ -131,7 +131,7 @@ def layout_of(model: ModelExample) -> dict:
         nodes[key]["models"] = _offered(loader)
 
     size = ("12", 106, f"Picture size: {TRAIN_SIZE} for a first try")
-    levels = ("13", 106, "Noise levels of this size") if model.scheduler else ("13", 82, None)
+    levels = ("13", 106, "Noise levels of this size") if model.scheduler else ("13", 112, None)
     negative = [("11", 88, "Negative prompt")] if model.cfg > 1 else []
     sampler = [("14", 58, "Sampler, as you draw")] if model.sampler else []
     place(520, TOP, 420, ("10", 0, None), *negative, size, levels, *sampler)
@@ -159,7 +159,7 @@ def layout_of(model: ModelExample) -> dict:
         "notes": [
             _note("Read me first", read_me(model), 0, 30, 460, files - 60),
             _note("What to change first", text("change_first.md"), 1000, 960, 460, BOTTOM - 960),
-            _note("The reward", text("reward.md"), 1020, 370, 420, 520),
+            _note("The reward", text("reward.md"), 1020, 385, 420, 505),
         ],
     }  # fmt: skip
 
