@@ -57,3 +57,25 @@ def test_no_node_hides_another_or_leaves_its_group(vue, comfy_page, model_files)
     finally:
         comfy_page.use_vue_nodes(False)
     assert not faults, "\n".join(faults)
+
+
+HEIGHTS = """() => Object.fromEntries(window.app.graph.nodes
+  .filter((node) => node.type === "ChunkGRPO_PromptSet")[0].widgets
+  .filter((widget) => widget.element?.tagName === "TEXTAREA")
+  .map((widget) => [widget.name, widget.computedHeight]))"""
+CUT = """() => {
+  const node = window.app.graph.nodes.find((node) => node.type === "ChunkGRPO_PromptSet");
+  node.disconnectInput(node.inputs.findIndex((input) => input.name === "text"));
+  window.app.canvas.setDirty(true, true);
+}"""
+
+
+def test_a_text_that_comes_over_a_link_takes_one_line(comfy_page, model_files):
+    comfy_page.use_vue_nodes(False)
+    comfy_page.load(graphs.workflow("01_quick_start_tiny_flux"), "linked")
+    comfy_page.show_all()
+    assert comfy_page.page.evaluate(HEIGHTS) == {"text": 20, "held_out_text": 20}
+    comfy_page.page.evaluate(CUT)
+    comfy_page.page.wait_for_timeout(700)
+    heights = comfy_page.page.evaluate(HEIGHTS)
+    assert heights["text"] > 50 and heights["held_out_text"] == 20
