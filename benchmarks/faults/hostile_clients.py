@@ -24,7 +24,7 @@ __all__ = ["client_trials"]
 
 _ROUND = 12
 """Requests that one server meets."""
-_TIMEOUT = 3
+_TIMEOUT = 8
 _COMMAND = (
     *("serve-reward", "brightness", "--port", "0", "--max-megabytes", "2"),
     *("--timeout", str(_TIMEOUT), "--queue", "2", "--max-batch", "4"),

@@ -276,7 +276,8 @@ class NativePolicy:
         entries, options = self.borrowed(prompt)[0].conds, self.borrowed(prompt).options
         dtype = model.manual_cast_dtype or model.get_dtype()
         call = partial(velocity, example=prompt)
-        return takes_mixed_times(call, self._shape, self.device, entries, options, dtype)
+        levels = self._sigmas.tolist()
+        return takes_mixed_times(call, self._shape, self.device, entries, options, dtype, levels)
 
     def decode(self, x_0: Tensor) -> Tensor:
         """See :class:`~chunk_grpo_core.method.policy.Policy`.

@@ -6,7 +6,7 @@ Where times may differ, an update puts several steps into one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from .session import OURS
 
 __all__ = ["takes_mixed_times"]
 
-_EARLY, _LATE = 0.85, 0.4
+_ELSE = (0.85, 0.4)
+"""Tried where the run has not two levels of its own."""
 _HARMLESS = {"transformer_options", "to_load_options", "disable_cfg1_optimization"}
 _PATCHES = ("patches", "patches_replace", "callbacks")
 _ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -33,8 +34,11 @@ def takes_mixed_times(
     entries: Processed,
     options: Mapping[str, Any],
     dtype: torch.dtype,
+    sigmas: Sequence[float],
 ) -> bool:
     """Compare a call with two times to two calls with one time each.
+
+    The times are levels of the run: a model may look up there where a step leads to.
 
     Patches and conditioning may look at the time, too, at one that is not tried; with any of them
     the answer is no.
@@ -46,15 +50,18 @@ def takes_mixed_times(
         entries: Conditioning of that prompt.
         options: ``model_options`` of the call.
         dtype: Of the products of the model.
+        sigmas: The levels that the model is sampled with.
     """
     if _looks_at_times(entries, options):
         return False
+    inner = [float(sigma) for sigma in sigmas if 0.0 < sigma < 1.0]
+    times = (max(inner), min(inner)) if len(set(inner)) > 1 else _ELSE
     generator = torch.Generator().manual_seed(0)
     x_t = torch.randn(2, *shape, generator=generator).to(device)
     with torch.no_grad():
         try:
-            early, late = (velocity(x_t, t) for t in (_EARLY, _LATE))
-            mixed = velocity(x_t, torch.tensor([_EARLY, _LATE], device=device))
+            early, late = (velocity(x_t, t) for t in times)
+            mixed = velocity(x_t, torch.tensor(times, device=device))
         except Exception as error:
             if is_out_of_memory(error):  # then a call has one sample
                 return False

@@ -116,7 +116,7 @@ def test_hostile_answers_and_names_are_refused_and_change_nothing(comfy, comfy_s
 
 
 def until(page, text):
-    page.page.wait_for_function(COUNT, arg=text, timeout=10_000)
+    page.page.wait_for_function(COUNT, arg=text, timeout=30_000)
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes-2"])
@@ -188,3 +188,32 @@ def test_duels_are_answered_by_keys_and_mouse_and_their_result_is_kept(
     finally:
         comfy_page.use_vue_nodes(False)
     assert comfy_page.errors == []
+
+
+SLOW_ANSWERS = """() => {
+  const fetch = window.fetch;
+  window.fetch = async (...asked) => {
+    const answer = await fetch(...asked);
+    if (asked[1]?.method === "POST") await new Promise((done) => setTimeout(done, 700));
+    return answer;
+  };
+}"""
+
+
+def test_a_key_counts_as_soon_as_the_next_pair_is_shown(comfy_browser):
+    """The server tells all pages of an answer before the page that gave it has its own reply."""
+    page = comfy_browser.open()
+    try:
+        page.load_api(compared(duels=3))
+        page.page.evaluate(LOOK)
+        assert page.queue()[0] == "execution_success"
+        until(page, "0 of 3 answered")
+        page.page.evaluate(SLOW_ANSWERS)
+        page.page.locator(".duel-panel button.full").evaluate("(full) => full.click()")
+        for count in (1, 2):
+            page.page.keyboard.press("1")
+            until(page, f"{count} of 3 answered")
+        page.page.keyboard.press("1")
+        until(page, "Of 3 blind duels")
+    finally:
+        page.close()

@@ -61,7 +61,7 @@ def until(page, count):
     page.page.wait_for_function(
         "(count) => [...document.querySelectorAll('.pick-panel .counts b')].some("
         "(b) => b.textContent === `${count} clicks`)",
-        arg=count, timeout=10_000,
+        arg=count, timeout=30_000,
     )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_forty_pictures_are_picked_by_mouse_and_keys(
         assert comfy_page.queue()[0] == "execution_success"
         until(comfy_page, 0)
         cells = panel(comfy_page).locator(".cell")
-        cells.nth(39).wait_for(timeout=10_000)
+        cells.nth(39).wait_for(timeout=30_000)
         assert cells.count() == 40
         for place in range(3):  # by mouse, in the node
             cells.nth(place).evaluate("(cell) => cell.click()")

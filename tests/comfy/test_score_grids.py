@@ -55,7 +55,7 @@ def run(page, client, prompt):
 
 def cells(page, key, text=".score"):
     """(number, text) of each cell of a grid, in the order shown."""
-    page.page.wait_for_function("() => document.querySelector('.score-grid .cell')", timeout=10_000)
+    page.page.wait_for_function("() => document.querySelector('.score-grid .cell')", timeout=30_000)
     return page.page.evaluate(CELLS, [key, text])
 
 
@@ -66,7 +66,7 @@ def choose(page, label):
 def enlarge(page, place):
     """Click a cell, wherever the canvas has it."""
     page.page.locator(".score-grid .cell").nth(place).evaluate("(cell) => cell.click()")
-    page.page.wait_for_function(LOADED, timeout=10_000)
+    page.page.wait_for_function(LOADED, timeout=30_000)
 
 
 def lightbox(page):

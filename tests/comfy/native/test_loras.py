@@ -144,11 +144,13 @@ def test_no_file_for_diffusers_is_overwritten(lab):
         assert "fox_diffusers_2.safetensors" in str(shown[0])
 
 
-def test_a_name_too_long_for_the_second_file_is_refused_before_anything_runs(lab):
-    node = lab.module("nodes.loras").SaveLoRA
-    longest = next(n for n in range(1, 300) if node.validate_inputs("x" * n, False) is not True) - 1
-    assert node.validate_inputs("x" * longest, False) is True
-    assert "cannot be a file name" in node.validate_inputs("x" * longest, True)
+def test_a_name_too_long_for_either_file_is_refused_before_anything_runs(lab):
+    module = lab.module("nodes.loras")
+    accepts = module.SaveLoRA.validate_inputs
+    longest = next(n for n in range(1, 300) if accepts("x" * n) is not True) - 1
+    assert 20 < longest < 255 and accepts("x" * longest) is True
+    assert "cannot be a file name" in accepts("x" * (longest + 1))
+    assert len(module._for_diffusers("x" * longest)) - longest > 5
 
 
 def test_a_lora_is_trained_on_as_the_function_it_is(lab):

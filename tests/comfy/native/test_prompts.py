@@ -310,10 +310,16 @@ def test_a_prompt_without_the_newer_inputs_means_what_the_widgets_show(lab):
     names = list(inputs)
     assert names[:6] == ["clip", "text", "held_out_text", "held_out", "split_seed", "guidance"]
     assert [name for name in names if inputs[name].optional] == names[6:]
+    assert names[-1] == "reference"  # a socket
+    config = vars(lab.module("chunk_grpo_core.prompts.split").PromptConfig())
+    checked = {name for name in config if name in names[6:]}
+    assert all(config[name] == inputs[name].default for name in checked)
     for method in (node.execute, node.validate_inputs, node.fingerprint_inputs):
         for name, parameter in inspect.signature(method).parameters.items():
-            if name in names[6:]:
+            if name in names[6:-1]:
                 assert parameter.default == inputs[name].default, (method.__name__, name)
+                checked.add(name)
+    assert checked == set(names[6:-1])
 
 
 def test_the_default_guidance_is_left_to_the_model(lab):
@@ -321,6 +327,7 @@ def test_the_default_guidance_is_left_to_the_model(lab):
     with torch.inference_mode():
         _, clip, _ = lab.module("nodes.bridge.tiny").load_tiny()
         for guidance, written in ((3.5, {}), (1.0, {"guidance": 1.0}), (0.0, {"guidance": 0.0})):
-            prompts = node.execute(clip, PROMPTS[0], "", 0, 0, guidance, cache_gib=0.0).args[0]
+            typed = {"text": PROMPTS[0], "held_out_text": "", "held_out": 0, "split_seed": 0}
+            prompts = node.execute(clip=clip, guidance=guidance, cache_gib=0.0, **typed).args[0]
             ((_, extras),) = prompts.conditioning[PROMPTS[0]]
             assert {key: extras[key] for key in extras if key == "guidance"} == written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from .models import architecture_policy, models, noise
@@ -70,3 +71,14 @@ def test_conditioning_for_a_part_of_the_steps_gets_one_time_a_call(lab):
     entries = {"positive": [{"timestep_start": 500.0, "timestep_end": None}]}
     assert module._looks_at_times(entries, {})
     assert not module._looks_at_times({"positive": [{"timestep_start": None}]}, {})
+
+
+def test_a_model_that_looks_up_the_next_level_gets_one_time_a_call(lab):
+    """HunyuanImage 2.1 distilled finds there where a step leads to, by the first sample's time."""
+    name = "hunyuan_image_distilled"
+    if not models.is_there(name):
+        pytest.skip("this version of ComfyUI does not have it")
+    with torch.inference_mode():
+        policy = architecture_policy(lab, name, batch=4, sigmas=(1.0, *TIMES, 0.0))
+        policy.run(lambda velocity: None)
+    assert not policy.mixes_times

@@ -34,9 +34,12 @@ export class Picker {
     await this.refresh();
   }
 
-  /** Ask the server; keeps the place. */
+  /**
+   * Ask the server; keeps the place. After what is being said: else the next question would be
+   * drawn while keys still count as pressed for the last one, and be lost.
+   */
   refresh() {
-    return this.attempt(() => this.source.read(this.name));
+    return this.turn.then(() => this.attempt(() => this.source.read(this.name)));
   }
 
   get batches() {
