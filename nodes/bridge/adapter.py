@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from ...chunk_grpo_core.lora.low_rank import add_low_rank
 from ...chunk_grpo_core.lora.targets import layer_kinds, target_pattern
 from ...chunk_grpo_core.settings.declared import shortened
 from .activations import Activations, kept_or_recomputed
-from .autograd import alias, checkpointed, refetching
+from .autograd import alias, checkpointed, refetching, with_weights_cast_again
 from .quantised import differentiable, is_quantised
 
 __all__ = ["HookLora", "blocks", "is_linear"]
@@ -169,8 +170,10 @@ class HookLora:
                 self._freeze(undo, module)
                 if is_quantised(module) and is_linear(module):
                     _set_forward(undo, module, differentiable(module, module.forward))
-                elif _is_fetched(module, patcher.load_device, patcher.model.manual_cast_dtype):
+                elif _is_fetched(module, patcher.load_device):
                     _set_forward(undo, module, refetching(module.forward))
+                elif _is_cast(module, patcher.model.manual_cast_dtype):
+                    _set_forward(undo, module, with_weights_cast_again(module, module.forward))
             for name, factors in self._factors.items():
                 handle = layers[name].register_forward_hook(self._hook(*factors))
                 undo.callback(handle.remove)
@@ -231,16 +234,22 @@ def _tell_what_is_left_out(diffusion_model: nn.Module, chosen: Iterable[str]) ->
         )  # fmt: skip
 
 
-def _is_fetched(module: nn.Module, device: torch.device, products: torch.dtype | None) -> bool:
-    """Whether ComfyUI copies this layer's weights for each call (see refetching): to ``device``, or
-    to another type."""
+def _is_fetched(module: nn.Module, device: torch.device) -> bool:
+    """Whether ComfyUI brings this layer's weights to ``device`` for each call (see refetching)."""
     if not hasattr(module, "comfy_cast_weights"):
         return False
     weight = getattr(module, "weight", None)
-    if weight is None:
+    return weight is not None and (weight.device != device or hasattr(module, "_v"))
+
+
+def _is_cast(module: nn.Module, products: torch.dtype | None) -> bool:
+    """Whether this is ComfyUI's plain linear layer with weights of another type than its products,
+    and nothing changes them on the way."""
+    plain = comfy.ops.disable_weight_init.Linear
+    if products is None or not isinstance(module, plain) or module.weight.dtype == products:
         return False
-    is_cast = products is not None and weight.dtype != products
-    return is_cast or weight.device != device or hasattr(module, "_v")
+    is_own = type(module).forward_comfy_cast_weights is plain.forward_comfy_cast_weights
+    return is_own and not (module.weight_function or module.bias_function)
 
 
 def _set_forward(undo: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:

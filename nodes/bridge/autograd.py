@@ -1,6 +1,6 @@
 """Correct gradients through ComfyUI's native transformer blocks.
 
-ComfyUI's models are written for inference, and four things about them are wrong for training:
+ComfyUI's models are written for inference, and some things about them are wrong for training:
 
 1. Blocks write into tensors that backward still needs (``img += ...``). Plain backward raises;
    under checkpointing the gradients are silently wrong. :class:`KeepSaved`
@@ -9,6 +9,8 @@ ComfyUI's models are written for inference, and four things about them are wrong
 3. Activations of a whole model do not fit; they are recomputed block by block. :func:`checkpointed`
 4. Weights that do not live on the compute device are cast through a buffer that the next layer
    overwrites, so a weight saved for backward may hold other numbers by then. :func:`refetching`
+   Those of another type than the products are cast for each call, and autograd would keep the wide
+   copies of a whole model. :func:`with_weights_cast_again`
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["KeepSaved", "alias", "checkpointed", "refetching"]
+__all__ = ["KeepSaved", "alias", "checkpointed", "refetching", "with_weights_cast_again"]
 
 Forward = Callable[..., Any]
 
@@ -172,5 +174,30 @@ def refetching(forward: Forward) -> Forward:
         if args or kwargs or not (torch.is_grad_enabled() and x.requires_grad):
             return forward(x, *args, **kwargs)
         return _Refetch.apply(x, forward)
+
+    return wrapped
+
+
+class _CastAgain(torch.autograd.Function):
+    """y = W x + b, where backward casts W once more instead of keeping the copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: nn.Module, forward: Forward) -> Tensor:
+        ctx.layer = layer
+        return forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad @ ctx.layer.weight.to(grad.dtype), None, None
+
+
+def with_weights_cast_again(layer: nn.Module, forward: Forward) -> Forward:
+    """Wrap the forward of a frozen linear layer, whose weights are on the device of its input, but
+    in another type."""
+
+    def wrapped(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs or not (torch.is_grad_enabled() and x.requires_grad):
+            return forward(x, *args, **kwargs)
+        return _CastAgain.apply(x, layer, forward)
 
     return wrapped

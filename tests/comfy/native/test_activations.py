@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .models import architecture_policy, models, noise
+from .models import architecture_policy, make_policy, models, noise, random_model
 
 
 def _gradients(lab, name, free):
@@ -68,3 +68,38 @@ def test_a_lack_of_memory_is_met_by_computing_again_before_batches_are_halved(la
 def test_nothing_is_given_up_where_nothing_was_kept(lab):
     activations = lab.module("nodes.bridge.activations").Activations(lambda: 0.0)
     assert not activations.give_up()
+
+
+def test_cast_weights_are_not_kept_and_give_the_same_gradients(lab):
+    """8-bit weights with 32-bit products, and 16-bit ones, against autograd's own way."""
+    adapter = lab.module("nodes.bridge.adapter")
+
+    def trained(dtype, cast):
+        with torch.inference_mode():
+            model = random_model(lab, dtype, cast)
+            policy = make_policy(lab, model)
+        generator = torch.Generator().manual_seed(3)
+        for factor in policy.adapter.parameters():
+            factor.data += 0.05 * torch.randn(factor.shape, generator=generator)
+
+        def work(velocity):
+            (velocity(noise(2, 7), 0.6, "p0") - noise(2, 8)).square().mean().backward()
+            policy.adapter._activations.begin()
+
+        with torch.inference_mode():
+            policy.run(work)
+        sizes = policy.adapter._activations._sizes
+        return [factor.grad for factor in policy.adapter.parameters()], sum(sizes.values())
+
+    for dtype, cast in ((torch.float8_e4m3fn, torch.float32), (torch.bfloat16, torch.float32)):
+        found, small = trained(dtype, cast)
+        original, adapter._is_cast = adapter._is_cast, lambda *given: False
+        try:
+            wanted, large = trained(dtype, cast)
+        finally:
+            adapter._is_cast = original
+        assert small < 0.8 * large, (small, large)
+        for a, b in zip(found, wanted, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
