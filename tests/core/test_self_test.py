@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from chunk_grpo_core.train.batch_limit import BatchLimit
 from chunk_grpo_core.train.self_test import THOROUGH, SelfTestFailed, self_test
 from chunk_grpo_core.train.self_test import run as self_test_run
 from chunk_grpo_core.train.self_test.cells import cells_of
+from chunk_grpo_core.train.self_test.moves import Backward, Gradients, Point
+from chunk_grpo_core.train.self_test.slopes import Slopes
 from chunk_grpo_core.train.self_test.verdict import GradientsDiffer
 from chunk_grpo_core.train.trainer import Trainer
 
@@ -400,3 +403,32 @@ def test_self_test_may_be_switched_on_a_resume():
     config = toy_config()
     assert replace(config, self_test=False).flat()["self_test"] is False
     assert type(config).of({**config.flat(), "self_test": False}).self_test is False
+
+
+class Hidden:
+    """Stands for a model that feels a move less than its rounding, and fails at a very long one."""
+
+    def __init__(self):
+        self.lengths = []
+
+    def moved(self, cell, direction, h):
+        self.lengths.append(abs(h))
+        generator = torch.Generator().manual_seed(len(self.lengths))
+        noise = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)
+        v_t = torch.ones_like(noise) + 2e-3 * noise
+        return Point(v_t, v_t) if abs(h) < 1e3 else Point(v_t * torch.nan, v_t * torch.nan)
+
+
+def test_moves_that_rounding_hides_do_not_make_later_ones_longer():
+    model, ones = Hidden(), torch.ones(2, 4, 8, 8, dtype=torch.float64)
+    gradient = torch.full((3,), 1e-2)
+    at = Backward(Gradients([gradient]), Point(ones, ones), ones.clone(), torch.zeros(2))
+    direction = {0: gradient / gradient.square().sum()}
+    slopes = Slopes(model, is_fine=False, rounding=2e-3)
+    cell = SimpleNamespace(velocity_in_std=1.0)
+    for factor in (1.0, 0.5, 0.25, 2.0):
+        start = len(model.lengths)
+        slope = slopes.along(cell, at, direction, factor)
+        assert slope.values.isfinite().all()
+        assert slope.h == model.lengths[start] == pytest.approx(0.01 * factor)
+        assert slope.noise == pytest.approx(2e-3 / (2**0.5 * slope.h))

@@ -128,6 +128,7 @@ class Slopes:
         least, most = _NEAR_FINE if self.is_fine else _NEAR_COARSE
         size, is_smaller, slope, change, even = rms(at.here.v_t), False, None, 0.0, 0.0
         shorter: tuple[Slope, float, float, float] | None = None
+        first: tuple[Slope, float, float, float] | None = None
         for _ in range(_ATTEMPTS):
             h, ahead, behind = self._pair(cell, at, direction, move)
             change = rms(ahead.v_t - behind.v_t) / 2.0 / size
@@ -141,6 +142,7 @@ class Slopes:
             slope = Slope(direction, (ahead.mean - behind.mean) / (2.0 * h), noise, h)
             if change > (shorter[1] if shorter else 0.0):
                 shorter = slope, change, even, self._cosine
+                first = first or shorter
             curvature = math.sqrt(max(even**2 - 6.0 * self.rounding**2, 0.0))
             if not least <= change / move <= most:
                 self._cosine *= min(max(move / max(change, 1e-30), 1e-3), 30.0)
@@ -149,6 +151,8 @@ class Slopes:
                 is_smaller = not self.is_fine
             else:
                 break
+        if first and not _SEEN * self.rounding < change < math.inf:
+            slope, change, even, self._cosine = first  # longer moves tell nothing, and no length
         if slope is None or not 0.0 < change < math.inf:
             raise without_effect(change)
         if even / 2.0 > _OTHER_VELOCITY + 2.5 * self.rounding:
