@@ -1,6 +1,8 @@
 """Words under which the search of ComfyUI's page finds the nodes, beside their names.
 
-Newer versions of ComfyUI know ``search_aliases``; on older ones the words are left out.
+Newer versions of ComfyUI know ``search_aliases``; on older ones the words are left out. No node
+has an ``essentials_category``: the page shows that tab for ComfyUI's own nodes alone, and takes a
+node of a pack that has one out of its filter *Extensions*.
 """
 
 from __future__ import annotations
@@ -58,15 +60,9 @@ SEARCH_WORDS: dict[str, tuple[str, ...]] = {
     "ChunkGRPO_LoadTinyFlux": ("tiny flux", "toy model", "demo model", "test model"),
 }  # fmt: skip
 """Id of a node -> what people may type who do not know its name."""
-_ESSENTIALS = dict.fromkeys(("ChunkGRPO_PickPictures", "ChunkGRPO_ScoreImages"), "Image Tools")
-"""Id of a node -> its place in the tab of the most useful nodes."""
 
 
 def add_search_words(schema: io.Schema) -> None:
     """Give the schema of a node its words, where this ComfyUI has a field for them."""
-    for field, value in (
-        ("search_aliases", list(SEARCH_WORDS.get(schema.node_id, ()))),
-        ("essentials_category", _ESSENTIALS.get(schema.node_id)),
-    ):
-        if value and hasattr(schema, field):
-            setattr(schema, field, value)
+    if hasattr(schema, "search_aliases"):
+        schema.search_aliases = list(SEARCH_WORDS.get(schema.node_id, ()))

@@ -31,6 +31,14 @@ SEARCH = """(queries) => {
     store.nodeSearchService.searchNode(query, [], { limit: 64 }).map((node) => node.name));
 }"""
 
+OTHER_SOURCES = """(prefix) => {
+  const app = document.querySelector("#vue-app").__vue_app__;
+  const store = app.config.globalProperties.$pinia._s.get("nodeDef");
+  return Object.values(store.nodeDefsByName)
+    .filter(({ name, nodeSource }) => name.startsWith(prefix) && nodeSource.type !== "custom_nodes")
+    .map(({ name, nodeSource }) => `${name}: ${nodeSource.type}`);
+}"""
+
 
 def test_every_node_has_words(comfy):
     found = {name: node for name, node in comfy.object_info().items() if name.startswith(PACK)}
@@ -54,3 +62,9 @@ def test_what_people_type_finds_the_right_node(comfy, comfy_page):
     most = {query: BEHIND_SDPOSE.get(query, MOST) for query in QUERIES}
     late = {query: rank for query, rank in ranks.items() if not 1 <= (rank[0] or 99) <= most[query]}
     assert late == {}
+
+
+def test_no_node_is_lost_under_the_filter_extensions(comfy, comfy_page):
+    """A node with an ``essentials_category`` is: pages up to 1.58 show that tab for core nodes."""
+    assert sum(name.startswith(PACK) for name in comfy.object_info()) > 20
+    assert comfy_page.page.evaluate(OTHER_SOURCES, PACK) == []
