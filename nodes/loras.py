@@ -79,8 +79,8 @@ class SaveLoRA(io.ComfyNode):
                     "for_diffusers",
                     default=False,
                     tooltip="Write a second file, with the layer names of diffusers, for its "
-                    "load_lora_weights. For FLUX.1, FLUX.2, Chroma, SD3.5, Qwen-Image, Z-Image and "
-                    "Krea 2.",
+                    "load_lora_weights. For FLUX.1, FLUX.2, Chroma, SD3.5, Qwen-Image, Z-Image, "
+                    "Krea 2, Lumina 2 and HiDream-I1.",
                 ),
                 LogSocket.Input(
                     "log", optional=True, tooltip="Puts recipe and measured gain into the file."

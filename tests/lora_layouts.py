@@ -103,7 +103,31 @@ _DIFFUSERS_TEXT = {
     "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": torch.ones(2, 4),
     "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_B.weight": torch.ones(4, 2),
 }
+_OMI_TEXT = {
+    **{
+        f"{name}.lora_{side}.weight": torch.ones(2, 2)
+        for name in ("clip_l.text_model.encoder.layers.0.mlp.fc1", "t5.encoder.block.0.layer.0")
+        for side in ("down", "up")
+    },
+    "bundle_emb.a fox.clip_l": torch.ones(1, 4),
+}
 _OLD = {"down": ".lora.down", "up": ".lora.up"}
+
+
+def numbered(native):
+    """The same function as OneTrainer's OMI names it: parts of stacked layers have numbers."""
+    out = {}
+    for name, (a, b, alpha) in native.items():
+        pieces = (DOUBLE | SINGLE).get(name.split(".", 2)[-1], {name: 1})
+        if len(pieces) == 1:
+            out[name.replace("img_in", "img_in.proj")] = (a, b, alpha)
+            continue
+        rows = [units * (len(b) // sum(pieces.values())) for units in pieces.values()]
+        for number, part in enumerate(b.split(rows)):
+            out[f"{name}.{number}"] = (a, part, alpha)
+    return out
+
+
 LAYOUTS = {
     "native": lambda n: _written(n, "diffusion_model."),
     "native without alpha": lambda n: _written(n, "diffusion_model.", alpha=False),
@@ -119,6 +143,9 @@ LAYOUTS = {
     "kohya with a text encoder": lambda n: _written(n, "lora_unet_", **_KOHYA) | _TEXT,
     "musubi with diffusers' names": lambda n: _written(pieces_of(n), "lora_unet_", **_KOHYA),
     "OneTrainer": lambda n: _written(pieces_of(n), "lora_transformer_", **_KOHYA) | _TEXT,
+    "OneTrainer, OMI": lambda n: (
+        _written(numbered(n), "transformer.", down=".lora_down", up=".lora_up") | _OMI_TEXT
+    ),
     "peft": lambda n: _written(pieces_of(n), "base_model.model.", alpha=False),
     "peft, named adapter": lambda n: _written(
         pieces_of(n), "base_model.model.", down=".lora_A.default", up=".lora_B.default", alpha=False

@@ -139,6 +139,24 @@ def krea2(state: State) -> State:
     return {n: t.flatten() if n.endswith(".mod.lin") else t for n, t in state.items()}
 
 
+def lumina2(state: State) -> State:
+    names = {
+        "norm_out.linear_1": "final_layer.adaLN_modulation.1",
+        "norm_out.linear_2": "final_layer.linear",
+        "time_caption_embed.caption_embedder": "cap_embedder",
+        "time_caption_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+        "time_caption_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+        ".norm1.linear": ".adaLN_modulation.1", ".norm1.norm.": ".attention_norm1.",
+        ".ffn_norm1.": ".FFN1.", ".ffn_norm2.": ".FFN2.",
+        ".norm1.": ".attention_norm1.", ".norm2.": ".attention_norm2.",
+        ".FFN1.": ".ffn_norm1.", ".FFN2.": ".ffn_norm2.",
+        ".attn.to_out.0.": ".attention.out.", ".attn.norm_q.": ".attention.q_norm.",
+        ".attn.norm_k.": ".attention.k_norm.", ".attn.": ".attention.",
+        "feed_forward.linear_": "feed_forward.w",
+    }  # fmt: skip
+    return renamed(fused(state, "attn.qkv", tuple(f"attn.to_{q}" for q in "qkv")), names)
+
+
 NATIVE: dict[str, Callable[[State], State]] = {
     "z-image": z_image,
     "sd3": sd3,
@@ -147,5 +165,7 @@ NATIVE: dict[str, Callable[[State], State]] = {
     "qwen-image": qwen_image,
     "qwen-image-2.1": qwen_image_21,
     "krea2": krea2,
+    "lumina2": lumina2,
+    "hidream": dict,
 }
 """Family -> diffusers' weights under native names."""

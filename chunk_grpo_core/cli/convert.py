@@ -34,17 +34,18 @@ def convert(
         str,
         typer.Option(
             metavar="TYPE",
-            help="The model.type that the LoRA is for; needed only where its names fit two models.",
+            help="The model.type (or lumina2, hidream) that the LoRA is for; needed only where its "
+            "names fit two models.",
         ),
     ] = "",
     as_json: AsJson = False,
 ) -> dict[str, object] | None:
     """Write a LoRA with the layer names of ComfyUI or of diffusers.
 
-    Known in both are FLUX.1, FLUX.2, Stable Diffusion 3.5, Qwen-Image, Z-Image and Krea 2. Files of
-    ai-toolkit, musubi-tuner, kohya, OneTrainer, SimpleTuner, peft and XLabs are read too. What the
-    LoRA does to the image model stays the same, and the metadata is kept; layers of text encoders
-    are left out.
+    Known in both are FLUX.1, FLUX.2, Stable Diffusion 3.5, Qwen-Image, Z-Image, Krea 2, Lumina 2
+    and HiDream-I1. Files of ai-toolkit, musubi-tuner, kohya, OneTrainer (OMI, too), SimpleTuner,
+    peft and XLabs are read. What the LoRA does to the image model stays the same, and the metadata
+    is kept; layers of text encoders are left out.
     """
     with clear_errors("nothing was written"):
         tensors, metadata = load_lora(source)

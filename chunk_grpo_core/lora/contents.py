@@ -1,11 +1,11 @@
 """The gate for LoRAs: what a file holds, in one form, whoever wrote it, or why it is refused.
 
 Read are plain LoRA layers as this pack, ComfyUI, diffusers, peft, sd-scripts (kohya), musubi-tuner,
-OneTrainer, SimpleTuner, ai-toolkit and XLabs name them: A is ``lora_A``, ``lora_down`` or
-``lora.down``, B is ``lora_B``, ``lora_up`` or ``lora.up``; module names have a prefix or none, and
-dots or underscores. Without an alpha the scale is 1, as it is for ComfyUI and diffusers. Layers of
-text encoders are counted and left out. Everything else is refused by name: a LoRA is read whole, or
-not at all.
+OneTrainer (OMI, too), SimpleTuner, ai-toolkit and XLabs name them: A is ``lora_A``, ``lora_down``
+or ``lora.down``, B is ``lora_B``, ``lora_up`` or ``lora.up``; module names have a prefix or none,
+and dots or underscores. Without an alpha the scale is 1, as it is for ComfyUI and diffusers. Layers
+of text encoders are counted and left out. Everything else is refused by name: a LoRA is read whole,
+or not at all.
 
 Legend: r rank.
 """
@@ -49,7 +49,7 @@ _PREFIXES = (
 )
 _TEXT_ENCODER = re.compile(
     r"lora_(prior_)?te\d*_|text_encoders?(_\d)?\.|(base_model\.model\.)?text_model\."
-    r"|lycoris_text_encoder|bundle_emb\."
+    r"|lycoris_text_encoder|bundle_emb\.|(clip_[lg]|t5|llama)\."
 )
 _FACTOR = re.compile(
     r"(?P<module>.+?)(?:"

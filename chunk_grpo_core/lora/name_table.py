@@ -2,7 +2,8 @@
 
 ComfyUI fuses some of what diffusers splits: ``qkv`` is ``to_q``, ``to_k``, ``to_v`` stacked by
 rows, and ``linear1`` of FLUX.1's single blocks holds ``proj_mlp`` below these three. Both
-directions are exact.
+directions are exact. OneTrainer's OMI format has native names for layers that are split: ``qkv.0``,
+``qkv.1`` and ``qkv.2`` are ``to_q``, ``to_k`` and ``to_v``.
 
 The tables are our own: inverting ComfyUI's would name some weights twice, and ComfyUI would then
 apply them twice without a word.
@@ -79,6 +80,16 @@ class Blocks:
         """Name of a layer of diffusers inside a block -> the native layer it belongs to."""
         return {piece: name for name, leaf in self.leaves.items() for piece, _, _ in leaf.pieces}
 
+    @cached_property
+    def numbered(self) -> Mapping[str, str]:
+        """Name of a part of a stacked native layer in OMI -> its name in diffusers."""
+        stacks = {name: leaf for name, leaf in self.leaves.items() if len(leaf.pieces) > 1}
+        return {
+            f"{name}.{number}": piece
+            for name, leaf in stacks.items()
+            for number, (piece, _, _) in enumerate(leaf.pieces)
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class NameTable:
@@ -91,6 +102,8 @@ class NameTable:
     """Native names of the layers outside of blocks -> their names in diffusers."""
     turned: Mapping[str, str] = field(default_factory=dict)
     """The same for layers whose rows stand in another order: (shift, scale) and (scale, shift)."""
+    omi: Mapping[str, str] = field(default_factory=dict)
+    """Names that only OMI has for layers outside of blocks -> their native names."""
 
     def spelled(self, name: str) -> dict[Layout, str]:
         """Find a layer.
@@ -153,20 +166,22 @@ class NameTable:
     @cached_property
     def _outside(self) -> dict[Layout, dict[str, str]]:
         pairs = {**self.outside, **self.turned}
-        return {"native": _spellings(pairs), "diffusers": _spellings(pairs.values())}
+        native = _spellings(pairs) | dict(self.omi)
+        return {"native": native, "diffusers": _spellings(pairs.values())}
 
     @cached_property
     def _patterns(self) -> list[tuple[re.Pattern[str], Layout, Blocks, dict[str, str]]]:
         out: list[tuple[re.Pattern[str], Layout, Blocks, dict[str, str]]] = []
         for blocks in self.blocks:
-            sides: tuple[tuple[Layout, str, Mapping[str, object]], ...] = (
-                ("native", blocks.native, blocks.leaves),
-                ("diffusers", blocks.diffusers, blocks.native_leaf),
+            sides: tuple[tuple[Layout, str, Mapping[str, str]], ...] = (
+                ("native", blocks.native, {leaf: leaf for leaf in blocks.leaves}),
+                ("diffusers", blocks.diffusers, {leaf: leaf for leaf in blocks.native_leaf}),
+                ("diffusers", blocks.native, blocks.numbered),
             )
             for layout, kind, names in sides:
                 for dot in "._":
                     pattern = rf"{re.escape(kind.replace('.', dot))}{re.escape(dot)}(?P<index>\d+)"
-                    leaves = {leaf.replace(".", dot): leaf for leaf in names}
+                    leaves = {leaf.replace(".", dot): name for leaf, name in names.items()}
                     whole_name = re.compile(rf"{pattern}{re.escape(dot)}(?P<leaf>.+)")
                     out.append((whole_name, layout, blocks, leaves))
         return out

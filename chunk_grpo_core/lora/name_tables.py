@@ -46,10 +46,21 @@ FLUX1 = NameTable(
             },
             most=38,
         ),
+        Blocks(
+            "distilled_guidance_layer.layers",
+            "distilled_guidance_layer.layers",
+            {
+                "in_layer": whole("linear_1", inputs=None),
+                "out_layer": whole("linear_2", inputs=None),
+            },
+            most=5,
+        ),
     ),
     outside={
         "img_in": "x_embedder",
         "txt_in": "context_embedder",
+        "distilled_guidance_layer.in_proj": "distilled_guidance_layer.in_proj",
+        "distilled_guidance_layer.out_proj": "distilled_guidance_layer.out_proj",
         "time_in.in_layer": f"{_EMBEDDER}1",
         "time_in.out_layer": f"{_EMBEDDER}2",
         "vector_in.in_layer": f"{_POOLED}1",
@@ -59,8 +70,9 @@ FLUX1 = NameTable(
         "final_layer.linear": "proj_out",
     },
     turned={"final_layer.adaLN_modulation.1": "norm_out.linear"},
+    omi={"img_in.proj": "img_in"},
 )
-"""FLUX.1, and what Chroma has of it."""
+"""FLUX.1 and Chroma, which has another modulation."""
 
 _FLUX2 = NameTable(
     title="FLUX.2",
@@ -225,7 +237,75 @@ _QWEN_IMAGE = NameTable(
     | {"norm_out.linear": "norm_out.linear"},
 )
 
-TABLES = (FLUX1, _FLUX2, _SD3, _QWEN_IMAGE, _Z_IMAGE, _KREA2)
+_LUMINA2 = NameTable(
+    title="Lumina 2",
+    blocks=tuple(
+        Blocks(
+            name,
+            name,
+            {
+                # In units of h / 3: 24 heads of queries share 8 of keys and values.
+                "attention.qkv": Leaf(
+                    (("attn.to_q", 0, 3), ("attn.to_k", 3, 1), ("attn.to_v", 4, 1)), inputs=3
+                ),
+                "attention.out": whole("attn.to_out.0"),
+                **{
+                    f"feed_forward.w{number}": whole(f"feed_forward.linear_{number}", inputs=None)
+                    for number in (1, 2, 3)
+                },
+                "adaLN_modulation.1": whole("norm1.linear", inputs=None),
+            },
+            most,
+        )
+        for name, most in (("layers", 26), ("noise_refiner", 2), ("context_refiner", 2))
+    ),
+    outside={
+        "x_embedder": "x_embedder",
+        "cap_embedder.1": "time_caption_embed.caption_embedder.1",
+        "t_embedder.mlp.0": "time_caption_embed.timestep_embedder.linear_1",
+        "t_embedder.mlp.2": "time_caption_embed.timestep_embedder.linear_2",
+        "final_layer.linear": "norm_out.linear_2",
+        "final_layer.adaLN_modulation.1": "norm_out.linear_1",
+    },
+)
+
+_EXPERTS = ("shared_experts", *(f"experts.{number}" for number in range(4)))
+_HIDREAM = NameTable(
+    title="HiDream-I1",
+    blocks=(
+        *(
+            Blocks(
+                name,
+                name,
+                same(
+                    "block.adaLN_modulation.1",
+                    *(
+                        f"block.attn1.to_{part}{side}"
+                        for part in ("q", "k", "v", "out")
+                        for side in ("", "_t")
+                    ),
+                    *(f"block.ff_i.{part}.w{n}" for part in _EXPERTS for n in (1, 2, 3)),
+                    *(f"block.ff_{side}.w{n}" for side in "it" for n in (1, 2, 3)),
+                ),
+                most,
+            )
+            for name, most in (("double_stream_blocks", 16), ("single_stream_blocks", 32))
+        ),
+        Blocks("caption_projection", "caption_projection", same("linear"), most=49),
+    ),
+    outside={
+        name: name
+        for name in (
+            "x_embedder.proj",
+            *(f"t_embedder.timestep_embedder.linear_{n}" for n in (1, 2)),
+            *(f"p_embedder.pooled_embedder.linear_{n}" for n in (1, 2)),
+            "final_layer.linear",
+            "final_layer.adaLN_modulation.1",
+        )
+    },
+)
+
+TABLES = (FLUX1, _FLUX2, _SD3, _QWEN_IMAGE, _Z_IMAGE, _KREA2, _LUMINA2, _HIDREAM)
 """Every table once."""
 
 FAMILIES: Mapping[str, NameTable] = {
@@ -237,5 +317,7 @@ FAMILIES: Mapping[str, NameTable] = {
     "qwen-image": _QWEN_IMAGE,
     "z-image": _Z_IMAGE,
     "krea2": _KREA2,
+    "lumina2": _LUMINA2,
+    "hidream": _HIDREAM,
 }
-"""Name of a family, as ``model.type`` has it -> its table."""
+"""Name of a family, as ``model.type`` has it where the command line trains it -> its table."""

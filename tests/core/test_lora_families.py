@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from environment import package
-from lora_layouts import deltas, pieces_of
+from lora_layouts import deltas, numbered, pieces_of
 from native_names import NATIVE
 from pipeline_folders import small_pipeline
 from safetensors.torch import load_file, save_file
@@ -110,6 +110,15 @@ def written(
     return out
 
 
+def omi(layers: Layers) -> dict[str, Tensor]:
+    """As OneTrainer's OMI format has them: three numbered parts of each ``qkv``."""
+    parts: Layers = {}
+    for name, (a, b, alpha) in layers.items():
+        stacked = {f"{name}.{n}": (a, part, alpha) for n, part in enumerate(b.chunk(3))}
+        parts |= stacked if name.endswith("qkv") else {name: (a, b, alpha)}
+    return written(parts, "transformer.", **ONE_TRAINER)
+
+
 KOHYA = {"flat": True, "down": "lora_down", "up": "lora_up", "alpha": True}
 ONE_TRAINER = {"down": "lora_down", "up": "lora_up", "alpha": True}
 OF_DIFFUSERS = {
@@ -127,6 +136,8 @@ OF_NATIVE = {
     "ai-toolkit": lambda layers: written(layers, "diffusion_model."),
     "kohya and musubi-tuner": lambda layers: written(layers, "lora_unet_", **KOHYA),
     "peft": lambda layers: written(layers, "base_model.model."),
+    "OneTrainer": lambda layers: written(layers, "", alpha=True),
+    "OneTrainer, OMI": omi,
 }
 """How programs write layers that they know by native names: ai-toolkit FLUX.2 and Krea 2, kohya
 SD3, musubi-tuner FLUX.2 and Krea 2."""
@@ -188,18 +199,35 @@ def test_a_file_of_any_program_is_trained_on_as_the_same_updates(names):
             torch.testing.assert_close(b @ a * config.scale, wanted[name], rtol=0, atol=1e-5)
 
 
-def test_chroma_has_the_names_of_flux_1():
+def chroma_layers() -> Layers:
     skip_where_diffusers_is_old("chroma")
-    shapes = {
-        name: tuple(layer.weight.shape)
-        for name, layer in small_pipeline("chroma").transformer.named_modules()
-        if isinstance(layer, torch.nn.Linear) and "transformer_blocks." in name
-    }
-    layers = random_layers(shapes)
+    return random_layers(
+        {
+            name: tuple(layer.weight.shape)
+            for name, layer in small_pipeline("chroma").transformer.named_modules()
+            if isinstance(layer, torch.nn.Linear)
+        }
+    )
+
+
+def test_chroma_has_the_names_of_flux_1():
+    layers = {name: v for name, v in chroma_layers().items() if "transformer_blocks." in name}
     native = convert_lora(written(layers, "transformer."), "native", "chroma")
     contents = read_lora(native).layers
     found = {name: (layer.a, layer.b, layer.alpha) for name, layer in contents.items()}
     assert_same(deltas(pieces_of(found)), deltas(layers))
+
+
+def test_every_layer_of_chroma_has_both_names_and_those_of_omi():
+    layers = chroma_layers()
+    native = convert_lora(written(layers, "transformer."), "native", "chroma")
+    assert "diffusion_model.distilled_guidance_layer.layers.0.in_layer.alpha" in native
+    contents = read_lora(native).layers.items()
+    parts = numbered({name: (layer.a, layer.b, layer.alpha) for name, layer in contents})
+    assert "single_blocks.0.linear1.3" in parts and "img_in.proj" in parts
+    for lora in (native, written(parts, "transformer.", **ONE_TRAINER)):
+        back = convert_lora(lora, "diffusers", "chroma")
+        assert_same(updates_in(back, "transformer."), deltas(layers))
 
 
 def attention(prefix: str) -> dict[str, Tensor]:

@@ -249,8 +249,8 @@ def test_other_native_loras_are_not_renamed_for_diffusers(lora, message):
             ["joint_transformer_blocks.0.attn.to_q"],
             "they look like AuraFlow. Names in both",
         ),
-        (["transformer_blocks.60.attn.to_q"], "or Krea 2: transformer_blocks.60"),
-        (["transformer_blocks.0.attn2.add_q_proj"], "or Krea 2: transformer_blocks.0"),
+        (["transformer_blocks.60.attn.to_q"], "or HiDream-I1: transformer_blocks.60"),
+        (["transformer_blocks.0.attn2.add_q_proj"], "or HiDream-I1: transformer_blocks.0"),
     ],
 )
 def test_other_diffusers_loras_are_not_renamed_for_comfyui(modules, message):
