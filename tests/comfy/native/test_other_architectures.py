@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from ..tiny_architectures.models import ALL, ARCHITECTURES, OTHERS, is_there
+from ..tiny_architectures.rows import REFUSED, ROWS, cells
 from .gradients import float64_policy, gradient_errors, reached
 from .models import (
     architecture_policy,
@@ -171,3 +173,18 @@ def _empty(kind: str):
     settings.set_inference_dtype(torch.float32, None)
     model = settings.get_model({}, "")
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+def test_the_table_of_the_documents_has_a_dash_where_comfyui_lacks_the_model(lab):
+    import comfyui_version
+
+    columns = {"0.3.75": 0, "0.28.2": 1}
+    if comfyui_version.__version__ not in columns:
+        pytest.skip("the table is about two other versions of ComfyUI")
+    page = Path(__file__).resolve().parents[3] / "docs" / "models.md"
+    table = cells(page.read_text(encoding="utf-8"))
+    there = {row: [is_there(name) for name in names] for row, names in ROWS.items()}
+    there |= {row: [_empty(kind) is not None] for row, kind in REFUSED.items()}
+    for row, models_there in there.items():
+        cell = table[row][columns[comfyui_version.__version__]]
+        assert set(models_there) == {cell != "-"}, row
