@@ -131,8 +131,11 @@ def test_a_lora_is_the_same_function_under_both_names(lab, family):
         kind.load_lora_into_transformer(loaded, transformer=transformer, adapter_name="loaded")
         assert effect(diffusers(), wanted) < 1e-4
 
-        if family == "hidream":  # ComfyUI's own loader knows these names
-            assert effect(native(policy(merge_lora(model, file))), wanted) < 1e-4
+        merged = effect(native(policy(merge_lora(model, file))), wanted)
+        if family == "hidream":  # ComfyUI's own loader knows its names in diffusers alone
+            assert merged < 1e-4
+        else:
+            assert merged > 0.01
         for tensors in (file, convert_lora(file, "native", family)):
             assert effect(native(policy(apply_lora(lab, model, tensors))), wanted) < 1e-4
             wide = policy(model, rank=6)
