@@ -135,13 +135,15 @@ def _time(trainer: Trainer, name: str, seconds: list[float]) -> None:
 
 _SCRIPT = """
 import time, torch
+from dataclasses import replace
 torch.set_num_threads(1)
 from benchmarks.scaling import BASE, trainer_of
 from chunk_grpo_core.processes.launch import join_processes
 from chunk_grpo_core.train.trainer import Trainer
 with join_processes(timeout=600) as processes:
     plain = trainer_of(BASE, {iterations} + 1)
-    trainer = Trainer(plain.policy, plain.reward, plain.prompts, plain.config, processes=processes)
+    config = replace(plain.config, prompts_per_iteration=4)  # so that an update has two groups
+    trainer = Trainer(plain.policy, plain.reward, plain.prompts, config, processes=processes)
     trainer._iterate()
     start = time.perf_counter()
     for _ in range({iterations}):
@@ -152,7 +154,7 @@ with join_processes(timeout=600) as processes:
 
 
 def processes(count: int, iterations: int) -> float:
-    """Seconds of the clock for an iteration that ``count`` processes share."""
+    """Seconds of the clock for an iteration of four prompts that ``count`` processes share."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "run.py"
         script.write_text(_SCRIPT.format(iterations=iterations), encoding="utf-8")
@@ -194,7 +196,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--iterations", type=int, default=3, help="timed iterations of each")
-    parser.add_argument("--sweep", nargs="+", choices=SWEEPS, default=list(SWEEPS))
+    parser.add_argument("--sweep", nargs="*", choices=SWEEPS, default=list(SWEEPS))
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
