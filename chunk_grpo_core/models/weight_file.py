@@ -22,8 +22,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 #: Ending of a layer's fp8 scale: its weight is ``weight * scale``.
 SCALE = ".scale_weight"
 _OTHER_SCALE = ".weight_scale"
+_MARKS = (".comfy_quant", "scaled_fp8")
 #: Beside fp8 weights; their inputs are not quantised here.
-_IGNORED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
+_IGNORED = (".scale_input", ".input_scale", *_MARKS)
 _TYPES = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
 
@@ -41,6 +42,11 @@ class ModelFile:
     def is_gguf(self) -> bool:
         """Whether it is a GGUF file."""
         return self.path.suffix.lower() == ".gguf"
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether it is an fp8 file whose weights have scales beside them."""
+        return any(name.endswith((SCALE, _OTHER_SCALE, *_MARKS)) for name in self.shapes)
 
 
 def read_header(path: str | Path) -> ModelFile:

@@ -91,17 +91,19 @@ class Activations:
     @contextmanager
     def keeping(self, call: Call, block: nn.Module) -> Iterator[None]:
         """Run a block in here that keeps its activations."""
+        is_known = call in self._sizes
         found: dict[int, int] = {}
 
-        def pack(tensor: Tensor) -> Tensor:
+        def counted(tensor: Tensor) -> Tensor:
             found.update(_memory(tensor))
             return tensor.detach()
 
         # By itself autograd saves the tensor that the block then writes into, whose memory
         # :class:`KeepSaved` exchanges; an alias of it keeps the old memory.
+        pack = Tensor.detach if is_known else counted
         with saved_tensors_hooks(pack, lambda tensor: tensor), KeepSaved():
             yield
-        if call not in self._sizes:
+        if not is_known:
             for parameter in block.parameters():
                 for place in _memory(parameter):
                     found.pop(place, None)

@@ -273,11 +273,13 @@ class NativePolicy:
 
     def _try_times(self, velocity: Velocity) -> bool:
         prompt, model = next(iter(self._positive)), self._model.model
-        entries, options = self.borrowed(prompt)[0].conds, self.borrowed(prompt).options
+        guider, options = self.borrowed(prompt)
         dtype = model.manual_cast_dtype or model.get_dtype()
         call = partial(velocity, example=prompt)
         levels = self._sigmas.tolist()
-        return takes_mixed_times(call, self._shape, self.device, entries, options, dtype, levels)
+        return takes_mixed_times(
+            call, self._shape, self.device, guider.conds, options, dtype, levels
+        )
 
     def decode(self, x_0: Tensor) -> Tensor:
         """See :class:`~chunk_grpo_core.method.policy.Policy`.

@@ -17,7 +17,7 @@ import torch
 
 from ...optional import require
 from ..kept_weights import WEIGHTS, bitsandbytes_config, keep_in_fp8, to_type
-from ..weight_file import SCALE, check_types, read_header, read_tensors
+from ..weight_file import check_types, read_header, read_tensors
 
 __all__ = ["check_source", "naming", "read_transformer", "read_vae"]
 
@@ -130,8 +130,7 @@ def _read(kind: Any, source: Path, part: str, folder: Path, options: dict[str, A
 def _state(source: Path, dtype: torch.dtype) -> dict[str, Any] | None:
     """The weights of an fp8 file with scales, multiplied by them; None for all other files."""
     file = read_header(source)
-    endings = (SCALE, ".weight_scale", "scaled_fp8", ".comfy_quant")
-    if file.is_gguf or not any(name.endswith(endings) for name in file.shapes):
+    if file.is_gguf or not file.has_scales:
         return None
     return to_type(read_tensors(file), dtype)
 
