@@ -180,6 +180,10 @@ class TorchProcesses(Processes):
         self.lock_step = LockStep(self._largest)
         """Set up by whoever spreads a model over the processes."""
 
+    def leave(self) -> None:
+        """Let go of the groups; nothing may be told afterwards."""
+        self._words = None
+
     def _largest(self, number: int) -> int:
         largest = torch.tensor(number)
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._words)

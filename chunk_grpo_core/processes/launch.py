@@ -6,6 +6,7 @@ accelerate is imported, so that it is needed by those alone who launch with it.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,10 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+# Its default arguments are the group there is when it is imported: here none, which _leave counts
+# on. An optimiser imports it, too, but later.
+import torch.distributed.nn.functional as _  # noqa: F401
 
 from .collective import Processes, TorchProcesses
 from .environment import is_launched
@@ -75,10 +80,25 @@ def join_processes(*, timeout: float = TIMEOUT, split_groups: bool = False) -> I
     device, backend = _device(local_rank)
     with _losses_named():
         dist.init_process_group(backend, timeout=limit)
-        yield TorchProcesses(
+        processes = TorchProcesses(
             timeout=limit, split_groups=split_groups, local_rank=local_rank, device=device
         )
-        dist.destroy_process_group()  # not after an error: it might wait for those that are gone
+        yield processes
+        _leave(processes)  # not after an error: it might wait for those that are gone
+
+
+def _leave(processes: TorchProcesses) -> None:
+    """End the groups and their threads.
+
+    A thread of gloo that is still letting go of its last message when Python ends aborts the
+    process (it asks for the lock of an interpreter that is gone), and the launcher calls a finished
+    run failed. The threads end with the last reference to their group, so those in cycles are
+    collected. FSDP keeps what it has spread, and the first group with it, whose threads have been
+    idle since the last gradient.
+    """
+    dist.destroy_process_group()
+    processes.leave()
+    gc.collect()
 
 
 def _device(local_rank: int) -> tuple[torch.device, str]:

@@ -62,10 +62,14 @@ pictures = 1
 
 def start(*words, launcher):
     """Start a command of chunk-grpo behind a launcher."""
-    command = [sys.executable, "-m", *launcher, "-m", "chunk_grpo_core"]
+    return launched([sys.executable, "-m", *launcher, "-m", "chunk_grpo_core", *words])
+
+
+def launched(command):
+    """Start a program that finds the package."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
-        [*command, *map(str, words)],
+        [str(word) for word in command],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -160,6 +164,28 @@ def test_a_run_of_one_process_goes_on_with_two(alone, config, tmp_path):
     finished("train", config, "--out", folder, "--set", "iterations=1")
     finished("resume", folder, "--iterations", 3, launcher=TORCHRUN)
     same_run(folder, alone)
+
+
+AFTERWARDS = """
+import contextlib, pathlib, sys
+from chunk_grpo_core.cli.app import app
+with contextlib.suppress(SystemExit):
+    app(sys.argv[1:])
+tasks = pathlib.Path("/proc/self/task").glob("*/comm")
+print("left:", [name for task in tasks if "gloo" in (name := task.read_text())])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_no_thread_that_talked_lives_when_a_run_is_over(config, tmp_path):
+    """Such a thread may abort Python when it ends, and a whole run with it."""
+    script = tmp_path / "afterwards.py"
+    script.write_text(AFTERWARDS)
+    words = ["train", config, "--out", tmp_path / "new", "--set", "iterations=1"]
+    process = launched([sys.executable, "-m", *TORCHRUN, script, *words])
+    code, printed, errors = ended(process)
+    assert code == 0, errors
+    assert [line for line in printed.splitlines() if "left:" in line] == ["left: []"] * 2
 
 
 def worker_of(launcher, rank):
