@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ..algorithms.algorithm import SampledGroup
 from ..method.noise import derive_seed
@@ -42,17 +43,25 @@ def velocity_norm(stream: Stream, policy: Policy, groups: Sequence[SampledGroup]
     trajectory, seed = groups[0].trajectory, groups[0].request.noise.seed
     count, levels = trajectory.grid.steps, trajectory.grid.sigmas
     x_0 = trajectory.x_0[:_SAMPLES]
-    ratios = []
-    for t in (levels[(count + 3) // 4], levels[count // 2]):
+    times = [levels[(count + 3) // 4], levels[count // 2]]
+    noised = []
+    for t in times:
         generator = torch.Generator().manual_seed(derive_seed(seed, "velocity norm", t))
-        eps = torch.randn(x_0.shape, generator=generator)
-        x_t = ((1.0 - t) * x_0 + t * eps).to(stream.device)
-        trained = stream.velocity(x_t, t, trajectory.example).float()
-        stream.check_cancel()
-        with base_model(policy):
-            reference = stream.velocity(x_t, t, trajectory.example).float()
-        stream.check_cancel()
-        sizes = (v_t.flatten(1).norm(dim=1) for v_t in (trained, reference))
-        size, of_reference = sizes
-        ratios.append((size / of_reference.clamp_min(1e-12)).mean())
-    return float(torch.stack(ratios).mean())
+        noised.append((1.0 - t) * x_0 + t * torch.randn(x_0.shape, generator=generator))
+
+    def lengths() -> Tensor:
+        calls: list[tuple[Tensor, float | Tensor]] = list(zip(noised, times, strict=True))
+        if stream.mixes_times:
+            repeated = torch.tensor(times).repeat_interleave(len(x_0))
+            calls = [(torch.cat(noised), repeated.to(stream.device))]
+        found = []
+        for x_t, t in calls:
+            v_t = stream.velocity(x_t.to(stream.device), t, trajectory.example).float()
+            found.append(v_t.flatten(1).norm(dim=1))
+            stream.check_cancel()
+        return torch.cat(found)
+
+    trained = lengths()
+    with base_model(policy):
+        reference = lengths()
+    return float((trained / reference.clamp_min(1e-12)).mean())
