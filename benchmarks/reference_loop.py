@@ -93,6 +93,7 @@ class ReferenceLoop:
             weight_decay=settings.weight_decay,
         )
         self._features: dict[str, tuple[Tensor, Tensor]] = {}
+        self._dtype = self.transformer.dtype
 
     def iterate(self, iteration: int) -> None:
         """One rollout and its updates."""
@@ -125,8 +126,9 @@ class ReferenceLoop:
                 self._features[prompt] = self.encode(prompt)
         features, pooled = (p.expand(len(x_t), *p.shape[1:]) for p in self._features[prompt])
         self.on_call(len(x_t))
+        transformer, dtype = self.transformer, self._dtype
         return predict_velocity(
-            self.transformer, x_t, t.to(x_t.device), features, pooled, self.guidance
+            transformer, x_t, t.to(x_t.device), features, pooled, self.guidance, dtype
         )
 
     @torch.no_grad()

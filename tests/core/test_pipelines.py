@@ -275,6 +275,15 @@ def test_a_batch_of_different_times_is_each_of_its_samples(plain):
     torch.testing.assert_close(both, torch.cat([first, second]), rtol=1e-4, atol=1e-5)
 
 
+def test_a_call_does_not_ask_the_transformer_for_its_type(plain, monkeypatch):
+    """The answer walks through all modules, with FLUX.1 for as long as a seventh of a call."""
+    kind, asked = type(plain.transformer), []
+    monkeypatch.setattr(kind, "dtype", property(lambda module: asked.append(1)))
+    with torch.no_grad():
+        plain.run(lambda velocity: velocity(torch.zeros(1, *plain.latent_shape), 0.5, PROMPT))
+    assert not asked
+
+
 @pytest.mark.slow
 def test_gradients_are_measured_changes_with_and_without_checkpointing(small):
     lora = LoraConfig(rank=2, targets="all-linear")

@@ -57,6 +57,7 @@ def predict_velocity(
     features: Tensor,
     pooled: Tensor,
     guidance: float | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Velocity of noisy latents.
 
@@ -67,12 +68,13 @@ def predict_velocity(
         features: Text features (B, L, D).
         pooled: Pooled text features (B, P).
         guidance: Distilled guidance scale; None for models without guidance embedding.
+        dtype: What the transformer computes in; it is asked if None, which takes time.
 
     Returns:
         Velocity (B, C, h, w), float32; the transformer computes in its own dtype.
     """
     height, width = x_t.shape[-2:]
-    dtype = transformer.dtype
+    dtype = dtype or transformer.dtype
     scale = None if guidance is None else torch.full((len(x_t),), guidance, device=x_t.device)
     (out,) = transformer(
         hidden_states=pack_latents(x_t).to(dtype),
@@ -113,4 +115,5 @@ class FluxPolicy(DiffusersPolicy[tuple[Tensor, Tensor]]):
     def predict(self, x_t: Tensor, t: Tensor, conditioning: tuple[Tensor, Tensor]) -> Tensor:
         """See :class:`~..diffusers_policy.DiffusersPolicy`."""
         features, pooled = (part.expand(len(x_t), *part.shape[1:]) for part in conditioning)
-        return predict_velocity(self.transformer, x_t, t, features, pooled, self._guidance)
+        transformer, dtype = self.transformer, self._dtype
+        return predict_velocity(transformer, x_t, t, features, pooled, self._guidance, dtype)

@@ -70,11 +70,11 @@ class PipelinePolicy(DiffusersPolicy[Conditioning]):
         scale, offset = self._entry.time
 
         def for_batch(part: Tensor) -> Tensor:
-            part = part.to(transformer.dtype) if part.is_floating_point() else part
+            part = part.to(self._dtype) if part.is_floating_point() else part
             return part.expand(len(x_t), *part.shape[1:])
 
         call = Call(
-            latents=x_t.to(transformer.dtype),
+            latents=x_t.to(self._dtype),
             time=scale * t + offset,
             text={name: for_batch(part) for name, part in text.items()},
             rows=self._rows,
