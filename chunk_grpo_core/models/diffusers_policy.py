@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class DiffusersPolicy(ABC, Generic[Conditioning]):
         self._transformer = transformer.train(False)
         # Asked once: the answer walks through all modules, which takes 13 ms with FLUX.1 (its host
         # work for a whole call is 96).
-        self._dtype: torch.dtype = transformer.dtype
+        self._dtype = cast(torch.dtype, transformer.dtype)
         self._scaled = self._loss_scale()
         self._device = device or next(transformer.parameters()).device
 
