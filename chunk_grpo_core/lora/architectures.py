@@ -17,7 +17,7 @@ _NAMES = (
         r"(double_stream|single_stream)_modulation|single_transformer_blocks_\d+_attn_to_qkv",
     ),
     ("FLUX.1", r"(double|single)_blocks_\d+_|single_transformer_blocks_\d+_"),
-    ("FLUX.1", r"transformer_blocks_\d+_(ff_context|norm1_context)_"),
+    ("FLUX.1 or SD3", r"transformer_blocks_\d+_(ff_context|norm1_context)_"),
     ("PixArt or LTX-Video", r"transformer_blocks_\d+_attn[12]_"),
     ("AuraFlow", r"(joint|single)_transformer_blocks?_|joint_transformer_blocks_"),
     ("Wan", r"blocks_\d+_(self|cross)_attn_|blocks_\d+_ffn_"),

@@ -53,7 +53,8 @@ def for_modules(contents: LoraContents, modules: Set[str]) -> dict[str, LoraLaye
         return placed
     moved = renamed(others, modules)
     if moved is None:
-        raise not_in_adapter(_strange(others), len(contents.layers), modules)
+        # Names of another family are strange here, though a table knows them all.
+        raise not_in_adapter(_strange(others) or others, len(contents.layers), modules)
     if doubled := placed.keys() & moved.keys():
         raise twice(some_names(doubled))
     return placed | moved

@@ -6,6 +6,7 @@ told by ``native_names``, which does not know the tables of the library.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -197,6 +198,23 @@ def test_a_file_of_any_program_is_trained_on_as_the_same_updates(names):
         for name in modules:
             a, b = (state[f"{name}.lora_{side}.weight"] for side in "AB")
             torch.testing.assert_close(b @ a * config.scale, wanted[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("other", FAMILIES_WITH_NAMES)
+def test_a_lora_of_another_family_is_refused_by_its_layers(names, other):
+    skip_where_diffusers_is_old(other)
+    modules = small_pipeline(other).transformer.named_modules()
+    linears = {n: tuple(m.weight.shape) for n, m in modules if isinstance(m, torch.nn.Linear)}
+    fresh = {k: v.clone() for k, v in written(names.diffusers, "").items()}
+    lora = written(random_layers(linears), "transformer.")
+    for file in (lora, convert_lora(lora, "native", other)):
+        if other == names.family:
+            assert start_from(file, fresh, 1.0).keys() == fresh.keys()
+            continue
+        with pytest.raises(ValueError) as caught:
+            start_from(file, fresh, 1.0)
+        said = r"[1-9]\d* of the [1-9]\d* layers of this LoRA are none of the adapter's: \w"
+        assert re.match(said, str(caught.value)), caught.value
 
 
 def chroma_layers() -> Layers:

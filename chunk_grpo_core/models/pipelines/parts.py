@@ -8,7 +8,7 @@ through without a copy in 16.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from ...optional import require
-from ..kept_weights import WEIGHTS, bitsandbytes_config, keep_in_fp8, to_type
-from ..weight_file import check_types, read_header, read_tensors
+from ..kept_weights import WEIGHTS, bitsandbytes_config, keep_in_fp8
+from ..weight_file import check_types, read_header
+from .single_file import check_complete, check_places, single_file_state
 
 __all__ = ["check_source", "naming", "read_transformer", "read_vae"]
 
@@ -68,7 +69,7 @@ def read_vae(kind: Any, source: Path, folder: Path, dtype: torch.dtype) -> Any:
     Raises:
         ValueError: It cannot be read.
     """
-    return _read(kind, source, "vae", folder, {"torch_dtype": dtype})
+    return _read(kind, source, "vae", folder, {"torch_dtype": dtype}, ())
 
 
 def read_transformer(
@@ -94,7 +95,7 @@ def read_transformer(
         quantised = kinds.GGUFQuantizationConfig(compute_dtype=WEIGHTS[weights])
     if quantised is not None:
         options["quantization_config"] = quantised
-    model = _read(kind, source, "transformer", folder, options)
+    model = _read(kind, source, "transformer", folder, options, blocks)
     if weights == "fp8":
         inside, every = re.compile(rf"({'|'.join(blocks)})\.\d+\..+"), _has_all_in_fp8(source)
         keep_in_fp8(
@@ -112,36 +113,24 @@ def _has_all_in_fp8(source: Path) -> bool:
     return any(kind.startswith("F8") and _MODULATION.search(name) for name, kind in dtypes)
 
 
-def _read(kind: Any, source: Path, part: str, folder: Path, options: dict[str, Any]) -> Any:
+def _read(
+    kind: Any,
+    source: Path,
+    part: str,
+    folder: Path,
+    options: dict[str, Any],
+    blocks: Sequence[str],
+) -> Any:
     """Read a part from its folder, or from one file with the help of the pipeline's settings."""
     options = {**options, "local_files_only": True}
-    if source.is_dir():
-        with naming(part, source):
-            model, report = kind.from_pretrained(source, output_loading_info=True, **options)
-        _check_complete(report["missing_keys"], part, source)
-        return model
     with naming(part, source):
-        given: Any = _state(source, options["torch_dtype"]) or str(source)
-        model = kind.from_single_file(given, config=str(folder / part), **options)
-    _check_complete((n for n, p in model.named_parameters() if p.is_meta), part, source)
-    return model
-
-
-def _state(source: Path, dtype: torch.dtype) -> dict[str, Any] | None:
-    """The weights of an fp8 file with scales, multiplied by them; None for all other files."""
-    file = read_header(source)
-    if file.is_gguf or not file.has_scales:
-        return None
-    return to_type(read_tensors(file), dtype)
-
-
-def _check_complete(missing: Iterable[str], part: str, source: Path) -> None:
-    names = sorted(missing)
-    if names:
-        raise ValueError(
-            f"model.{part}: {source} lacks {len(names)} weights of this model, for example "
-            f"{names[0]}; it is damaged, or belongs to another model"
-        )
+        if source.is_dir():
+            model, report = kind.from_pretrained(source, output_loading_info=True, **options)
+            check_complete(report["missing_keys"])
+            check_places(report["unexpected_keys"], blocks)
+            return model
+        given = single_file_state(kind, source, folder / part, options["torch_dtype"], blocks)
+        return kind.from_single_file(given, config=str(folder / part), **options)
 
 
 @contextmanager
@@ -151,6 +140,6 @@ def naming(part: str, source: Path) -> Iterator[None]:
         yield
     except _UNREADABLE as error:
         reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
-        raise ValueError(
-            f"model.{part}: {source} cannot be read as what it is given for: {reason:.400}"
-        ) from error
+        if not reason.startswith(str(source)):
+            reason = f"{source} cannot be read as what it is given for: {reason}"
+        raise ValueError(f"model.{part}: {reason:.600}") from error
