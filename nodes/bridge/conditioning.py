@@ -92,14 +92,14 @@ def trainable(conditioning: Conditioning, name: str) -> Conditioning:
 
 
 def check_references(
-    positive: Mapping[str, Conditioning], negative: Conditioning | None, channels: int
+    positive: Mapping[str, Conditioning], negative: Conditioning | None, form: Any
 ) -> None:
     """Make sure that reference latents belong to the MODEL and do not stand in ``negative`` alone.
 
     Args:
         positive: Prompt -> its conditioning.
         negative: Conditioning of the negative prompt, if there is guidance.
-        channels: Channels of the MODEL's latents.
+        form: The MODEL's ``latent_format``.
 
     Raises:
         ValueError: They do not, or do.
@@ -111,11 +111,24 @@ def check_references(
             "reference of Prompt Set, too, or take it out of negative"
         )
     for latent in (*of_prompts, *_references(negative or [])):
-        if latent.shape[1] != channels:
+        if latent.shape[1] != form.latent_channels:
+            raise _of_another_vae(f"{latent.shape[1]} channels", f"{form.latent_channels}")
+        if latent.ndim != form.latent_dimensions + 2:
+            axes = "frames, rows and columns" if form.latent_dimensions == 3 else "rows and columns"
+            raise _of_another_vae(f"the shape {tuple(latent.shape)}", f"{axes} of one picture")
+        if form.latent_dimensions == 3 and latent.shape[2] != 1:
             raise ValueError(
-                f"reference has {latent.shape[1]} channels, and this MODEL needs {channels}; "
-                "encode the picture with the VAE that belongs to the MODEL"
+                f"reference holds {latent.shape[2]} frames; it must be the LATENT of one picture"
             )
+        if not bool(latent.isfinite().all()):
+            raise ValueError("reference holds NaN or infinity; look at its picture and its VAE")
+
+
+def _of_another_vae(found: str, wanted: str) -> ValueError:
+    return ValueError(
+        f"reference has {found}, and this MODEL needs {wanted}; encode the picture with the VAE "
+        "that belongs to the MODEL"
+    )
 
 
 def _references(conditioning: Conditioning) -> list[Tensor]:

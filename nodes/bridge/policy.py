@@ -137,7 +137,7 @@ class NativePolicy:
         self._positive = {text: trainable(c, text) for text, c in conditioning.items()}
         self._negative = None if cfg == 1.0 else trainable(negative or [], "negative")
         form = model.get_model_object("latent_format")
-        check_references(self._positive, self._negative, form.latent_channels)
+        check_references(self._positive, self._negative, form)
         self._cfg = cfg
         self._batch = batch
         self._limit = limit or BatchLimit()

@@ -100,6 +100,23 @@ def test_pictures_in_the_wrong_place_or_of_another_vae_are_refused(lab):
         refused(lab, "flux", key, "training takes text", prompt=given)
 
 
+@pytest.mark.parametrize("name", ["flux", "flux2", "qwen_image", "omnigen2"])
+def test_a_reference_of_other_axes_frames_or_numbers_is_refused(lab, name):
+    """A latent of FLUX has as many channels as one of Qwen-Image; newer Qwen-Image takes it."""
+    words, extras = models.conditioning(name, 1)[0]
+    right = of_picture(name)[0][1]["reference_latents"][0]
+    has_frames = right.ndim == 5
+    other = right[:, :, 0] if has_frames else right[:, :, None]
+    wrong = {
+        "belongs to the MODEL": other,
+        "NaN or infinity": right * torch.nan,
+        **({"2 frames": right.repeat(1, 1, 2, 1, 1)} if has_frames else {}),
+    }
+    for said, latent in wrong.items():
+        prompt = [[words, {**extras, "reference_latents": [latent]}]]
+        refused(lab, name, "reference ", said, prompt=prompt)
+
+
 def test_a_model_that_takes_a_picture_beside_the_noise_is_refused(lab):
     """FLUX.1 Fill, Canny and Depth; ComfyUI gives them an empty picture, and says nothing."""
     entry = models.ALL["flux"]
