@@ -100,7 +100,8 @@ class ChunkPlan:
             raise ValueError(
                 f"chunk sizes {shortened(list(self.sizes))} cover {self.steps} steps, but there "
                 f"are {trainable_steps} trainable ones (the number of sampling steps minus the "
-                "last, deterministic one)"
+                "last, deterministic one); let the sizes add up to "
+                f"{trainable_steps}, or take {self.steps + 1} sampling steps"
             )
 
     def to_json(self) -> dict[str, object]:

@@ -55,8 +55,9 @@ def check_needless(reward: Reward, config: TrainConfig) -> None:
         return
     if config.algorithm != "preference":
         raise ValueError(
-            f"reward is missing; the algorithm {config.algorithm} trains on its scores, and only "
-            "the algorithm preference, which trains on picks, can do without"
+            "reward is missing: the training needs one that says which pictures are better, in "
+            "ComfyUI a node Load Reward connected to the input reward. Only the algorithm "
+            f"preference, which trains on picks, does without; this one is {config.algorithm}"
         )
     if config.evaluate_every:
         raise ValueError(

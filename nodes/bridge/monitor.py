@@ -76,6 +76,7 @@ class LiveRun:
         self._phase, self._iteration, self._fraction = "before", 0, 0.0
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
         self._measuring = 0.0
+        self._first: tuple[float, float] | None = None
         self._began, self._told = time.monotonic(), 0.0
         self._news = 0
         self._stop = threading.Event()
@@ -143,8 +144,10 @@ class LiveRun:
             self._question, self._goes_on = event.question, ()
         if isinstance(event, EvaluationProgress):
             self._phase, self._fraction = event.which, event.fraction
+            if event.which == "before":
+                self._time_measurement(event.fraction)
         elif isinstance(event, RunStart):
-            self._measuring = time.monotonic() - self._began
+            self._measuring = self._measuring or time.monotonic() - self._began
             self._phase, self._fraction = "rollout", 0.0
             self._iteration = event.first_iteration
         elif isinstance(event, PhaseProgress):
@@ -164,6 +167,16 @@ class LiveRun:
         if is_news or is_waiting or time.monotonic() - self._told >= _PAUSE:
             self._tell()
 
+    def _time_measurement(self, fraction: float) -> None:
+        """Learn what a measurement takes; as soon as possible without what came before its first
+        news, since models load there."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now, fraction
+            self._measuring = (now - self._began) / fraction if fraction else 0.0
+        elif (done := fraction - self._first[1]) > 0:
+            self._measuring = (now - self._first[0]) / done
+
     def _seconds_left(self) -> float | None:
         """For all that is still to be trained and measured; None before anything is known.
 
@@ -172,9 +185,8 @@ class LiveRun:
         """
         measuring, left_of_it = self._measuring, 0.0
         if self._phase == "before":
-            if not self._fraction:
+            if not measuring:
                 return None
-            measuring = (time.monotonic() - self._began) / self._fraction
             left_of_it = measuring * (1 - self._fraction)
         if self._phase == "after":
             return measuring * (1 - self._fraction)

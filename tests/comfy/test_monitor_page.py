@@ -222,13 +222,29 @@ def test_the_monitor_shows_the_numbers_of_the_run_folder(finished, comfy_server,
         assert f"iteration {done} " in text
         assert f" {shown(row['reward_mean'])} ± {shown(row['reward_std'], 2)} " in text
         assert f"held-out {shown(measured['mean'])}" in text
-    clips = panel.text(".small .readout >> nth=0").split()[2:]
-    assert clips == [shown(value, 2) for value in rows[-1]["clip_fraction"]]
+    title, clips = panel.text(".small .readout >> nth=0").split(" chunk ")
+    assert title == "clip fraction,"
+    legend = [(str(k), shown(v, 2)) for k, v in enumerate(rows[-1]["clip_fraction"], 1)]
+    assert list(zip(*[iter(clips.split())] * 2, strict=True)) == legend
     assert panel.text(".small .readout >> nth=1").split()[-1] == shown(rows[-1]["approx_kl"], 2)
     phases = panel.place.locator(".phases").get_attribute("title")
     for name in ("rollout", "update"):
         assert f"{name} {shown(rows[-1]['seconds'][name], 2)} s" in phases
     assert comfy_page.errors == []
+
+
+def test_until_a_training_begins_its_panel_says_that_the_graph_runs(finished, comfy_page):
+    """Stated by the events that ComfyUI sends to all pages."""
+    comfy_page.load_api(graphs.watched_training(8, iterations=3))
+    nothing = Panel(comfy_page).place.locator(".nothing")
+    for event, text in (
+        ("execution_start", "Running: the training has not begun yet"),
+        ("execution_error", "No run yet: press Run"),
+    ):
+        comfy_page.page.evaluate(
+            "(name) => window.comfyAPI.api.api.dispatchCustomEvent(name, {})", event
+        )
+        assert nothing.inner_text() == text
 
 
 def test_a_run_that_does_not_learn_shows_its_alarm(finished, comfy_server, comfy_page):

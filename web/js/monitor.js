@@ -12,6 +12,7 @@ import { RunFollower, listRuns, pictureUrl, stopRun } from "./lib/runs.js";
 
 const TYPE = "ChunkGRPO_TrainLoRA";
 const [WIDTH, HEIGHT] = [440, 560];
+const RUNNING = { execution_start: true, execution_success: false, execution_error: false, execution_interrupted: false };
 
 const monitors = new WeakMap();
 const root = () => app.rootGraph ?? app.graph;
@@ -114,6 +115,11 @@ app.registerExtension({
       for (const node of nodesOfType(root(), TYPE)) monitors.get(node)?.ask.hear(detail.taste);
     });
     api.addEventListener("reconnected", findAll);
+    for (const [event, isRunning] of Object.entries(RUNNING)) {
+      api.addEventListener(event, () => {
+        for (const node of nodesOfType(root(), TYPE)) monitors.get(node)?.panel.setRunning(isRunning);
+      });
+    }
   },
   nodeCreated(node) {
     if (node.comfyClass === TYPE) monitors.set(node, new Monitor(node));

@@ -133,7 +133,7 @@ export function pickPanel(picker, full, look = {}) {
     const tools = { hearts: heartTools, best: () => [], stars: starTools }[picker.way](index);
     return h(
       "div",
-      { class: "cell takes-pointer", tabindex: "-1", "data-place": String(index), role: "option", onclick: (event) => clicked(event, index), onfocus: () => picker.cursor !== index && picker.move(index) },
+      { class: "cell takes-pointer", tabindex: "-1", "data-place": String(index), role: "group", onclick: (event) => clicked(event, index), onfocus: () => picker.cursor !== index && picker.move(index) },
       picture(src),
       h("span", { class: "badge" }, icon(picker.way === "best" ? "star" : "heart")),
       tools.length ? h("div", { class: "tools" }, ...tools) : null,
@@ -186,7 +186,6 @@ export function pickPanel(picker, full, look = {}) {
       element.classList.toggle("rejected", isOut);
       element.classList.toggle("selected", picker.selected.has(index));
       element.classList.toggle("current", picker.cursor === index);
-      element.setAttribute("aria-selected", String(picker.selected.has(index)));
       element.setAttribute("aria-label", labelOf(shown, index));
       element.setAttribute("tabindex", picker.cursor === index ? "0" : "-1");
       for (const [place, star] of [...element.querySelectorAll(".tool.star")].entries()) {
@@ -201,8 +200,12 @@ export function pickPanel(picker, full, look = {}) {
   }
 
   function labelOf(shown, index) {
-    const mark = { hearts: shown.hearts[index], best: shown.best === index ? 1 : 0, stars: shown.stars[index] ?? "-" }[picker.way];
-    return `${shown.numbers[index]}: ${mark}`;
+    const heart = { 1: t("liked"), [-1]: t("rejected") }[shown.hearts[index]];
+    const count = shown.stars[index];
+    const stars = count === -1 ? t("rejected") : count && t("{count} stars", { count });
+    const mark = { hearts: heart, best: shown.best === index && t("Best"), stars }[picker.way];
+    const words = [mark, picker.selected.has(index) && t("selected")].filter(Boolean);
+    return [t("picture {number}", { number: shown.numbers[index] }), ...words].join(", ");
   }
 
   /** As few columns as make the pictures largest. */

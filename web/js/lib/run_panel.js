@@ -2,12 +2,13 @@
 // No side effects: ComfyUI loads every .js below web/ as an extension.
 
 import { drawChart, short, smoothed } from "./chart.js";
+import { standingOut } from "./contrast.js";
 import { chunkColour, h, useStyle } from "./dom.js";
 import { GroupStrip } from "./group_strip.js";
 import { t } from "./i18n.js";
 
 const PHASES = { rollout: "#56b4e9", score: "#e69f00", update: "#009e73" };
-const HELD_OUT = "#d55e00";
+const [REWARD, HELD_OUT] = ["#3090d5", "#d55e00"];
 
 /** How far the policy has moved: from the one that sampled, or, without ratios, from the base. */
 const distance = (row) => row.approx_kl ?? row.reference_gap ?? null;
@@ -47,19 +48,20 @@ export class RunPanel {
     this.fill = h("div");
     this.message = h("div", { class: "message", role: "alert" });
     this.alarms = h("div", { class: "message alarms", role: "alert" });
-    this.reward = h("canvas", { class: "takes-pointer" });
-    this.clip = h("canvas");
-    this.kl = h("canvas");
+    this.reward = h("canvas", { class: "takes-pointer", role: "img" });
+    this.clip = h("canvas", { role: "img" });
+    this.kl = h("canvas", { role: "img" });
     this.readout = h("div", { class: "readout" });
     this.clipText = h("div", { class: "readout" });
     this.klText = h("div", { class: "readout" });
+    this.small = h("div", { class: "small" }, h("div", {}, this.clipText, this.clip), h("div", {}, this.klText, this.kl));
     this.phases = h("div", { class: "phases" });
     this.group = new GroupStrip(pictureUrl);
     this.nothing = h("div", { class: "nothing quiet" }, t("No run yet: press Run"));
     this.charts = [
       this.readout,
       h("div", { class: "reward" }, this.reward),
-      h("div", { class: "small" }, h("div", {}, this.clipText, this.clip), h("div", {}, this.klText, this.kl)),
+      this.small,
       this.phases,
       ...this.group.elements,
     ];
@@ -92,6 +94,11 @@ export class RunPanel {
   show(view) {
     this.view = view;
     this.redraw();
+  }
+
+  /** Say whether a graph runs: until the training in it begins there is nothing else to show. */
+  setRunning(isRunning) {
+    this.nothing.textContent = isRunning ? t("Running: the training has not begun yet") : t("No run yet: press Run");
   }
 
   /** Say what went wrong between page and server. */
@@ -136,7 +143,7 @@ export class RunPanel {
     const iterations = live?.iterations ?? view?.iterations ?? 0;
     const left = isRunning && live.seconds_left !== null ? ` · ${t("remaining")} ${clock(live.seconds_left)}` : "";
     this.count.textContent = view && iterations ? `${rows.length} / ${iterations}${left}` : "";
-    this.stop.style.display = isRunning ? "" : "none";
+    this.stop.style.display = isRunning && live.phase !== "after" ? "" : "none"; // then it has ended
     this.stop.disabled = !!live?.stopping;
     this.stop.textContent = live?.stopping ? t("Stopping after this update") : t("Stop and keep");
     const within = isRunning && ["rollout", "score", "update"].includes(live.phase) ? live.fraction : 0;
@@ -152,7 +159,7 @@ export class RunPanel {
       text: style.getPropertyValue("--grpo-quiet").trim() || "#aaa",
       grid: style.getPropertyValue("--grpo-edge").trim() || "#555",
     };
-    const line = style.getPropertyValue("--grpo-line").trim() || "#56b4e9";
+    const line = standingOut(REWARD, style);
     const x = rows.map((row) => row.iteration + 1);
     const mean = rows.map((row) => row.reward_mean);
     const iterations = view.live?.iterations ?? view.iterations ?? 1;
@@ -168,12 +175,16 @@ export class RunPanel {
         { kind: "band", x, low: edge(-1), high: edge(1), colour: line },
         { kind: "line", x, y: mean, colour: line, width: 1, alpha: 0.55 },
         { kind: "line", x, y: smoothed(mean), colour: line, width: 2.2 },
-        ...heldOutSeries(view.held_out ?? []),
+        ...heldOutSeries(view.held_out ?? [], standingOut(HELD_OUT, style)),
       ],
     });
     const chunks = rows[0]?.clip_fraction?.length ?? 0;
     // Training without ratios has nothing to clip: the length of the velocity is what to watch.
-    const norm = { kind: "line", x, y: rows.map((row) => row.velocity_norm), colour: PHASES.update };
+    const green = standingOut(PHASES.update, style);
+    const norm = { kind: "line", x, y: rows.map((row) => row.velocity_norm), colour: green };
+    const ofChunk = (chunk) => standingOut(chunkColour(chunk), style);
+    // Before the first iteration nobody knows which of them there will be.
+    this.small.style.visibility = rows.length ? "" : "hidden";
     drawChart(this.clip, {
       colours,
       cursor,
@@ -184,7 +195,7 @@ export class RunPanel {
             kind: "line",
             x,
             y: smoothed(rows.map((row) => row.clip_fraction[chunk])),
-            colour: chunkColour(chunk),
+            colour: ofChunk(chunk),
           }))
         : [norm],
     });
@@ -193,13 +204,13 @@ export class RunPanel {
       cursor,
       xRange,
       fromZero: true,
-      series: [{ kind: "line", x, y: rows.map(distance), colour: PHASES.update }],
+      series: [{ kind: "line", x, y: rows.map(distance), colour: green }],
     });
-    this.drawReadout(view, rows);
+    this.drawReadout(view, rows, ofChunk);
   }
 
   /** Write the numbers of the row under the pointer, or of the newest one. */
-  drawReadout(view, rows) {
+  drawReadout(view, rows, ofChunk) {
     const row = rows[this.cursor ?? rows.length - 1];
     const done = (row?.iteration ?? -1) + 1;
     const measured = (view.held_out ?? []).filter((one) => one.iterations <= done).at(-1);
@@ -210,19 +221,25 @@ export class RunPanel {
       ...(measured ? [` · ${t("held-out")} `, h("b", { class: "held-out" }, heldOutText(measured))] : []),
     );
     this.readout.title = this.readout.textContent;
-    const clipped = (row?.clip_fraction ?? []).map((value, chunk) =>
-      h("b", { style: `color: ${chunkColour(chunk)}` }, `${short(value, 2)} `),
-    );
-    const hasRatios = !row || row.clip_fraction !== undefined;
+    const hasRatios = row?.clip_fraction !== undefined;
     if (hasRatios) {
-      this.clipText.replaceChildren(`${t("clip fraction")} `, ...clipped);
-      this.clipText.title = `${this.clipText.textContent}(${t("chunk")} 1, 2, ...)`;
-    } else {
+      const chunks = row.clip_fraction.map((value, chunk) => [
+        h("span", { class: "swatch", style: `background: ${ofChunk(chunk)}` }),
+        h("span", { class: "quiet" }, `${chunk + 1} `),
+        h("b", {}, `${short(value, 2)} `),
+      ]);
+      this.clipText.replaceChildren(`${t("clip fraction")}, ${t("chunk")} `, ...chunks.flat());
+      this.clipText.title = this.clipText.textContent;
+    } else if (row) {
       this.clipText.replaceChildren(`${t("velocity norm")} `, h("b", {}, short(row.velocity_norm, 3)));
       this.clipText.title = t("length of the velocity, compared with the base model's");
     }
     const name = hasRatios ? t("KL") : t("distance to base");
     this.klText.replaceChildren(`${name} `, h("b", {}, row ? short(distance(row), 2) : ""));
+    const charts = [[this.reward, this.readout], [this.clip, this.clipText], [this.kl, this.klText]];
+    for (const [canvas, { textContent }] of charts) {
+      canvas.setAttribute("aria-label", textContent || t("reward"));
+    }
   }
 
   drawPhases(rows) {
@@ -270,10 +287,9 @@ function heldOutText({ mean, low, high }) {
   return low === high ? short(mean) : `${short(mean)} (${short(low)} – ${short(high)})`;
 }
 
-function heldOutSeries(rows) {
+function heldOutSeries(rows, colour) {
   const x = rows.map((row) => row.iterations);
   const y = rows.map((row) => row.mean);
-  const colour = HELD_OUT;
   return [
     { kind: "line", x, y, colour, dashed: true },
     { kind: "points", x, y, low: rows.map((row) => row.low), high: rows.map((row) => row.high), colour },

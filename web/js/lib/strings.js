@@ -127,6 +127,12 @@ export const STRINGS = {
   "See the pairs": { "zh": "查看成对图像", "ja": "ペアを見る", "ko": "쌍 보기" },
   "your choice": { "zh": "你的选择", "ja": "あなたの選択", "ko": "내 선택" },
   "which do you like better?": { "zh": "你更喜欢哪一张？", "ja": "どちらが好きですか？", "ko": "어느 쪽이 더 좋나요?" },
+  "picture {number}": { "zh": "图像 {number}", "ja": "画像 {number}", "ko": "이미지 {number}" },
+  "liked": { "zh": "喜欢", "ja": "好き", "ko": "좋아요" },
+  "rejected": { "zh": "不喜欢", "ja": "嫌い", "ko": "싫어요" },
+  "{count} stars": { "zh": "{count} 颗星", "ja": "星 {count} つ", "ko": "별 {count}개" },
+  "selected": { "zh": "已选中", "ja": "選択中", "ko": "선택됨" },
+  "Running: the training has not begun yet": { "zh": "运行中：训练尚未开始", "ja": "実行中：学習はまだ始まっていません", "ko": "실행 중: 학습이 아직 시작되지 않았습니다" },
   "Blind duels: {count} of {all} answered": { "zh": "盲选对决：已回答 {count} / {all}", "ja": "ブラインド対決: {all} 問中 {count} 問回答", "ko": "블라인드 대결: {all}개 중 {count}개 응답" },
   "Answer the rest another time, and see the scores now": { "zh": "其余的以后再回答，现在查看分数", "ja": "残りは後で答え、今はスコアを見る", "ko": "나머지는 나중에 답하고 지금 점수 보기" }
 };

@@ -1,0 +1,43 @@
+"""What a running training says of the time that is left."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+
+
+@pytest.fixture
+def clock(lab, monkeypatch):
+    """Give what the clock of the monitor shows, in seconds: a list with one number."""
+    now = [100.0]
+    time = types.SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(lab.module("nodes.bridge.monitor"), "time", time)
+    return now
+
+
+def test_loading_a_model_does_not_count_as_measuring(lab, clock):
+    """Ten seconds pass before the first piece, then each quarter of the measurement takes one."""
+    monitor = lab.module("nodes.bridge.monitor")
+    events = lab.module("chunk_grpo_core.train.events")
+    core = lab.module("chunk_grpo_core")
+    config = core.TrainConfig(
+        grid=core.shifted_grid(5, shift=3.0), plan=core.read_plan("step", 4), iterations=2
+    )
+    run = monitor.LiveRun("run", monitor.Asker(), config, held_out=4)
+
+    def left_after(seconds, event):
+        clock[0] += seconds
+        run.listen(event)
+        return run.status()["seconds_left"]
+
+    with_loading = left_after(10, events.EvaluationProgress("before", 0.25))
+    a_quarter_less = [
+        left_after(1, events.EvaluationProgress("before", part)) for part in (0.5, 0.75, 1.0)
+    ]
+    assert with_loading == pytest.approx(10 * (a_quarter_less[0] + 1))
+    assert a_quarter_less[0] - a_quarter_less[1] == pytest.approx(1)
+    assert a_quarter_less[1] - a_quarter_less[2] == pytest.approx(1)
+    left_after(0, events.RunStart(0, 2))
+    left_after(5, events.IterationEnd(0, {"seconds": {"total": 5.0}}))
+    assert run.status()["seconds_left"] == pytest.approx(5 + 4), "an iteration, a measurement"
