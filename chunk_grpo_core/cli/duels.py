@@ -57,6 +57,8 @@ def duels(
     with clear_errors("nothing was written"), ProgressBar() as bar:
         give_one(answers=answers, result=result, count=count)
         give_one(answers=answers, result=result, seed=seed)
+        if not run.is_dir():
+            raise FileNotFoundError(f"there is no folder {run}; give that of a finished run")
         if answers is not None:
             done = change_duels(_newest(run), lambda drawn: answered(drawn, answers)[0])
             return _said(done, as_json)

@@ -45,8 +45,12 @@ EncoderFolder = Annotated[
     Path | None,
     typer.Option(
         help="Folder of a vision model of transformers, such as SigLIP; tiny: that of the tiny "
-        "world, which needs no file; or none."
+        "world, which needs no file. Default: no model; shapes and colours are measured."
     ),
+]
+
+Device = Annotated[
+    str | None, typer.Option(help="Where the encoder runs: cpu, the default, or cuda.")
 ]
 
 
@@ -202,13 +206,13 @@ def fit(
         Path | None, typer.Option(help="File of the head. Default: TASTE/head.safetensors.")
     ] = None,
     encoder: EncoderFolder = None,
-    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+    device: Device = None,
     as_json: AsJson = False,
 ) -> dict[str, object] | None:
     """Fit a head, and say how well it knows you."""
     with _told("no head was written"):
         file = file_to_write(out or taste / "head.safetensors")
-        fitted = fit_taste(_existing(taste), _encoder(encoder, device))
+        fitted = fit_taste(*_seen(taste, encoder, device))
         save_head(fitted.head, file)
     if as_json:
         return {"head": str(file), **fitted.report.to_json()}
@@ -220,7 +224,7 @@ def fit(
 def report(
     taste: Folder,
     encoder: EncoderFolder = None,
-    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+    device: Device = None,
     plot: Annotated[Path | None, typer.Option(help="PNG to draw the report into.")] = None,
     as_json: AsJson = False,
 ) -> dict[str, object] | None:
@@ -228,8 +232,8 @@ def report(
     with _told("no report was written"):
         if plot:
             file_to_write(plot, "--plot")
-        into = _existing(taste)
-        made = fit_taste(into, _encoder(encoder, device)).report
+        into, sight = _seen(taste, encoder, device)
+        made = fit_taste(into, sight).report
         if plot:
             _draw(into, made, plot)
     if as_json:
@@ -250,12 +254,16 @@ def score(
     pessimism: Annotated[
         float, typer.Option(min=0.0, help="Deviations of the ensemble that are subtracted.")
     ] = 0.0,
-    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+    device: Device = None,
     as_json: AsJson = False,
 ) -> dict[str, object] | None:
     """Score pictures with a head."""
     with clear_errors("nothing was written"):
-        settings: dict[str, Any] = {"head": str(head), "pessimism": pessimism, "device": device}
+        settings: dict[str, Any] = {
+            "head": str(head),
+            "pessimism": pessimism,
+            "device": device or "cpu",
+        }
         if encoder:
             settings["encoder"] = str(encoder)
         judge = load_reward("taste", **settings)
@@ -271,8 +279,15 @@ def _existing(folder: Path) -> Taste:
     return taste
 
 
-def _encoder(folder: Path | None, device: str) -> Encoder | None:
-    return named_encoder(folder, device=device) if folder else None
+def _seen(taste: Path, folder: Path | None, device: str | None) -> tuple[Taste, Encoder | None]:
+    """The taste, which must have picks, and the encoder to see them with."""
+    if device is not None and folder is None:
+        raise ValueError(
+            f"--device is {device}, and there is no encoder to run there; give --encoder, too, or "
+            "leave it out"
+        )
+    into = _existing(taste)
+    return into, named_encoder(folder, device=device or "cpu") if folder else None
 
 
 def _draw(taste: Taste, made: Report, file: Path) -> None:

@@ -179,8 +179,13 @@ def test_a_run_is_judged_and_the_judgement_kept(tmp_path):
     config = tmp_path / "tiny.toml"
     reward = '[reward]\nname = "tiny_world"\n[run]\npictures = 1\n'
     config.write_text(f"iterations = 1\n{TINY}{reward}")
+    for more in ((), ("--answers", "1"), ("--result",)):
+        code, _, errors = run("duels", folder, *more)
+        assert code == 2 and "there is no folder" in errors and "finished run" in errors
+    folder.mkdir()
     code, _, errors = run("duels", folder, "--answers", "1")
     assert code == 2 and "no duels to answer" in errors
+    folder.rmdir()
     finished("train", config, "--out", folder)
     drawn = json.loads(finished("duels", folder, "--count", 4, "--seed", 0, "--json"))
     file = folder / "duels" / "001" / "duels.json"

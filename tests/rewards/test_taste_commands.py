@@ -90,6 +90,7 @@ def test_from_picks_to_scores():
         ("add dark.png bright.png --kind like --answer yes", "dark.png cannot be"),
         ("import mine none", "there is no none to import"),
         ("import mine .", "holds no ratings"),
+        ("fit . --device cuda", "--device is cuda, and there is no encoder"),
         ("fit mine", "there are no picks in mine"),
         ("fit mine --out dark.png/x.safetensors", "cannot be: dark.png is a file"),
         ("report mine --plot dark.png/x.png", "cannot be: dark.png is a file"),

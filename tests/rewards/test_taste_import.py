@@ -206,6 +206,17 @@ def test_an_import_can_be_repeated_and_a_changed_rating_takes_the_place(taste, t
     assert sorted(pick.answer for pick in taste.counting()) == [1, 5]
 
 
+def test_a_number_that_is_none_of_stars_is_not_passed_over(taste, tmp_path):
+    save(tmp_path / "in" / "4" / "x.png")
+    save(tmp_path / "in" / "0" / "not_rated.png")
+    (tmp_path / "in" / "2024").mkdir()  # nothing is in it
+    assert import_into(taste, tmp_path / "in").kinds == {"stars": 1}
+    save(tmp_path / "in" / "7" / "y.png")
+    with pytest.raises(ValueError, match="7 holds pictures, and folders of stars are called 1 to"):
+        import_into(taste, tmp_path / "in")
+    assert len(taste.picks()) == 1
+
+
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description {0}>{1}</rdf:Description></x:xmpmeta>'
 
 
@@ -250,7 +261,8 @@ def test_percent_of_windows_are_stars(percent, tmp_path):
 def test_a_rating_that_is_none_is_refused_with_its_file(value, tmp_path):
     file = save(tmp_path / "a.png")
     file.with_suffix(".xmp").write_text(XMP.format(f'xmp:Rating="{value}"', ""))
-    with pytest.raises(ValueError, match=r"a\.xmp: xmp:Rating is .*; it must be -1 to 5"):
+    says = rf"a\.xmp: xmp:Rating is '{re.escape(value)}'; it must be a whole number, -1 to 5"
+    with pytest.raises(ValueError, match=says):
         rating_of(file)
 
 

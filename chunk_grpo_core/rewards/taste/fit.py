@@ -93,7 +93,7 @@ def fit_picks(
         agreement=learnt.agreement,
         looks=looks_at(raw, rows),
         own=own_agreement(picks),
-        curve=_curve(raw, rows),
+        curve=(*_curve(raw, rows), (len(rows), learnt.agreement.share)),
         reads_captions=learnt.vectors is not None,
         strength=judged.strength,
         left_out_by="prompt" if len(set(rows.groups)) >= 5 else "pick",
@@ -150,9 +150,9 @@ def looks_at(raw: Tensor, rows: Rows) -> tuple[Look, ...]:
 
 
 def _curve(raw: Tensor, rows: Rows) -> tuple[tuple[int, float], ...]:
-    counts = [count for count in _CURVE if count < len(rows)]
+    """With fewer clicks than there are; of pictures alone, as a head of captions takes longer."""
     points = []
-    for count in [*counts, len(rows)]:
+    for count in [count for count in _CURVE if count < len(rows)]:
         gram, some = _first(raw, rows, count)
         share = float(ridge(gram, some, folds(some), some.targets[:, None])[0])
         if share == share:

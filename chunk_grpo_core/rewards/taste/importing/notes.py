@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
+from ....settings.declared import shortened
 from ...picture_files import BROKEN, unpacked
 from .rated import Rated, Unreadable, picture_files
 
@@ -135,7 +136,10 @@ def _number(value: object, what: str, file: Path, least: int, most: int) -> int:
     except (ValueError, TypeError, OverflowError):
         number, fits = 0.0, False
     if not fits:
-        raise ValueError(f"{file}: {what} is {value!r:.40}; it must be {least} to {most}")
+        given = value.decode(errors="replace") if isinstance(value, bytes) else value
+        raise ValueError(
+            f"{file}: {what} is {shortened(given)}; it must be a whole number, {least} to {most}"
+        )
     return int(number)
 
 
