@@ -51,11 +51,17 @@ export function drawChart(canvas, { series, xRange, colours, cursor = null, from
   return { xAt: (pixels) => xRange[0] + ((pixels - PADDING.left) / inner.width) * span };
 }
 
-/** Round numbers of an axis: about `count` of them within low..high. */
+/** Round numbers of an axis: about `count` of them within low..high, two at least. */
 export function ticks(low, high, count) {
   const rough = (high - low) / Math.max(count, 1);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
+  const sizes = [0.5, 1, 2, 5, 10].map((factor) => factor * power);
+  const step = sizes.findIndex((size) => size >= rough);
+  const found = multiples(low, high, sizes[step]);
+  return found.length < 2 && step > 0 ? multiples(low, high, sizes[step - 1]) : found;
+}
+
+function multiples(low, high, step) {
   const found = [];
   for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n += 1) {
     found.push(Number((n * step).toPrecision(12)));

@@ -223,18 +223,20 @@ export class RunPanel {
     this.readout.title = this.readout.textContent;
     const hasRatios = row?.clip_fraction !== undefined;
     if (hasRatios) {
-      const chunks = row.clip_fraction.map((value, chunk) => [
-        h("span", { class: "swatch", style: `background: ${ofChunk(chunk)}` }),
-        h("span", { class: "quiet" }, `${chunk + 1} `),
-        h("b", {}, `${short(value, 2)} `),
-      ]);
-      this.clipText.replaceChildren(`${t("clip fraction")}, ${t("chunk")} `, ...chunks.flat());
-      this.clipText.title = this.clipText.textContent;
+      const chunks = row.clip_fraction.flatMap((value, chunk) => {
+        const swatch = h("span", { class: "swatch", style: `background: ${ofChunk(chunk)}` });
+        return [h("span", { class: "one" }, swatch, `${chunk + 1} `, h("b", {}, short(value, 2))), " "];
+      });
+      this.clipText.replaceChildren(`${t("clip fraction")}, ${t("chunk")} `, ...chunks);
+      this.clipText.title = t("share of the pictures whose update was cut short");
     } else if (row) {
       this.clipText.replaceChildren(`${t("velocity norm")} `, h("b", {}, short(row.velocity_norm, 3)));
       this.clipText.title = t("length of the velocity, compared with the base model's");
     }
     const name = hasRatios ? t("KL") : t("distance to base");
+    this.klText.title = hasRatios
+      ? t("how far this round moves the model from the one that drew the pictures")
+      : t("how far the LoRA moves the model from the base");
     this.klText.replaceChildren(`${name} `, h("b", {}, row ? short(distance(row), 2) : ""));
     const charts = [[this.reward, this.readout], [this.clip, this.clipText], [this.kl, this.klText]];
     for (const [canvas, { textContent }] of charts) {
@@ -248,11 +250,12 @@ export class RunPanel {
     const parts = Object.keys(PHASES).filter((name) => seconds[name] > 0);
     this.phases.style.display = parts.length ? "" : "none";
     const text = parts.map((name) => `${names[name]} ${short(seconds[name], 2)} s`);
-    if (this.phases.title === text.join(" · ")) return;
-    this.phases.title = text.join(" · ");
+    const title = [text.join(" · "), t("drawn, marked, learnt from: the last iteration")].join("\n");
+    if (this.phases.title === title) return;
+    this.phases.title = title;
     this.phases.replaceChildren(
       ...parts.map((name, index) =>
-        h("span", { style: `flex: ${seconds[name]} 1 0; background: ${PHASES[name]}` }, text[index]),
+        h("span", { style: `flex: ${1000 * seconds[name]} 1 0; background: ${PHASES[name]}` }, text[index]),
       ),
     );
   }
