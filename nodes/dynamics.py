@@ -240,7 +240,7 @@ class PlanChunks(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, chunk_sizes: str | None) -> bool | str:
+    def validate_inputs(cls, chunk_sizes: str | None = None) -> bool | str:
         """Refuse text that can be no plan before anything runs."""
         return verdict(check_plan_text, chunk_sizes)
 

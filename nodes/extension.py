@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyLoRA
@@ -15,7 +19,7 @@ from .fit_taste import FitTaste
 from .forward_objective import ForwardObjective
 from .load_reward import LoadReward
 from .loras import LoadLoRAFile, SaveLoRA
-from .numbers import refuse_nan
+from .numbers import check_limits, refuse_nan
 from .objective import GRPOObjective
 from .pick_pictures import PickPictures
 from .plot_training import PlotTraining
@@ -72,7 +76,7 @@ class ChunkGRPOExtension(ComfyExtension):
 
 
 def _finished(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """Give the schema of a node what all have."""
+    """Give a node what all have: words to search for, and numbers inside their limits."""
     plain = node.define_schema
 
     def define_schema(cls: type[io.ComfyNode]) -> io.Schema:
@@ -81,5 +85,18 @@ def _finished(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         refuse_nan(schema)
         return schema
 
+    limits = cache(plain)  # those of numbers are the same every time
+
+    def held(method: Callable[..., Any]) -> Any:
+        def within_limits(cls: type[io.ComfyNode], *values: Any, **inputs: Any) -> Any:
+            check_limits(limits(), inputs)
+            return method(cls, *values, **inputs)
+
+        return classmethod(within_limits)
+
     node.define_schema = classmethod(define_schema)  # type: ignore[method-assign]
+    for name in ("check_lazy_status", "execute"):
+        method = getattr(node, name).__func__
+        if method is not getattr(io.ComfyNode, name).__func__:
+            setattr(node, name, held(method))
     return node

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io, ui
 
@@ -10,6 +12,7 @@ from ..chunk_grpo_core.lora.files import convert_lora, load_lora, save_lora
 from ..chunk_grpo_core.settings.blaming import blaming
 from ..chunk_grpo_core.version import __version__
 from .bridge.host import listed_loras, lora_file, lora_name, lora_path, new_lora_path
+from .lazy import ask_next
 from .types import CATEGORY, LogSocket, TrainingLog
 from .validation import verdict
 
@@ -41,7 +44,7 @@ class LoadLoRAFile(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora_name: str | None) -> bool | str:
+    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
         """Refuse a file that is not there before anything runs."""
         return verdict(lora_file, lora_name)
 
@@ -68,7 +71,7 @@ class SaveLoRA(io.ComfyNode):
             description="Write a LoRA where ComfyUI's LoRA loaders find it. Connect the log to "
             "keep the recipe in the file's metadata.",
             inputs=[
-                io.LoraModel.Input("lora", tooltip="From Train LoRA (RL)."),
+                io.LoraModel.Input("lora", lazy=True, tooltip="From Train LoRA (RL)."),
                 io.String.Input(
                     "name",
                     default="chunk_grpo/lora",
@@ -83,7 +86,10 @@ class SaveLoRA(io.ComfyNode):
                     "Krea 2, Lumina 2 and HiDream-I1.",
                 ),
                 LogSocket.Input(
-                    "log", optional=True, tooltip="Puts recipe and measured gain into the file."
+                    "log",
+                    lazy=True,
+                    optional=True,
+                    tooltip="Puts recipe and measured gain into the file.",
                 ),
             ],
             outputs=[
@@ -98,9 +104,15 @@ class SaveLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str | None) -> bool | str:
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
         """Refuse a name that can be no file before the training runs, not after it."""
         return verdict(_check_name, name)
+
+    @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Refuse a name that came through a link, too, before the LoRA is trained."""
+        _check_name(inputs["name"])
+        return ask_next(inputs, (("lora", "log"),))
 
     @classmethod
     def execute(

@@ -22,7 +22,6 @@ from .prompts import (
     CACHE_GIB,
     GUIDANCE,
     cache_input,
-    check_guidance,
     guidance_input,
     with_conditioning,
 )
@@ -167,7 +166,6 @@ class PreferenceObjective(SettingsNode):
     def check_lazy_status(cls, **inputs: Any) -> list[str]:
         """Refuse what is wrong before the text encoder is loaded."""
         if inputs["clip"] is None:
-            check_guidance(inputs.get("guidance", GUIDANCE))
             picked = existing_taste(choice("taste", inputs["taste"]))
             given = {setting.name: inputs.get(setting.name) for setting in cls.SETTINGS}
             objective = _objective(cls._in_force(picked, inputs.get("settings"), **given).args[0])
@@ -198,7 +196,6 @@ class PreferenceObjective(SettingsNode):
             ValueError: A value is wrong, or no pick can be trained on.
             FileNotFoundError: There are no picks of that name.
         """
-        check_guidance(guidance)
         picked = existing_taste(choice("taste", taste))
         in_force = cls._in_force(picked, settings, **inputs)
         patch, text = in_force.args

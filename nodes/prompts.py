@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -25,7 +24,6 @@ __all__ = [
     "GUIDANCE",
     "PromptSetNode",
     "cache_input",
-    "check_guidance",
     "describe",
     "guidance_input",
     "with_conditioning",
@@ -70,16 +68,6 @@ def cache_input() -> Any:
             "nothing.",
         )
     )
-
-
-def check_guidance(guidance: float) -> None:
-    """Make sure that it is a number.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if not math.isfinite(guidance):
-        raise ValueError(f"guidance is {guidance}; it must be a number from 0 to 100")
 
 
 def with_conditioning(
@@ -281,9 +269,10 @@ class PromptSetNode(io.ComfyNode):
     def check_lazy_status(cls, **inputs: Any) -> list[str]:
         """Read the prompts before the text encoder is loaded."""
         if inputs["clip"] is None:
-            check_guidance(inputs["guidance"])
             _prompts_of(inputs, [])
-        return ask_next(inputs, (("clip", "reference"),))
+        if inputs.get("reference") is not None:
+            _only_one(inputs["reference"]["samples"])
+        return ask_next(inputs, (("reference",), ("clip",)))
 
     @classmethod
     def fingerprint_inputs(
@@ -308,7 +297,6 @@ class PromptSetNode(io.ComfyNode):
         **inputs: Any,
     ) -> io.NodeOutput:
         """Read, split, encode."""
-        check_guidance(guidance)
         guesses: list[str] = []
         chosen = _prompts_of(inputs, guesses)
         prompts, cached = with_conditioning(chosen, clip, guidance, cache_gib, reference)

@@ -219,7 +219,7 @@ class TrainLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run_name: str | None) -> bool | str:
+    def validate_inputs(cls, run_name: str | None = None) -> bool | str:
         """Refuse a name that can be no folder before anything runs."""
         return verdict(run_folder, run_name) if run_name and run_name.strip() else True
 

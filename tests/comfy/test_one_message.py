@@ -18,8 +18,15 @@ EVALUATE, ROLL_OUT, APPLY = (
 )  # fmt: skip
 HEAVY = ("ChunkGRPO_LoadTinyFlux", PROMPTS, "CLIPTextEncode", "VAEDecode")
 """What stands for loading a model, and for what needs one."""
+SAVE = "ChunkGRPO_SaveLoRA"
 SETTINGS, SAMPLER = "ChunkGRPO_GRPOSettings", "ChunkGRPO_FlowSDESampler"
 EXPLORATION, OBJECTIVE = "ChunkGRPO_GRPOExploration", "ChunkGRPO_GRPOObjective"
+
+TYPED = {
+    "text": "a red circle\na green square\na blue cross\na white triangle",
+    "held_out_text": "",
+}
+"""Prompts that do not come from the model's node."""
 
 
 def told(client, prompt):
@@ -77,7 +84,7 @@ def evaluation(**inputs):
     shared = {k: prompt[train]["inputs"][k] for k in ("model", "vae", "prompts", "reward")}
     shared |= {k: prompt[train]["inputs"][k] for k in ("sigmas", "latent")}
     values = {"pictures_per_prompt": 1, "noise_seed": 0, "batch_size": 0, "dark": False}
-    prompt["measure"] = node(EVALUATE, **shared, **values, lora=[train, 0], **inputs)
+    prompt["measure"] = node(EVALUATE, **{**shared, **values, "lora": [train, 0], **inputs})
     return prompt
 
 
@@ -85,6 +92,28 @@ def roll_out(**inputs):
     prompt = graphs.small(graphs.twin(graphs.BY_HAND))
     prompt = change(graphs.upstream(prompt, find(prompt, ROLL_OUT)), ROLL_OUT, **inputs)
     return {**prompt, "end": node("PreviewAny", source=[find(prompt, ROLL_OUT), 2])}
+
+
+def measured_through_a_link(name, value):
+    prompt = evaluation(**{name: ["number", 0]})
+    return {**prompt, "number": node("PrimitiveInt", value=value)}
+
+
+def rolled_out_through_a_link(name, value):
+    return {**roll_out(**{name: ["number", 0]}), "number": node("PrimitiveInt", value=value)}
+
+
+def saved_as(text):
+    prompt = graphs.training(run_name="")
+    prompt["save"] = node(
+        SAVE, lora=[find(prompt, TRAIN), 0], name=["text", 0], for_diffusers=False
+    )
+    return {**prompt, "text": node("PrimitiveString", value=text)}
+
+
+def two_references():
+    prompt = by_hand(PROMPTS, **TYPED, reference=["pictures", 0])
+    return {**prompt, "pictures": node("EmptySD3LatentImage", width=64, height=64, batch_size=2)}
 
 
 def apply(**inputs):
@@ -147,6 +176,37 @@ FIRST_THING = {
     "learning rate that is no number, through a link": (
         lambda comfy: through_a_link(comfy, TRAIN, "learning_rate"),
         TRAIN, ["learning_rate", "nan"],
+    ),
+    "no picture of a held-out prompt, through a link": (
+        lambda comfy: {
+            **by_hand(TRAIN, pictures_per_held_out=["number", 0]),
+            "number": node("PrimitiveInt", value=0),
+        },
+        TRAIN, ["pictures_per_held_out is 0", "from 1 to"],
+    ),
+    "no picture to measure on, through a link": (
+        lambda comfy: measured_through_a_link("pictures_per_prompt", 0),
+        EVALUATE, ["pictures_per_prompt is 0", "from 1 to"],
+    ),
+    "fewer than no prompts to roll out, through a link": (
+        lambda comfy: rolled_out_through_a_link("prompt_count", -3),
+        ROLL_OUT, ["prompt_count is -3", "from 1 to"],
+    ),
+    "no pictures to roll out, through a link": (
+        lambda comfy: rolled_out_through_a_link("group_size", 0),
+        ROLL_OUT, ["group_size is 0", "from 1 to"],
+    ),
+    "guidance that is no number, through a link": (
+        lambda comfy: change(
+            through_a_link(comfy, PROMPTS, "guidance"), PROMPTS, **TYPED
+        ),
+        PROMPTS, ["guidance is nan"],
+    ),
+    "a name that can be no file, through a link": (
+        lambda comfy: saved_as("../up"), SAVE, ["'..' cannot be a file name"],
+    ),
+    "two pictures as one reference": (
+        lambda comfy: two_references(), PROMPTS, ["reference holds 2 latents"],
     ),
     "resume without a name": (
         lambda comfy: by_hand(TRAIN, resume=True), TRAIN, ["run_name is empty"],
@@ -217,6 +277,21 @@ def test_a_mistake_is_told_once_before_anything_is_loaded(mistake, comfy, comfy_
     assert [word for word in words if word not in errors[0][2]] == [], errors
     assert not set(has_run) & set(HEAVY)
     assert sorted(runs.glob("*/run.toml")) == before
+
+
+def test_an_input_that_is_missing_is_told_at_that_input(comfy):
+    """As ComfyUI tells it; a check of ours that needs the value must not come in its way."""
+    told_otherwise = []
+    for kind, definition in comfy.object_info().items():
+        if not kind.startswith("ChunkGRPO_") or not definition["input"].get("required"):
+            continue
+        prompt = {"asked": node(kind)}
+        if not definition["output_node"]:
+            prompt["end"] = node("PreviewAny", source=["asked", 0])
+        errors, _ = told(comfy, prompt)
+        if {error[1] for error in errors} != set(definition["input"]["required"]):
+            told_otherwise.append((kind, errors))
+    assert told_otherwise == []
 
 
 def test_prompts_are_read_before_the_text_encoder_is_loaded(comfy):
