@@ -116,6 +116,23 @@ def test_wrong_gradients_are_caught(name, is_trained):
         outcome(Layers(FAULTS[name], is_trained))
 
 
+@pytest.mark.parametrize("fault", [None, "one per cent too large"])
+def test_a_move_is_shortened_until_its_curvature_is_small(monkeypatch, fault):
+    """As of a small FLUX.2 with guidance, whose curvature is 2 % of the usual move's slope."""
+    plain = Slopes.along
+
+    def curved(slopes, cell, at, direction, factor=1.0):
+        slope = plain(slopes, cell, at, direction, factor)
+        return slope._replace(values=(1.0 - 0.022 * factor) * slope.values)
+
+    monkeypatch.setattr(Slopes, "along", curved)
+    if fault is None:
+        outcome(Layers())
+    else:
+        with pytest.raises(SelfTestFailed, match=r"wrong.* autograd says "):
+            outcome(Layers(FAULTS[fault]))
+
+
 @pytest.mark.parametrize("fault", [detached, faulty(lambda grad: 0.8 * grad)])
 def test_wrong_gradients_are_caught_in_bfloat16(fault):
     after = rounded() | {"enter": lambda x: Rounded.apply(fault(x))}

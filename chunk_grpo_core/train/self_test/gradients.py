@@ -40,7 +40,7 @@ _FINE_TOLERANCE, _FINE_LAYER_TOLERANCE = 2e-3, 2e-2
 _COARSE_TOLERANCE, _AIMED_TOLERANCE, _POOLED_TOLERANCE = 0.10, 0.20, 0.05
 """Errors of correct gradients: benchmarks/README.md. On the coarse ones, four standard deviations
 of rounding come on top."""
-_SHORTER = (0.5, 0.2)
+_SHORTER = (0.5, 0.2, 0.05)
 """Further fine moves, relative to the usual one; curvature falls with the square."""
 _STILL_PART, _STILL_MOVE = 0.1, 0.02
 """Size of a random move of a tensor, relative to its entries or, if these are small, absolute."""
