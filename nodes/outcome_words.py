@@ -10,7 +10,10 @@ from ..chunk_grpo_core.method.sampler import OWN_WALK
 from ..chunk_grpo_core.runs.outcome import Outcome
 from .types import TrainingLog
 
-__all__ = ["describe"]
+__all__ = ["LINE_END", "describe"]
+
+LINE_END = "  \n"
+"""Ends a line of text that a page may read as Markdown, where a line break alone is a space."""
 
 _MEMORY = "Memory ran out, so the batch was halved: set batch_size {} in GRPO Settings."
 
@@ -33,7 +36,7 @@ def describe(log: TrainingLog) -> str:
         *([] if outcome.sampler == OWN_WALK else [f"Sampler: {outcome.sampler}."]),
         *(f"Warning: {warning}" for warning in (*outcome.warnings, *mismatches)),
     ]
-    return "\n".join(lines)
+    return LINE_END.join(lines)
 
 
 def _gained(outcome: Outcome) -> str:

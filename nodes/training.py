@@ -19,7 +19,7 @@ from .bridge.monitor import Asker
 from .bridge.own_defaults import PICTURE_SIZE, own_grid
 from .bridge.shift_patch import shift_doubt
 from .bridge.training import RunRequest, train_lora
-from .outcome_words import describe
+from .outcome_words import LINE_END, describe
 from .patch import Patch, model_settings, span
 from .recipes import BY_HAND, number_input, recipe_input
 from .train_inputs import TrainInputs, check_and_ask, grid_without_model
@@ -290,7 +290,7 @@ class TrainLoRA(io.ComfyNode):
         }
         if check_only:
             lines = check_lora(**asked, evaluation_seeds=pictures_per_held_out).lines()
-            text = "\n".join([*lines, *_doubts(model)])
+            text = LINE_END.join([*lines, *_doubts(model)])
             nothing = [blocked() for _ in range(4)]
             return io.NodeOutput(*nothing, text, ui=ui.PreviewText(text))
         lora, log = train_lora(
@@ -299,7 +299,7 @@ class TrainLoRA(io.ComfyNode):
             evaluation_seeds=pictures_per_held_out,
             asker=asker_of(cls.hidden),
         )
-        summary = "\n".join([describe(log), *_doubts(model)])
+        summary = LINE_END.join([describe(log), *_doubts(model)])
         rows = log.outcome.rows
         means = [row["reward_mean"] for row in rows if row.get("reward_mean") is not None]
         losses = [1.0 - mean for mean in means]

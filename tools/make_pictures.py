@@ -10,6 +10,7 @@ the real models' examples come from ``model_examples.py``.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from tools.card import card
 from tools.comfyui.browser import ENDED, FOCUS, HIDE_THE_REST, ComfyBrowser, ComfyPage
 from tools.comfyui.server import ROOT, ComfyServer
 
@@ -26,7 +28,7 @@ IMAGES = ROOT / "docs" / "images"
 WINDOW = (2400, 1300)
 THUMBNAIL_WIDTH, THUMBNAIL_BYTES = 1280, 200_000
 
-PICTURES = {  # workflow -> picture of its graph after a run; None: the thumbnail is enough
+PICTURES = {  # workflow -> picture of its graph after a run, if the docs have one
     "01_quick_start_tiny_flux": "quick_start_graph",
     "02_temporal_dynamics": "temporal_dynamics_graph",
     "03_score_and_pick": None,
@@ -36,6 +38,33 @@ PICTURES = {  # workflow -> picture of its graph after a run; None: the thumbnai
     "07_teach_your_taste": "teach_your_taste_graph",
     "08_every_step_by_hand": "by_hand_graph",
 }
+NOTHING_NEEDED = "Nothing to download: the tiny FLUX on a CPU"
+CARDS = {  # workflow -> title and line of its thumbnail, and the node whose result it shows
+    "01_quick_start_tiny_flux": (
+        "Quick start", "A whole training in seven nodes", "PreviewImage"
+    ),
+    "02_temporal_dynamics": (
+        "Temporal dynamics", "How much each step changes a picture", "ChunkGRPO_PlanChunks"
+    ),
+    "03_score_and_pick": (
+        "Score and pick", "Pictures by their reward, best first", "ChunkGRPO_ScoreImages"
+    ),
+    "04_use_the_lora": (
+        "Use the LoRA", "On all steps or on some, measured", "ChunkGRPO_EvaluateLoRA"
+    ),
+    "05_grpo_preset": (
+        "A published recipe", "Every value with its source", "ChunkGRPO_TrainLoRA"
+    ),
+    "06_few_steps": (
+        "Few steps", "Five Euler steps, or your own sampler", "ChunkGRPO_TrainLoRA"
+    ),
+    "07_teach_your_taste": (
+        "Teach your taste", "Clicks on pictures become the reward", "ChunkGRPO_PickPictures"
+    ),
+    "08_every_step_by_hand": (
+        "Every step by hand", "A node for all that a recipe says", "ChunkGRPO_TrainLoRA"
+    ),
+}  # fmt: skip
 CLOSE_UPS = {  # workflow -> nodes of which there is a picture of their own, after the run
     "02_temporal_dynamics": {"ChunkGRPO_PlanChunks": "chunk_editor"},
     "04_use_the_lora": {"ChunkGRPO_EvaluateLoRA": "pairs"},
@@ -63,6 +92,13 @@ HAS_DONE = """(part) => {
   const text = document.querySelector(".monitor .head .grow")?.textContent ?? "";
   const progress = text.match(/^(\\d+) \\/ (\\d+)/);
   return progress && Number(progress[1]) >= part * Number(progress[2]);
+}"""
+PANEL = """(type) => {
+  const node = window.app.graph.nodes.find((n) => n.comfyClass === type);
+  const panel = node.widgets?.find((w) => w.type === "CHUNK_GRPO_PANEL")?.element;
+  if (!panel) return null;
+  const { x, y, width, height } = panel.getBoundingClientRect();
+  return { x, y, width, height };
 }"""
 SHOW_NODE = """([type, scale]) => {
   const { canvas, graph } = window.app;
@@ -112,22 +148,33 @@ def make(page: ComfyPage, name: str, wishes: dict) -> None:
         full.save(picture, optimize=True)
     else:
         picture.unlink()
-    write_thumbnail(full, EXAMPLES / f"{name}.jpg")
+    title, line, kind = CARDS[name]
+    hue = list(CARDS).index(name) / len(CARDS)
+    result = seen(page, kind, panel_only=True)
+    thumbnail = card(title, (line, NOTHING_NEEDED), [full, result], hue)
+    write_thumbnail(thumbnail, EXAMPLES / f"{name}.jpg")
     for kind, title in CLOSE_UPS.get(name, {}).items():
         close_up(page, kind, IMAGES / f"{title}.png")
 
 
 def close_up(page: ComfyPage, kind: str, path: Path) -> None:
-    """Take a picture of the first node of a kind alone."""
+    """Write a picture of the first node of a kind alone."""
+    seen(page, kind).save(path, optimize=True)
+
+
+def seen(page: ComfyPage, kind: str, panel_only: bool = False) -> Image.Image:
+    """Take a picture of the first node of a kind alone, or only of its panel if it has one."""
     page.page.evaluate(FOCUS, True)
     hidden = page.page.add_style_tag(content=HIDE_THE_REST)
     box = page.page.evaluate(SHOW_NODE, [kind, 1.0])
     page.page.wait_for_timeout(1200)
-    page.page.screenshot(path=str(path), clip=box)
-    with Image.open(path) as picture:
-        picture.convert("RGB").save(path, optimize=True)
+    if panel_only:
+        box = page.page.evaluate(PANEL, kind) or box
+    with Image.open(io.BytesIO(page.page.screenshot(clip=box))) as picture:
+        found = picture.convert("RGB")
     hidden.evaluate("(style) => style.remove()")
     page.page.evaluate(FOCUS, False)
+    return found
 
 
 def write_thumbnail(picture: Image.Image, path: Path) -> None:

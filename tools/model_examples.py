@@ -20,6 +20,7 @@ from make_pictures import EXAMPLES, WINDOW, write_thumbnail
 from PIL import Image
 from workflow_from_api import convert, write_json
 
+from tools.card import card
 from tools.comfyui.browser import ComfyBrowser, ComfyPage
 from tools.comfyui.server import ComfyServer
 
@@ -48,9 +49,10 @@ def write(page: ComfyPage, name: str) -> None:
     hue = list(real_models.EXAMPLES).index(name) / len(real_models.EXAMPLES)
     is_taste = any(e["class_type"] == "ChunkGRPO_FitTaste" for e in prompt.values())
     reward = "Train it on your own clicks" if is_taste else "Train it to follow your prompts"
+    guided = f"cfg {model.cfg:g}" if model.cfg > 1 else "no cfg"
+    steps = f"{model.steps} steps, {model.sampler or 'euler'}, {guided}"
     with Image.open(page.screenshot(picture.with_suffix(".png"), graph_only=True)) as full:
-        card = real_models.card(full.convert("RGB"), model, reward, hue)
-    write_thumbnail(card, picture)
+        write_thumbnail(card(model.title, (reward, steps), [full.convert("RGB")], hue), picture)
     picture.with_suffix(".png").unlink()
 
 

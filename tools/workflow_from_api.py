@@ -140,6 +140,8 @@ def arrange(workflow: dict, layout: dict) -> dict:
     corners = [node["pos"] for node in workflow["nodes"]]
     corners += [group["bounding"][:2] for group in workflow["groups"]]
     left, top = (min(corner[axis] for corner in corners) for axis in (0, 1))
+    if app := layout.get("app"):  # what newer pages show of it as a form
+        workflow["extra"]["linearData"] = app
     workflow["extra"]["ds"] = {"scale": VIEW_SCALE, "offset": [120 - left, 160 - top]}
     return workflow
 

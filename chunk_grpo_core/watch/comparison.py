@@ -6,7 +6,7 @@ Legend: P prompts, S pictures of each.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,32 +121,31 @@ class Comparison:
         }
 
     def table(self) -> str:
-        """Markdown: means, gain, interval and win rate of every number, then every prompt."""
-        lines = [
-            "| score | base | LoRA | gain | 95 % interval | win rate |",
-            "|---|---|---|---|---|---|",
+        """Means, gain, interval and win rate of every number, then every prompt: Markdown whose
+        columns stand below each other as plain text, too."""
+        scores = [
+            ("score", "base", "LoRA", "gain", "95 % interval", "win rate"),
             self._row(self.reward, None),
             *(self._row(name, name) for name in self.further),
-            "",
-            self._conditions(),
-            "",
-            "| base | LoRA | gain | prompt |",
-            "|---|---|---|---|",
         ]
-        for row in self.rows():
-            means = f"| {row['base']:.4f} | {row['lora']:.4f} | {row['gain']:+.4f}"
-            lines.append(f"{means} | {_cell(row['prompt'])} |")
-        return "\n".join(lines)
+        prompts = [
+            ("base", "LoRA", "gain", "prompt"),
+            *(
+                (f"{row['base']:.4f}", f"{row['lora']:.4f}", f"{row['gain']:+.4f}", row["prompt"])
+                for row in self.rows()
+            ),
+        ]
+        return "\n".join([*_table(scores), "", self._conditions(), "", *_table(prompts)])
 
-    def _row(self, title: str, extra: str | None) -> str:
+    def _row(self, title: str, extra: str | None) -> tuple[str, ...]:
         mean: Callable[[Evaluation], float] = (
             (lambda e: e.mean) if extra is None else (lambda e: e.extra_mean(extra))
         )
         gain = paired_gain(self.before, self.after, extra)
         wins = win_rate(self.before, self.after, extra)
         return (
-            f"| {_cell(title)} | {mean(self.before):.4f} | {mean(self.after):.4f} "
-            f"| {gain.mean:+.4f} | {gain.bounds()} | {wins:.2f} |"
+            *(title, f"{mean(self.before):.4f}", f"{mean(self.after):.4f}"),
+            *(f"{gain.mean:+.4f}", gain.bounds(), f"{wins:.2f}"),
         )
 
     def _conditions(self) -> str:
@@ -166,5 +165,14 @@ class Comparison:
         return pair_grid(self.before, self.after)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, the first row as its head; all cells but the last are padded."""
+    cells = [[text.replace("|", "\\|") for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths[-1] = len(cells[0][-1])
+    lines = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return [lines[0], rule, *lines[1:]]

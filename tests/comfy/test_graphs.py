@@ -233,6 +233,8 @@ def test_a_check_says_what_the_training_will_take_and_keeps_nothing(comfy, comfy
     text = shown_text(run, find(prompt, TRAIN))
     for words in ("in all: 1 iterations of 8 pictures", "Self-test: passed", "Nothing was trained"):
         assert words in text
+    for line in text.splitlines()[:-1]:
+        assert line.endswith("  "), "the older page reads Markdown, where this ends a line"
     assert shown_text(run, find(prompt, "PreviewAny")) == text
     assert find(prompt, "PreviewImage") not in run.outputs
     assert (sorted(runs.iterdir()) if runs.exists() else []) == before

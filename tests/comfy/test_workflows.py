@@ -174,6 +174,20 @@ def test_every_cpu_example_runs_in_the_page(name, comfy, comfy_page):
     assert comfy_page.errors == []
 
 
+APP = """() => {
+  const { graph } = window.app, { inputs, outputs } = graph.extra.linearData;
+  const has = ([id, name]) => graph.getNodeById(id).widgets.some((widget) => widget.name === name);
+  const isEnd = (id) => graph.getNodeById(id).constructor.nodeData.output_node;
+  return [inputs.map(has), outputs.map(isEnd)];
+}"""
+
+
+def test_the_form_of_the_quick_start_names_inputs_and_outputs_that_exist(comfy_page):
+    """Newer pages show it as an app; the panel of Train LoRA is one of its inputs."""
+    comfy_page.load(workflow(graphs.QUICK_START), graphs.QUICK_START)
+    assert comfy_page.page.evaluate(APP) == [[True] * 4, [True] * 2]
+
+
 @examples
 def test_comfyui_offers_the_example_as_a_template(name, comfy):
     assert name in comfy.get("/api/workflow_templates")[PACK_NAME]

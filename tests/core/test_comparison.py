@@ -59,16 +59,18 @@ def test_the_table_holds_every_score_and_every_prompt():
     comparison = Comparison(before=before, after=after, reward="taste", noise_seed=7)
     scores, conditions, prompts = comparison.table().split("\n\n")
     # Interval: std 0.2, half width 4.302653 * 0.2 / sqrt(3); means are over valid pictures.
-    assert scores.splitlines()[2:] == [
-        "| taste | 0.4400 | 2.1167 | +0.3000 | -0.1968 to +0.7968 | 0.80 |",
-        "| size | 2.0000 | 2.0000 | +0.0000 | +0.0000 to +0.0000 | 0.50 |",
+    assert scores.splitlines() == [
+        "| score | base   | LoRA   | gain    | 95 % interval      | win rate |",
+        "|-------|--------|--------|---------|--------------------|----------|",
+        "| taste | 0.4400 | 2.1167 | +0.3000 | -0.1968 to +0.7968 | 0.80     |",
+        "| size  | 2.0000 | 2.0000 | +0.0000 | +0.0000 to +0.0000 | 0.50     |",
     ]
     assert "3 prompts, 2 pictures of each, noise seeds 7 to 9" in conditions
     assert conditions.endswith("pairs without a score: 1.")
     assert prompts.splitlines()[2:] == [
-        "| 0.5000 | 1.0000 | +0.5000 | a |",
-        "| 0.5000 | 0.6000 | +0.1000 | b |",
-        "| 0.2000 | 4.7500 | +0.3000 | c |",
+        "| 0.5000 | 1.0000 | +0.5000 | a      |",
+        "| 0.5000 | 0.6000 | +0.1000 | b      |",
+        "| 0.2000 | 4.7500 | +0.3000 | c      |",
     ]
 
 
@@ -78,7 +80,7 @@ def test_rows_and_summary_hold_the_numbers_of_the_table():
     rows = comparison.rows()
     lines = comparison.table().split("\n\n")[2].splitlines()[2:]
     assert lines == [
-        f"| {r['base']:.4f} | {r['lora']:.4f} | {r['gain']:+.4f} | {r['prompt']} |" for r in rows
+        f"| {r['base']:.4f} | {r['lora']:.4f} | {r['gain']:+.4f} | {r['prompt']:6} |" for r in rows
     ]
     assert [row["parts"] for row in rows] == [{"size": {"base": 2.0, "lora": 2.0, "gain": 0.0}}] * 3
     assert rows[0]["shown"] == [0.0, 1.0]  # of the first picture, not the mean
@@ -91,7 +93,7 @@ def test_rows_and_summary_hold_the_numbers_of_the_table():
 def test_a_prompt_cannot_break_the_table():
     before, after = (evaluation([[0.0], [1.0]], ["a|b", "c"]) for _ in range(2))
     table = Comparison(before=before, after=after, reward="r", noise_seed=0).table()
-    assert "| 0.0000 | 0.0000 | +0.0000 | a\\|b |" in table
+    assert "| 0.0000 | 0.0000 | +0.0000 | a\\|b   |" in table
 
 
 @pytest.mark.parametrize("count", [2, 41])

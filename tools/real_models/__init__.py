@@ -1,6 +1,5 @@
 """The example workflows of real models: one graph, and what each model needs of its own."""
 
-from .card import card
 from .graph import layout_of, prompt_of
 from .models import MODELS, TASTE, File, Loader, ModelExample
 from .taste import taste_layout_of, taste_prompt_of
@@ -11,7 +10,6 @@ __all__ = [
     "File",
     "Loader",
     "ModelExample",
-    "card",
 ]
 
 EXAMPLES = {

@@ -111,9 +111,11 @@ function drawAxes(pen, { px, py, low, high, xRange, width, height, colours }) {
   pen.lineWidth = 1;
   pen.textBaseline = "middle";
   pen.textAlign = "right";
-  for (const y of ticks(low, high, Math.max(2, Math.floor(height / 40)))) {
+  const rows = ticks(low, high, Math.max(2, Math.floor(height / 40)));
+  const digits = [3, 4, 5, 6].find((count) => new Set(rows.map((y) => short(y, count))).size === rows.length);
+  for (const y of rows) {
     stroke(pen, () => (pen.moveTo(PADDING.left, py(y)), pen.lineTo(width - PADDING.right, py(y))));
-    pen.fillText(short(y), PADDING.left - 4, py(y));
+    pen.fillText(short(y, digits), PADDING.left - 4, py(y));
   }
   pen.textBaseline = "alphabetic";
   pen.textAlign = "center";

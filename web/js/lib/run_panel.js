@@ -218,7 +218,7 @@ export class RunPanel {
       ...(row ? [`${t("iteration")} ${done} · ${view.reward} `] : []),
       ...(row ? [h("b", { class: "train" }, `${short(row.reward_mean)} ± ${short(row.reward_std, 2)}`)] : []),
       ...Object.entries(row?.rewards ?? {}).flatMap(([name, mean]) => [` · ${name} `, h("b", {}, short(mean))]),
-      ...(measured ? [` · ${t("held-out")} `, h("b", { class: "held-out" }, heldOutText(measured))] : []),
+      ...(measured ? [`${row ? " · " : ""}${t("held-out")} `, h("b", { class: "held-out" }, heldOutText(measured))] : []),
     );
     this.readout.title = this.readout.textContent;
     const hasRatios = row?.clip_fraction !== undefined;
