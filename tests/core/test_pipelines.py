@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -384,8 +385,20 @@ def test_a_single_file_with_its_makers_names_trains_to_the_same_numbers(small, t
 def test_mistakes_name_what_is_wrong(small, tmp_path):
     other = "sd3" if small.family != "sd3" else "chroma"
     wrong = Small(other, small.pipe, small.folder, small.cache)
-    with pytest.raises(ValueError, match="model.path: .* holds a .*, not a .*chunk-grpo models"):
+    another_class = "model.path: .* holds a .*, not a .*chunk-grpo models"
+    with pytest.raises(ValueError, match=another_class):
         wrong.policy()
+    with pytest.raises(ValueError, match=another_class):  # while a file is read, for its levels
+        FAMILIES[other].grid(wrong.table(), STEPS)
+    damaged = shutil.copytree(small.folder, tmp_path / "damaged")
+    (damaged / "vae" / "config.json").write_text('{"block_out_channels": 3}')
+    if small.family != "qwen-image-2.1":  # its VAE says nothing about it
+        with pytest.raises(ValueError, match="VAE .*are damaged"):
+            FAMILIES[small.family].grid(small.table(path=str(damaged)), STEPS)
+    for part in ("vae", "transformer"):
+        folder = small.folder / ("transformer" if part == "vae" else "vae")
+        with pytest.raises(ValueError, match=f"model.{part}: .* holds a '?.*, not a "):
+            small.policy(**{part: str(folder)})
     with pytest.raises(ValueError, match="model.weights is 'fp7'; it must be one of float32"):
         small.policy(weights="fp7")
     with pytest.raises(ValueError, match="model.path is missing; name the folder of a diffusers"):

@@ -19,10 +19,19 @@ def token_grid(entry: PipelineEntry, model: PipelineModel) -> tuple[int, int]:
     """Rows and columns of image tokens.
 
     Raises:
-        ValueError: The size of the pictures does not suit the VAE.
+        ValueError: The pipeline is of another class, its VAE's settings are damaged, or the size of
+            the pictures does not suit the VAE.
     """
+    if model.settings_of("") is not None:
+        model.check_pipeline(entry.pipeline)
     vae = model.settings_of("vae")
-    side = (entry.pixels(vae) if vae else entry.published_pixels) * entry.form.patch
+    try:
+        side = (entry.pixels(vae) if vae else entry.published_pixels) * entry.form.patch
+    except (LookupError, TypeError) as error:
+        raise ValueError(
+            f"model.path: the settings of the pipeline's VAE (vae/config.json) are damaged "
+            f"({type(error).__name__}: {error})"
+        ) from error
     for name in ("width", "height"):
         if getattr(model, name) % (side * entry.side):
             raise ValueError(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ...optional import require
+from ...settings.declared import shortened
 from ..kept_weights import WEIGHTS, bitsandbytes_config, keep_in_fp8
 from ..weight_file import check_types, read_header
 from .single_file import check_complete, check_places, single_file_state
@@ -29,7 +30,7 @@ _MODULATION = re.compile(r"norm|adaLN|_mod\b|modulation")
 
 
 def check_source(kind: Any, source: Path, part: str, weights: str = "bf16") -> None:
-    """Look at the header of a single file; nothing else is read.
+    """Look at the header of a single file, or at the settings in a folder; nothing else is read.
 
     Args:
         kind: Class in diffusers.
@@ -48,6 +49,7 @@ def check_source(kind: Any, source: Path, part: str, weights: str = "bf16") -> N
             f"one of them; model.{part} is {source}"
         )
     if source.is_dir():
+        _check_class(kind, source, part)
         return
     classes: Mapping[str, object] = require(
         "diffusers.loaders.single_file_model", "To read a file"
@@ -61,6 +63,16 @@ def check_source(kind: Any, source: Path, part: str, weights: str = "bf16") -> N
     require("accelerate", f"To read model.{part} from a single file")
     with naming(part, source):
         check_types(read_header(source))
+
+
+def _check_class(kind: Any, folder: Path, part: str) -> None:
+    """Make sure that a folder holds what it is given for, as far as its settings say."""
+    with naming(part, folder):
+        found = kind.load_config(folder, local_files_only=True).get("_class_name", kind.__name__)
+    if found != kind.__name__:
+        raise ValueError(
+            f"model.{part}: {folder} holds a {shortened(found)}, not a {kind.__name__}"
+        )
 
 
 def read_vae(kind: Any, source: Path, folder: Path, dtype: torch.dtype) -> Any:

@@ -19,6 +19,10 @@ REMEDY = (
     "attention patches, quantised products), or try another file of it. To train all the same, "
     "switch self_test off."
 )
+_IN_16_BITS = (
+    " This model computes in 16 bits or less, and a small or untrained one may be too rough to be "
+    "measured so: in 32 bits the same test tells."
+)
 _SIGMAS = 4.0
 
 
@@ -109,7 +113,7 @@ class Comparison(NamedTuple):
                 f"self-test: gradients through this model are wrong. Along a direction of "
                 f"{self.where} the log-density rises by {self.difference:.4g}, but autograd says "
                 f"{self.derivative:.4g}; relative error {self.error:.2g}, allowed "
-                f"{self.tolerance:.2g}. {REMEDY}"
+                f"{self.tolerance:.2g}. {REMEDY}{_IN_16_BITS * (not is_fine)}"
             )
             error.is_fine = is_fine
             raise error
