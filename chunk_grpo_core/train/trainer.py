@@ -24,6 +24,7 @@ from ..prompts.example import Prompt, examples_of
 from .alarm_watch import AlarmWatch
 from .alarms import AlarmStop
 from .batch_limit import BatchLimit
+from .call_progress import CallProgress
 from .checkpoint import Checkpoint, Checkpoints, TrainingState, save_as_it_ends
 from .config import TrainConfig
 from .cost import largest, peak_gib, smallest, timed
@@ -113,6 +114,8 @@ class Trainer:
         self._shares = self._processes.shares(config.prompts_per_iteration, config.group_size)
         writes = self._processes.is_writer
         self._checkpoints, self._listen = (checkpoints, listener) if writes else (None, ignore)
+        self._calls = CallProgress(lambda *done: self._listen(PhaseProgress(self.iteration, *done)))
+        check_cancel = self._calls.after(check_cancel)
         self._check_cancel, self._wants_stop = check_cancel, wants_stop
         self._processes.copy_from_writer(self._adapter.parameters())
         self._optimizer = AdapterOptimizer(self._adapter.parameters(), config.optimizer)
@@ -227,13 +230,13 @@ class Trainer:
         score = GroupScorer(self.policy, self.reward, self._decode_limit)
         in_thread = self.config.score_while_sampling
         with ScoreQueue(score, score.again, self._tell, in_thread=in_thread) as queue:
-            with timed(seconds, "rollout"):
+            with timed(seconds, "rollout"), self._calls.phase("rollout"):
                 groups = self.sample(queue)
             with timed(seconds, "score"):
                 rewards = self.score(queue)
                 self.self_tests.check_rewards(groups, rewards, seconds["rollout"])
         advantages = self.compare(groups, rewards)
-        with timed(seconds, "update"):
+        with timed(seconds, "update"), self._calls.phase("update"):
             report = self.update(groups, advantages)
         seconds["total"] = sum(seconds.values())
         pixels = self._processes.gather(list(zip(self._shares, self._pixels, strict=True)))
@@ -265,7 +268,7 @@ class Trainer:
                 trajectory = self._algorithm.sample(self._stream(velocity, self._check), request)
                 groups.append(SampledGroup(request, trajectory))
                 queue.add(trajectory)
-                self._progress("rollout", 0.5 * len(groups) / len(self._shares))
+                self._calls.reach(0.5 * len(groups) / len(self._shares))
             return groups
 
         with self._old.applied():
@@ -309,7 +312,7 @@ class Trainer:
                 velocity,
                 tasks,
                 self.iteration,
-                lambda fraction: self._progress("update", 0.5 + 0.5 * fraction),
+                lambda fraction: self._calls.reach(0.5 + 0.5 * fraction),
             ).with_norm(velocity_norm(self._stream(velocity), self.policy, groups))
 
         return self._run(phase)
@@ -337,9 +340,6 @@ class Trainer:
         self._check_cancel()
         if self._processes.count == 1 and self._is_stopped():
             raise StopWished
-
-    def _progress(self, phase: str, fraction: float) -> None:
-        self._listen(PhaseProgress(self.iteration, phase, fraction))
 
 
 def _own(advantages: Advantages, group: SampledGroup) -> torch.Tensor:

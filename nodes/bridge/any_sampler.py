@@ -171,6 +171,11 @@ class AnySampler:
         """x_0 of one call of the SAMPLER, CPU float32, shape (B, *latent)."""
         borrowed = self._policy.borrowed(example)
         device = stream.device
+
+        def stepped(step: int, denoised: Tensor, *_: object) -> None:
+            stream.check_cancel()
+            self._policy.on_denoised(denoised)
+
         noise, levels = x_1.to(device), sigmas.to(device)
         options = comfy.model_patcher.create_model_options_clone(borrowed.options)
         options.setdefault("transformer_options", {})["sample_sigmas"] = levels
@@ -180,7 +185,7 @@ class AnySampler:
                 borrowed.guider,
                 levels,
                 {"model_options": options, "seed": seeds[0]},
-                lambda *told: stream.check_cancel(),
+                stepped,
                 noise,
                 torch.zeros_like(noise),
                 None,

@@ -35,7 +35,7 @@ def check_lora(
         NothingScored: The reward scored no picture.
         SelfTestFailed: The training would stop before its first update.
     """
-    progress = Progress(iterations=1)
+    progress = Progress(1, sockets["model"].get_model_object("latent_format"))
 
     def listen(event: Event) -> None:
         if getattr(event, "iteration", 0) == 0:  # further ones only make the forecast better
@@ -43,6 +43,7 @@ def check_lora(
 
     with torch.inference_mode(False):
         trainee = trainee_of(prompts=prompts, config=config, **sockets)
+        trainee.policy.on_denoised = progress.on_denoised
         return check_training(
             trainee.policy,
             trainee.reward,

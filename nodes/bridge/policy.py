@@ -157,6 +157,8 @@ class NativePolicy:
         self._trainee: ModelPatcher | None = None
         self._lent: Callable[[Prompt], Borrowed] | None = None
         self._is_noticed = False
+        self.on_denoised: Callable[[Tensor], object] = lambda denoised: None
+        """Told what each call without gradients expects its samples to become, (B, *latent)."""
 
     @property
     def name(self) -> str:
@@ -266,6 +268,8 @@ class NativePolicy:
             lent(example)
             sigma = torch.as_tensor(t, dtype=torch.float32, device=x_t.device).expand(len(x_t))
             denoised = guider(x_t, sigma, **extra_args)  # x_t - t v_t
+            if not torch.is_grad_enabled():
+                self.on_denoised(denoised)
             times = t.view(-1, *[1] * (x_t.ndim - 1)) if isinstance(t, Tensor) else t
             return self._scaled((x_t - denoised) / times)
 

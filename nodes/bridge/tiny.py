@@ -57,6 +57,16 @@ class _Latent(comfy.latent_formats.LatentFormat):
     """The codec's latents are normalised already: process_in and process_out are the identity."""
 
     latent_channels = LATENT_CHANNELS
+    # Least squares over 300 of its pictures, R^2 .99: what live previews show.
+    latent_rgb_factors = (
+        (-0.083, -0.071, 0.037), (0.015, 0.006, -0.015), (-0.035, -0.061, -0.088),
+        (0.054, 0.162, -0.241), (0.0, 0.025, -0.022), (-0.157, 0.232, 0.204),
+        (-0.182, -0.266, 0.078), (0.214, -0.089, -0.06), (-0.053, 0.012, -0.005),
+        (-0.375, -0.057, -0.289), (-0.007, -0.008, 0.022), (0.01, -0.012, -0.055),
+        (0.001, -0.003, 0.035), (-0.03, 0.089, 0.009), (0.004, -0.041, -0.001),
+        (-0.01, -0.01, 0.011),
+    )  # fmt: skip
+    latent_rgb_factors_bias = (0.047, -0.024, -0.192)
 
 
 class _Config(comfy.supported_models.Flux):

@@ -28,14 +28,18 @@ from ...chunk_grpo_core.train.events import (
     Asked,
     EvaluationProgress,
     Event,
+    IterationEnd,
     PhaseProgress,
     RewardWait,
     RolloutEnd,
+    RunEnd,
+    RunStart,
     broadcast,
 )
 from ...chunk_grpo_core.watch.pictures import best_first, enlargement, image_grid
 from ..types import PromptSet, TrainingLog
 from .conditioning import REFERENCE, Conditioning
+from .glimpse import Glimpse
 from .host import (
     check_interrupt,
     new_run_folder,
@@ -104,16 +108,29 @@ def open_run(request: RunRequest) -> Iterator[RunFolder]:
 
 
 class Progress:
-    """Turn the trainer's events into ComfyUI's progress bar and live preview."""
+    """Turn the trainer's events into ComfyUI's progress bar and live preview: what is being drawn,
+    then the first group of each iteration, best first."""
 
-    def __init__(self, iterations: int) -> None:
+    def __init__(self, iterations: int, latent_format: Any) -> None:
         self._iterations = iterations
         self._bar = progress_bar(2 * _EVALUATION + _TRAINING)
         self._value = 0
         self._shown = -1
+        self._is_drawing = True
+        self._glimpse = Glimpse(latent_format, self._show_pictures)
+
+    def on_denoised(self, denoised: Tensor) -> None:
+        """See :class:`~.policy.NativePolicy`; calls of an update show nothing new."""
+        if self._is_drawing:
+            self._glimpse(denoised)
+
+    def _show_pictures(self, pictures: Tensor, scale: int) -> None:
+        show_progress(self._bar, self._value, image_grid(pictures, scale=scale))
 
     def __call__(self, event: Event) -> None:
         picture = None
+        if isinstance(event, (RolloutEnd, RunStart, IterationEnd, RunEnd)):
+            self._is_drawing = not isinstance(event, RolloutEnd)
         if isinstance(event, EvaluationProgress):
             if event.which == "during":
                 return
@@ -196,6 +213,8 @@ def train_lora(
         policy, is_judged = trainee.policy, config.algorithm == "preference"
         algorithm = None if is_judged else trainee.algorithm(config, prompts.train)
         is_scored = not isinstance(trainee.reward, NoReward)
+        progress = Progress(config.iterations, model.get_model_object("latent_format"))
+        policy.on_denoised = progress.on_denoised
         drawn = len(prompts.held_out) * (evaluation_seeds if is_scored else 1)
         with (
             open_run(request) as folder,
@@ -214,7 +233,7 @@ def train_lora(
                 resume=request.resume,
                 algorithm=algorithm or trainee.algorithm(config, prompts.train),
                 evaluation_seeds=evaluation_seeds,
-                listener=broadcast(Progress(config.iterations), run.listen),
+                listener=broadcast(progress, run.listen),
                 check_cancel=check_interrupt,
                 wants_stop=run.wants_stop,
                 goes_on=run.goes_on,

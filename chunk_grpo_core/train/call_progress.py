@@ -1,0 +1,67 @@
+"""Progress between the groups and updates of an iteration, by calls of the model.
+
+How many calls a phase takes depends on the algorithm, the sampler and the memory. Phases of later
+iterations take about as many as the first one did, so its count is the measure. A first iteration
+is followed by groups and updates alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..method.cancel import CheckCancel
+
+__all__ = ["CallProgress"]
+
+_PAUSE = 0.5
+_HALF = {"rollout": 0.0, "update": 0.5}
+"""Where a phase begins in its iteration; each takes half of it."""
+
+
+class CallProgress:
+    """Tells how much of an iteration is done, never less than before."""
+
+    def __init__(self, tell: Callable[[str, float], None], *, pause: float = _PAUSE) -> None:
+        """Begin.
+
+        Args:
+            tell: Told the phase, rollout or update, and the part of the iteration that is done.
+            pause: Least seconds between two news of calls; groups and updates are told at once.
+        """
+        self._tell, self._pause = tell, pause
+        self._known: dict[str, int] = {}
+        self._phase, self._calls, self._fraction, self._told = "", 0, 0.0, 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Inside this context calls belong to the phase; after it, its number of calls is known."""
+        self._phase, self._calls, self._fraction = name, 0, _HALF[name]
+        try:
+            yield
+            self._known[name] = self._calls
+        finally:
+            self._phase = ""
+
+    def after(self, check: CheckCancel) -> CheckCancel:
+        """A check that is made after every call, and counts it."""
+
+        def counted() -> None:
+            check()
+            self.call()
+
+        return counted
+
+    def reach(self, fraction: float) -> None:
+        """So much of the iteration is done; told now."""
+        self._fraction, self._told = max(self._fraction, fraction), time.monotonic()
+        self._tell(self._phase, self._fraction)
+
+    def call(self) -> None:
+        """A call of the model is done."""
+        self._calls += 1
+        if self._phase not in self._known or time.monotonic() - self._told < self._pause:
+            return
+        of_phase = self._calls / max(self._known[self._phase], self._calls + 1)
+        self.reach(_HALF[self._phase] + 0.5 * of_phase)
