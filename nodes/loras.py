@@ -127,7 +127,13 @@ class SaveLoRA(io.ComfyNode):
         metadata = log.outcome.lora_metadata() if log else version
         second = None
         if for_diffusers:  # converted first, so that nothing is written if it is refused
-            second = convert_lora(lora, "diffusers")
+            try:
+                second = convert_lora(lora, "diffusers")
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}. Turn for_diffusers off and run again: the file for ComfyUI needs no "
+                    "other names, and what is trained is kept"
+                ) from error
         with new_lora_path(name) as path:
             save_lora(lora, path, metadata)
         written, listed = [str(path)], lora_name(path)

@@ -8,6 +8,7 @@ import logging
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 
 from .models import LATENT, random_conditioning, random_model, velocity_at
@@ -142,6 +143,18 @@ def test_no_file_for_diffusers_is_overwritten(lab):
             "fox_2.safetensors", "fox_2_diffusers.safetensors",
         }  # fmt: skip
         assert "fox_diffusers_2.safetensors" in str(shown[0])
+
+
+def test_a_lora_without_names_for_diffusers_is_refused_with_the_way_out(lab):
+    node = lab.module("nodes.loras").SaveLoRA
+    names = {"diffusion_model.blocks.0.self_attn.q.lora_A.weight": torch.ones(2, 8)}
+    lora = {**names, "diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.ones(8, 2)}
+    with torch.inference_mode(), _folders() as folder:
+        with pytest.raises(ValueError, match="look like Wan.*Turn for_diffusers off"):
+            node.execute(lora, "wan", True)
+        assert not list(folder.rglob("*.safetensors"))
+        node.execute(lora, "wan", False)
+        assert (folder / "loras" / "wan.safetensors").is_file()
 
 
 def test_a_name_too_long_for_either_file_is_refused_before_anything_runs(lab):
