@@ -13,7 +13,7 @@ from ..measure.duels import OTHER_NOISE, Duel, answered, drawn_duels, duel_pictu
 from ..prompts.example import examples_of
 from ..runs.duels import change_duels, duels_view, keep_duels, newest_duels, read_duels
 from ..runs.held_out import check_held_out
-from ..runs.load import load_adapter, load_policy, load_prompts
+from ..runs.load import load_policy, load_prompts
 from ..runs.outcome import EVALUATION_SEED
 from ..train.batch_limit import BatchLimit
 from .flags import give_one
@@ -94,10 +94,10 @@ def _both_sides(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Pictures of the base model, and with the LoRA."""
     config = opened.config
-    policy = load_policy(config, examples_of([duel.prompt for duel in chosen]))
-    opened.check_model(policy)
     assert opened.lora is not None
-    load_adapter(policy, opened.lora)
+    prompts = examples_of([duel.prompt for duel in chosen])
+    policy = load_policy(config, prompts, lora=opened.lora)
+    opened.check_model(policy)
     settings, limit = config.settings, BatchLimit(size=config.settings.batch_size)
     return on_both_sides(
         sides_of(policy),

@@ -25,7 +25,7 @@ from ..prompts.example import examples_of
 from ..rewards.settings import reward_settings
 from ..runs.folder import RunFolder
 from ..runs.held_out import check_held_out
-from ..runs.load import load_adapter, load_policy, load_prompts, load_rewards
+from ..runs.load import load_policy, load_prompts, load_rewards
 from ..runs.outcome import EVALUATION_SEED
 from ..runs.recorded import RecordedRun, open_to_look
 from ..runs.results import measure_curve
@@ -86,11 +86,9 @@ def sample(
         prompts = examples_of(prompt or load_prompts(config).held_out[:4])
         if not prompts:
             raise ValueError(f"{source} holds no prompts out; say what to draw with --prompt")
-        policy = load_policy(config, prompts)
+        policy = load_policy(config, prompts, lora=chosen)
         opened.check_model(policy)
-        if chosen:
-            load_adapter(policy, chosen)
-        elif not base and not config.run.continue_from:
+        if not (chosen or base or config.run.continue_from):
             typer.echo(
                 f"{source} is a configuration without a LoRA: the base model draws", err=True
             )
@@ -216,9 +214,8 @@ def evaluate(
             )
         if reward is None:
             opened.check_reward(judge)
-        policy, settings = load_policy(config, held_out), config.settings
+        policy, settings = load_policy(config, held_out, lora=chosen), config.settings
         opened.check_model(policy)
-        load_adapter(policy, chosen)
         limit = BatchLimit(size=settings.batch_size)
         before, after = on_both_sides(
             sides_of(policy),

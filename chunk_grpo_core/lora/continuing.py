@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .contents import read_lora
+from .contents import LoraContents, read_lora
 from .layers import LoraLayer
 from .naming import for_modules, not_in_adapter
 
@@ -20,13 +20,13 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 def start_from(
-    lora: Mapping[str, Tensor], fresh: Mapping[str, Tensor], scale: float
+    lora: Mapping[str, Tensor] | LoraContents, fresh: Mapping[str, Tensor], scale: float
 ) -> dict[str, Tensor]:
     """Weights with which an adapter computes exactly what a LoRA does, to train on from there.
 
     Args:
-        lora: A file's tensors, in any layout that :func:`~.contents.read_lora` reads; it is
-            renamed if the adapter needs it.
+        lora: A file's tensors, in any layout that :func:`~.contents.read_lora` reads, or what it
+            made of them; it is renamed if the adapter needs it.
         fresh: ``state_dict()`` of the adapter, before any training.
         scale: Scale of the adapter, :attr:`~chunk_grpo_core.lora.adapter.LoraConfig.scale`.
 
@@ -37,7 +37,8 @@ def start_from(
         ValueError: It is not a plain LoRA, it has layers that the adapter lacks, other shapes, or a
             higher rank.
     """
-    return continued_state(for_modules(read_lora(lora), _modules(fresh)), fresh, scale)
+    contents = lora if isinstance(lora, LoraContents) else read_lora(lora)
+    return continued_state(for_modules(contents, _modules(fresh)), fresh, scale)
 
 
 def continued_state(

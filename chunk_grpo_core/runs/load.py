@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configfile.run_config import RunConfig
+from ..lora.contents import LoraContents, read_lora
 from ..lora.continuing import start_from
 from ..lora.files import load_lora
 from ..method.reward import NoReward, Reward
@@ -24,7 +25,7 @@ from ..rewards.taste.picks import Taste
 from ..settings.blaming import blaming
 from .preferences import judged_prompts
 
-__all__ = ["load_adapter", "load_policy", "load_prompts", "load_rewards"]
+__all__ = ["load_policy", "load_prompts", "load_rewards"]
 
 
 def load_prompts(config: RunConfig) -> PromptSet:
@@ -86,37 +87,45 @@ def _combined(weighted: list[WeightedReward]) -> Reward:
 
 
 def load_policy(
-    config: RunConfig, prompts: Sequence[Prompt], *, keep_on_cpu: bool = False
+    config: RunConfig,
+    prompts: Sequence[Prompt],
+    *,
+    lora: Path | None = None,
+    keep_on_cpu: bool = False,
 ) -> DiffusersPolicy[Any]:
-    """Load the model with a fresh adapter, or with ``run.continue_from`` in it.
+    """Load the model with a fresh adapter, or with a LoRA file in it.
+
+    The file is read first: a model takes minutes.
 
     Args:
         config: What to load.
         prompts: All prompts that it will be asked for; the empty one, with which a model judges
             its own pictures (``rewards/follows_prompt.py``), is added.
+        lora: In any layout that can be read; ``run.continue_from`` if there is none.
         keep_on_cpu: See :class:`~chunk_grpo_core.models.family.Load`.
-    """
-    settings, model = config.settings, config.model
-    policy = model.family.load(
-        model.table, [*prompts, EMPTY], settings.lora, settings.seed, keep_on_cpu=keep_on_cpu
-    )
-    if config.run.continue_from:
-        load_adapter(policy, Path(config.run.continue_from))
-    return policy
-
-
-def load_adapter(policy: DiffusersPolicy[Any], path: Path) -> None:
-    """Put a LoRA file, in any layout that can be read, into the adapter of a model.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is not a plain LoRA of this model, or has a higher rank than the adapter.
     """
+    settings, model = config.settings, config.model
+    path = lora or (Path(config.run.continue_from) if config.run.continue_from else None)
+    contents = _read(path) if path else None
+    policy = model.family.load(
+        model.table, [*prompts, EMPTY], settings.lora, settings.seed, keep_on_cpu=keep_on_cpu
+    )
+    if contents is not None:
+        adapter = policy.adapter
+        with blaming(path):
+            state = start_from(contents, adapter.state_dict(), adapter.config.scale)
+        adapter.load_state_dict(state)
+    return policy
+
+
+def _read(path: Path) -> LoraContents:
     tensors, _ = load_lora(path)
-    adapter = policy.adapter
     with blaming(path):
-        state = start_from(tensors, adapter.state_dict(), adapter.config.scale)
-    adapter.load_state_dict(state)
+        return read_lora(tensors)
 
 
 def _lines(texts: Sequence[str], where: str) -> list[PromptLine]:

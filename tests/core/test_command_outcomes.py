@@ -109,7 +109,6 @@ def place(tmp_path, monkeypatch):
             OUTCOME, 1.0, Path("r"), Path("l"), ()
         ),
         (measure, "load_policy"): lambda *args, **kwargs: FakePolicy(),
-        (measure, "load_adapter"): lambda *args: None,
         (measure, "measure"): lambda *args, **kwargs: EVALUATION,
         (measure, "draw"): lambda *args, **kwargs: [],
         (measure, "write_pictures"): lambda *args: [Path("p.png")],

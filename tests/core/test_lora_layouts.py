@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from small_flux import small_policy
 from typer.testing import CliRunner
 
 from chunk_grpo_core.cli.app import app
+from chunk_grpo_core.configfile.reading import read_config
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.lora.contents import read_lora
 from chunk_grpo_core.lora.continuing import start_from
 from chunk_grpo_core.lora.files import convert_lora, load_lora
-from chunk_grpo_core.runs.load import load_adapter
+from chunk_grpo_core.models.registry import FAMILIES
+from chunk_grpo_core.runs.load import load_policy
 
 HIDDEN, ALPHA = 8, 1.5
 OUTSIDE = {"img_in": (4, HIDDEN), "txt_in": (6, HIDDEN), "final_layer.linear": (HIDDEN, 4)}
@@ -322,12 +325,21 @@ def bad_files(folder):
     return [*contents, "folder", "pipe", "gone"]
 
 
-def test_files_that_are_no_loras_are_named(tmp_path):
+def test_files_that_are_no_loras_are_named_before_the_model_is_loaded(tmp_path, monkeypatch):
+    def load(*given, **options):
+        raise AssertionError("the model was loaded")
+
+    tiny = {"model": {"type": "tiny"}, "grid": {"steps": 3, "shift": 3.0}}
+    tiny["plan"] = {"chunks": "1, 1"}
+    monkeypatch.setitem(FAMILIES, "tiny", replace(FAMILIES["tiny"], load=load))
     for name in bad_files(tmp_path):
         path = tmp_path / f"{name}.safetensors"
-        with pytest.raises((ValueError, FileNotFoundError)) as error:
-            load_adapter(small_policy(), path)
-        assert str(path) in str(error.value)
+        start = {"run": {"continue_from": str(path)}}
+        for table, lora in (({}, path), (start, None)):
+            config = read_config({**tiny, **table}, tmp_path, "tiny")
+            with pytest.raises((ValueError, FileNotFoundError)) as error:
+                load_policy(config, ["a red circle"], lora=lora)
+            assert str(path) in str(error.value)
 
 
 def test_the_command_names_file_and_tensor_and_writes_nothing(tmp_path):
