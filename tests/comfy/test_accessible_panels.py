@@ -100,3 +100,21 @@ def test_what_lies_over_the_page_has_names_and_stands_out_too(what, theme, shown
     shown.page.keyboard.press("Escape")
     shown.page.wait_for_selector(box, state="detached")
     assert not found, "\n".join(found)
+
+
+NEW_PLOT = """(saved) => {
+  const node = window.LiteGraph.createNode("ChunkGRPO_PlotTraining");
+  window.app.graph.add(node);
+  if (saved !== null) node.configure({ ...node.serialize(), widgets_values: [saved] });
+  const { value } = node.widgets.find((widget) => widget.name === "dark");
+  window.app.graph.remove(node);
+  return value;
+}"""
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_a_new_node_draws_as_the_page_and_a_saved_one_as_it_was(theme, shown):
+    shown.page.evaluate(THEME, theme)
+    assert shown.page.evaluate(NEW_PLOT, None) is (theme == "dark")
+    for saved in (False, True):
+        assert shown.page.evaluate(NEW_PLOT, saved) is saved

@@ -37,13 +37,15 @@ NEEDED_MODULES = (
     "scipy", "sentencepiece", "torchsde", "tqdm", "transformers", "yaml",
 )  # fmt: skip
 
-# No first-run dialogs, and nothing that floats over the graph in a picture of the page.
+# No first-run dialogs, nothing that floats over the graph in a picture of the page, and texts in
+# a picture of a whole graph, too.
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "1.32.9",
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Graph.CanvasMenu": False,
     "Comfy.Minimap.Visible": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
 }
 
 

@@ -81,7 +81,7 @@ function read({ chunk_grpo_pairs: rows, chunk_grpo_gain: [gain] = [] }) {
         ),
         h("div", { class: "prompt quiet" }, row.prompt),
       ],
-      label: [`Prompt ${row.number}: ${means(row)}`, row.prompt].join("\n"),
+      label: [t("Prompt {number}: {means}", { number: row.number, means: means(row) }), row.prompt].join("\n"),
     }),
     item: (row) => {
       const [base, lora] = pair(row);
@@ -91,12 +91,11 @@ function read({ chunk_grpo_pairs: rows, chunk_grpo_gain: [gain] = [] }) {
 }
 
 function summary(gain, shown) {
-  const interval = `${signed(gain.low, 3)} to ${signed(gain.high, 3)}`;
-  const cut = shown < gain.prompts ? ` The ${shown} largest and smallest gains are shown.` : "";
-  return (
-    `Gain ${signed(gain.gain, 3)}, 95 % interval ${interval}; better on ${gain.wins} of ` +
-    `${gain.prompts} prompts, ${Math.round(100 * gain.win_rate)} % of pictures.${cut}`
-  );
+  const [mean, low, high] = [gain.gain, gain.low, gain.high].map((value) => signed(value, 3));
+  const said = t("Gain {mean}, 95 % interval {low} to {high}; better on {wins} of {prompts} prompts, {rate} % of pictures.", {
+    ...{ mean, low, high, wins: gain.wins, prompts: gain.prompts, rate: Math.round(100 * gain.win_rate) },
+  });
+  return shown < gain.prompts ? `${said} ${t("The {shown} largest and smallest gains are shown.", { shown })}` : said;
 }
 
 function pair(row) {
@@ -106,10 +105,11 @@ function pair(row) {
   }));
 }
 
-const means = ({ base, lora, gain }) => `base ${number(base)}, LoRA ${number(lora)}, gain ${signed(gain)}`;
+const means = ({ base, lora, gain }) =>
+  t("base {base}, LoRA {lora}, gain {gain}", { base: number(base), lora: number(lora), gain: signed(gain) });
 
 const heading = (row, { pictures }) =>
-  pictures === 1 ? means(row) : `mean of ${pictures} pictures: ${means(row)}`;
+  pictures === 1 ? means(row) : t("mean of {pictures} pictures: {means}", { pictures, means: means(row) });
 
 const partLine = (row) =>
   Object.entries(row.parts)

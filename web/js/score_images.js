@@ -36,23 +36,25 @@ function read({ chunk_grpo_scores: rows, chunk_grpo_total: totals }) {
         line(`#${row.number}`, number(row.score, 3)),
         ...(one ? [] : [h("div", { class: "prompt quiet" }, row.prompt)]),
       ],
-      label: [`Picture ${row.number}, score ${number(row.score)}`, ...partLines(row), row.prompt].join("\n"),
+      label: [t("Picture {number}, score {score}", { number: row.number, score: number(row.score) }), ...partLines(row), row.prompt].join("\n"),
     }),
     item: (row) => ({
       src: viewUrl(row.picture),
       title: `#${row.number}`,
-      lines: [`score ${number(row.score)}`, row.prompt, partLines(row).join(" · ")],
+      lines: [t("score {score}", { score: number(row.score) }), row.prompt, partLines(row).join(" · ")],
     }),
   };
 }
 
 function summary(rows, total) {
-  const shown = rows.length === total ? "" : `; the best and the worst, ${rows.length} of them, are shown`;
+  const shown = rows.length;
+  if (shown < total) return t("{total} pictures; the best and the worst, {shown} of them, are shown", { total, shown });
   const known = rows.filter((row) => row.score !== null).map((row) => row.score);
-  if (shown || !known.length) return `${total} pictures${shown}`;
-  const mean = known.reduce((sum, score) => sum + score, 0) / known.length;
+  if (!known.length) return t("{total} pictures", { total });
+  const mean = number(known.reduce((sum, score) => sum + score, 0) / known.length, 3);
   const lost = total - known.length;
-  return `${total} pictures, mean ${number(mean, 3)}${lost ? `, ${lost} without a score` : ""}`;
+  if (lost) return t("{total} pictures, mean {mean}, {lost} without a score", { total, mean, lost });
+  return t("{total} pictures, mean {mean}", { total, mean });
 }
 
 function line(left, right) {
