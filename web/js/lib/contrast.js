@@ -9,7 +9,7 @@ const ENOUGH = 3; // contrast of lines with what they are drawn on, as WCAG asks
  * @param style - computed style of the element; its colours are "rgb(...)"
  */
 export function standingOut(colour, style) {
-  const own = colour.match(/\w\w/g).map((part) => parseInt(part, 16));
+  const own = read(colour);
   const [text, face] = [read(style.color), read(style.backgroundColor)];
   if (!text || !face) return colour;
   let mixed = own;
@@ -19,9 +19,16 @@ export function standingOut(colour, style) {
   return `rgb(${mixed.map(Math.round).join(", ")})`;
 }
 
+/** Whether a background ("#rrggbb" or "rgb(...)") is dark; so is one that cannot be read. */
+export function isDark(colour) {
+  const parts = read(colour.trim());
+  return !parts || luminance(parts) < 0.2;
+}
+
 function read(colour) {
+  const hex = colour.match(/^#(\w\w)(\w\w)(\w\w)/)?.slice(1).map((part) => parseInt(part, 16));
   const parts = colour.match(/^rgba?\(([\d.]+), ([\d.]+), ([\d.]+)/);
-  return parts && parts.slice(1).map(Number);
+  return hex ?? (parts && parts.slice(1).map(Number));
 }
 
 function contrast(a, b) {
