@@ -79,3 +79,24 @@ def test_a_text_that_comes_over_a_link_takes_one_line(comfy_page, model_files):
     comfy_page.page.wait_for_timeout(700)
     heights = comfy_page.page.evaluate(HEIGHTS)
     assert heights["text"] > 50 and heights["held_out_text"] == 20
+
+
+PARTS = """() => {
+  const panel = document.querySelector(".score-grid").closest(".chunk-grpo");
+  const card = panel.closest("[data-node-id]");
+  const [own, whole] = [panel, card].map((one) => one.getBoundingClientRect().height);
+  return own / whole;
+}"""
+
+
+def test_scored_pictures_have_the_room_of_their_node_and_not_an_empty_text_field(
+    comfy_page, model_files
+):
+    comfy_page.use_vue_nodes(True)
+    try:
+        comfy_page.load(graphs.workflow("03_score_and_pick"), "room")
+        comfy_page.show_all()
+        comfy_page.page.wait_for_timeout(700)
+        assert comfy_page.page.evaluate(PARTS) > 0.6
+    finally:
+        comfy_page.use_vue_nodes(False)
