@@ -15,7 +15,16 @@ from torch import Tensor
 
 from ..optional import require
 
-__all__ = ["SCALE", "ModelFile", "Shapes", "below", "check_types", "read_header", "read_tensors"]
+__all__ = [
+    "SCALE",
+    "ModelFile",
+    "Shapes",
+    "below",
+    "check_types",
+    "read_header",
+    "read_tensors",
+    "weight_shapes",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -126,6 +135,13 @@ def check_types(file: ModelFile, prefix: str = "") -> None:
                 f"{file.path} holds {what} ({name}), quantised in a way that is not supported; use "
                 "the 16-bit, fp8 or GGUF file of this model"
             )
+
+
+def weight_shapes(file: ModelFile, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights below a prefix, without scales and marks."""
+    beside = (SCALE, _OTHER_SCALE, *_IGNORED)
+    shapes = below(file.shapes, prefix)
+    return {name: shape for name, shape in shapes.items() if not name.endswith(beside)}
 
 
 def below(items: Mapping[str, Any], prefix: str) -> dict[str, Any]:

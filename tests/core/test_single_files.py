@@ -14,7 +14,7 @@ from pipeline_folders import PIPELINES, small_pipeline
 from safetensors.torch import load_file, save_file
 
 from chunk_grpo_core.models.pipelines import loading
-from chunk_grpo_core.models.pipelines.parts import read_transformer
+from chunk_grpo_core.models.pipelines.parts import check_source, read_transformer
 from chunk_grpo_core.models.registry import FAMILIES
 
 PREFIX = "model.diffusion_model."
@@ -41,6 +41,12 @@ class Files:
             source = self.place / "one.safetensors"
             save_file({name: tensor.clone() for name, tensor in state.items()}, source)
         return read_transformer(self.kind, source, self.folder, weights, self.entry.blocks)
+
+    def check(self, state: dict[str, torch.Tensor]) -> None:
+        """Look at the header of a file of these tensors."""
+        source = self.place / "one.safetensors"
+        save_file({name: tensor.clone() for name, tensor in state.items()}, source)
+        check_source(self.kind, source, "transformer", self.folder, "float32", self.entry.blocks)
 
     def another_block(self, names: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The weights of the first blocks once more, as those of the blocks behind the last."""
@@ -69,8 +75,12 @@ def files(request, tmp_path_factory):
 
 
 def refused(files: Files, state: dict[str, torch.Tensor] | None, *words: str) -> None:
+    if state is not None:  # by its header, before text is encoded
+        with pytest.raises(ValueError) as early:
+            files.check(state)
     with pytest.raises(ValueError) as caught:
         files.read(state)
+    assert state is None or str(early.value) == str(caught.value)
     assert all(word in str(caught.value) for word in words), caught.value
     assert len(str(caught.value).splitlines()) == 1
 
@@ -84,6 +94,8 @@ def test_a_whole_file_is_read_with_and_without_a_prefix(files):
     whole = {f"{PREFIX}{name}": t for name, t in files.state.items()}
     whole["vae.decoder.conv_in.weight"] = torch.zeros(1)
     assert files.holds_the_weights(files.read(whole))
+    for state in (files.state, whole):
+        files.check(state)
 
 
 def test_what_is_missing_is_named(files):

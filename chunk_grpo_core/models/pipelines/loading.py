@@ -56,8 +56,15 @@ def load_policy(
         logger.warning(said)
     rows, columns = token_grid(entry, model)
     sources = {kind: model.part(kind) for kind in ("transformer", "vae")}
-    check_source(kinds[entry.vae], sources["vae"], "vae")
-    check_source(kinds[entry.transformer], sources["transformer"], "transformer", model.weights)
+    check_source(kinds[entry.vae], sources["vae"], "vae", folder)
+    check_source(
+        kinds[entry.transformer],
+        sources["transformer"],
+        "transformer",
+        folder,
+        model.weights,
+        entry.blocks,
+    )
     negative = _negative(entry, model, index)
     encode = _encoder(entry, kinds[entry.pipeline], model, prompts, negative)
     vae: Any = read_vae(kinds[entry.vae], sources["vae"], folder, dtype)

@@ -18,8 +18,8 @@ import torch
 from ...optional import require
 from ...settings.declared import shortened
 from ..kept_weights import WEIGHTS, bitsandbytes_config, keep_in_fp8
-from ..weight_file import check_types, read_header
-from .single_file import check_complete, check_places, single_file_state
+from ..weight_file import read_header
+from .single_file import check_complete, check_places, check_single_file, single_file_state
 
 __all__ = ["check_source", "naming", "read_transformer", "read_vae"]
 
@@ -29,14 +29,23 @@ _MODULATION = re.compile(r"norm|adaLN|_mod\b|modulation")
 """In names of linear layers that shift and scale."""
 
 
-def check_source(kind: Any, source: Path, part: str, weights: str = "bf16") -> None:
+def check_source(
+    kind: Any,
+    source: Path,
+    part: str,
+    folder: Path,
+    weights: str = "bf16",
+    blocks: Sequence[str] = (),
+) -> None:
     """Look at the header of a single file, or at the settings in a folder; nothing else is read.
 
     Args:
         kind: Class in diffusers.
         source: Folder or file.
         part: ``transformer`` or ``vae``.
+        folder: The pipeline, whose settings a file needs.
         weights: How its weights are to be kept.
+        blocks: Names of the model's lists of blocks.
 
     Raises:
         ValueError: It cannot be read, or not be kept like this.
@@ -62,7 +71,7 @@ def check_source(kind: Any, source: Path, part: str, weights: str = "bf16") -> N
     # With accelerate the model is made empty, so that a weight that the file lacks can be told.
     require("accelerate", f"To read model.{part} from a single file")
     with naming(part, source):
-        check_types(read_header(source))
+        check_single_file(kind, source, folder / part, blocks)
 
 
 def _check_class(kind: Any, folder: Path, part: str) -> None:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...optional import require
 from ..kept_weights import to_type
-from ..weight_file import read_header, read_tensors
+from ..weight_file import ModelFile, check_types, read_header, read_tensors, weight_shapes
 
-__all__ = ["check_complete", "check_places", "single_file_state"]
+__all__ = ["check_complete", "check_places", "check_single_file", "single_file_state"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +29,36 @@ _STRANGE = (RuntimeError, LookupError, TypeError, AttributeError)
 """What diffusers raises for names and shapes of another model."""
 
 
+def check_single_file(kind: Any, source: Path, settings: Path, blocks: Sequence[str]) -> None:
+    """Make sure that a file holds the weights of a model, by its header alone.
+
+    Args:
+        kind: Class in diffusers.
+        source: The file.
+        settings: Folder of the settings of this part.
+        blocks: Names of the model's lists of blocks.
+
+    Raises:
+        ValueError: It does not.
+    """
+    file = read_header(source)
+    check_types(file)
+    empty = {n: torch.empty(shape, device="meta") for n, shape in _weights(file).items()}
+    try:
+        _fitted(kind, empty, settings, blocks)
+    except NotImplementedError:  # it renames by what weights are; then reading them tells
+        return
+
+
 def single_file_state(
     kind: Any, source: Path, settings: Path, dtype: torch.dtype, blocks: Sequence[str]
 ) -> dict[str, Any]:
     """Read one file and rename its weights.
 
     Args:
-        kind: Class in diffusers.
+        kind: See :func:`check_single_file`, as all others but ``dtype``.
         source: The file.
-        settings: Folder of the settings of this part.
+        settings: Folder of the settings.
         dtype: For fp8 files with scales, whose weights are multiplied by them.
         blocks: Names of the model's lists of blocks.
 
@@ -47,14 +68,26 @@ def single_file_state(
     Raises:
         ValueError: They are not the weights of this model.
     """
+    file = read_header(source)
+    tensors: Mapping[str, Any] = read_tensors(file, _prefix(file))
+    if file.has_scales and not file.is_gguf:
+        tensors = to_type(tensors, dtype)
+    state, others = _fitted(kind, tensors, settings, blocks)
+    if others:
+        logger.warning("%d tensors of %s are left out, such as %s", len(others), source, others[0])
+    return state
+
+
+def _fitted(
+    kind: Any, given: Mapping[str, Any], settings: Path, blocks: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Weights as the class wants them, and names of those that it has no place for."""
     config = kind.load_config(settings, local_files_only=True)
     with require("accelerate", "To read a single file").init_empty_weights():
         empty = kind.from_config(config)
     wanted: dict[str, Tensor] = empty.state_dict()
     needed = {name for name, _ in empty.named_parameters()}
-    state = _stored(source, dtype)
-    if not wanted.keys() <= state.keys():
-        state = _renamed(kind, config, state, wanted.keys())
+    state = given if wanted.keys() <= given.keys() else _renamed(kind, config, given, wanted.keys())
     check_complete(needed - state.keys())
     if apart := sorted(n for n in wanted.keys() & state.keys() if _differ(state[n], wanted[n])):
         first = apart[0]
@@ -63,10 +96,9 @@ def single_file_state(
             f"{first}: {tuple(state[first].shape)}, not {tuple(wanted[first].shape)}; it is "
             "damaged, or belongs to another model"
         )
-    check_places(state.keys() - wanted.keys(), blocks)
-    if others := sorted(state.keys() - wanted.keys()):
-        logger.warning("%d tensors of %s are left out, such as %s", len(others), source, others[0])
-    return {name: state.get(name, tensor) for name, tensor in wanted.items()}
+    others = sorted(state.keys() - wanted.keys())
+    check_places(others, blocks)
+    return {name: state.get(name, tensor) for name, tensor in wanted.items()}, others
 
 
 def check_complete(missing: Iterable[str]) -> None:
@@ -100,11 +132,12 @@ def check_places(unknown: Iterable[str], blocks: Sequence[str]) -> None:
         )
 
 
-def _stored(source: Path, dtype: torch.dtype) -> Mapping[str, Any]:
-    file = read_header(source)
-    prefix = _CHECKPOINT if any(name.startswith(_CHECKPOINT) for name in file.shapes) else ""
-    tensors = read_tensors(file, prefix)
-    return to_type(tensors, dtype) if file.has_scales and not file.is_gguf else tensors
+def _prefix(file: ModelFile) -> str:
+    return _CHECKPOINT if any(name.startswith(_CHECKPOINT) for name in file.shapes) else ""
+
+
+def _weights(file: ModelFile) -> dict[str, tuple[int, ...]]:
+    return weight_shapes(file, _prefix(file))
 
 
 def _renamed(
@@ -118,6 +151,8 @@ def _renamed(
         raise ValueError(
             f"it lacks {error.args[0]}; it is damaged, or belongs to another model"
         ) from error
+    except NotImplementedError:
+        raise
     except _STRANGE as error:
         lacking = wanted - state.keys()
         if 2 * len(lacking) < len(wanted):
