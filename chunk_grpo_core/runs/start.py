@@ -8,6 +8,7 @@ check     try a little of it, and say what the whole will take; nothing is kept
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from .outcome import Outcome
 from .preferences import judged_latents
 from .recorded import RecordedRun, open_to_resume
 from .results import RunFiles, measure_curve, write_results
+from .unbegun import dropped_if_unbegun
 
 __all__ = ["TrainedRun", "check", "resume", "train"]
 
@@ -83,7 +85,9 @@ def train(
     """
     processes = processes or Processes()
     config.settings.ask.check_used()
-    with locked_run(RunFolder(folder), processes, goes_on=False) as run:
+    with locked_run(RunFolder(folder), processes, goes_on=False) as run, ExitStack() as stack:
+        if processes.is_writer:
+            stack.enter_context(dropped_if_unbegun(run))
         place = processes.from_writer(lambda: str(run.path.absolute()))
         config = replace(config, run=replace(config.run, folder=place))
         return _train(config, run, None, listener, check_cancel, goes_on, processes, shard)

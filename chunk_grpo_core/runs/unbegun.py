@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..disk.lock import LOCK_FILE
+from ..method.cancel import Cancelled
 from .folder import RunFolder
 
-__all__ = ["drop_unbegun"]
+__all__ = ["drop_unbegun", "dropped_if_unbegun"]
+
+
+@contextmanager
+def dropped_if_unbegun(folder: RunFolder) -> Iterator[None]:
+    """Leave no run behind that fails in this context before its first iteration is done. One that
+    is cancelled can be resumed, and stays."""
+    try:
+        yield
+    except Cancelled:
+        raise
+    except Exception:
+        drop_unbegun(folder)
+        raise
 
 
 def drop_unbegun(folder: RunFolder) -> bool:

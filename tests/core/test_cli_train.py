@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from typing import get_args
@@ -353,6 +354,19 @@ def test_a_stop_before_anything_is_trained_says_so(config, tmp_path, monkeypatch
     code, _, errors = run("train", config, "--out", tmp_path / "new")
     assert (code, errors) == (130, "stopped; nothing was written\n")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_fails_before_its_first_iteration_leaves_nothing(config, tmp_path):
+    folder = tmp_path / "new"
+    prompts = (
+        'prompts.text=["a red circle", "a blue circle", "a purple elephant", "a green circle"]'
+    )
+    code, _, errors = run("train", config, "--out", folder, "--set", prompts)
+    assert code == 2 and "'a green circle' is not a caption" in errors and not folder.exists()
+    folder.mkdir()
+    (folder / "mine.txt").write_text("of the user")  # the folder is theirs
+    code, _, _ = run("train", config, "--out", folder, "--set", prompts)
+    assert code == 2 and "mine.txt" in os.listdir(folder)
 
 
 def test_one_held_out_prompt_is_refused_before_anything_is_measured(trained, monkeypatch):
