@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -49,9 +49,7 @@ EncoderFolder = Annotated[
     ),
 ]
 
-Device = Annotated[
-    str | None, typer.Option(help="Where the encoder runs: cpu, the default, or cuda.")
-]
+Device = Annotated[str | None, typer.Option(help="Where the encoder runs. Default: cpu.")]
 
 
 class Form(str, Enum):
@@ -259,11 +257,7 @@ def score(
 ) -> dict[str, object] | None:
     """Score pictures with a head."""
     with clear_errors("nothing was written"):
-        settings: dict[str, Any] = {
-            "head": str(head),
-            "pessimism": pessimism,
-            "device": device or "cpu",
-        }
+        settings = {"head": str(head), "pessimism": pessimism, "device": device or "cpu"}
         if encoder:
             settings["encoder"] = str(encoder)
         judge = load_reward("taste", **settings)
@@ -286,8 +280,7 @@ def _seen(taste: Path, folder: Path | None, device: str | None) -> tuple[Taste, 
             f"--device is {device}, and there is no encoder to run there; give --encoder, too, or "
             "leave it out"
         )
-    into = _existing(taste)
-    return into, named_encoder(folder, device=device or "cpu") if folder else None
+    return _existing(taste), named_encoder(folder, device=device or "cpu") if folder else None
 
 
 def _draw(taste: Taste, made: Report, file: Path) -> None:
