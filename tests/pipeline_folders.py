@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from environment import package
+
+from chunk_grpo_core.models.pipelines import loading
+from chunk_grpo_core.models.registry import FAMILIES
 
 WORDS = ["a", "red", "fox", "large", "bird", "two", "owls", "hat", "blurry", "in", "the", "snow"]
 _SPECIAL = [
@@ -20,6 +25,13 @@ LINEAR = {
     "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 0.9,
     "base_image_seq_len": 4, "max_image_seq_len": 64,
 }  # fmt: skip
+
+
+def skip_where_diffusers_is_old(family: str) -> None:
+    """Leave out a family whose pipeline the installed diffusers does not have."""
+    since = FAMILIES[family].load.args[0].since
+    if not loading.is_new_enough(package("diffusers").__version__, since):
+        pytest.skip(f"needs diffusers {since}")
 
 
 def tokenizer() -> Any:

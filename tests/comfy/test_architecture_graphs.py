@@ -70,7 +70,9 @@ def graph(name, weights="float32", **training):
 def run(comfy, server, prompt):
     """Run a training; returns held-out rewards before and after, and the rows of its metrics."""
     shown = graphs.shown_text(comfy.run(prompt, 200), "train")
-    folder = server.output / "chunk_grpo" / shown.partition("chunk_grpo/")[2].splitlines()[0].rstrip()
+    folder = (
+        server.output / "chunk_grpo" / shown.partition("chunk_grpo/")[2].splitlines()[0].rstrip()
+    )
     measured = json.loads((folder / "evaluation.json").read_text())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     before, after = (mean(chain(*measured[when]["rewards"])) for when in ("before", "after"))

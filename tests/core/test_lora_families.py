@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from environment import package
 from lora_layouts import deltas, numbered, pieces_of
 from native_names import NATIVE
-from pipeline_folders import small_pipeline
+from pipeline_folders import skip_where_diffusers_is_old, small_pipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -26,7 +25,6 @@ from chunk_grpo_core.lora.adapter import LoraConfig, PeftAdapter
 from chunk_grpo_core.lora.contents import read_lora
 from chunk_grpo_core.lora.continuing import start_from
 from chunk_grpo_core.lora.files import convert_lora
-from chunk_grpo_core.models.pipelines import loading
 from chunk_grpo_core.models.registry import FAMILIES
 
 FAMILIES_WITH_NAMES = ["z-image", "sd3", "flux2-klein", "qwen-image", "krea2"]
@@ -73,12 +71,6 @@ def natively(family: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in NATIVE[family](dict(state)).items()
         if bool(tensor.any())
     }
-
-
-def skip_where_diffusers_is_old(family: str) -> None:
-    since = FAMILIES[family].load.args[0].since
-    if not loading.is_new_enough(package("diffusers").__version__, since):
-        pytest.skip(f"needs diffusers {since}")
 
 
 @pytest.fixture(scope="module", params=FAMILIES_WITH_NAMES)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from environment import package
 from native_names import NATIVE
-from pipeline_folders import PIPELINES, saved, small_pipeline
+from pipeline_folders import PIPELINES, saved, skip_where_diffusers_is_old, small_pipeline
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -101,12 +101,6 @@ class Small:
         table = self.table(**changes)
         lora = lora or LoraConfig(rank=2)
         return FAMILIES[self.family].load(table, [PROMPT], lora, 0, keep_on_cpu=False)
-
-
-def skip_where_diffusers_is_old(family: str) -> None:
-    since = FAMILIES[family].load.args[0].since
-    if not loading.is_new_enough(package("diffusers").__version__, since):
-        pytest.skip(f"needs diffusers {since}")
 
 
 @pytest.fixture(scope="module", params=PIPELINES)

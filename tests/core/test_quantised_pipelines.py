@@ -16,7 +16,7 @@ import pytest
 import torch
 from environment import package
 from native_names import NATIVE
-from pipeline_folders import PIPELINES, saved
+from pipeline_folders import PIPELINES, saved, skip_where_diffusers_is_old
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -115,9 +115,7 @@ class Made:
 @pytest.fixture(scope="module", params=PIPELINES)
 def made(request, tmp_path_factory):
     package("accelerate")
-    since = FAMILIES[request.param].load.args[0].since
-    if not loading.is_new_enough(package("diffusers").__version__, since):
-        pytest.skip(f"needs diffusers {since}")
+    skip_where_diffusers_is_old(request.param)
     return Made(request.param, tmp_path_factory.mktemp(request.param))
 
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 from environment import package
 from native_names import NATIVE
-from pipeline_folders import PIPELINES, small_pipeline
+from pipeline_folders import PIPELINES, skip_where_diffusers_is_old, small_pipeline
 from safetensors.torch import load_file, save_file
 
-from chunk_grpo_core.models.pipelines import loading
 from chunk_grpo_core.models.pipelines.parts import check_source, read_transformer
 from chunk_grpo_core.models.registry import FAMILIES
 
@@ -68,9 +67,7 @@ class Files:
 @pytest.fixture(scope="module", params=PIPELINES)
 def files(request, tmp_path_factory):
     package("accelerate")
-    since = FAMILIES[request.param].load.args[0].since
-    if not loading.is_new_enough(package("diffusers").__version__, since):
-        pytest.skip(f"needs diffusers {since}")
+    skip_where_diffusers_is_old(request.param)
     return Files(request.param, tmp_path_factory.mktemp(request.param))
 
 
