@@ -6,7 +6,7 @@ Legend: P prompts, S pictures of each.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,32 +121,37 @@ class Comparison:
         }
 
     def table(self) -> str:
-        """Means, gain, interval and win rate of every number, then every prompt: Markdown whose
-        columns stand below each other as plain text, too."""
-        scores = [
-            ("score", "base", "LoRA", "gain", "95 % interval", "win rate"),
-            self._row(self.reward, None),
-            *(self._row(name, name) for name in self.further),
-        ]
-        prompts = [
-            ("base", "LoRA", "gain", "prompt"),
-            *(
-                (f"{row['base']:.4f}", f"{row['lora']:.4f}", f"{row['gain']:+.4f}", row["prompt"])
-                for row in self.rows()
-            ),
-        ]
-        return "\n".join([*_table(scores), "", self._conditions(), "", *_table(prompts)])
+        """Gain, interval, means and win rate of every number, then every prompt.
 
-    def _row(self, title: str, extra: str | None) -> tuple[str, ...]:
+        Lists in short lines, not a table: they can be read in a narrow node, as Markdown and as
+        plain text."""
+        names = [(self.reward, None), *((name, name) for name in self.further)]
+        prompts = [
+            f"- {row['gain']:+.4f} ({row['base']:.4f} to {row['lora']:.4f}): "
+            + " ".join(row["prompt"].split())
+            for row in self.rows()
+        ]
+        return "\n\n".join(
+            [
+                "\n".join(line for title, extra in names for line in self._lines(title, extra)),
+                self._conditions(),
+                "Gain of every prompt (base to LoRA):",
+                "\n".join(prompts),
+            ]
+        )
+
+    def _lines(self, title: str, extra: str | None) -> list[str]:
         mean: Callable[[Evaluation], float] = (
             (lambda e: e.mean) if extra is None else (lambda e: e.extra_mean(extra))
         )
         gain = paired_gain(self.before, self.after, extra)
         wins = win_rate(self.before, self.after, extra)
-        return (
-            *(title, f"{mean(self.before):.4f}", f"{mean(self.after):.4f}"),
-            *(f"{gain.mean:+.4f}", gain.bounds(), f"{wins:.2f}"),
-        )
+        return [
+            f"- {title}: gain {gain.mean:+.4f}",
+            f"  - {gain.interval()}",
+            f"  - base {mean(self.before):.4f}, LoRA {mean(self.after):.4f}",
+            f"  - win rate {wins:.2f}",
+        ]
 
     def _conditions(self) -> str:
         count, pictures = self.before.rewards.shape
@@ -163,16 +168,3 @@ class Comparison:
     def pairs(self) -> Tensor:
         """Show pictures of both; see :func:`pair_grid`."""
         return pair_grid(self.before, self.after)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, the first row as its head; all cells but the last are padded."""
-    cells = [[text.replace("|", "\\|") for text in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    widths[-1] = len(cells[0][-1])
-    lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return [lines[0], rule, *lines[1:]]

@@ -28,15 +28,14 @@ def evaluation(**inputs):
 
 
 def tables(text):
-    """Return the two tables of Evaluate LoRA: name -> row, and prompt -> row."""
-    blocks = [
-        [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()[2:]]
-        for block in text.split("\n\n")
-        if block.startswith("|")
-    ]
-    scores, prompts = blocks
-    return {row[0]: row[1:] for row in scores}, {
-        row[3]: [float(v) for v in row[:3]] for row in prompts
+    """Return the two lists of Evaluate LoRA: name -> base, LoRA, gain and interval as they are
+    written, and prompt -> base, LoRA, gain."""
+    of_score = r"^- (.+): gain (\S+)\n  - (?:95 % interval )?(.+)\n  - base (\S+), LoRA (\S+)\n"
+    of_prompt = r"^- ([+-]\S+) \((\S+) to (\S+)\): (.+)$"
+    scores = re.findall(of_score, text, re.MULTILINE)
+    prompts = re.findall(of_prompt, text, re.MULTILINE)
+    return {name: [base, lora, gain, span] for name, gain, span, base, lora in scores}, {
+        prompt: [float(v) for v in (base, lora, gain)] for gain, base, lora, prompt in prompts
     }
 
 

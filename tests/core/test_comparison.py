@@ -57,30 +57,42 @@ def test_other_numbers_of_pictures_are_refused():
 def test_the_table_holds_every_score_and_every_prompt():
     before, after = three_prompts()
     comparison = Comparison(before=before, after=after, reward="taste", noise_seed=7)
-    scores, conditions, prompts = comparison.table().split("\n\n")
+    scores, conditions, heading, prompts = comparison.table().split("\n\n")
     # Interval: std 0.2, half width 4.302653 * 0.2 / sqrt(3); means are over valid pictures.
     assert scores.splitlines() == [
-        "| score | base   | LoRA   | gain    | 95 % interval      | win rate |",
-        "|-------|--------|--------|---------|--------------------|----------|",
-        "| taste | 0.4400 | 2.1167 | +0.3000 | -0.1968 to +0.7968 | 0.80     |",
-        "| size  | 2.0000 | 2.0000 | +0.0000 | +0.0000 to +0.0000 | 0.50     |",
+        "- taste: gain +0.3000",
+        "  - 95 % interval -0.1968 to +0.7968",
+        "  - base 0.4400, LoRA 2.1167",
+        "  - win rate 0.80",
+        "- size: gain +0.0000",
+        "  - 95 % interval +0.0000 to +0.0000",
+        "  - base 2.0000, LoRA 2.0000",
+        "  - win rate 0.50",
     ]
     assert "3 prompts, 2 pictures of each, noise seeds 7 to 9" in conditions
     assert conditions.endswith("pairs without a score: 1.")
-    assert prompts.splitlines()[2:] == [
-        "| 0.5000 | 1.0000 | +0.5000 | a      |",
-        "| 0.5000 | 0.6000 | +0.1000 | b      |",
-        "| 0.2000 | 4.7500 | +0.3000 | c      |",
+    assert heading == "Gain of every prompt (base to LoRA):"
+    assert prompts.splitlines() == [
+        "- +0.5000 (0.5000 to 1.0000): a",
+        "- +0.1000 (0.5000 to 0.6000): b",
+        "- +0.3000 (0.2000 to 4.7500): c",
     ]
+
+
+def test_no_line_of_the_scores_wraps_in_a_narrow_node():
+    before, after = three_prompts()
+    table = Comparison(before=before, after=after, reward="taste", noise_seed=7).table()
+    assert max(map(len, table.split("\n\n")[0].splitlines())) <= 40
+    assert "|" not in table  # cells of a Markdown table wrap, each by itself
 
 
 def test_rows_and_summary_hold_the_numbers_of_the_table():
     before, after = three_prompts()
     comparison = Comparison(before=before, after=after, reward="taste", noise_seed=7)
     rows = comparison.rows()
-    lines = comparison.table().split("\n\n")[2].splitlines()[2:]
+    lines = comparison.table().split("\n\n")[-1].splitlines()
     assert lines == [
-        f"| {r['base']:.4f} | {r['lora']:.4f} | {r['gain']:+.4f} | {r['prompt']:6} |" for r in rows
+        f"- {r['gain']:+.4f} ({r['base']:.4f} to {r['lora']:.4f}): {r['prompt']}" for r in rows
     ]
     assert [row["parts"] for row in rows] == [{"size": {"base": 2.0, "lora": 2.0, "gain": 0.0}}] * 3
     assert rows[0]["shown"] == [0.0, 1.0]  # of the first picture, not the mean
@@ -90,10 +102,10 @@ def test_rows_and_summary_hold_the_numbers_of_the_table():
     assert (summary["wins"], summary["prompts"], summary["pictures"]) == (3, 3, 2)
 
 
-def test_a_prompt_cannot_break_the_table():
-    before, after = (evaluation([[0.0], [1.0]], ["a|b", "c"]) for _ in range(2))
+def test_a_prompt_cannot_break_the_list():
+    before, after = (evaluation([[0.0], [1.0]], ["a|b\n- c", "c"]) for _ in range(2))
     table = Comparison(before=before, after=after, reward="r", noise_seed=0).table()
-    assert "| 0.0000 | 0.0000 | +0.0000 | a\\|b   |" in table
+    assert "- +0.0000 (0.0000 to 0.0000): a|b - c\n" in table
 
 
 @pytest.mark.parametrize("count", [2, 41])
