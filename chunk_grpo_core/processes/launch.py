@@ -68,13 +68,19 @@ def join_processes(*, timeout: float = TIMEOUT, split_groups: bool = False) -> I
         split_groups: See :func:`~chunk_grpo_core.processes.collective.divided`.
 
     Raises:
-        ValueError: A setting is out of range, or there are more processes than GPUs.
+        ValueError: A setting is out of range, there are more processes than GPUs, or groups are to
+            be split and this process is alone.
         PeerLost: Inside the context, another process went away.
     """
     if not timeout > 0:
         raise ValueError(f"the time-out of the processes is {timeout} s; it must be above 0")
     if not is_launched():
-        yield Processes(split_groups=split_groups)
+        if split_groups:
+            raise ValueError(
+                "--split-groups has no effect with one process; leave it out, or start several "
+                "with torchrun or 'accelerate launch' (docs/distributed.md)"
+            )
+        yield Processes()
         return
     limit, local_rank = timedelta(seconds=timeout), int(os.environ.get("LOCAL_RANK", "0"))
     device, backend = _device(local_rank)

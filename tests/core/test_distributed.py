@@ -286,3 +286,11 @@ def test_a_process_that_nobody_launched_is_alone():
         assert (processes.count, processes.is_writer) == (1, True)
     with pytest.raises(ValueError, match="must be above 0"), join_processes(timeout=0):
         pass
+
+
+def test_one_process_has_no_groups_to_split():
+    with (
+        pytest.raises(ValueError, match="--split-groups has no effect with one process"),
+        join_processes(split_groups=True),
+    ):
+        pass
