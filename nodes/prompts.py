@@ -14,6 +14,7 @@ from ..chunk_grpo_core.prompts.split import PromptSet as PlainPromptSet
 from ..chunk_grpo_core.rewards.follows_prompt import EMPTY
 from .bridge.conditioning import REFERENCE
 from .bridge.encoding import conditioning_cache, encode_prompts
+from .bridge.latents import samples_of
 from .bridge.prompts import NO_FILE, files_digest, prompt_files, read_prompts, wildcard_folder
 from .lazy import ask_next
 from .types import CATEGORY, PromptSet, PromptsSocket, rare
@@ -94,7 +95,7 @@ def with_conditioning(
     """
     extra: dict[str, Any] = {} if guidance == GUIDANCE else {"guidance": guidance}
     if reference is not None:
-        extra[REFERENCE] = [_only_one(reference["samples"])]
+        extra[REFERENCE] = [_only_one(samples_of(reference, "reference"))]
     every = (*prompts.train, *prompts.held_out, EMPTY)
     texts = dict.fromkeys(example.text for example in every)
     encoded = encode_prompts(clip, tuple(texts), conditioning_cache(cache_gib))
@@ -271,7 +272,7 @@ class PromptSetNode(io.ComfyNode):
         if inputs["clip"] is None:
             _prompts_of(inputs, [])
         if inputs.get("reference") is not None:
-            _only_one(inputs["reference"]["samples"])
+            _only_one(samples_of(inputs["reference"], "reference"))
         return ask_next(inputs, (("reference",), ("clip",)))
 
     @classmethod

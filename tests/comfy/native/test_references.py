@@ -145,3 +145,16 @@ def test_prompt_set_gives_the_picture_to_every_prompt_and_takes_one_alone(lab):
         assert "reference_latents" not in next(iter(without.conditioning.values()))[0][1]
         with pytest.raises(ValueError, match="reference holds 2 latents; it must be the LATENT of"):
             node.execute(**options, reference={"samples": noise(2)})
+
+
+@pytest.mark.parametrize("given", ["a text", 3, {"no": "samples"}])
+def test_what_is_no_latent_is_refused_by_the_name_of_its_input(lab, given):
+    node = lab.module("nodes.prompts").PromptSetNode
+    with pytest.raises(ValueError, match="reference is .* which is no LATENT; link a node"):
+        node.check_lazy_status(clip=object(), reference=given)
+    shape_of, (model, _, _) = (
+        lab.module("nodes.bridge.latents").latent_shape_of,
+        lab.module("nodes.bridge.tiny").load_tiny(),
+    )
+    with pytest.raises(ValueError, match="latent is .* which is no LATENT; link a node"):
+        shape_of(model, given)
