@@ -22,7 +22,7 @@ from ...chunk_grpo_core.runs.experiment import run_experiment
 from ...chunk_grpo_core.runs.folder import RunFolder
 from ...chunk_grpo_core.runs.outcome import Outcome
 from ...chunk_grpo_core.runs.results import write_pictures
-from ...chunk_grpo_core.runs.unbegun import drop_unbegun
+from ...chunk_grpo_core.runs.unbegun import dropped_if_unbegun
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
     Asked,
@@ -286,14 +286,14 @@ def _hashable(value: Any) -> Any:
 def _ended_well(folder: RunFolder, *, is_new: bool) -> Iterator[None]:
     """Leave no run behind that failed before its first iteration was done; say with the inputs of
     the node how to go on when the reward failed or the disk is full."""
+    cancelled = comfy.model_management.InterruptProcessingException
     try:
-        yield
+        with dropped_if_unbegun(folder, cancelled) if is_new else nullcontext():
+            yield
     except Exception as error:
-        is_cancelled = isinstance(error, comfy.model_management.InterruptProcessingException)
-        is_gone = is_new and not is_cancelled and drop_unbegun(folder)
         way = (
             "then run again"
-            if is_gone
+            if not folder.holds_a_run
             else f"then write {folder.path.name} into run_name, turn resume on and run again"
         )
         if isinstance(error, NothingScored):

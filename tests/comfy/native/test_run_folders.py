@@ -98,6 +98,14 @@ def test_a_full_disk_is_named_with_the_inputs_that_go_on(lab, tmp_path):
         raise full
     assert str(caught.value) == f"{said}write a into run_name, turn resume on and run again"
     (folder.path / "metrics.jsonl").unlink()
+    (folder.path / "my notes.txt").touch()
+    with pytest.raises(OSError, match="turn resume on"), training._ended_well(folder, is_new=True):
+        raise full
+    folder.run_file.unlink()  # there is nothing to resume, whatever else lies there
+    with pytest.raises(OSError, match="then run again"), training._ended_well(folder, is_new=True):
+        raise full
+    (folder.path / "my notes.txt").unlink()
+    folder.run_file.touch()
     with pytest.raises(OSError) as caught, training._ended_well(folder, is_new=True):
         raise full
     assert str(caught.value) == f"{said}run again"
