@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..method.cancel import CheckCancel, never_cancel
 from ..method.policy import Policy
-from ..method.policy_reward import bound
+from ..method.policy_reward import bound, units_of_reward
 from ..method.reward import (
     NothingScored,
     Reward,
@@ -29,6 +29,10 @@ from ..prompts.example import Example, Prompt, examples_of
 from ..train.batch_limit import BatchLimit
 from .interval import Interval, mean_interval
 from .sampling import draw
+
+_SCORING = 1
+"""Steps of sampling that decoding and scoring a picture are taken to last, next to the calls of a
+reward that asks the model."""
 
 __all__ = ["Evaluation", "evaluate", "paired_gain", "paired_means", "prompt_gains", "win_rate"]
 
@@ -134,7 +138,7 @@ def evaluate(
         settle: Calls its argument, which scores what has no score yet, until it is content, or
             raises; see :meth:`~chunk_grpo_core.train.patience.Patience.until_scored`. Without it,
             one try must give at least one score.
-        progress: Called with the fraction done.
+        progress: Called with the fraction done, of drawing and scoring together.
         check_cancel: Called after every call of the model, and before a prompt's pictures are
             decoded and scored.
 
@@ -143,6 +147,8 @@ def evaluate(
     """
     limit = limit or BatchLimit()
     reward, examples = bound(reward, policy, limit.fit), examples_of(prompts)
+    of_scoring = (_SCORING + units_of_reward(reward)) / len(examples)
+    total = grid.steps + of_scoring * len(examples)
     pictures_of_prompts = draw(
         policy,
         examples,
@@ -152,10 +158,15 @@ def evaluate(
         solver=solver,
         sampler=sampler,
         limit=limit,
-        progress=progress,
+        progress=lambda drawn: progress(drawn * grid.steps / total),
         check_cancel=check_cancel,
     )
-    pictures = _Pictures(reward, examples, pictures_of_prompts)
+    pictures = _Pictures(
+        reward,
+        examples,
+        pictures_of_prompts,
+        lambda count: progress((grid.steps + of_scoring * count) / total),
+    )
     if settle:
         settle(pictures.attempt)
     else:
@@ -175,9 +186,14 @@ class _Pictures:
     """The pictures of an evaluation, scored prompt by prompt; those without scores are kept."""
 
     def __init__(
-        self, reward: Reward, examples: Sequence[Example], pictures: Iterable[Tensor]
+        self,
+        reward: Reward,
+        examples: Sequence[Example],
+        pictures: Iterable[Tensor],
+        tried: Callable[[int], None],
     ) -> None:
         self.reward, self.batches, self.first = reward, [], []
+        self._tried = tried
         self._left = iter(zip(examples, pictures, strict=True))
         self._unscored: dict[int, tuple[Example, Tensor]] = {}
 
@@ -188,6 +204,7 @@ class _Pictures:
         for example, pictures in self._left:
             self.first.append(pictures[0].clone())
             self.batches.append(self._score(len(self.batches), example, pictures))
+            self._tried(len(self.batches))
         return self.batches
 
     def _score(self, index: int, example: Example, pictures: Tensor) -> RewardBatch:

@@ -1,4 +1,4 @@
-"""Progress between the groups and updates of an iteration, by calls of the model.
+"""Progress between the groups, scores and updates of an iteration, by calls of the model.
 
 How many calls a phase takes depends on the algorithm, the sampler and the memory. Phases of later
 iterations take about as many as the first one did, so its count is the measure. A first iteration
@@ -16,8 +16,8 @@ from ..method.cancel import CheckCancel
 __all__ = ["CallProgress"]
 
 _PAUSE = 0.5
-_HALF = {"rollout": 0.0, "update": 0.5}
-"""Where a phase begins in its iteration; each takes half of it."""
+_SPANS = {"rollout": (0.0, 0.4), "score": (0.4, 0.6), "update": (0.6, 1.0)}
+"""Where a phase begins and ends in its iteration."""
 
 
 class CallProgress:
@@ -27,8 +27,9 @@ class CallProgress:
         """Begin.
 
         Args:
-            tell: Told the phase, rollout or update, and the part of the iteration that is done.
-            pause: Least seconds between two news of calls; groups and updates are told at once.
+            tell: Told the phase (rollout, score, update) and the part of the iteration that is
+                done.
+            pause: Least seconds between two news of calls; the rest is told at once.
         """
         self._tell, self._pause = tell, pause
         self._known: dict[str, int] = {}
@@ -36,8 +37,10 @@ class CallProgress:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Inside this context calls belong to the phase; after it, its number of calls is known."""
-        self._phase, self._calls, self._fraction = name, 0, _HALF[name]
+        """Inside this context calls belong to the phase, whose begin is told; after it, its number
+        of calls is known."""
+        self._phase, self._calls, self._fraction = name, 0, _SPANS[name][0]
+        self.reach(0.0)
         try:
             yield
             self._known[name] = self._calls
@@ -53,9 +56,15 @@ class CallProgress:
 
         return counted
 
+    def is_in(self, name: str) -> bool:
+        """Whether this is the phase."""
+        return self._phase == name
+
     def reach(self, fraction: float) -> None:
-        """So much of the iteration is done; told now."""
-        self._fraction, self._told = max(self._fraction, fraction), time.monotonic()
+        """So much of the phase is done, 0..1; told now."""
+        start, end = _SPANS[self._phase]
+        self._fraction = max(self._fraction, start + (end - start) * fraction)
+        self._told = time.monotonic()
         self._tell(self._phase, self._fraction)
 
     def call(self) -> None:
@@ -63,5 +72,4 @@ class CallProgress:
         self._calls += 1
         if self._phase not in self._known or time.monotonic() - self._told < self._pause:
             return
-        of_phase = self._calls / max(self._known[self._phase], self._calls + 1)
-        self.reach(_HALF[self._phase] + 0.5 * of_phase)
+        self.reach(self._calls / max(self._known[self._phase], self._calls + 1))

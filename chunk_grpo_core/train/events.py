@@ -59,7 +59,7 @@ class PhaseProgress:
 
     iteration: int
     phase: str
-    """rollout or update."""
+    """rollout, score or update."""
     fraction: float
     """Part of the whole iteration done, 0..1."""
 

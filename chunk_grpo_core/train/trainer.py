@@ -232,7 +232,7 @@ class Trainer:
         with ScoreQueue(score, score.again, self._tell, in_thread=in_thread) as queue:
             with timed(seconds, "rollout"), self._calls.phase("rollout"):
                 groups = self.sample(queue)
-            with timed(seconds, "score"):
+            with timed(seconds, "score"), self._calls.phase("score"):
                 rewards = self.score(queue)
                 self.self_tests.check_rewards(groups, rewards, seconds["rollout"])
         advantages = self.compare(groups, rewards)
@@ -268,7 +268,7 @@ class Trainer:
                 trajectory = self._algorithm.sample(self._stream(velocity, self._check), request)
                 groups.append(SampledGroup(request, trajectory))
                 queue.add(trajectory)
-                self._calls.reach(0.5 * len(groups) / len(self._shares))
+                self._calls.reach(len(groups) / len(self._shares))
             return groups
 
         with self._old.applied():
@@ -312,13 +312,15 @@ class Trainer:
                 velocity,
                 tasks,
                 self.iteration,
-                lambda fraction: self._calls.reach(0.5 + 0.5 * fraction),
+                self._calls.reach,
             ).with_norm(velocity_norm(self._stream(velocity), self.policy, groups))
 
         return self._run(phase)
 
     def _tell(self, group: Trajectory, images: torch.Tensor, batch: RewardBatch) -> None:
         self._pixels.append(some_pixels(images))
+        if self._calls.is_in("score"):  # else the next group is drawn meanwhile
+            self._calls.reach(len(self._pixels) / len(self._shares))
         self.self_tests.keep(group, images, batch.valid)
         self._listen(RolloutEnd(self.iteration, group.example, images, batch.known))
 

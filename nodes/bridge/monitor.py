@@ -18,6 +18,8 @@ from typing import Any
 import comfy.model_management
 
 from ...chunk_grpo_core.method.asking import Question
+from ...chunk_grpo_core.method.policy_reward import units_of_reward
+from ...chunk_grpo_core.method.reward import Reward
 from ...chunk_grpo_core.presets.cost import units_of
 from ...chunk_grpo_core.train.config import TrainConfig
 from ...chunk_grpo_core.train.events import (
@@ -63,13 +65,23 @@ class Asker:
 class LiveRun:
     """One training; listens to its events and tells every open page."""
 
-    def __init__(self, name: str, asker: Asker, config: TrainConfig, held_out: int) -> None:
-        """Remember; ``held_out`` pictures are drawn in a measurement."""
+    def __init__(
+        self,
+        name: str,
+        asker: Asker,
+        config: TrainConfig,
+        held_out: int,
+        reward: Reward | None = None,
+    ) -> None:
+        """Remember; ``held_out`` pictures are drawn in a measurement, and ``reward`` scores all."""
         self.name, self.asker = name, asker
         pictures = config.prompts_per_iteration * config.group_size
+        judged = units_of_reward(reward) if reward else 0
         # What an iteration takes, in measurements, as long as none is done.
         self._in_measurements = (
-            pictures * units_of(config).total / (max(held_out, 1) * config.grid.steps)
+            pictures
+            * units_of(config, reward=reward).total
+            / (max(held_out, 1) * (config.grid.steps + judged))
         )
         self._iterations, self._every = config.iterations, config.evaluate_every
         self._state, self._message = "running", ""
@@ -152,8 +164,7 @@ class LiveRun:
             self._iteration = event.first_iteration
         elif isinstance(event, PhaseProgress):
             self._iteration, self._fraction = event.iteration, event.fraction
-            is_scoring = event.phase == "rollout" and event.fraction >= 0.5
-            self._phase = "score" if is_scoring else event.phase
+            self._phase = event.phase
         elif isinstance(event, IterationEnd):
             seconds: Any = event.metrics["seconds"]
             self._seconds.append(seconds["total"])
@@ -205,10 +216,12 @@ class LiveRun:
 
 
 @contextmanager
-def watched_run(name: str, asker: Asker, config: TrainConfig, held_out: int) -> Iterator[LiveRun]:
+def watched_run(
+    name: str, asker: Asker, config: TrainConfig, held_out: int, reward: Reward | None = None
+) -> Iterator[LiveRun]:
     """Let pages watch a training for as long as the block lasts, and remember how it ended; a
-    measurement draws ``held_out`` pictures."""
-    run = LiveRun(name, asker, config, held_out)
+    measurement draws ``held_out`` pictures, and ``reward`` scores all."""
+    run = LiveRun(name, asker, config, held_out, reward)
     with _lock:
         for old in [n for n, r in _runs.items() if r.asker == asker and not r.is_running]:
             del _runs[old]

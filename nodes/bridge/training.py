@@ -137,6 +137,7 @@ class Progress:
             start = 0 if event.which == "before" else _EVALUATION + _TRAINING
             self._value = start + int(_EVALUATION * event.fraction)
         elif isinstance(event, PhaseProgress):
+            self._is_drawing = event.phase == "rollout"
             done = (event.iteration + event.fraction) / self._iterations
             self._value = _EVALUATION + int(_TRAINING * done)
         elif isinstance(event, RolloutEnd) and event.iteration != self._shown:
@@ -218,7 +219,7 @@ def train_lora(
         drawn = len(prompts.held_out) * (evaluation_seeds if is_scored else 1)
         with (
             open_run(request) as folder,
-            watched_run(folder.path.name, asker, config, drawn) as run,
+            watched_run(folder.path.name, asker, config, drawn, trainee.reward) as run,
             _ended_well(folder, is_new=not request.resume),
         ):
             if is_judged and request.resume:

@@ -294,3 +294,32 @@ def test_the_files_are_the_pictures_without_the_workflow(comfy):
         assert picture.convert("RGB").getpixel((5, 5)) == (0x33, 0x66, 0x99)
         assert "workflow" not in picture.info
         assert "prompt" not in picture.info
+
+
+SMALL = """() => {
+  const picture = { filename: "none.png", type: "temp" };
+  const row = (number, gain) => ({
+    number, gain, prompt: "a", parts: {}, base: 0.0021, lora: 0.0021 + gain,
+    shown: [0.0021, 0.0021 + gain], pictures: [picture, picture],
+  });
+  const gain = { gain: 0.00043, low: -0.0001, high: 0.0009, wins: 1, prompts: 2, win_rate: 0.5 };
+  window.app.graph.getNodeById(1).onExecuted({
+    chunk_grpo_pairs: [row(1, 0.00043), row(2, null)], chunk_grpo_gain: [{ ...gain, pictures: 1 }],
+  });
+  window.app.graph.getNodeById(2).onExecuted({
+    chunk_grpo_scores: [{ number: 1, prompt: "a", parts: {}, score: -0.00043, picture }],
+    chunk_grpo_total: [1],
+  });
+}"""
+
+
+def test_small_scores_keep_two_figures(comfy_page):
+    """A reward such as follows_prompt gives a large model marks of thousandths."""
+    comfy_page.load_api({"1": node("ChunkGRPO_EvaluateLoRA"), "2": node(SCORE)})
+    comfy_page.page.evaluate(SMALL)
+    assert cells(comfy_page, "1") == [[1, "+0.00043"], [2, "-"]]
+    assert cells(comfy_page, "1", ".line .quiet")[0] == [1, "0.00210 → 0.00253"]
+    said = comfy_page.page.locator(".chunk-grpo .summary").all_inner_texts()
+    assert any("Gain +0.00043, 95 % interval −0.00010 to +0.00090" in text for text in said)
+    assert any("mean -0.00043" in text for text in said)
+    assert cells(comfy_page, "2") == [[1, "-0.00043"]]

@@ -162,3 +162,16 @@ def test_cancel_is_heard_between_the_prompts_that_are_scored():
             policy, Counting(), PROMPTS[:3], grid, seeds=2, check_cancel=cancel_after_the_first
         )
     assert scored == [PROMPTS[0]]
+
+
+def test_progress_counts_scoring_too_and_is_done_only_when_all_is_scored():
+    """Of 4 steps and 1 for scoring, or 4 and 1 + 8 where the reward asks the model."""
+
+    class Judge(Brightness):
+        units_per_picture = 8
+
+    grid = shifted_grid(4, shift=3.0)
+    for reward, of_drawing in ((Brightness(), 4 / 5), (Judge(), 4 / 13)):
+        told = []
+        evaluate(ToyPolicy(), reward, PROMPTS[:2], grid, seeds=1, progress=told.append)
+        assert told == pytest.approx([of_drawing / 2, of_drawing, (1 + of_drawing) / 2, 1.0])

@@ -115,13 +115,16 @@ def test_trainer_tells_its_story_in_order():
     events = []
     config = toy_config(iterations=2)
     Trainer(ToyPolicy(), Brightness(), PROMPTS, config, listener=events.append).train()
-    scored = ["RolloutEnd", "RolloutEnd", "AdvantagesEnd"]
-    one = ["PhaseProgress"] * 2 + scored + ["PhaseProgress"] * 2 + ["IterationEnd"]
+    drawn, trained = ["PhaseProgress"] * 3, ["PhaseProgress"] * 3
+    scored = ["PhaseProgress", *["PhaseProgress", "RolloutEnd"] * 2, "AdvantagesEnd"]
+    one = [*drawn, *scored, *trained, "IterationEnd"]
     assert [type(event).__name__ for event in events] == ["RunStart", *one, *one]
     for iteration in (0, 1):
         own = [e for e in events[1:] if e.iteration == iteration]
-        fractions = [e.fraction for e in own if isinstance(e, PhaseProgress)]
-        assert fractions == [0.25, 0.5, 0.75, 1.0]
+        steps = [e for e in own if isinstance(e, PhaseProgress)]
+        assert [e.phase for e in steps] == ["rollout"] * 3 + ["score"] * 3 + ["update"] * 3
+        fractions = [0.0, 0.2, 0.4, 0.4, 0.5, 0.6, 0.6, 0.8, 1.0]
+        assert [e.fraction for e in steps] == pytest.approx(fractions)
         groups = [e for e in own if isinstance(e, RolloutEnd)]
         assert all(e.images.shape == (8, 4, 4, 3) and e.rewards.shape == (8,) for e in groups)
         (compared,) = (e.advantages for e in own if isinstance(e, AdvantagesEnd))

@@ -7,7 +7,7 @@ import { DuelPanel } from "./lib/duel_panel.js";
 import { t } from "./lib/i18n.js";
 import { nodesOfType } from "./lib/nodes.js";
 import { setMinHeight } from "./lib/panel.js";
-import { GRID_HEIGHT, gridExtension, number, signed, viewUrl } from "./lib/score_grid.js";
+import { GRID_HEIGHT, gridExtension, number, places, signed, viewUrl } from "./lib/score_grid.js";
 
 const TYPE = "ChunkGRPO_EvaluateLoRA";
 const DUEL_HEIGHT = 340;
@@ -49,6 +49,7 @@ function withDuels(node, grid) {
 function read({ chunk_grpo_pairs: rows, chunk_grpo_gain: [gain] = [] }) {
   if (!rows) return null;
   const parts = [...new Set(rows.flatMap((row) => Object.keys(row.parts)))];
+  const digits = places(rows.map((row) => row.gain), 2);
   return {
     rows,
     width: 150,
@@ -63,7 +64,8 @@ function read({ chunk_grpo_pairs: rows, chunk_grpo_gain: [gain] = [] }) {
       { label: t("{name}: worst first", { name: t("LoRA") }), key: (row) => row.lora },
       ...parts.flatMap((name) => {
         const key = (row) => row.parts[name].gain;
-        const shown = (row) => `${signed(key(row), 2)} ${name}`;
+        const partDigits = places(rows.map(key), 2);
+        const shown = (row) => `${signed(key(row), partDigits)} ${name}`;
         return [
           { label: t("{name}: largest gain first", { name }), key, shown, down: true },
           { label: t("{name}: smallest gain first", { name }), key, shown },
@@ -76,8 +78,8 @@ function read({ chunk_grpo_pairs: rows, chunk_grpo_gain: [gain] = [] }) {
         h(
           "div",
           { class: "line" },
-          h("span", { class: "quiet" }, `${number(row.base, 2)} → ${number(row.lora, 2)}`),
-          h("span", { class: `score ${direction(row.gain)}` }, signed(row.gain, 2)),
+          h("span", { class: "quiet" }, `${number(row.base, digits)} → ${number(row.lora, digits)}`),
+          h("span", { class: `score ${direction(row.gain)}` }, signed(row.gain, digits)),
         ),
         h("div", { class: "prompt quiet" }, row.prompt),
       ],
@@ -91,7 +93,9 @@ function read({ chunk_grpo_pairs: rows, chunk_grpo_gain: [gain] = [] }) {
 }
 
 function summary(gain, shown) {
-  const [mean, low, high] = [gain.gain, gain.low, gain.high].map((value) => signed(value, 3));
+  const numbers = [gain.gain, gain.low, gain.high];
+  const digits = places(numbers, 3);
+  const [mean, low, high] = numbers.map((value) => signed(value, digits));
   const said = t("Gain {mean}, 95 % interval {low} to {high}; better on {wins} of {prompts} prompts, {rate} % of pictures.", {
     ...{ mean, low, high, wins: gain.wins, prompts: gain.prompts, rate: Math.round(100 * gain.win_rate) },
   });

@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { h } from "./lib/dom.js";
 import { t } from "./lib/i18n.js";
-import { gridExtension, number, viewUrl } from "./lib/score_grid.js";
+import { gridExtension, number, places, viewUrl } from "./lib/score_grid.js";
 
 app.registerExtension(gridExtension("chunk_grpo.score_images", "ChunkGRPO_ScoreImages", read));
 
@@ -11,6 +11,7 @@ function read({ chunk_grpo_scores: rows, chunk_grpo_total: totals }) {
   if (!rows) return null;
   const total = totals.reduce((sum, count) => sum + count, 0);
   const parts = [...new Set(rows.flatMap((row) => Object.keys(row.parts)))];
+  const digits = places(rows.map((row) => row.score), 3);
   const one = new Set(rows.map((row) => row.prompt)).size === 1;
   return {
     rows,
@@ -23,7 +24,8 @@ function read({ chunk_grpo_scores: rows, chunk_grpo_total: totals }) {
       { label: t("by prompt"), key: (row) => row.prompt },
       ...parts.flatMap((name) => {
         const key = (row) => row.parts[name] ?? null;
-        const shown = (row) => `${number(key(row), 3)} ${name}`;
+        const partDigits = places(rows.map(key), 3);
+        const shown = (row) => `${number(key(row), partDigits)} ${name}`;
         return [
           { label: t("{name}: largest first", { name }), key, shown, down: true },
           { label: t("{name}: smallest first", { name }), key, shown },
@@ -33,7 +35,7 @@ function read({ chunk_grpo_scores: rows, chunk_grpo_total: totals }) {
     cell: (row) => ({
       pictures: [{ src: viewUrl(row.picture), alt: "" }],
       lines: [
-        line(`#${row.number}`, number(row.score, 3)),
+        line(`#${row.number}`, number(row.score, digits)),
         ...(one ? [] : [h("div", { class: "prompt quiet" }, row.prompt)]),
       ],
       label: [t("Picture {number}, score {score}", { number: row.number, score: number(row.score) }), ...partLines(row), row.prompt].join("\n"),
@@ -51,7 +53,7 @@ function summary(rows, total) {
   if (shown < total) return t("{total} pictures; the best and the worst, {shown} of them, are shown", { total, shown });
   const known = rows.filter((row) => row.score !== null).map((row) => row.score);
   if (!known.length) return t("{total} pictures", { total });
-  const mean = number(known.reduce((sum, score) => sum + score, 0) / known.length, 3);
+  const mean = number(known.reduce((sum, score) => sum + score, 0) / known.length, places(known, 3));
   const lost = total - known.length;
   if (lost) return t("{total} pictures, mean {mean}, {lost} without a score", { total, mean, lost });
   return t("{total} pictures, mean {mean}", { total, mean });

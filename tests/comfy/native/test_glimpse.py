@@ -101,6 +101,8 @@ def test_the_node_shows_what_is_drawn_and_not_what_an_update_looks_at(lab, monke
     assert sees() == 1 and shown[-1].shape == (100, 198, 3)  # the base model is measured
     progress(events.RunStart(0, 3))
     assert sees() == 1
+    progress(events.PhaseProgress(0, "score", 0.4))
+    assert sees() == 0  # nor what a reward asks the model
     progress(events.RolloutEnd(0, None, group.images, group.rewards))
     assert shown[-1] is not None and sees() == 0
     progress(events.PhaseProgress(0, "update", 0.75))

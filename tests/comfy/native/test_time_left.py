@@ -41,3 +41,25 @@ def test_loading_a_model_does_not_count_as_measuring(lab, clock):
     left_after(0, events.RunStart(0, 2))
     left_after(5, events.IterationEnd(0, {"seconds": {"total": 5.0}}))
     assert run.status()["seconds_left"] == pytest.approx(5 + 4), "an iteration, a measurement"
+
+
+def test_a_reward_that_asks_the_model_counts_in_measurement_and_iteration(lab, clock):
+    monitor = lab.module("nodes.bridge.monitor")
+    events = lab.module("chunk_grpo_core.train.events")
+    core = lab.module("chunk_grpo_core")
+    follows = lab.module("chunk_grpo_core.rewards").load_reward("follows_prompt")
+    config = core.TrainConfig(
+        grid=core.shifted_grid(5, shift=3.0), plan=core.read_plan("step", 4), iterations=1
+    )
+    pictures = config.prompts_per_iteration * config.group_size
+
+    def iteration(reward):
+        run = monitor.LiveRun("run", monitor.Asker(), config, pictures, reward)
+        clock[0] += 1
+        run.listen(events.EvaluationProgress("before", 1.0))  # a measurement takes a second
+        return run.status()["seconds_left"] - 1.0  # the one afterwards
+
+    steps, judged = config.grid.steps, follows.units_per_picture
+    units = lab.module("chunk_grpo_core.presets.cost").units_of(config).total
+    assert iteration(None) == pytest.approx(units / steps)
+    assert iteration(follows) == pytest.approx((units + judged) / (steps + judged))

@@ -23,6 +23,11 @@ function fill(element, attributes, children) {
   return element;
 }
 
+/** Lay an element over the whole page: into what holds ComfyUI's own. */
+export function layOverPage(element) {
+  (document.getElementById("vue-app") ?? document.documentElement).append(element);
+}
+
 /** Load a style sheet that lies in web/css, once. */
 export function useStyle(name) {
   const href = new URL(`../../css/${name}`, import.meta.url).href;

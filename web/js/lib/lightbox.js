@@ -1,6 +1,6 @@
 // Pictures over the whole page, one at a time or in pairs. No side effects.
 
-import { h, useStyle } from "./dom.js";
+import { h, layOverPage, useStyle } from "./dom.js";
 import { t } from "./i18n.js";
 
 const TINY = 256; // pixels; smaller pictures are enlarged without blur
@@ -143,7 +143,7 @@ export function openLightbox(items, index = 0, onClose = () => {}) {
   window.addEventListener("keydown", pressed, true);
   window.addEventListener("keyup", released, true);
   closeOpen = close;
-  document.body.append(box);
+  layOverPage(box);
   draw();
   box.focus();
 }

@@ -1,6 +1,6 @@
 // A picker over the whole page. No side effects: ComfyUI loads every .js below web/ as an extension.
 
-import { h } from "./dom.js";
+import { h, layOverPage } from "./dom.js";
 import { pressed } from "./pick_keys.js";
 import { pickPanel } from "./pick_panel.js";
 
@@ -30,7 +30,7 @@ export function openLarge(picker, onClose, look = {}) {
   }
   window.addEventListener("keydown", onKey, true);
   window.addEventListener("keyup", quiet, true);
-  document.body.append(box);
+  layOverPage(box);
   panel.draw();
   panel.focus();
   return { draw: panel.draw, close };

@@ -20,6 +20,12 @@ export const number = (value, digits = 4) => (value === null ? "-" : value.toFix
 export const signed = (value, digits = 4) =>
   value === null ? "-" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
 
+/** How many digits show the two first figures of the largest of these numbers; `least` or more. */
+export function places(values, least) {
+  const largest = Math.max(...values.map((value) => Math.abs(value ?? 0)));
+  return largest ? Math.min(6, Math.max(least, 1 - Math.floor(Math.log10(largest)))) : least;
+}
+
 /** The address of a file that a node wrote for the page. */
 export function viewUrl(file) {
   return api.apiURL(`/view?${new URLSearchParams(file)}`);
