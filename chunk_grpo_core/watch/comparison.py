@@ -126,11 +126,7 @@ class Comparison:
         Lists in short lines, not a table: they can be read in a narrow node, as Markdown and as
         plain text."""
         names = [(self.reward, None), *((name, name) for name in self.further)]
-        prompts = [
-            f"- {row['gain']:+.4f} ({row['base']:.4f} to {row['lora']:.4f}): "
-            + " ".join(row["prompt"].split())
-            for row in self.rows()
-        ]
+        prompts = [f"- {_gain(row)}: {' '.join(row['prompt'].split())}" for row in self.rows()]
         return "\n\n".join(
             [
                 "\n".join(line for title, extra in names for line in self._lines(title, extra)),
@@ -168,3 +164,9 @@ class Comparison:
     def pairs(self) -> Tensor:
         """Show pictures of both; see :func:`pair_grid`."""
         return pair_grid(self.before, self.after)
+
+
+def _gain(row: dict[str, Any]) -> str:
+    if math.isnan(row["gain"]):
+        return "no pair scored"
+    return f"{row['gain']:+.4f} ({row['base']:.4f} to {row['lora']:.4f})"

@@ -102,6 +102,12 @@ def test_rows_and_summary_hold_the_numbers_of_the_table():
     assert (summary["wins"], summary["prompts"], summary["pictures"]) == (3, 3, 2)
 
 
+def test_a_prompt_of_which_no_pair_is_scored_has_no_numbers():
+    before, after = evaluation([[0.0], [1.0], [NAN]]), evaluation([[1.0], [1.0], [2.0]])
+    table = Comparison(before=before, after=after, reward="r", noise_seed=0).table()
+    assert table.endswith("- no pair scored: c")
+
+
 def test_a_prompt_cannot_break_the_list():
     before, after = (evaluation([[0.0], [1.0]], ["a|b\n- c", "c"]) for _ in range(2))
     table = Comparison(before=before, after=after, reward="r", noise_seed=0).table()
