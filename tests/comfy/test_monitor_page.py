@@ -233,6 +233,13 @@ def test_the_monitor_shows_the_numbers_of_the_run_folder(finished, comfy_server,
     assert comfy_page.errors == []
 
 
+CHECK = """() => {
+  const node = window.app.graph.nodes.find((n) => n.type === "ChunkGRPO_TrainLoRA");
+  node.widgets.find((w) => w.name === "check_only").value = true;
+  window.comfyAPI.api.api.dispatchCustomEvent("execution_start", {});
+}"""
+
+
 def test_until_a_training_begins_its_panel_says_that_the_graph_runs(finished, comfy_page):
     """Stated by the events that ComfyUI sends to all pages."""
     comfy_page.load_api(graphs.watched_training(8, iterations=3))
@@ -245,6 +252,8 @@ def test_until_a_training_begins_its_panel_says_that_the_graph_runs(finished, co
             "(name) => window.comfyAPI.api.api.dispatchCustomEvent(name, {})", event
         )
         assert nothing.inner_text() == text
+    comfy_page.page.evaluate(CHECK)
+    assert nothing.inner_text() == "Checking: it tries a little and keeps nothing"
 
 
 def test_a_run_that_does_not_learn_shows_its_alarm(finished, comfy_server, comfy_page):

@@ -117,7 +117,10 @@ app.registerExtension({
     api.addEventListener("reconnected", findAll);
     for (const [event, isRunning] of Object.entries(RUNNING)) {
       api.addEventListener(event, () => {
-        for (const node of nodesOfType(root(), TYPE)) monitors.get(node)?.panel.setRunning(isRunning);
+        for (const node of nodesOfType(root(), TYPE)) {
+          const isCheck = node.widgets?.some((w) => w.name === "check_only" && w.value) ?? false;
+          monitors.get(node)?.panel.setRunning(isRunning, isCheck);
+        }
       });
     }
   },

@@ -96,9 +96,13 @@ export class RunPanel {
     this.redraw();
   }
 
-  /** Say whether a graph runs: until the training in it begins there is nothing else to show. */
-  setRunning(isRunning) {
-    this.nothing.textContent = isRunning ? t("Running: the training has not begun yet") : t("No run yet: press Run");
+  /**
+   * Say whether a graph runs: until the training in it begins there is nothing else to show.
+   * @param isCheck - it only checks, and no training will begin
+   */
+  setRunning(isRunning, isCheck) {
+    const running = isCheck ? t("Checking: it tries a little and keeps nothing") : t("Running: the training has not begun yet");
+    this.nothing.textContent = isRunning ? running : t("No run yet: press Run");
   }
 
   /** Say what went wrong between page and server. */

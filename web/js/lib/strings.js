@@ -148,6 +148,7 @@ export const STRINGS = {
   "{count} stars": { "zh": "{count} 颗星", "ja": "星 {count} つ", "ko": "별 {count}개" },
   "selected": { "zh": "已选中", "ja": "選択中", "ko": "선택됨" },
   "Running: the training has not begun yet": { "zh": "运行中：训练尚未开始", "ja": "実行中：学習はまだ始まっていません", "ko": "실행 중: 학습이 아직 시작되지 않았습니다" },
+  "Checking: it tries a little and keeps nothing": { "zh": "检查中：只试一小步，不保留任何内容", "ja": "確認中：少しだけ試し、何も残しません", "ko": "확인 중: 조금만 시험하고 아무것도 남기지 않습니다" },
   "Blind duels: {count} of {all} answered": { "zh": "盲选对决：已回答 {count} / {all}", "ja": "ブラインド対決: {all} 問中 {count} 問回答", "ko": "블라인드 대결: {all}개 중 {count}개 응답" },
   "Answer the rest another time, and see the scores now": { "zh": "其余的以后再回答，现在查看分数", "ja": "残りは後で答え、今はスコアを見る", "ko": "나머지는 나중에 답하고 지금 점수 보기" }
 };
