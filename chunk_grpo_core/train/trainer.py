@@ -235,11 +235,12 @@ class Trainer:
             with timed(seconds, "score"), self._calls.phase("score"):
                 rewards = self.score(queue)
                 self.self_tests.check_rewards(groups, rewards, seconds["rollout"])
+                mine, self._pixels = list(zip(self._shares, self._pixels, strict=True)), []
+                spread = picture_spread([p for of in self._processes.gather(mine) for p in of])
         advantages = self.compare(groups, rewards)
         with timed(seconds, "update"), self._calls.phase("update"):
             report = self.update(groups, advantages)
         seconds["total"] = sum(seconds.values())
-        pixels = self._processes.gather(list(zip(self._shares, self._pixels, strict=True)))
         row = metrics_row(
             self.iteration,
             self.reward.name,
@@ -249,7 +250,7 @@ class Trainer:
             seconds,
             largest(self._processes.gather(peak_gib(self.policy.device))),
             batch_size=smallest(self._processes.gather(self._limit.size)),
-            picture_spread=picture_spread([part for parts in pixels for part in parts]),
+            picture_spread=spread,
         )
         self._old.take()
         self.iteration += 1  # first: whatever a listener does, this iteration is whole
