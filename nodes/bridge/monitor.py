@@ -77,18 +77,20 @@ class LiveRun:
         self.name, self.asker = name, asker
         pictures = config.prompts_per_iteration * config.group_size
         judged = units_of_reward(reward) if reward else 0
-        # What an iteration takes, in measurements, as long as none is done.
+        self._units = units_of(config, reward=reward)
+        # What an iteration takes, in measurements, as long as none has been sampled.
         self._in_measurements = (
-            pictures
-            * units_of(config, reward=reward).total
-            / (max(held_out, 1) * (config.grid.steps + judged))
+            pictures * self._units.total / (max(held_out, 1) * (config.grid.steps + judged))
         )
         self._iterations, self._every = config.iterations, config.evaluate_every
         self._state, self._message = "running", ""
         self._phase, self._iteration, self._fraction = "before", 0, 0.0
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+        self._iterations_timed = 0
         self._measuring = 0.0
         self._first: tuple[float, float] | None = None
+        self._phases: dict[str, float] = {}
+        self._expected = 0.0
         self._began, self._told = time.monotonic(), 0.0
         self._news = 0
         self._stop = threading.Event()
@@ -154,6 +156,8 @@ class LiveRun:
         self._message = event.text if is_waiting else ""
         if isinstance(event, Asked):
             self._question, self._goes_on = event.question, ()
+        if is_waiting or isinstance(event, Asked):
+            self._phases.clear()  # they tell how long somebody waited, too
         if isinstance(event, EvaluationProgress):
             self._phase, self._fraction = event.which, event.fraction
             if event.which == "before":
@@ -165,8 +169,12 @@ class LiveRun:
         elif isinstance(event, PhaseProgress):
             self._iteration, self._fraction = event.iteration, event.fraction
             self._phase = event.phase
+            self._time_phase(event.phase)
         elif isinstance(event, IterationEnd):
             seconds: Any = event.metrics["seconds"]
+            if self._iterations_timed == 1:
+                self._seconds.clear()  # the first one is slower than all others
+            self._iterations_timed += 1
             self._seconds.append(seconds["total"])
             self._iteration, self._fraction = event.iteration + 1, 0.0
             self._phase = "rollout"
@@ -179,20 +187,32 @@ class LiveRun:
             self._tell()
 
     def _time_measurement(self, fraction: float) -> None:
-        """Learn what a measurement takes; as soon as possible without what came before its first
-        news, since models load there."""
+        """Learn what a measurement takes, without what came before its first news: models load
+        there."""
         now = time.monotonic()
         if self._first is None:
             self._first = now, fraction
-            self._measuring = (now - self._began) / fraction if fraction else 0.0
         elif (done := fraction - self._first[1]) > 0:
             self._measuring = (now - self._first[0]) / done
+
+    def _time_phase(self, phase: str) -> None:
+        """Learn from the rollouts and scores of the first iteration what all of it takes.
+
+        They call the model with as many samples at once as the update does. A measurement has few
+        at once, and a sample takes longer there.
+        """
+        self._phases.setdefault(phase, time.monotonic())
+        if phase != "update" or self._expected or len(self._phases) < 3 or not self._units.rollout:
+            return
+        began, scored, now = (self._phases[name] for name in ("rollout", "score", "update"))
+        of_model = (self._units.total - self._units.judged) / self._units.rollout
+        self._expected = (scored - began) * of_model + now - scored
 
     def _seconds_left(self) -> float | None:
         """For all that is still to be trained and measured; None before anything is known.
 
-        Until an iteration is done, its time comes from that of the first measurement, by units of
-        work (``presets/cost.py``).
+        Until an iteration is done, its time comes from that of its rollouts, and before them from
+        that of the first measurement, by units of work (``presets/cost.py``).
         """
         measuring, left_of_it = self._measuring, 0.0
         if self._phase == "before":
@@ -201,7 +221,7 @@ class LiveRun:
             left_of_it = measuring * (1 - self._fraction)
         if self._phase == "after":
             return measuring * (1 - self._fraction)
-        seconds = self._seconds or [self._in_measurements * measuring]
+        seconds = self._seconds or [self._expected or self._in_measurements * measuring]
         is_between = self._phase in ("before", "during")
         done = self._iteration + (0.0 if is_between else self._fraction)
         left = max(self._iterations - done, 0.0)

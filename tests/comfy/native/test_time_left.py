@@ -31,11 +31,10 @@ def test_loading_a_model_does_not_count_as_measuring(lab, clock):
         run.listen(event)
         return run.status()["seconds_left"]
 
-    with_loading = left_after(10, events.EvaluationProgress("before", 0.25))
+    assert left_after(10, events.EvaluationProgress("before", 0.25)) is None, "nothing is known"
     a_quarter_less = [
         left_after(1, events.EvaluationProgress("before", part)) for part in (0.5, 0.75, 1.0)
     ]
-    assert with_loading == pytest.approx(10 * (a_quarter_less[0] + 1))
     assert a_quarter_less[0] - a_quarter_less[1] == pytest.approx(1)
     assert a_quarter_less[1] - a_quarter_less[2] == pytest.approx(1)
     left_after(0, events.RunStart(0, 2))
@@ -55,7 +54,8 @@ def test_a_reward_that_asks_the_model_counts_in_measurement_and_iteration(lab, c
 
     def iteration(reward):
         run = monitor.LiveRun("run", monitor.Asker(), config, pictures, reward)
-        clock[0] += 1
+        run.listen(events.EvaluationProgress("before", 0.5))
+        clock[0] += 0.5
         run.listen(events.EvaluationProgress("before", 1.0))  # a measurement takes a second
         return run.status()["seconds_left"] - 1.0  # the one afterwards
 
@@ -63,3 +63,37 @@ def test_a_reward_that_asks_the_model_counts_in_measurement_and_iteration(lab, c
     units = lab.module("chunk_grpo_core.presets.cost").units_of(config).total
     assert iteration(None) == pytest.approx(units / steps)
     assert iteration(follows) == pytest.approx((units + judged) / (steps + judged))
+
+
+def test_the_first_rollouts_tell_what_an_iteration_takes_before_it_has_ended(lab, clock):
+    """A measurement takes ten seconds, and so nothing is left of its price per call."""
+    monitor = lab.module("nodes.bridge.monitor")
+    events = lab.module("chunk_grpo_core.train.events")
+    core = lab.module("chunk_grpo_core")
+    config = core.TrainConfig(
+        grid=core.shifted_grid(5, shift=3.0), plan=core.read_plan("step", 4), iterations=3
+    )
+    units = lab.module("chunk_grpo_core.presets.cost").units_of(config)
+
+    def left(waits):
+        run = monitor.LiveRun("run", monitor.Asker(), config, held_out=4)
+        clock[0] += 10
+        run.listen(events.RunStart(0, 3))
+        run.listen(events.PhaseProgress(0, "rollout", 0.0))
+        clock[0] += 2
+        if waits:
+            run.listen(events.RewardWait("iteration 1", "no answer", 1, 3, 2.0))
+        run.listen(events.PhaseProgress(0, "score", 0.4))
+        clock[0] += 1
+        run.listen(events.PhaseProgress(0, "update", 0.6))
+        return run, run.status()["seconds_left"]
+
+    iteration = 2 * units.total / units.rollout + 1
+    run, told = left(waits=False)
+    assert told == pytest.approx(2.4 * iteration + 10)
+    pictures = config.prompts_per_iteration * config.group_size
+    by_measurement = 10 * pictures * units.total / (4 * config.grid.steps)
+    assert left(waits=True)[1] == pytest.approx(2.4 * by_measurement + 10), "waiting is no work"
+    for index, seconds in enumerate((9.0, 5.0)):
+        run.listen(events.IterationEnd(index, {"seconds": {"total": seconds}}))
+    assert run.status()["seconds_left"] == pytest.approx(5 + 10), "the first one warmed up"
