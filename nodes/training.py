@@ -289,10 +289,11 @@ class TrainLoRA(io.ComfyNode):
             "sampler": handed,
         }
         if check_only:
-            lines = check_lora(**asked, evaluation_seeds=pictures_per_held_out).lines()
-            text = LINE_END.join([*lines, *_doubts(model)])
+            check = check_lora(**asked, evaluation_seeds=pictures_per_held_out)
+            text = LINE_END.join([*check.lines(), *_doubts(model)])
             nothing = [blocked() for _ in range(4)]
-            return io.NodeOutput(*nothing, text, ui=ui.PreviewText(text))
+            shown = {**ui.PreviewText(text).as_dict(), "chunk_grpo_check": [check.to_json()]}
+            return io.NodeOutput(*nothing, text, ui=shown)
         lora, log = train_lora(
             **asked,
             request=RunRequest(run_name.strip(), resume),

@@ -87,6 +87,14 @@ class Check:
         """Whether the reward tells pictures of a group apart; None if it scored none."""
         return None if self.reward_spread is None else self.reward_spread > 0.0
 
+    @property
+    def is_tight(self) -> bool:
+        """Whether little memory is left."""
+        if self.fitting == 1 < self.batch_size:
+            return True
+        peak, memory = self.peak_gib, self.memory_gib
+        return peak is not None and memory is not None and peak > _TIGHT * memory
+
     def to_json(self) -> dict[str, object]:
         """All of it, JSON-ready."""
         return {
@@ -94,6 +102,7 @@ class Check:
             "seconds": self.seconds,
             "fits": self.fits,
             "sees_differences": self.sees_differences,
+            "is_tight": self.is_tight,
             "advice": self.advice,
         }
 
@@ -106,8 +115,7 @@ class Check:
                 f"Memory ran out with {self.batch_size} pictures at once, and {self.fitting} fit: "
                 f"set batch_size to {self.fitting} to begin there. The result is the same."
             )
-        is_tight = self.peak_gib and self.memory_gib and self.peak_gib > _TIGHT * self.memory_gib
-        if is_tight or self.fitting == 1 < self.batch_size:
+        if self.is_tight:
             told.append(
                 "Little memory is left. In this order: a smaller batch_size, smaller pictures, "
                 "activation offloading, a lower rank or fewer lora_targets."

@@ -256,6 +256,37 @@ def test_until_a_training_begins_its_panel_says_that_the_graph_runs(finished, co
     assert nothing.inner_text() == "Checking: it tries a little and keeps nothing"
 
 
+def test_the_panel_shows_what_a_check_has_found_until_a_run_takes_its_place(comfy, comfy_page):
+    prompt = graphs.watched_training(9, iterations=2, run_name="after the check")
+    prompt = graphs.change(prompt, TRAIN, check_only=True)
+    comfy_page.load_api(prompt)
+    name, data = comfy_page.queue()
+    assert name == "execution_success", data
+    (key,) = [key for key, each in prompt.items() if each["class_type"] == TRAIN]
+    (check,) = comfy.wait(data["prompt_id"], 10).outputs[key]["chunk_grpo_check"]
+    found = Panel(comfy_page).place.locator(".check")
+    found.wait_for(state="visible")
+    texts = dict(
+        zip(
+            found.locator("dt").all_inner_texts(),
+            found.locator("dd").all_inner_texts(),
+            strict=True,
+        )
+    )
+    minutes, seconds = map(int, texts["in all"].split(":"))
+    assert abs(60 * minutes + seconds - check["seconds"]) <= 0.5
+    assert texts["an iteration"].startswith(f"{shown(check['seconds_per_iteration'])} s; 2 of them")
+    assert texts["memory"] == f"{check['fitting']} pictures at once fit"
+    assert texts["self-test"].startswith(f"passed: error {shown(check['self_test']['error'], 2)}")
+    assert f"{shown(check['reward_mean'], 4)} on average" in texts["reward"]
+    assert found.locator(".message").all_inner_texts() == []
+    run = comfy.run(graphs.change(prompt, TRAIN, check_only=False))
+    assert run.outputs[key]["chunk_grpo_run"] == ["after the check"]
+    Panel(comfy_page).wait("finished", 2)
+    assert not found.is_visible()
+    assert comfy_page.errors == []
+
+
 def test_a_run_that_does_not_learn_shows_its_alarm(finished, comfy_server, comfy_page):
     """The rows of a finished run, with all advantages 0."""
     folder = run_path(comfy_server, "silent")

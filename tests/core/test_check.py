@@ -138,6 +138,7 @@ def test_what_fits_is_told_and_what_to_set():
     check = tried(Small(), limit=BatchLimit(size=None))
     assert (check.batch_size, check.fitting, check.fits) == (8, 2, False)
     assert "set batch_size to 2" in check.advice[0]
+    assert not check.is_tight and replace(check, fitting=1).to_json()["is_tight"]
 
 
 def test_a_training_that_waits_for_its_person_cannot_be_forecast(monkeypatch):
@@ -154,6 +155,7 @@ def test_a_training_that_asks_now_and_then_is_tried_without_asking():
 def test_little_memory_on_a_device_is_told():
     check = replace(tried(self_test=False), peak_gib=23.0, memory_gib=24.0, free_gib=0.4)
     assert any("Little memory is left" in advice for advice in check.advice)
+    assert check.to_json()["is_tight"] and not replace(check, peak_gib=22.0).is_tight
     assert "at most 23.0 of 24.0 GiB" in "\n".join(check.lines())
 
 

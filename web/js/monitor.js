@@ -4,7 +4,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { AskPanel } from "./lib/ask_panel.js";
-import { ownId } from "./lib/history.js";
+import { ownId, shownLast } from "./lib/history.js";
 import { executionId, nodeWithExecutionId, nodesOfType } from "./lib/nodes.js";
 import { addPanel } from "./lib/panel.js";
 import { RunPanel } from "./lib/run_panel.js";
@@ -34,10 +34,24 @@ class Monitor {
     addPanel(node, "monitor", this.panel.element, HEIGHT, WIDTH);
   }
 
-  /** Look for the run of this node and show it. */
+  /** Look for the run of this node and show it, or for what a later check of it has found. */
   async find() {
     const found = await this.list();
-    if (!this.pinned && found?.live) await this.follow(found.live.run);
+    if (this.pinned) return;
+    if (found?.live) await this.follow(found.live.run);
+    const hasEnded = ["finished", "stopped"].includes(found?.live?.state ?? "finished");
+    if (hasEnded) this.executed(await shownLast(root(), this.node));
+  }
+
+  /** Take what the node has put out. */
+  executed(output) {
+    const [check] = output?.chunk_grpo_check ?? [];
+    if (check && this.pinned) {
+      this.pinned = this.panel.runs.value = ""; // the run of the list gives way
+      this.follower = null;
+      this.show(null);
+    }
+    this.panel.setCheck(check ?? null);
   }
 
   async list() {
@@ -49,6 +63,7 @@ class Monitor {
   async choose(name) {
     this.pinned = name;
     this.follower = null;
+    this.panel.setCheck(null);
     this.show(null);
     await (name ? this.follow(name) : this.find());
   }
@@ -68,6 +83,7 @@ class Monitor {
   /** Take a status that the server sent to all pages. */
   hear(status) {
     if (!this.concerns(status)) return;
+    if (status.state === "running") this.panel.setCheck(null);
     const before = this.follower?.view.live;
     const isNew = this.follower?.name !== status.run;
     if (isNew) this.follower = new RunFollower(status.run);
@@ -125,7 +141,13 @@ app.registerExtension({
     }
   },
   nodeCreated(node) {
-    if (node.comfyClass === TYPE) monitors.set(node, new Monitor(node));
+    if (node.comfyClass !== TYPE) return;
+    monitors.set(node, new Monitor(node));
+    const before = node.onExecuted;
+    node.onExecuted = function (output) {
+      before?.apply(this, arguments);
+      monitors.get(node).executed(output);
+    };
   },
   afterConfigureGraph: findAll,
 });

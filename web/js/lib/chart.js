@@ -78,6 +78,14 @@ export function short(value, digits = 3) {
   return String(Number(value.toPrecision(digits)));
 }
 
+/** 75 -> "1:15"; 3671 -> "1:01:11". */
+export function clock(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  const two = (number) => String(number).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
+}
+
 /** Exponential moving average that skips what is unknown; the same as in plot_style.py. */
 export function smoothed(values, weight = 0.7) {
   let last = null;

@@ -1,7 +1,8 @@
 // The picture of one training: charts, phases, the newest group. Knows no server and no graph.
 // No side effects: ComfyUI loads every .js below web/ as an extension.
 
-import { drawChart, short, smoothed } from "./chart.js";
+import { clock, drawChart, short, smoothed } from "./chart.js";
+import { checkView } from "./check_view.js";
 import { standingOut } from "./contrast.js";
 import { chunkColour, h, useStyle } from "./dom.js";
 import { GroupStrip } from "./group_strip.js";
@@ -26,6 +27,8 @@ export class RunPanel {
     this.view = null;
     this.cursor = null; // row under the pointer
     this.isAsking = false;
+    this.isChecking = false; // the graph runs, and only checks
+    this.check = null; // what it has found
     this.build({ onStop, onChoose, onOpenList, pictureUrl, asking });
     new ResizeObserver(() => this.redraw()).observe(this.element);
     new MutationObserver(() => this.redraw()).observe(document.documentElement, {
@@ -58,6 +61,7 @@ export class RunPanel {
     this.phases = h("div", { class: "phases" });
     this.group = new GroupStrip(pictureUrl);
     this.nothing = h("div", { class: "nothing quiet" }, t("No run yet: press Run"));
+    this.found = h("div", { class: "check scrolls" });
     this.charts = [
       this.readout,
       h("div", { class: "reward" }, this.reward),
@@ -73,6 +77,7 @@ export class RunPanel {
       this.message,
       this.alarms,
       this.nothing,
+      this.found,
       asking,
       ...this.charts,
     );
@@ -103,6 +108,16 @@ export class RunPanel {
   setRunning(isRunning, isCheck) {
     const running = isCheck ? t("Checking: it tries a little and keeps nothing") : t("Running: the training has not begun yet");
     this.nothing.textContent = isRunning ? running : t("No run yet: press Run");
+    this.isChecking = isRunning && isCheck;
+    this.redraw();
+  }
+
+  /** Show in the place of the run what check_only has found; null shows the run again. */
+  setCheck(check) {
+    if (!check && !this.check) return;
+    this.check = check;
+    this.found.replaceChildren(...(check ? checkView(check) : []));
+    this.redraw();
   }
 
   /** Say what went wrong between page and server. */
@@ -124,10 +139,13 @@ export class RunPanel {
   }
 
   draw() {
-    const { view } = this;
+    const isTraining = this.view?.live?.state === "running";
+    const view = isTraining || !(this.check || this.isChecking) ? this.view : null;
     const rows = view?.rows ?? [];
     const isShown = !!view && (rows.length > 0 || !!view.live);
-    this.nothing.style.display = isShown ? "none" : "";
+    const hasCheck = !!this.check && !this.isChecking && !isTraining;
+    this.nothing.style.display = isShown || hasCheck ? "none" : "";
+    this.found.style.display = hasCheck ? "" : "none";
     const hasCharts = isShown && !this.isAsking;
     for (const part of this.charts) part.style.display = hasCharts ? "" : "none";
     this.drawHead(view, rows);
@@ -308,12 +326,4 @@ function nearest(rows, iteration) {
   if (!rows.length) return null;
   const first = rows[0].iteration;
   return Math.min(rows.length - 1, Math.max(0, iteration - first));
-}
-
-/** 75 -> "1:15"; 3671 -> "1:01:11". */
-export function clock(seconds) {
-  const whole = Math.max(0, Math.round(seconds));
-  const two = (number) => String(number).padStart(2, "0");
-  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
-  return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
