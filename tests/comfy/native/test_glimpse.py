@@ -42,9 +42,19 @@ def test_formats_of_real_models_are_seen_and_one_without_colours_is_not(lab):
         see(noise(3, latent=shape))  # too soon
         ((seen, scale),) = shown
         assert seen.shape == (3, 6, 4, 3) and scale == 16 and 0 <= seen.min() < seen.max() <= 1
-    see, shown = glimpse(lab, formats.LatentFormat())
-    see(noise(3))
-    assert not shown
+    for without in (formats.LatentFormat(), SimpleNamespace()):
+        see, shown = glimpse(lab, without)
+        see(noise(3))
+        assert not shown
+
+
+def test_colours_that_do_not_fit_the_latents_end_no_training(lab, caplog):
+    import comfy.latent_formats as formats
+
+    see, shown = glimpse(lab, formats.Flux(), pause=0.0)
+    see(noise(2, latent=(4, 6, 4)))
+    see(noise(2, latent=(4, 6, 4)))
+    assert not shown and len(caplog.records) == 1
 
 
 def test_a_policy_tells_what_calls_without_gradients_expect(lab):
