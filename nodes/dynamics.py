@@ -23,6 +23,7 @@ from ..chunk_grpo_core.watch.plots import plot_dynamics, plot_plan
 from .bridge.conditioning import Conditioning, check_guided
 from .bridge.rollouts import roll_out
 from .bridge.sampler import sde_of
+from .graph_ahead import check_steps_of_plans
 from .lazy import ask_next
 from .types import (
     CATEGORY,
@@ -103,11 +104,13 @@ class RollOutTrajectories(io.ComfyNode):
                     "Score Images.",
                 ),
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
     def check_lazy_status(cls, **inputs: Any) -> list[str]:
         """Refuse what is wrong before anything heavy is loaded."""
+        check_steps_of_plans(getattr(cls.hidden, "prompt", None))
         check_guided(inputs.get("cfg", 1.0), has_negative="negative" in inputs)
         sde_of(inputs["sampler"])
         if inputs["sigmas"] is not None:

@@ -19,6 +19,7 @@ from .bridge.monitor import Asker
 from .bridge.own_defaults import PICTURE_SIZE, own_grid
 from .bridge.shift_patch import shift_doubt
 from .bridge.training import RunRequest, train_lora
+from .graph_ahead import check_steps_of_plans
 from .outcome_words import LINE_END, describe
 from .patch import Patch, model_settings, span
 from .recipes import BY_HAND, number_input, recipe_input
@@ -214,7 +215,7 @@ class TrainLoRA(io.ComfyNode):
                     "summary", display_name="summary", tooltip="What the training gained, in words."
                 ),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo, io.Hidden.prompt],
             is_output_node=True,
         )
 
@@ -226,6 +227,7 @@ class TrainLoRA(io.ComfyNode):
     @classmethod
     def check_lazy_status(cls, **inputs: Any) -> list[str]:
         """Refuse what is wrong before anything heavy is loaded, and ask for what comes next."""
+        check_steps_of_plans(getattr(cls.hidden, "prompt", None))
         return check_and_ask(inputs)
 
     @classmethod

@@ -240,3 +240,16 @@ def test_a_latent_of_another_model_is_refused(comfy, comfy_server):
     prompt["four"] = node("LoadLatent", latent="four.latent")
     message = failed(comfy, prompt)
     assert "LATENT has 4 channels" in message and "needs 16" in message
+
+
+def test_a_plan_of_a_curve_with_other_steps_is_refused_before_it_is_measured(comfy):
+    prompt = graphs.small(graphs.twin(graphs.BY_HAND), run_name="other_steps")
+    prompt["other"] = node("ChunkGRPO_ShiftedSigmas", steps=11, shift=3.0)
+    prompt = change(prompt, TRAIN, sigmas=["other", 0])
+    prompt = graphs.upstream(prompt, graphs.find(prompt, TRAIN))
+    run = comfy.record(prompt, check=False)
+    steps = prompt["4"]["inputs"]["steps"]
+    assert f"a curve of {steps} steps, but its sigmas have 11" in run.error
+    prepared = {event["node"] for event in run.events_named("executing")}
+    sampled = {"ChunkGRPO_AnalyzeTemporalDynamics", "ChunkGRPO_PlanChunks"}
+    assert not prepared & {graphs.find(prompt, kind) for kind in sampled}
