@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["check_steps_of_plans"]
+__all__ = ["check_steps_of_plans", "is_lora_file"]
 
 _TRAIN, _PLAN = "ChunkGRPO_TrainLoRA", "ChunkGRPO_PlanChunks"
 _CURVE, _ROLL_OUT = "ChunkGRPO_AnalyzeTemporalDynamics", "ChunkGRPO_RollOutTrajectories"
-_SIGMAS = "ChunkGRPO_ShiftedSigmas"
+_SIGMAS, _FILE = "ChunkGRPO_ShiftedSigmas", "ChunkGRPO_LoadLoRAFile"
 
 
 def check_steps_of_plans(graph: Any) -> None:
@@ -45,6 +45,18 @@ def check_steps_of_plans(graph: Any) -> None:
                 f"have {trained}; a plan fits the steps it was measured with. Link the same sigmas "
                 "to Roll Out Trajectories and to Train LoRA (RL)"
             )
+
+
+def is_lora_file(graph: Any, node: str | None, name: str) -> bool:
+    """Whether an input of a node is linked to Load LoRA File, which reads a file and nothing else.
+
+    Args:
+        graph: That of the prompt; None if nobody knows it.
+        node: Its id.
+        name: That of the input.
+    """
+    is_known = isinstance(graph, Mapping) and node in graph
+    return is_known and _source(graph, node, name, _FILE) is not None
 
 
 def _source(graph: Mapping[str, Any], node: str | None, name: str, kind: str) -> str | None:

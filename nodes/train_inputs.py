@@ -2,7 +2,8 @@
 
 ComfyUI runs what stands before a *lazy* input only when the node asks for it. Train LoRA asks for
 noise levels and plan first, then for the reward, for the prompts and their text encoder, and in the
-end for the MODEL: each time when all that is there has been found right.
+end for the MODEL: each time when all that is there has been found right. A LoRA to train on comes
+first where it is read from a file, and with the MODEL where something trains it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 
 from ..chunk_grpo_core.algorithms import algorithm_of
 from ..chunk_grpo_core.algorithms.forward import Forward
+from ..chunk_grpo_core.lora.contents import read_lora
 from ..chunk_grpo_core.method.chunks import ChunkPlan
 from ..chunk_grpo_core.method.reward import NoReward
 from ..chunk_grpo_core.method.schedule import TimeGrid, shifted_grid
 from ..chunk_grpo_core.runs.held_out import check_held_out, check_needless
+from ..chunk_grpo_core.settings.blaming import blaming
 from ..chunk_grpo_core.train.config import TrainConfig
 from .bridge.any_sampler import rollouts_of
 from .bridge.conditioning import check_guided
@@ -78,11 +81,12 @@ class TrainInputs:
         return TrainConfig.of(patch), handed
 
 
-def check_and_ask(inputs: Mapping[str, Any]) -> list[str]:
+def check_and_ask(inputs: Mapping[str, Any], *, reads_lora: bool = False) -> list[str]:
     """Refuse what is wrong with the inputs that are there, and say which are needed next.
 
     Args:
         inputs: Those that are connected or have a widget; None if they have not arrived.
+        reads_lora: Whether ``continue_from`` comes from a file and takes no time.
 
     Returns:
         Names of inputs.
@@ -113,7 +117,11 @@ def check_and_ask(inputs: Mapping[str, Any]) -> list[str]:
         check_held_out(prompts.held_out)
         if config.algorithm == "preference":
             check_judged(prompts)
-    return ask_next(inputs, _STAGES, _NOTHING_MAY_COME)
+    if (lora := inputs.get("continue_from")) is not None:
+        with blaming("continue_from"):
+            read_lora(lora)
+    stages = (("continue_from",), *_STAGES) if reads_lora else _STAGES
+    return ask_next(inputs, stages, _NOTHING_MAY_COME)
 
 
 def _stand_in(inputs: Mapping[str, Any], patch: Patch) -> TimeGrid:

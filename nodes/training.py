@@ -19,7 +19,7 @@ from .bridge.monitor import Asker
 from .bridge.own_defaults import PICTURE_SIZE, own_grid
 from .bridge.shift_patch import shift_doubt
 from .bridge.training import RunRequest, train_lora
-from .graph_ahead import check_steps_of_plans
+from .graph_ahead import check_steps_of_plans, is_lora_file
 from .outcome_words import LINE_END, describe
 from .patch import Patch, model_settings, span
 from .recipes import BY_HAND, number_input, recipe_input
@@ -227,8 +227,10 @@ class TrainLoRA(io.ComfyNode):
     @classmethod
     def check_lazy_status(cls, **inputs: Any) -> list[str]:
         """Refuse what is wrong before anything heavy is loaded, and ask for what comes next."""
-        check_steps_of_plans(getattr(cls.hidden, "prompt", None))
-        return check_and_ask(inputs)
+        graph = getattr(cls.hidden, "prompt", None)
+        check_steps_of_plans(graph)
+        node = getattr(cls.hidden, "unique_id", None)
+        return check_and_ask(inputs, reads_lora=is_lora_file(graph, node, "continue_from"))
 
     @classmethod
     def execute(

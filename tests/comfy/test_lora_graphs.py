@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from chunk_grpo_core.version import __version__
 
@@ -148,3 +148,17 @@ def test_a_lora_file_that_is_gone_is_refused_before_anything_runs(comfy):
     with pytest.raises(PromptRejected) as caught:
         comfy.submit(prompt)
     assert "no LoRA file 'gone.safetensors'" in " ".join(caught.value.messages())
+
+
+def test_a_file_that_is_no_lora_is_refused_before_anything_heavy_runs(comfy, comfy_server):
+    folder = comfy_server.loras / "files"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"blocks.0.hada_w1_a": torch.ones(2, 2)}, folder / "loha.safetensors")
+    prompt = graphs.training(seed=77, run_name="loha")
+    prompt = change(prompt, TRAIN, continue_from=["file", 0])
+    prompt["file"] = node("ChunkGRPO_LoadLoRAFile", lora_name="files/loha.safetensors")
+    prompt = change(prompt, "ChunkGRPO_LoadReward", name="target_colour", colour="#123456")
+    run = comfy.record(prompt, check=False)
+    assert "continue_from: " in run.error and "LoHa" in run.error
+    ran = {event["node"] for event in run.events_named("executing")}
+    assert graphs.find(prompt, "ChunkGRPO_LoadReward") not in ran
