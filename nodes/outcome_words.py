@@ -42,10 +42,11 @@ def describe(log: TrainingLog) -> str:
 def _gained(outcome: Outcome) -> str:
     if not outcome.is_measured:
         return "Nothing was measured, since no reward is connected: look at before_after."
-    gain = outcome.gain
+    gain, before, after = outcome.gain, outcome.before.mean, outcome.after.mean
+    digits = gain.digits
     return (
-        f"Held-out reward {outcome.before.mean:.4f} -> {outcome.after.mean:.4f}, gain "
-        f"{gain.mean:+.4f} ({gain.interval()}) on {len(outcome.before.prompts)} prompts."
+        f"Held-out reward {before:.{digits}f} -> {after:.{digits}f}, gain "
+        f"{gain.mean:+.{digits}f} ({gain.interval()}) on {len(outcome.before.prompts)} prompts."
     )
 
 

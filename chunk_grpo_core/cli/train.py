@@ -274,8 +274,8 @@ def _print_run(run: TrainedRun, as_json: bool) -> dict[str, object] | None:
         }
     output = Console(file=sys.stdout)
     gained = (
-        f"{outcome.reward}: {before.mean:.4f} -> {after.mean:.4f} on held-out prompts, gain "
-        f"{gain.mean:+.4f} ({gain.interval()})"
+        f"{outcome.reward}: {before.mean:.{gain.digits}f} -> {after.mean:.{gain.digits}f} on "
+        f"held-out prompts, gain {gain.mean:+.{gain.digits}f} ({gain.interval()})"
         if gain
         else f"no held-out prompt was scored; was it worth it? chunk-grpo duels {run.folder}"
     )

@@ -10,6 +10,9 @@ from torch import Tensor
 
 __all__ = ["Interval", "mean_interval", "t_quantile"]
 
+_LEAST, _MOST = 4, 8
+"""Digits after the point."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -20,8 +23,17 @@ class Interval:
     """NaN with one prompt, as ``high``."""
     high: float
 
-    def bounds(self, digits: int = 4) -> str:
+    @property
+    def digits(self) -> int:
+        """After the point, 4 to 8: they show two figures of the largest of its numbers."""
+        numbers = (self.mean, self.low, self.high)
+        largest = max((abs(value) for value in numbers if math.isfinite(value)), default=0.0)
+        figures = 1 - math.floor(math.log10(largest)) if largest else _LEAST
+        return min(_MOST, max(_LEAST, figures))
+
+    def bounds(self, digits: int | None = None) -> str:
         """``+0.0100 to +0.0300``, or that there are none."""
+        digits = self.digits if digits is None else digits
         if math.isnan(self.low):
             return "no interval with one prompt" if math.isfinite(self.mean) else "no interval"
         return f"{self.low:+.{digits}f} to {self.high:+.{digits}f}"

@@ -253,7 +253,7 @@ def plot_paired_gains(before: Evaluation, after: Evaluation, *, dark: bool = Fal
         text = {"fontsize": 9, "color": theme["text"]}
         figure.supxlabel("gain in reward, same prompt and noise; band: 95 % interval", **text)
         figure.suptitle(
-            f"gain {gain.mean:+.4f} ({gain.interval()}), "
+            f"gain {gain.mean:+.{gain.digits}f} ({gain.interval()}), "
             f"{sum(value > 0 for value in values)} of {len(values)} prompts better",
             **text,
         )

@@ -50,3 +50,21 @@ def test_fewer_than_two_values_have_no_interval():
     none = mean_interval(torch.tensor([]))
     assert isinstance(none, Interval) and math.isnan(none.mean)
     assert none.interval() == "no interval"
+
+
+def test_small_gains_keep_two_figures():
+    said = [
+        f"{one.mean:+.{one.digits}f} ({one.bounds()})"
+        for one in (
+            Interval(0.02, 0.01, 0.03),
+            Interval(0.000012, -0.000004, 0.000028),
+            Interval(0.000012, math.nan, math.nan),
+            Interval(0.0, 0.0, 0.0),
+        )
+    ]
+    assert said == [
+        "+0.0200 (+0.0100 to +0.0300)",
+        "+0.000012 (-0.000004 to +0.000028)",
+        "+0.000012 (no interval with one prompt)",
+        "+0.0000 (+0.0000 to +0.0000)",
+    ]
