@@ -41,7 +41,7 @@ from chunk_grpo_core.train.trainer import Trainer
 
 from .chunk_vs_step.measure import write_json
 from .flux_size import forget_peak, matrix_peak, wait
-from .iteration import Passes
+from .iteration_loops import Passes
 from .machine import facts
 from .random_flux import FLUX, PRECISIONS, TINY, Size, build, operations, random_decoder
 from .reference_loop import ReferenceLoop

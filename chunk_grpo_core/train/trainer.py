@@ -237,17 +237,17 @@ class Trainer:
                 self.self_tests.check_rewards(groups, rewards, seconds["rollout"])
                 mine, self._pixels = list(zip(self._shares, self._pixels, strict=True)), []
                 spread = picture_spread([p for of in self._processes.gather(mine) for p in of])
+        del mine  # the update needs memory
         advantages = self.compare(groups, rewards)
         with timed(seconds, "update"), self._calls.phase("update"):
             report = self.update(groups, advantages)
-        seconds["total"] = sum(seconds.values())
         row = metrics_row(
             self.iteration,
             self.reward.name,
             rewards,
             advantages,
             report,
-            seconds,
+            {**seconds, "total": sum(seconds.values())},
             largest(self._processes.gather(peak_gib(self.policy.device))),
             batch_size=smallest(self._processes.gather(self._limit.size)),
             picture_spread=spread,

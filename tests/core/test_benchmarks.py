@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import flux_size, gpu_suite, iteration, random_flux, scaling, sizes
+from benchmarks import flux_size, gpu_suite, iteration, iteration_loops, random_flux, scaling, sizes
 from benchmarks.random_flux import TINY
 from benchmarks.reference_loop import check_restated
 from chunk_grpo_core.lora.adapter import LoraConfig
@@ -34,20 +34,20 @@ def small(**changes):
         "lora.rank": 4,
         **changes,
     }
-    return iteration.config_of(**values)
+    return iteration_loops.config_of(**values)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("learning_rate", [1e-5, 1e-3])
 def test_the_reference_loop_and_the_trainer_agree(learning_rate):
     config = small(**{"optimizer.learning_rate": learning_rate})
-    with iteration.Ours(config) as ours:
-        theirs = iteration.Theirs(config)
+    with iteration_loops.Ours(config) as ours:
+        theirs = iteration_loops.Theirs(config)
         for _ in range(2):
-            ours.start_from(theirs.peft.state_dict())
+            ours.start_from(theirs.state_dict())
             ours.iterate()
             theirs.iterate()
-        found = iteration.compare(ours, theirs)
+        found = iteration_loops.compare(ours, theirs)
     assert len(ours.losses) == len(ours.gradients) == 4 and len(ours.scores) == 2
     assert max(found.values()) < 1e-3
     # 1e-3 moves the policy out of the clip range before the second update.
