@@ -159,6 +159,7 @@ FLUX: dict[str, Known] = {
     "model.max_tokens": _whole(),
     "model.gradient_checkpointing": _FLAG,
     "model.compile": _FLAG,
+    "model.activation_budget": _number(bad=(1.01,)),
     "model.vae_tiling": _FLAG,
     "model.attention": Known("word", (), ("fast", "a" * 5000)),
     "model.weights": _word(),

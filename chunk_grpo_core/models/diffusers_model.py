@@ -63,6 +63,9 @@ class DiffusersModel(ModelTable):
     flash, flash-3, xformers if their packages are installed. Empty is native."""
     compile: bool = False
     """Compile the transformer's blocks (torch.compile): minutes at the start, faster steps."""
+    activation_budget: Annotated[float, Range(0.0, 1.0)] = 1.0
+    """Share of their activations that compiled blocks keep for the backward pass; the rest is
+    computed again, what is cheapest first. Needs compile; 1 keeps all."""
     vae_tiling: bool = False
     """Decode in tiles: less memory, but seams that training can learn."""
     text_cache: str = ""

@@ -73,6 +73,7 @@ MAY_CHANGE: dict[str, str] = {
     "model.t5_tokenizer": _FILE,
     "model.text_cache": _FILE,
     "model.device": "another machine may have other devices",
+    "model.activation_budget": _MEMORY,
     "model.gradient_checkpointing": _MEMORY,
     "reward.path": _OF_REWARD,
     "reward.folders": _OF_REWARD,

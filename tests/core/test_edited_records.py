@@ -28,6 +28,7 @@ OTHER = {
     "ask.kind": "stars",
     "grid.shift": 2.5,
     "grid.steps": 4,
+    "model.activation_budget": 0.5,
     "model.attention": "native",
     "model.device": "cpu",
     "model.path": "somebody_else/flux",

@@ -11,6 +11,7 @@ import pytest
 import torch
 from environment import unavailable
 from fakes import Brightness
+from torch._functorch import config as functorch_config
 
 from chunk_grpo_core.lora.adapter import LoraConfig
 from chunk_grpo_core.method.chunks import ChunkPlan
@@ -91,9 +92,9 @@ def test_checkpointing_changes_rounding_alone(plain):
     assert_same(trained(gradient_checkpointing=True), plain)
 
 
-@pytest.mark.slow
-def test_compiled_blocks_train_as_plain_ones(monkeypatch):
-    """One block of each kind, with one small LoRA: the compiler takes minutes for all of them."""
+@pytest.fixture
+def few_blocks(monkeypatch):
+    """One block of each kind: the compiler takes minutes for all of them."""
     if shutil.which("g++") is None:
         unavailable("torch.compile needs a C++ compiler")
 
@@ -104,11 +105,41 @@ def test_compiled_blocks_train_as_plain_ones(monkeypatch):
         return flux
 
     monkeypatch.setattr(tiny, "load_tiny_flux", load)
+    with functorch_config.patch(activation_memory_budget=1.0):  # puts it back, too
+        yield
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_as_plain_ones(few_blocks):
+    """With one small LoRA: the compiler takes minutes for all of them."""
     lora = LoraConfig(targets=r".+\.to_q")
     recomputed = OptimizerConfig(recompute_log_p=True)  # as on accelerators
     found = trained(lora=lora, compile=True, optimizer=recomputed)
     assert_same(found, trained(lora=lora))
     assert found[0][0]["ratio_error_first_update"] < 1e-6
+
+
+@pytest.mark.slow
+def test_a_budget_of_compiled_blocks_keeps_less_and_changes_rounding_alone(few_blocks):
+    lora, held, adapters = LoraConfig(targets=r".+\.to_q"), [], []
+    for budget in (1.0, 0.5):
+        torch._dynamo.reset()
+        kept: list[int] = []
+
+        def keep(tensor, kept=kept):
+            kept.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            adapters.append(trained(lora=lora, compile=True, activation_budget=budget))
+        held.append(sum(kept))
+    assert held[1] < held[0]  # exact: bytes, not time
+    assert_same(*adapters)
+
+
+def test_a_budget_without_compiled_blocks_is_refused():
+    with pytest.raises(ValueError, match="activation_budget is 0.5, which needs model.compile; tu"):
+        speed_up(tiny_policy().transformer, FluxModel(activation_budget=0.5), ())
 
 
 @pytest.mark.slow
