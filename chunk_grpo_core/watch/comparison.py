@@ -126,7 +126,10 @@ class Comparison:
         Lists in short lines, not a table: they can be read in a narrow node, as Markdown and as
         plain text."""
         names = [(self.reward, None), *((name, name) for name in self.further)]
-        prompts = [f"- {_gain(row)}: {' '.join(row['prompt'].split())}" for row in self.rows()]
+        digits = self.gain.digits
+        prompts = [
+            f"- {_gain(row, digits)}: {' '.join(row['prompt'].split())}" for row in self.rows()
+        ]
         return "\n\n".join(
             [
                 "\n".join(line for title, extra in names for line in self._lines(title, extra)),
@@ -141,11 +144,11 @@ class Comparison:
             (lambda e: e.mean) if extra is None else (lambda e: e.extra_mean(extra))
         )
         gain = paired_gain(self.before, self.after, extra)
-        wins = win_rate(self.before, self.after, extra)
+        wins, digits = win_rate(self.before, self.after, extra), gain.digits
         return [
-            f"- {title}: gain {gain.mean:+.4f}",
+            f"- {title}: gain {gain.mean:+.{digits}f}",
             f"  - {gain.interval()}",
-            f"  - base {mean(self.before):.4f}, LoRA {mean(self.after):.4f}",
+            f"  - base {mean(self.before):.{digits}f}, LoRA {mean(self.after):.{digits}f}",
             f"  - win rate {wins:.2f}",
         ]
 
@@ -166,7 +169,7 @@ class Comparison:
         return pair_grid(self.before, self.after)
 
 
-def _gain(row: dict[str, Any]) -> str:
+def _gain(row: dict[str, Any], digits: int) -> str:
     if math.isnan(row["gain"]):
         return "no pair scored"
-    return f"{row['gain']:+.4f} ({row['base']:.4f} to {row['lora']:.4f})"
+    return f"{row['gain']:+.{digits}f} ({row['base']:.{digits}f} to {row['lora']:.{digits}f})"

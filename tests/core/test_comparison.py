@@ -79,6 +79,14 @@ def test_the_table_holds_every_score_and_every_prompt():
     ]
 
 
+def test_small_scores_have_as_many_digits_in_the_table_as_in_their_interval():
+    before = evaluation([[0.000010], [0.000020]], "ab")
+    after = evaluation([[0.000013], [0.000024]], "ab")
+    table = Comparison(before=before, after=after, reward="tiny", noise_seed=0).table()
+    assert "- tiny: gain +0.0000035" in table and "base 0.0000150, LoRA 0.0000185" in table
+    assert "- +0.0000040 (0.0000200 to 0.0000240): b" in table
+
+
 def test_no_line_of_the_scores_wraps_in_a_narrow_node():
     before, after = three_prompts()
     table = Comparison(before=before, after=after, reward="taste", noise_seed=7).table()
