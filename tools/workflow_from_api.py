@@ -32,6 +32,10 @@ from tools.comfyui.server import ComfyServer
 
 NODE_FIELDS = ("pos", "size", "title", "color", "bgcolor", "flags")
 
+FOLLOWS_THEME = "chunk_grpo_follows_theme"
+"""Property of a node that draws on the background of the page when its template is opened
+(``web/js/plots.js``)."""
+
 VIEW_SCALE = 0.65  # below, ComfyUI leaves the texts out
 
 
@@ -89,6 +93,9 @@ def convert(page: ComfyPage, prompt: dict, layout: dict, name: str) -> tuple[dic
             raise ValueError(f"node {node} ({sent['class_type']}) changed inputs: {changed}")
     for node, inputs in newer.items():
         twin[node]["inputs"].update(inputs)
+    for node in workflow["nodes"]:
+        if any(slot["name"] == "dark" for slot in node.get("inputs", [])):
+            node["properties"][FOLLOWS_THEME] = True
     return workflow, twin
 
 

@@ -30,7 +30,9 @@ export class GroupStrip {
     const sorted = [...(group?.samples ?? [])].sort(bestFirst);
     this.pictures = sorted.map((sample) => ({
       src: this.pictureUrl(name, sample.file),
-      title: `${t("reward")} ${short(sample.reward)}, ${t("advantage")} ${signed(sample.advantage)}`,
+      title:
+        `${t("reward")} ${short(sample.reward)}, ${t("advantage")} ${signed(sample.advantage)} ` +
+        `(${t("against the others of its group")})`,
       lines: [group.prompt],
     }));
     while (this.thumbnails.length < sorted.length) {

@@ -30,6 +30,7 @@ export const STRINGS = {
   "failed": { "zh": "失败", "ja": "失敗", "ko": "실패" },
   "cancelled": { "zh": "已取消", "ja": "キャンセル済み", "ko": "취소됨" },
   "advantage": { "zh": "优势", "ja": "アドバンテージ", "ko": "어드밴티지" },
+  "against the others of its group": { "zh": "与同组其他图片相比", "ja": "同じグループの他の画像と比べて", "ko": "같은 그룹의 다른 이미지와 비교" },
   "best first": { "zh": "从高到低", "ja": "高い順", "ko": "높은 순" },
   "worst first": { "zh": "从低到高", "ja": "低い順", "ko": "낮은 순" },
   "by number": { "zh": "按编号", "ja": "番号順", "ko": "번호순" },
