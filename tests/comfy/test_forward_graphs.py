@@ -1,6 +1,7 @@
 """The forward form in a real server: any sampler trains, and standard nodes show the gain."""
 
 import json
+import re
 
 import pytest
 
@@ -83,10 +84,11 @@ def test_evaluate_lora_draws_with_the_sampler_that_is_connected(comfy, comfy_ser
     run = comfy.run(prompt, 300)
     folder = comfy_server.output / "chunk_grpo" / "er_sde"
     measured = json.loads((folder / "evaluation.json").read_text())
-    row = next(line for line in shown_text(run, "evaluate").splitlines() if "tiny_world" in line)
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    for cell, side in zip(cells[1:3], ("before", "after"), strict=True):
-        assert float(cell) == pytest.approx(mean(means(measured[side]["rewards"])), abs=1e-3)
+    (means_of_sides,) = re.findall(
+        r"tiny_world: .*\n.*\n  - base (.*), LoRA (.*)\n", shown_text(run, "evaluate")
+    )
+    for shown, side in zip(means_of_sides, ("before", "after"), strict=True):
+        assert float(shown) == pytest.approx(mean(means(measured[side]["rewards"])), abs=1e-3)
 
 
 def means(rows):
