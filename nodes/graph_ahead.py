@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..chunk_grpo_core.rewards.taste.importing.comfy_graph import is_link
+
 __all__ = ["check_steps_of_plans", "is_lora_file"]
 
 _TRAIN, _PLAN = "ChunkGRPO_TrainLoRA", "ChunkGRPO_PlanChunks"
@@ -62,7 +64,7 @@ def is_lora_file(graph: Any, node: str | None, name: str) -> bool:
 def _source(graph: Mapping[str, Any], node: str | None, name: str, kind: str) -> str | None:
     """Id of the node of a class that an input is linked to; None if it is linked to no such."""
     link = _input(graph, node, name)
-    if not isinstance(link, list) or len(link) != 2 or not isinstance(link[0], str):
+    if not is_link(link):
         return None
     source = graph.get(link[0])
     is_kind = isinstance(source, Mapping) and source.get("class_type") == kind

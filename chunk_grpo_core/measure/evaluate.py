@@ -30,11 +30,11 @@ from ..train.batch_limit import BatchLimit
 from .interval import Interval, mean_interval
 from .sampling import draw
 
+__all__ = ["Evaluation", "evaluate", "paired_gain", "paired_means", "prompt_gains", "win_rate"]
+
 _SCORING = 1
 """Steps of sampling that decoding and scoring a picture are taken to last, next to the calls of a
 reward that asks the model."""
-
-__all__ = ["Evaluation", "evaluate", "paired_gain", "paired_means", "prompt_gains", "win_rate"]
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ def evaluate(
     """
     limit = limit or BatchLimit()
     reward, examples = bound(reward, policy, limit.fit), examples_of(prompts)
-    of_scoring = (_SCORING + units_of_reward(reward)) / len(examples)
-    total = grid.steps + of_scoring * len(examples)
+    scoring = _SCORING + units_of_reward(reward)
+    total = grid.steps + scoring
     pictures_of_prompts = draw(
         policy,
         examples,
@@ -165,7 +165,7 @@ def evaluate(
         reward,
         examples,
         pictures_of_prompts,
-        lambda count: progress((grid.steps + of_scoring * count) / total),
+        lambda count: progress((grid.steps + scoring * count / len(examples)) / total),
     )
     if settle:
         settle(pictures.attempt)

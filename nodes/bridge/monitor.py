@@ -152,11 +152,11 @@ class LiveRun:
 
     def listen(self, event: Event) -> None:
         """Hear one event of the training."""
-        is_waiting = isinstance(event, RewardWait)
-        self._message = event.text if is_waiting else ""
+        is_waiting = isinstance(event, RewardWait | Asked)
+        self._message = event.text if isinstance(event, RewardWait) else ""
         if isinstance(event, Asked):
             self._question, self._goes_on = event.question, ()
-        if is_waiting or isinstance(event, Asked):
+        if is_waiting:
             self._phases.clear()  # they tell how long somebody waited, too
         if isinstance(event, EvaluationProgress):
             self._phase, self._fraction = event.which, event.fraction
@@ -181,7 +181,6 @@ class LiveRun:
         elif isinstance(event, RunEnd):
             self._iteration, self._fraction = event.iterations, 1.0
         is_news = isinstance(event, _NEWS)
-        is_waiting = is_waiting or isinstance(event, Asked)
         self._news += is_news
         if is_news or is_waiting or time.monotonic() - self._told >= _PAUSE:
             self._tell()

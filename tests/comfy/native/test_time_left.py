@@ -16,14 +16,25 @@ def clock(lab, monkeypatch):
     return now
 
 
-def test_loading_a_model_does_not_count_as_measuring(lab, clock):
-    """Ten seconds pass before the first piece, then each quarter of the measurement takes one."""
-    monitor = lab.module("nodes.bridge.monitor")
-    events = lab.module("chunk_grpo_core.train.events")
+@pytest.fixture
+def told(lab):
+    """Give the monitor, the events that it hears, and settings of so many iterations."""
     core = lab.module("chunk_grpo_core")
-    config = core.TrainConfig(
-        grid=core.shifted_grid(5, shift=3.0), plan=core.read_plan("step", 4), iterations=2
-    )
+
+    def config_of(iterations):
+        plan = core.read_plan("step", 4)
+        return core.TrainConfig(
+            grid=core.shifted_grid(5, shift=3.0), plan=plan, iterations=iterations
+        )
+
+    events = lab.module("chunk_grpo_core.train.events")
+    return lab.module("nodes.bridge.monitor"), events, config_of
+
+
+def test_loading_a_model_does_not_count_as_measuring(told, clock):
+    """Ten seconds pass before the first piece, then each quarter of the measurement takes one."""
+    monitor, events, config_of = told
+    config = config_of(2)
     run = monitor.LiveRun("run", monitor.Asker(), config, held_out=4)
 
     def left_after(seconds, event):
@@ -42,14 +53,10 @@ def test_loading_a_model_does_not_count_as_measuring(lab, clock):
     assert run.status()["seconds_left"] == pytest.approx(5 + 4), "an iteration, a measurement"
 
 
-def test_a_reward_that_asks_the_model_counts_in_measurement_and_iteration(lab, clock):
-    monitor = lab.module("nodes.bridge.monitor")
-    events = lab.module("chunk_grpo_core.train.events")
-    core = lab.module("chunk_grpo_core")
+def test_a_reward_that_asks_the_model_counts_in_measurement_and_iteration(lab, told, clock):
+    monitor, events, config_of = told
+    config = config_of(1)
     follows = lab.module("chunk_grpo_core.rewards").load_reward("follows_prompt")
-    config = core.TrainConfig(
-        grid=core.shifted_grid(5, shift=3.0), plan=core.read_plan("step", 4), iterations=1
-    )
     pictures = config.prompts_per_iteration * config.group_size
 
     def iteration(reward):
@@ -65,14 +72,10 @@ def test_a_reward_that_asks_the_model_counts_in_measurement_and_iteration(lab, c
     assert iteration(follows) == pytest.approx((units + judged) / (steps + judged))
 
 
-def test_the_first_rollouts_tell_what_an_iteration_takes_before_it_has_ended(lab, clock):
+def test_the_first_rollouts_tell_what_an_iteration_takes_before_it_has_ended(lab, told, clock):
     """A measurement takes ten seconds, and so nothing is left of its price per call."""
-    monitor = lab.module("nodes.bridge.monitor")
-    events = lab.module("chunk_grpo_core.train.events")
-    core = lab.module("chunk_grpo_core")
-    config = core.TrainConfig(
-        grid=core.shifted_grid(5, shift=3.0), plan=core.read_plan("step", 4), iterations=3
-    )
+    monitor, events, config_of = told
+    config = config_of(3)
     units = lab.module("chunk_grpo_core.presets.cost").units_of(config)
 
     def left(waits):
@@ -89,8 +92,8 @@ def test_the_first_rollouts_tell_what_an_iteration_takes_before_it_has_ended(lab
         return run, run.status()["seconds_left"]
 
     iteration = 2 * units.total / units.rollout + 1
-    run, told = left(waits=False)
-    assert told == pytest.approx(2.4 * iteration + 10)
+    run, first = left(waits=False)
+    assert first == pytest.approx(2.4 * iteration + 10)
     pictures = config.prompts_per_iteration * config.group_size
     by_measurement = 10 * pictures * units.total / (4 * config.grid.steps)
     assert left(waits=True)[1] == pytest.approx(2.4 * by_measurement + 10), "waiting is no work"
